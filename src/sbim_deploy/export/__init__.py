@@ -1,0 +1,1 @@
+"""From a PyTorch checkpoint to a model folder: the network, the checkpoint, the graphs, their parity."""

@@ -1,0 +1,1 @@
+"""MRI operators and calibration in numpy: no file, no engine, no sampler."""

@@ -1,0 +1,57 @@
+"""Centred orthonormal Fourier transforms.
+
+The image's centre is pixel n // 2 and k-space's centre is sample n // 2, for even and odd n alike: shift
+undoes to the centre on the way out, inverse shift on the way in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+IMAGE_AXES = (-2, -1)
+
+
+def centred_fft(image: NDArray[Any], axes: Sequence[int] = IMAGE_AXES) -> NDArray[Any]:
+    """Transform an image to k-space, centred and orthonormal along ``axes``.
+
+    The precision is the input's: complex64 stays complex64.
+    """
+    shifted = np.fft.ifftshift(image, axes=axes)
+    spectrum = scipy.fft.fftn(shifted, axes=axes, norm="ortho", overwrite_x=True)
+    return np.fft.fftshift(spectrum, axes=axes)
+
+
+def centred_ifft(kspace: NDArray[Any], axes: Sequence[int] = IMAGE_AXES) -> NDArray[Any]:
+    """Transform k-space to an image: the inverse, and the adjoint, of :func:`centred_fft`."""
+    shifted = np.fft.ifftshift(kspace, axes=axes)
+    image = scipy.fft.ifftn(shifted, axes=axes, norm="ortho", overwrite_x=True)
+    return np.fft.fftshift(image, axes=axes)
+
+
+def centre_crop(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """Return the view of the last axes of ``array`` that keeps the centre n // 2 at the centre.
+
+    Raises:
+        ValueError: ``shape`` is larger than the array.
+    """
+    return array[_centre_index(array.shape[-len(shape) :], shape)]
+
+
+def centre_pad(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
+    """Return ``array`` in the centre of zeros: the adjoint of :func:`centre_crop`."""
+    n_axes = len(shape)
+    padded = np.zeros((*array.shape[:-n_axes], *shape), dtype=array.dtype)
+    padded[_centre_index(shape, array.shape[-n_axes:])] = array
+    return padded
+
+
+def _centre_index(outer: Sequence[int], inner: Sequence[int]) -> tuple[Any, ...]:
+    if any(small > large for small, large in zip(inner, outer, strict=True)):
+        raise ValueError(f"{tuple(inner)} does not fit into {tuple(outer)}")
+    starts = [large // 2 - small // 2 for small, large in zip(inner, outer, strict=True)]
+    return (..., *(slice(start, start + size) for start, size in zip(starts, inner, strict=True)))

@@ -1,0 +1,1 @@
+"""Denoising score matching on synthetic brains."""
