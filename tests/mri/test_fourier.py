@@ -39,9 +39,7 @@ def test_one_axis_is_transformed_alone() -> None:
 
 
 @pytest.mark.parametrize(("outer", "inner"), [((8, 8), (5, 4)), ((9, 7), (4, 7)), ((6, 5), (6, 5))])
-def test_crop_keeps_the_centre_and_pad_is_its_adjoint(
-    outer: tuple[int, int], inner: tuple[int, int]
-) -> None:
+def test_crop_keeps_the_centre_and_pad_is_its_adjoint(outer: tuple[int, int], inner: tuple[int, int]) -> None:
     image = np.zeros(outer)
     image[outer[0] // 2, outer[1] // 2] = 1
     cropped = centre_crop(image, inner)

@@ -39,7 +39,8 @@ def centre_crop(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     Raises:
         ValueError: ``shape`` is larger than the array.
     """
-    return array[_centre_index(array.shape[-len(shape) :], shape)]
+    cropped: NDArray[Any] = array[_centre_index(array.shape[-len(shape) :], shape)]
+    return cropped
 
 
 def centre_pad(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

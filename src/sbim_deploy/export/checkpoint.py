@@ -1,0 +1,234 @@
+"""The published checkpoints and their YAML: read without unpickling code, written in the same layout.
+
+Layout: a list [state dict with ``module.`` prefixes, optimiser state, epoch, step, EMA weights without the
+prefix], the last where ``model.ema`` is true.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.io.atomic import replacing
+
+MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What a checkpoint's YAML says: the network, its noise levels, and how it was sampled."""
+
+    ngf: int
+    channels: int
+    sigma_begin: float
+    sigma_end: float
+    n_levels: int
+    centred_input: bool = True
+    ema: bool = False
+    anatomy: str = "unknown"
+    step_lr: float = 5e-5
+    n_steps_each: int = 3
+    data_weight: float = 5.0
+    start_level: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.ngf < 1 or self.channels < 1 or self.n_levels < 2:
+            raise InputError(
+                f"ngf, channels and num_classes are {self.ngf}, {self.channels}, {self.n_levels}: "
+                "expected at least 1, 1 and 2"
+            )
+        if not 0 < self.sigma_end < self.sigma_begin:
+            raise InputError(
+                f"sigma_begin and sigma_end are {self.sigma_begin:g} and {self.sigma_end:g}: "
+                "expected 0 < sigma_end < sigma_begin"
+            )
+
+
+def read_config(path: Path) -> NetworkConfig:
+    """Read a YAML in the thesis's flat form or with everything under ``langevin_config``.
+
+    Raises:
+        InputError: the file is missing, is no YAML mapping, or lacks keys (all of them are named).
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise InputError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a network's YAML")
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the config ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise InputError(f"{path}: not valid YAML: {detail}") from error
+    if isinstance(document, dict):
+        document = document.get("langevin_config", document)
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a mapping with data, model and sampling")
+    return _config_from(document, path)
+
+
+def _config_from(document: Mapping[str, Any], path: Path) -> NetworkConfig:
+    def section(name: str) -> Mapping[str, Any]:
+        value = document.get(name)
+        return value if isinstance(value, dict) else {}
+
+    data, model, sampling = section("data"), section("model"), section("sampling")
+    required = {
+        "data.channels": data.get("channels"),
+        "model.ngf": model.get("ngf"),
+        "model.sigma_begin": model.get("sigma_begin"),
+        "model.sigma_end": model.get("sigma_end"),
+        "model.num_classes": model.get("num_classes"),
+    }
+    missing = [name for name, value in required.items() if value is None]
+    if missing:
+        raise InputError(f"{path}: the config lacks {', '.join(missing)}")
+    _refuse_unsupported(model, path)
+    try:
+        return NetworkConfig(
+            ngf=int(model["ngf"]),
+            channels=int(data["channels"]),
+            sigma_begin=float(model["sigma_begin"]),
+            sigma_end=float(model["sigma_end"]),
+            n_levels=int(model["num_classes"]),
+            centred_input=not data.get("logit_transform", False) and not data.get("rescaled", False),
+            ema=bool(model.get("ema", False)),
+            anatomy=str(document.get("anatomy", "unknown")),
+            step_lr=float(sampling.get("step_lr", 5e-5)),
+            n_steps_each=int(sampling.get("n_steps_each", 3)),
+            data_weight=float(sampling.get("mse", 5.0)),
+            start_level=int(sampling.get("start_iter", 0)),
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: a value has the wrong type: {error}") from error
+
+
+def _refuse_unsupported(model: Mapping[str, Any], path: Path) -> None:
+    supported = {
+        "normalization": "InstanceNorm++",
+        "nonlinearity": "elu",
+        "sigma_dist": "geometric",
+        "spec_norm": False,
+    }
+    for key, expected in supported.items():
+        value = model.get(key, expected)
+        if value != expected:
+            raise InputError(f"{path}: model.{key} is {value!r}; only {expected!r} is supported")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's weights without the ``module.`` prefix; ``ema`` is None where there are none."""
+
+    raw: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor] | None
+    optimizer: Mapping[str, Any]
+    epoch: int
+    step: int
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the published layout, tensors only: a pickle that wants to run code is refused.
+
+    Raises:
+        InputError: the file is missing, truncated, unsafe, or of another layout.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path}: refused: not a checkpoint of tensors alone (loaded with weights_only, so that no code "
+            "in it can run)"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{path}: truncated or not a PyTorch checkpoint") from error
+    if isinstance(content, Mapping) and content and all(map(torch.is_tensor, content.values())):
+        return Checkpoint(_without_prefix(content), None, {}, 0, 0)
+    if not isinstance(content, list) or len(content) < 4 or not isinstance(content[0], Mapping):
+        raise InputError(
+            f"{path}: expected the published layout [state dict, optimiser, epoch, step(, EMA)], "
+            f"got {_describe(content)}"
+        )
+    ema = content[4] if len(content) > 4 and isinstance(content[4], Mapping) else None
+    optimizer = content[1] if isinstance(content[1], Mapping) else {}
+    epoch, step = (value if isinstance(value, int) else 0 for value in content[2:4])
+    return Checkpoint(
+        _without_prefix(content[0]), _without_prefix(ema) if ema else None, optimizer, epoch, step
+    )
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the published layout, to a temporary name first."""
+    content: list[Any] = [
+        {f"module.{name}": tensor for name, tensor in checkpoint.raw.items()},
+        dict(checkpoint.optimizer),
+        checkpoint.epoch,
+        checkpoint.step,
+    ]
+    if checkpoint.ema is not None:
+        content.append(dict(checkpoint.ema))
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def build_network(config: NetworkConfig, weights: Mapping[str, Tensor], source: Path) -> ScoreNetwork:
+    """Return the network whose parameters ``weights`` are; their names tell which of the family it is.
+
+    Raises:
+        InputError: names or shapes do not fit any member at the config's ngf and channels.
+    """
+    network = ScoreNetwork(
+        ARCHITECTURES[architecture_of(weights, source)], config.ngf, config.channels, config.centred_input
+    )
+    parameters = {name: tensor for name, tensor in weights.items() if name != "sigmas"}
+    expected = network.state_dict()
+    missing = sorted(expected.keys() - parameters.keys())
+    unknown = sorted(parameters.keys() - expected.keys())
+    if missing or unknown:
+        raise InputError(
+            f"{source}: {len(missing)} parameters missing {missing[:3]}, {len(unknown)} unknown {unknown[:3]}"
+        )
+    for name, tensor in parameters.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensor.shape)}, the config (ngf {config.ngf}, "
+                f"{config.channels} channels) makes it {tuple(expected[name].shape)}: is it the right YAML?"
+            )
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{source}: {name} holds NaN or infinite weights")
+    network.load_state_dict(parameters)
+    return network.eval()
+
+
+def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:
+    """Name the member of the family that has these stages."""
+    stages = {name.split(".")[0] for name in weights if name.startswith("res")}
+    for name, architecture in ARCHITECTURES.items():
+        if stages == {stage.name for stage in architecture.stages}:
+            return name
+    raise InputError(f"{source}: residual stages {sorted(stages)} are none of {', '.join(ARCHITECTURES)}")
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, list):
+        return f"a list of {len(content)}"
+    if isinstance(content, Mapping):
+        return f"a mapping with the keys {sorted(map(str, content))[:4]}"
+    return f"a {type(content).__name__}"

@@ -1,0 +1,74 @@
+"""The SENSE operator of multi-coil Cartesian MRI, y = P F S x.
+
+Pruessmann et al. 1999 (doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S); Dimos 2022, p. 71.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+from sbim_deploy.mri.fourier import IMAGE_AXES, centred_fft, centred_ifft
+from sbim_deploy.records import BoolArray, ComplexArray
+
+
+class Sense:
+    """A = P F S: coil maps, the centred Fourier transform, the sampling mask.
+
+    Maps are (..., coil, rows, columns). The mask is (..., 1, columns) where only phase encodes are skipped,
+    (..., rows, 1) where only rows are, or (..., rows, columns); leading axes are slices and must broadcast
+    with the maps' own. Images are (..., rows, columns), k-space is (..., coil, rows, columns).
+
+    An instance keeps a workspace of the maps' size for :meth:`normal`, so threads must not share it.
+    """
+
+    def __init__(self, maps: ComplexArray, mask: BoolArray):
+        if maps.ndim < 3:
+            raise ValueError(f"Sense: maps have shape {maps.shape}, expected (..., coil, rows, columns)")
+        self.image_shape = rows, columns = maps.shape[-2:]
+        fits = mask.ndim == maps.ndim - 1 and mask.shape[-2] in (1, rows) and mask.shape[-1] in (1, columns)
+        if not fits:
+            raise ValueError(
+                f"Sense: mask has shape {mask.shape}, expected (..., 1 or {rows}, 1 or {columns}) with "
+                f"{maps.ndim - 1} axes to go with maps {maps.shape}"
+            )
+        self.maps = maps
+        self.mask = mask
+        self._conjugate_maps = maps.conj()
+        # Along an axis that is sampled in full the transform and its inverse cancel in A^H A, and so do the
+        # shifts along every axis: what is left is a circulant matrix along the undersampled axes.
+        self._undersampled_axes = tuple(axis for axis in IMAGE_AXES if mask.shape[axis] > 1)
+        self._unshifted_mask = np.fft.ifftshift(mask, axes=IMAGE_AXES)[..., None, :, :].astype(np.float32)
+        self._workspace = np.empty_like(maps)
+
+    def forward(self, image: ComplexArray) -> ComplexArray:
+        """Return A x: the sampled k-space of an image, zero where it is not sampled."""
+        self._check("image", image, self.maps.shape[:-3] + self.image_shape)
+        kspace: ComplexArray = centred_fft(self.maps * image[..., None, :, :])
+        kspace *= self.mask[..., None, :, :]
+        return kspace
+
+    def adjoint(self, kspace: ComplexArray) -> ComplexArray:
+        """Return A^H y: the coil images of the sampled k-space, each times its conjugate map, summed."""
+        self._check("k-space", kspace, self.maps.shape)
+        coil_images = centred_ifft(kspace * self.mask[..., None, :, :])
+        coil_images *= self._conjugate_maps
+        image: ComplexArray = coil_images.sum(axis=-3)
+        return image
+
+    def normal(self, image: ComplexArray, out: ComplexArray | None = None) -> ComplexArray:
+        """Return A^H A x, by Fourier transforms along the undersampled axes alone."""
+        self._check("image", image, self.maps.shape[:-3] + self.image_shape)
+        work = self._workspace
+        np.multiply(self.maps, image[..., None, :, :], out=work)
+        work = scipy.fft.fftn(work, axes=self._undersampled_axes, overwrite_x=True, workers=-1)
+        work *= self._unshifted_mask
+        work = scipy.fft.ifftn(work, axes=self._undersampled_axes, overwrite_x=True, workers=-1)
+        np.multiply(work, self._conjugate_maps, out=work)
+        summed: ComplexArray = np.sum(work, axis=-3, out=out)
+        return summed
+
+    @staticmethod
+    def _check(name: str, array: ComplexArray, shape: tuple[int, ...]) -> None:
+        if array.shape != shape:
+            raise ValueError(f"Sense: {name} has shape {array.shape}, expected {shape}")

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from sbim_deploy.mri.masks import (
+    calibration_block,
+    compact_mask,
+    effective_acceleration,
+    line_mask,
+    published_calib_width,
+    sampled_mask,
+)
+
+
+@pytest.mark.parametrize(("acceleration", "effective"), [(4, 3.23), (8, 6.19), (12, 8.35)])
+@pytest.mark.parametrize("pattern", ["equispaced", "random"])
+def test_effective_acceleration_at_384_lines_is_the_published_one(acceleration, effective, pattern):
+    mask = line_mask(384, acceleration, pattern)
+    assert effective_acceleration(mask) == pytest.approx(effective, abs=0.005)
+
+
+def test_the_centre_is_sampled_in_full_and_every_rth_line_outside():
+    mask = line_mask(128, 4)
+    width = published_calib_width(128, 4)
+    assert width == 10
+    assert mask[64 - 5 : 64 + 5].all()
+    outside = np.delete(mask, np.arange(59, 69))
+    np.testing.assert_array_equal(np.flatnonzero(outside), np.arange(0, 118, 4))
+
+
+def test_random_lines_follow_the_seed():
+    first, again, other = (line_mask(128, 4, "random", seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert first.sum() == other.sum()
+
+
+def test_acceleration_of_one_samples_everything():
+    assert line_mask(33, 1).all()
+
+
+@pytest.mark.parametrize("arguments", [{"acceleration": 0.5}, {"acceleration": 65}, {"pattern": "spiral"}])
+def test_impossible_masks_are_refused(arguments):
+    with pytest.raises(ValueError, match="expected"):
+        line_mask(64, **{"acceleration": 4, **arguments})
+
+
+@pytest.mark.parametrize("n", [16, 17])
+@pytest.mark.parametrize("width", [0, 1, 4, 5])
+def test_the_calibration_block_of_lines_is_the_centre(n, width):
+    mask = np.zeros((1, n), dtype=bool)
+    mask[0, n // 2 - width // 2 : n // 2 - width // 2 + width] = True
+    rows, columns = calibration_block(mask, (12, n))
+    if width == 0:
+        assert columns == slice(0, 0)
+    else:
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (12, width)
+        assert columns.start == n // 2 - width // 2
+
+
+def test_the_calibration_block_in_both_directions_grows_from_the_centre():
+    mask = np.random.default_rng(0).random((32, 24)) < 0.3
+    mask[12:20, 9:15] = True
+    mask[11, :] = mask[20, :] = False
+    rows, columns = calibration_block(mask, (32, 24))
+    assert mask[rows, columns].all()
+    assert (rows, columns) == (slice(12, 20), slice(9, 15))
+
+
+def test_an_unsampled_centre_has_no_calibration_block():
+    mask = np.ones((8, 8), dtype=bool)
+    mask[4, 4] = False
+    rows, columns = calibration_block(mask, (8, 8))
+    assert mask[rows, columns].size == 0
+
+
+def test_the_mask_of_kspace_is_its_lines_that_are_not_zero():
+    kspace = np.ones((3, 6, 8), dtype=np.complex64)
+    kspace[:, :, 1::2] = 0
+    kspace[0] = 0
+    np.testing.assert_array_equal(sampled_mask(kspace), [[True, False] * 4])
+    np.testing.assert_array_equal(sampled_mask(kspace.swapaxes(1, 2)), np.array([[True, False] * 4]).T)
+
+
+def test_masks_in_both_directions_stay_as_they_are():
+    mask = np.random.default_rng(0).random((20, 30)) < 0.3
+    np.testing.assert_array_equal(compact_mask(mask), mask)
+    corner = np.zeros((6, 6), dtype=bool)
+    corner[2:, :3] = True
+    np.testing.assert_array_equal(compact_mask(corner), corner)
+    assert compact_mask(np.ones((6, 5), dtype=bool)).shape == (1, 5)
