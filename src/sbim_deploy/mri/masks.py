@@ -74,8 +74,8 @@ def compact_mask(mask: BoolArray) -> BoolArray:
 
     A line counts as whole at 99 %: a sample of an acquired line may be zero by chance.
     """
-    rows: BoolArray = mask.any(axis=1, keepdims=True)
-    columns: BoolArray = mask.any(axis=0, keepdims=True)
+    rows: BoolArray = np.logical_or.reduce(mask, axis=1, keepdims=True)
+    columns: BoolArray = np.logical_or.reduce(mask, axis=0, keepdims=True)
     if np.count_nonzero(mask) < 0.99 * np.count_nonzero(rows & columns):
         return mask
     if rows.all():

@@ -1,0 +1,52 @@
+"""Conjugate gradients on a batch of slices, each with its own step lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sbim_deploy.records import ComplexArray, FloatArray
+
+Normal = Callable[[ComplexArray, ComplexArray], ComplexArray]
+"""(x, out) -> A^H A x, written to ``out``: complex64 (slice, rows, columns)."""
+
+
+def inner(a: ComplexArray, b: ComplexArray) -> FloatArray:
+    """Return the real part of <a, b> of each slice of two contiguous (slice, rows, columns)."""
+    products: FloatArray = np.vecdot(_parts(a), _parts(b))
+    return products
+
+
+def solve_proximal(
+    normal: Normal, backprojection: ComplexArray, centre: ComplexArray, gamma: float, n_steps: int
+) -> ComplexArray:
+    """Return argmin |A u - y|^2 + gamma |u - centre|^2 after ``n_steps`` from u = ``centre``.
+
+    ``backprojection`` is A^H y; all are (slice, rows, columns). Hestenes and Stiefel 1952.
+    """
+    u = centre.copy()
+    product, scaled = np.empty_like(u), np.empty_like(u)
+    residual = backprojection - normal(u, product)
+    direction = residual.copy()
+    energy = inner(residual, residual)
+    for _ in range(n_steps):
+        normal(direction, product)
+        product += np.multiply(direction, np.float32(gamma), out=scaled)
+        step = _ratio(energy, inner(direction, product))
+        u += np.multiply(direction, step, out=scaled)
+        residual -= np.multiply(product, step, out=scaled)
+        previous, energy = energy, inner(residual, residual)
+        direction *= _ratio(energy, previous)
+        direction += residual
+    return u
+
+
+def _parts(x: ComplexArray) -> FloatArray:
+    return x.reshape(x.shape[0], -1).view(x.real.dtype)
+
+
+def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
+    """Return above / below per slice; 0 where a slice has converged, so that it stays where it is."""
+    quotient = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return quotient[:, None, None]

@@ -1,0 +1,92 @@
+"""The loop that runs a plan: written once, for every sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sbim_deploy.errors import SamplingError
+from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.samplers.conjugate_gradient import Normal, inner, solve_proximal
+from sbim_deploy.samplers.noise import NoiseStream
+from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
+
+Score = Callable[[ComplexArray, float], ComplexArray]
+"""(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns); the loop may overwrite what it returns."""
+
+
+def run_plan(
+    plan: Plan,
+    score: Score,
+    normal: Normal,
+    backprojection: ComplexArray,
+    start_image: ComplexArray,
+    noise: NoiseStream,
+    on_row: Callable[[int], None] | None = None,
+) -> ComplexArray:
+    """Return the images (slice, rows, columns) that a plan ends with.
+
+    ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
+    ``start_image`` is MVUE / scale. ``on_row`` is called with the number of rows done.
+
+    Raises:
+        SamplingError: a non-finite value, with the row and the slices that have it.
+    """
+    x = plan.start_image * start_image + np.float32(plan.start_noise) * noise.draw()
+    work = np.empty_like(x)
+    for index, row in enumerate(plan.rows):
+        s = score(x, row.sigma)
+        energy = inner(s, s)
+        if not np.isfinite(energy).all():
+            raise _diverged(plan, index, row, noise.slices, energy)
+        if isinstance(row, GuidedRow):
+            _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, work)
+        else:
+            x = _proximal_update(x, s, row, normal, backprojection)
+        if row.noise_scale:
+            x += np.multiply(noise.draw(), np.float32(row.noise_scale), out=work)
+        if on_row is not None:
+            on_row(index + 1)
+    return x
+
+
+def _diverged(plan: Plan, index: int, row: Row, slices: tuple[int, ...], energy: FloatArray) -> SamplingError:
+    bad = ", ".join(str(name) for name, e in zip(slices, energy, strict=True) if not np.isfinite(e))
+    return SamplingError(
+        f"{plan.sampler} diverged: the score of slice {bad} is not finite in row {index + 1} of "
+        f"{len(plan.rows)} (sigma {row.sigma:g}); use more steps, or another sampler"
+    )
+
+
+def _guided_update(
+    x: ComplexArray,
+    s: ComplexArray,
+    score_norms: FloatArray,
+    row: GuidedRow,
+    normal: Normal,
+    backprojection: ComplexArray,
+    work: ComplexArray,
+) -> None:
+    if row.data_weight:
+        gradient = normal(x, work)
+        gradient -= backprojection
+        norms = np.sqrt(inner(gradient, gradient))
+        # Data that are met exactly pull nowhere.
+        pull = np.divide(score_norms, norms, out=np.zeros_like(norms), where=norms > 0)
+        gradient *= (np.float32(row.data_weight) * pull)[:, None, None]
+        s -= gradient
+    s *= np.float32(row.step_size)
+    x += s
+
+
+def _proximal_update(
+    x: ComplexArray, s: ComplexArray, row: ProximalRow, normal: Normal, backprojection: ComplexArray
+) -> ComplexArray:
+    s *= np.float32(row.sigma**2)
+    x += s
+    u = solve_proximal(normal, backprojection, x, row.gamma, row.n_cg)
+    # (x - x0) / sigma is -sigma s.
+    s *= np.float32(-row.renoise / row.sigma)
+    u += s
+    return u

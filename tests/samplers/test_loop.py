@@ -1,0 +1,217 @@
+"""The loop and the plans against Gaussians, for which everything is known in closed form."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import SamplingError
+from sbim_deploy.mri.sense import Sense
+from sbim_deploy.samplers import plans
+from sbim_deploy.samplers.conjugate_gradient import solve_proximal
+from sbim_deploy.samplers.loop import run_plan
+from sbim_deploy.samplers.noise import NoiseStream
+from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
+from sbim_deploy.samplers.schedules import geometric
+
+SHAPE = (6, 5)
+
+
+def random_complex(rng, shape):
+    return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+
+
+def problem(n=1, seed=0):
+    """A SENSE problem, its A^H A as a matrix, and A^H y of a random object with a little noise."""
+    rng = np.random.default_rng(seed)
+    maps = random_complex(rng, (n, 3, *SHAPE)) / np.float32(np.sqrt(6))
+    sense = Sense(maps, np.tile(np.arange(SHAPE[1]) % 2 == 0, (n, 1, 1)))
+    identity = np.eye(np.prod(SHAPE), dtype=np.complex64).reshape(-1, 1, *SHAPE)
+    matrix = np.stack([sense.normal(np.repeat(e, n, axis=0)).reshape(n, -1) for e in identity], axis=-1)
+    y = sense.forward(random_complex(rng, (n, *SHAPE))) + np.float32(0.1) * random_complex(rng, maps.shape)
+    return sense, matrix, sense.adjoint(y)
+
+
+def run(plan, score, sense, backprojection, n=1, seed=0, start=None, **options):
+    zeros = np.zeros((n, *SHAPE), dtype=np.complex64)
+    noise = NoiseStream(seed, range(n), SHAPE)
+    return run_plan(
+        plan, score, sense.normal, backprojection, zeros if start is None else start, noise, **options
+    )
+
+
+class TestPosterior:
+    """x ~ N(m, tau^2), y = A x + N(0, s^2): the posterior is Gaussian with a known mean and covariance.
+
+    Its noised versions are Gaussians too, so their exact score drives the plans with no guidance of their
+    own, and what they end with must have the posterior's mean and covariance.
+    """
+
+    TAU, NOISE = 1.0, 0.5
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def posterior(cls):
+        _, matrix, backprojection = problem()
+        precision = matrix[0].astype(np.complex128) / cls.NOISE**2 + np.eye(matrix.shape[-1]) / cls.TAU**2
+        mean = np.linalg.solve(precision, backprojection.reshape(-1) / cls.NOISE**2)
+        values, vectors = np.linalg.eigh(np.linalg.inv(precision))
+        return mean, values, vectors
+
+    def score(self, posterior):
+        mean, values, vectors = posterior
+
+        def score(x, sigma):
+            offset = (x.reshape(len(x), -1) - mean) @ vectors.conj()
+            s = -(offset / (values + sigma**2)) @ vectors.T
+            return s.astype(np.complex64).reshape(x.shape)
+
+        return score
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda sigmas: plans.langevin(sigmas, 0.0, eps=1e-4, steps_per_level=8),
+            lambda sigmas: plans.sbim_ld(sigmas, 0.0, eps=1e-4, corrector_steps=8),
+            lambda sigmas: plans.reverse_diffusion(sigmas, 0.0),
+            lambda sigmas: plans.ddim(sigmas, 0.0),
+        ],
+        ids=["langevin", "sbim-ld", "reverse-diffusion", "ddim"],
+    )
+    def test_samples_have_the_posteriors_mean_and_variance(self, posterior, make):
+        mean, values, vectors = posterior
+        n = 150
+        plan = replace(make(geometric(5, 0.02, 80)), start_image=1.0, start_noise=5.0)
+        start = np.tile(mean.astype(np.complex64).reshape(1, *SHAPE), (n, 1, 1))
+        sense, _, backprojection = problem()
+        samples = run(plan, self.score(posterior), sense, backprojection, n=n, start=start).reshape(n, -1)
+        along = (samples - mean) @ vectors.conj()
+        standard_errors = along.mean(axis=0) / np.sqrt(2 * values / n)
+        assert np.sqrt(np.mean(np.abs(standard_errors) ** 2 / 2)) < 1.3
+        ratio = np.mean(np.abs(along) ** 2, axis=0) / (2 * values)
+        assert ratio.mean() == pytest.approx(1, abs=0.1)
+        # Both what the data determine and what the prior alone does.
+        assert ratio[:8].mean() == pytest.approx(1, abs=0.15)
+        assert ratio[-8:].mean() == pytest.approx(1, abs=0.15)
+
+    @pytest.mark.parametrize("steps", [20, 80])
+    def test_sbim_leaves_more_noise_than_ddim_because_its_steps_are_shorter(self, posterior, steps):
+        """The square root of p. 64-65 makes each step shorter than the exact one."""
+        mean, values, vectors = posterior
+        n = 150
+        sense, _, backprojection = problem()
+        sigmas = geometric(5, 0.02, steps + 1)
+        start = np.tile(mean.astype(np.complex64).reshape(1, *SHAPE), (n, 1, 1))
+        spread = []
+        for make in (plans.sbim, plans.ddim):
+            plan = replace(make(sigmas, 0.0), start_image=1.0, start_noise=5.0)
+            samples = run(plan, self.score(posterior), sense, backprojection, n=n, start=start)
+            spread.append(np.std(samples.reshape(n, -1) - mean))
+        assert spread[0] > 1.3 * spread[1]
+
+    def test_one_proximal_row_is_the_posterior_mean(self, posterior):
+        """At a sigma that hides the image x0 is the prior's mean, and u the regularised solution."""
+        mean, _, _ = posterior
+        sense, _, backprojection = problem()
+        sigma = 1e4
+        plan = Plan("dds", 0.0, 0.0, (ProximalRow(sigma, self.NOISE**2 / self.TAU**2, 60, 0.0, 0.0),))
+        image = run(plan, lambda x, s: -x / np.float32(self.TAU**2 + s**2), sense, backprojection)
+        np.testing.assert_allclose(image.reshape(-1), mean, atol=2e-4)
+
+
+def test_a_guided_row_is_its_formula_with_norms_per_slice():
+    sense, matrix, backprojection = problem(n=3)
+    rng = np.random.default_rng(5)
+    s, start = random_complex(rng, (3, *SHAPE)), random_complex(rng, (3, *SHAPE))
+    plan = Plan("x", 1.0, 0.0, (GuidedRow(0.7, 0.3, 0.2, 5.0),))
+    image = run(plan, lambda x, sigma: s.copy(), sense, backprojection, n=3, start=start)
+    noise = NoiseStream(0, range(3), SHAPE)
+    noise.draw()
+    z = noise.draw()
+    for i in range(3):
+        g = (matrix[i] @ start[i].reshape(-1)).reshape(SHAPE) - backprojection[i]
+        guided = s[i] - 5.0 * g * np.linalg.norm(s[i]) / np.linalg.norm(g)
+        np.testing.assert_allclose(image[i], start[i] + 0.3 * guided + 0.2 * z[i], atol=2e-5)
+
+
+def test_a_proximal_row_is_its_formula():
+    sense, matrix, backprojection = problem()
+    rng = np.random.default_rng(5)
+    s, start = random_complex(rng, (1, *SHAPE)), random_complex(rng, (1, *SHAPE))
+    row = ProximalRow(sigma=0.7, gamma=0.1, n_cg=100, renoise=0.4, noise_scale=0.0)
+    image = run(Plan("x", 1.0, 0.0, (row,)), lambda x, sigma: s.copy(), sense, backprojection, start=start)
+    x0 = start + 0.7**2 * s
+    u = np.linalg.solve(matrix[0] + 0.1 * np.eye(30), (backprojection + 0.1 * x0).reshape(-1))
+    np.testing.assert_allclose(image, u.reshape(1, *SHAPE) + 0.4 * (start - x0) / 0.7, atol=1e-4)
+
+
+def test_data_that_are_met_exactly_do_not_pull():
+    zeros = np.zeros((1, *SHAPE), dtype=np.complex64)
+    sense, _, _ = problem()
+    plan = Plan("x", 1.0, 0.0, (GuidedRow(1.0, 0.5, 0.0, 5.0),))
+    image = run(plan, lambda x, sigma: np.ones_like(x), sense, zeros)
+    np.testing.assert_allclose(image, 0.5)
+
+
+def test_conjugate_gradients_leave_a_converged_slice_alone():
+    sense, _, backprojection = problem(n=2)
+    backprojection[0] = 0
+    u = solve_proximal(sense.normal, backprojection, np.zeros_like(backprojection), 0.1, 50)
+    assert not u[0].any()
+    np.testing.assert_allclose(sense.normal(u)[1] + 0.1 * u[1], backprojection[1], atol=1e-4)
+
+
+def test_a_slice_is_the_same_in_any_batch():
+    sense, _, backprojection = problem(n=4)
+    plan = plans.sbim_ld(geometric(5, 0.1, 6), 5.0, 1e-3, 2)
+
+    def score(x, sigma):
+        return -x / np.float32(1 + sigma**2)
+
+    together = run(plan, score, sense, backprojection, n=4)
+    for i in range(4):
+        alone = run_plan(
+            plan,
+            score,
+            Sense(sense.maps[i : i + 1], sense.mask[i : i + 1]).normal,
+            backprojection[i : i + 1],
+            np.zeros((1, *SHAPE), dtype=np.complex64),
+            NoiseStream(0, [i], SHAPE),
+        )
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-5)
+
+
+def test_noise_depends_on_seed_slice_and_sample_alone():
+    def first(seed, slices, sample=0):
+        return NoiseStream(seed, slices, SHAPE, sample).draw().copy()
+
+    np.testing.assert_array_equal(first(1, [3, 7])[1], first(1, [7])[0])
+    others = [first(2, [7]), first(1, [8]), first(1, [7], sample=1)]
+    assert all((first(1, [7]) != other).all() for other in others)
+    many = NoiseStream(0, range(50), SHAPE).draw()
+    assert many.real.std() == pytest.approx(1, abs=0.03)
+    assert abs(np.mean(many.real * many.imag)) < 0.03
+
+
+def test_progress_counts_the_rows():
+    sense, _, backprojection = problem()
+    seen = []
+    run(plans.sbim(geometric(5, 0.1, 4), 5.0), lambda x, s: -x, sense, backprojection, on_row=seen.append)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_the_first_non_finite_score_stops_the_run_and_names_the_slice():
+    sense, _, backprojection = problem(n=2)
+    calls = []
+
+    def score(x, sigma):
+        calls.append(sigma)
+        s = -x
+        if len(calls) == 2:
+            s[1, 0, 0] = np.nan
+        return s
+
+    plan = plans.sbim(geometric(5, 0.1, 4), 5.0)
+    with pytest.raises(SamplingError, match=r"score of slice 1 is not finite in row 2 of 4"):
+        run(plan, score, sense, backprojection, n=2)
+    assert len(calls) == 2

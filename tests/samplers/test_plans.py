@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.samplers import plans
+from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
+from sbim_deploy.samplers.plan import GuidedRow, plan_as_dict
+from sbim_deploy.samplers.schedules import geometric, starting_below, subsample
+
+PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
+SIGMAS = np.array([2.0, 1.0, 0.5])
+
+
+def test_the_published_schedule():
+    sigmas = geometric(232, 0.0066, 2311)
+    assert sigmas[0] == pytest.approx(232)
+    assert sigmas[-1] == pytest.approx(0.0066)
+    np.testing.assert_allclose(sigmas[1:] / sigmas[:-1], (0.0066 / 232) ** (1 / 2310))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 32, 33, 257, 2310, 2311])
+def test_subsampling_gives_exactly_the_levels_asked_for(n):
+    sigmas = subsample(geometric(232, 0.0066, 2311), n)
+    assert sigmas.size == n == np.unique(sigmas).size
+    assert sigmas[-1] == pytest.approx(0.0066)
+    assert n == 1 or sigmas[0] == pytest.approx(232)
+
+
+def test_more_levels_than_there_are_is_an_error():
+    with pytest.raises(InputError, match="has 10 noise levels and the sampler asks for 11"):
+        subsample(geometric(1, 0.1, 10), 11)
+
+
+def test_a_lower_start_keeps_the_levels_below():
+    np.testing.assert_array_equal(starting_below(SIGMAS, 1.5), [1.0, 0.5])
+    with pytest.raises(InputError, match=r"below the smallest level, 0\.5"):
+        starting_below(SIGMAS, 0.4)
+
+
+def test_sbim_is_the_formula_of_page_66_and_ends_with_the_prior_alone():
+    plan = plans.sbim(SIGMAS, data_weight=5.0)
+    assert [row.sigma for row in plan.rows] == [2.0, 1.0, 0.5]
+    assert plan.rows[0] == GuidedRow(2.0, 2 / math.sqrt(5) * (2 - 1), 0.0, 5.0)
+    assert plan.rows[1] == GuidedRow(1.0, 1 / math.sqrt(2) * 0.5, 0.0, 5.0)
+    assert plan.rows[2] == GuidedRow(0.5, 0.25, 0.0, 0.0)
+    assert (plan.start_image, plan.start_noise) == (0.0, 1.0)
+
+
+def test_sbim_ld_corrects_at_the_lower_level_with_the_step_of_the_upper_one():
+    plan = plans.sbim_ld(SIGMAS, data_weight=5.0, eps=0.01, corrector_steps=2)
+    assert [row.sigma for row in plan.rows] == [2.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+    step = 0.01 * (2.0 / 0.5) ** 2
+    assert plan.rows[1] == plan.rows[2] == GuidedRow(1.0, step, math.sqrt(2 * step), 5.0)
+    assert plan.rows[0] == plans.sbim(SIGMAS, 5.0).rows[0]
+
+
+def test_the_published_langevin_step_is_1_148_sigma_squared():
+    plan = make_plan(SamplerChoice("langevin"), PUBLISHED)
+    assert len(plan.rows) == (2311 - 1155) * 3
+    for row in (plan.rows[0], plan.rows[-1]):
+        assert row.step_size == pytest.approx(1.148 * row.sigma**2, rel=1e-3)
+        assert row.noise_scale == pytest.approx(math.sqrt(2 * row.step_size))
+
+
+def test_ddim_is_sbim_without_the_square_root():
+    for exact, published in zip(
+        plans.ddim(SIGMAS, 5.0).rows, plans.sbim(SIGMAS, 5.0).rows[:-1], strict=False
+    ):
+        assert exact.step_size == pytest.approx(published.step_size * math.sqrt(1 + exact.sigma**2))
+
+
+def test_reverse_diffusion_keeps_the_variance_of_the_process():
+    # Under s = -x / sigma_t^2, the exact score of pure noise, the variance becomes sigma_{t-1}^2.
+    for row, low in zip(plans.reverse_diffusion(SIGMAS, 0.0).rows, SIGMAS[1:], strict=False):
+        shrink = 1 - row.step_size / row.sigma**2
+        assert (shrink * row.sigma) ** 2 + row.noise_scale**2 == pytest.approx(low**2)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_dds_adds_back_the_noise_of_the_next_level_and_none_in_the_last_row(eta):
+    plan = plans.dds(SIGMAS, gamma=0.03, n_cg=6, eta=eta)
+    for row, following in zip(plan.rows, [1.0, 0.5, 0.0], strict=True):
+        assert math.hypot(row.renoise, row.noise_scale) == pytest.approx(following)
+        assert row.noise_scale == pytest.approx(eta * following)
+    assert (plan.start_image, plan.start_noise) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_n_steps_are_n_steps(name):
+    n_rows = len(make_plan(SamplerChoice(name, steps=32), PUBLISHED).rows)
+    assert (
+        n_rows
+        == {"dds": 32, "sbim": 33, "sbim-ld": 97, "ddim": 33, "reverse-diffusion": 33, "langevin": 96}[name]
+    )
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"name": "sbmi"}, "unknown sampler 'sbmi': expected one of dds, sbim"),
+        ({"steps": 0}, "steps is 0: expected at least 1"),
+        ({"name": "sbim-ld", "corrector_steps": 0}, "corrector steps is 0"),
+        ({"name": "sbim", "corrector_steps": 2}, "use sbim-ld or langevin"),
+        ({"name": "sbim", "data_weight": -1.0}, "data weight is -1"),
+        ({"name": "sbim", "data_weight": float("nan")}, "data weight is nan"),
+        ({"name": "dds", "data_weight": 5.0}, "dds has no data weight"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_refused(choice, message):
+    with pytest.raises(InputError, match=message):
+        SamplerChoice(**choice)
+
+
+def test_more_steps_than_levels_is_refused():
+    with pytest.raises(InputError, match="2311 noise levels"):
+        make_plan(SamplerChoice("sbim", steps=2311), PUBLISHED)
+
+
+def test_a_plan_as_json_has_the_rows_by_name():
+    as_dict = plan_as_dict(plans.sbim(SIGMAS, 5.0))
+    assert as_dict["start"] == {"image": 0.0, "noise": 1.0}
+    assert as_dict["rows"][2] == {"sigma": 0.5, "step_size": 0.25, "noise_scale": 0.0, "data_weight": 0.0}
