@@ -35,6 +35,7 @@ class NetworkConfig:
     centred_input: bool = True
     ema: bool = False
     anatomy: str = "unknown"
+    dataset: str = "unknown"
     step_lr: float = 5e-5
     n_steps_each: int = 3
     data_weight: float = 5.0
@@ -104,6 +105,7 @@ def _config_from(document: Mapping[str, Any], path: Path) -> NetworkConfig:
             centred_input=not data.get("logit_transform", False) and not data.get("rescaled", False),
             ema=bool(model.get("ema", False)),
             anatomy=str(document.get("anatomy", "unknown")),
+            dataset=str(data.get("dataset", "unknown")),
             step_lr=float(sampling.get("step_lr", 5e-5)),
             n_steps_each=int(sampling.get("n_steps_each", 3)),
             data_weight=float(sampling.get("mse", 5.0)),

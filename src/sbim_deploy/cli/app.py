@@ -1,0 +1,66 @@
+"""The program: its commands, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sbim_deploy import __version__
+from sbim_deploy.cli.demo import demo
+from sbim_deploy.cli.evaluate import evaluate
+from sbim_deploy.cli.export import export
+from sbim_deploy.cli.info import info
+from sbim_deploy.cli.plan import plan
+from sbim_deploy.cli.recon import recon
+from sbim_deploy.cli.simulate import simulate
+from sbim_deploy.cli.train import train
+from sbim_deploy.cli.validate import validate
+from sbim_deploy.errors import SbimDeployError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="sbim-deploy",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sbim-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Score-based MRI reconstruction without PyTorch. Research use only.
+
+    Exit codes: 0 ok, 1 crash, 2 usage or bad input, 3 parity failed, 4 backend missing,
+    5 stale or incompatible engine, 6 checksum.
+    """
+
+
+for command in (demo, recon, evaluate, simulate, plan, info, export, validate, train):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the program; an error that a user can act on is one line on stderr and an exit code."""
+    try:
+        app()
+    except SbimDeployError as error:
+        typer.echo(f"sbim-deploy: error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("sbim-deploy: interrupted", err=True)
+        sys.exit(INTERRUPTED)

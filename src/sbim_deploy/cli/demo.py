@@ -1,0 +1,37 @@
+"""``sbim-deploy demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbim_deploy.cli.evaluate import print_evaluation
+from sbim_deploy.cli.output import note
+from sbim_deploy.cli.recon import run_recon
+from sbim_deploy.errors import InputError
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the files.")] = Path("demo"),
+) -> None:
+    """Simulate a scan, reconstruct it, score it and draw it: a first look, in one go."""
+    from sbim_deploy.recon.evaluate import evaluate_file
+    from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+    from sbim_deploy.recon.volume import ReconSettings
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot make the folder ({error.strerror}): name another one") from error
+    kspace, result, picture = (output / name for name in ("kspace.h5", "reconstruction.h5", "montage.png"))
+    settings = SimulateSettings()
+    simulate_file(kspace, settings)
+    note(
+        f"{kspace}: {settings.n_slices} synthetic brain slices, {settings.n_coils} coils, "
+        f"{settings.size} x {settings.size}, acceleration {settings.acceleration:g}"
+    )
+    run_recon(kspace, result, ReconSettings(), png=picture)
+    print_evaluation(evaluate_file(result, kspace))
+    note(f"look at {picture}")

@@ -1,0 +1,36 @@
+"""``sbim-deploy info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sbim_deploy.cli.output import print_json
+
+
+def info(
+    path: Annotated[Path, typer.Argument(help='A k-space file, a result, a model folder, or "demo".')],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a k-space file, a result or a model folder is."""
+    from sbim_deploy.recon.inspect import describe
+
+    description = describe(path)
+    if json:
+        print_json(description)
+    else:
+        _print_mapping(description, "")
+
+
+def _print_mapping(mapping: dict[str, Any], indent: str) -> None:
+    for key, value in mapping.items():
+        if value is None:
+            continue
+        if isinstance(value, dict):
+            typer.echo(f"{indent}{key}:")
+            _print_mapping(value, indent + "  ")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            typer.echo(f"{indent}{key}: {shown}")

@@ -1,0 +1,23 @@
+"""The options that several commands take, said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Equal to samplers.choice.DEFAULT_SAMPLER, which would cost the import of numpy here; a test compares them.
+DEFAULT_SAMPLER = "dds"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one that ships.')]
+Sampler = Annotated[str, typer.Option(help="dds, sbim, sbim-ld, ddim, reverse-diffusion or langevin.")]
+Steps = Annotated[int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")]
+CorrectorSteps = Annotated[
+    int | None, typer.Option(help="Langevin steps at each level, for sbim-ld and langevin.")
+]
+DataWeight = Annotated[
+    float | None, typer.Option(help="Weight of the data against the score; default the model's.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the noise.")]

@@ -1,0 +1,36 @@
+"""``sbim-deploy plan``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sbim_deploy.cli import options
+from sbim_deploy.cli.output import print_json, print_table
+
+
+def plan(
+    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    steps: options.Steps = None,
+    corrector_steps: options.CorrectorSteps = None,
+    data_weight: options.DataWeight = None,
+    model: options.Model = Path("demo"),
+    json: options.Json = False,
+) -> None:
+    """Print a sampler as the table of numbers that it applies."""
+    from sbim_deploy.io.model_folder import read_manifest
+    from sbim_deploy.recon.model import model_folder, sampling_prior
+    from sbim_deploy.samplers.choice import SamplerChoice, make_plan
+    from sbim_deploy.samplers.plan import plan_as_dict
+
+    choice = SamplerChoice(sampler, steps, corrector_steps, data_weight)
+    made = plan_as_dict(make_plan(choice, sampling_prior(read_manifest(model_folder(model)))))
+    if json:
+        print_json(made)
+        return
+    start = made["start"]
+    columns = list(made["rows"][0])
+    rows = [
+        [str(i + 1), *(f"{row.get(name, 0):.6g}" for name in columns)] for i, row in enumerate(made["rows"])
+    ]
+    print_table(["row", *columns], rows)
+    print_table(["start", ""], [["image", f"{start['image']:g}"], ["noise", f"{start['noise']:g}"]])

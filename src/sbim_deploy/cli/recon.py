@@ -1,0 +1,134 @@
+"""``sbim-deploy recon``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbim_deploy.cli import options
+from sbim_deploy.cli.output import note, print_json, progress_bar
+from sbim_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from sbim_deploy.recon.volume import ReconSettings, Undersampling
+
+
+def recon(
+    kspace: Annotated[Path, typer.Argument(help="A fastMRI HDF5 file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
+    model: options.Model = Path("demo"),
+    maps: Annotated[
+        Path | None, typer.Option(help="An HDF5 file with s_maps; default: estimated by ESPIRiT.")
+    ] = None,
+    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    steps: options.Steps = None,
+    corrector_steps: options.CorrectorSteps = None,
+    data_weight: options.DataWeight = None,
+    seed: options.Seed = 0,
+    slices: Annotated[
+        str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Slices reconstructed together.")] = 1,
+    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
+    undersample: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN:R", help="Take lines away first: equispaced:R or random:R."),
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="A picture to write too.")] = None,
+    nifti: Annotated[Path | None, typer.Option(help="A NIfTI volume to write too (.nii, .nii.gz).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Reconstruct undersampled multi-coil k-space."""
+    from sbim_deploy.recon.volume import ReconSettings
+    from sbim_deploy.samplers.choice import SamplerChoice
+
+    settings = ReconSettings(
+        model=model,
+        maps=maps,
+        choice=SamplerChoice(sampler, steps, corrector_steps, data_weight),
+        seed=seed,
+        slices=_parse_slices(slices),
+        batch=batch,
+        backend=backend,
+        threads=threads,
+        undersampling=_parse_undersampling(undersample),
+        resume=resume,
+    )
+    provenance = run_recon(kspace, output, settings, png, nifti)
+    if json:
+        print_json(provenance)
+
+
+def run_recon(
+    kspace: Path, output: Path, settings: ReconSettings, png: Path | None = None, nifti: Path | None = None
+) -> dict[str, Any]:
+    """Reconstruct with a bar and a closing line on stderr, and write the pictures asked for."""
+    from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.recon.montage import write_result_montage
+    from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
+
+    for picture in filter(None, (png, nifti)):
+        check_writable(picture)
+    with _shown_progress() as progress:
+        provenance = reconstruct_file(kspace, output, settings, progress)
+    if png is not None:
+        write_result_montage(png, output, kspace)
+    if nifti is not None:
+        write_result_nifti(nifti, output, kspace)
+    timings, plan = provenance["timings_s"], provenance["plan"]
+    note(
+        f"{output}: {timings['slices']} slices, {plan['sampler']} with {len(plan['rows'])} network calls, "
+        f"{timings['total']:.1f} s. {NOTICE}"
+    )
+    return provenance
+
+
+class _Bar:
+    """A progress bar that starts when the run knows its length."""
+
+    def __init__(self, stack: ExitStack):
+        self._stack = stack
+
+    def started(self, n_slices: int, n_done: int, n_rows: int) -> None:
+        if n_done:
+            note(f"resuming: {n_done} of {n_slices} slices are done")
+        bar = progress_bar(f"{n_slices} slices", n_slices * n_rows, n_done * n_rows)
+        self._move_to = self._stack.enter_context(bar)
+        self._done = n_done * n_rows
+
+    def advanced(self, n_slices: int) -> None:
+        self._done += n_slices
+        self._move_to(self._done)
+
+
+@contextmanager
+def _shown_progress() -> Iterator[_Bar]:
+    with ExitStack() as stack:
+        yield _Bar(stack)
+
+
+def _parse_slices(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal()):
+        raise InputError(f"--slices is {text!r}: expected A:B, two whole numbers, such as 0:4")
+    return int(start), int(stop)
+
+
+def _parse_undersampling(text: str | None) -> Undersampling | None:
+    from sbim_deploy.recon.volume import Undersampling
+
+    if text is None:
+        return None
+    pattern, _, acceleration = text.partition(":")
+    try:
+        return Undersampling(pattern, float(acceleration))
+    except ValueError as error:
+        raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error

@@ -1,0 +1,35 @@
+"""``sbim-deploy simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbim_deploy.cli.output import note, progress_bar
+
+
+def simulate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The fastMRI HDF5 file to write.")],
+    slices: Annotated[int, typer.Option(help="Slices; there are 16 different brains.")] = 4,
+    coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
+    size: Annotated[int, typer.Option(help="Rows and columns.")] = 128,
+    acceleration: Annotated[float, typer.Option(help="Nominal R: every R-th line outside the centre.")] = 4,
+    pattern: Annotated[str, typer.Option(help="equispaced or random.")] = "equispaced",
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation in each part; the image's 99th percentile is 1.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of phase, noise and random lines.")] = 0,
+    phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
+) -> None:
+    """Simulate a scan whose truth is known, from synthetic slices."""
+    from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+
+    settings = SimulateSettings(slices, coils, size, acceleration, pattern, noise, seed, phantom)
+    with progress_bar(f"{slices} slices", slices) as move_to:
+        effective = simulate_file(output, settings, move_to)
+    note(
+        f"{output}: {slices} slices, {coils} coils, {size} x {size}, acceleration {acceleration:g} nominal, "
+        f"{effective:.2f} effective"
+    )

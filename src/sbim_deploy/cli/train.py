@@ -1,0 +1,76 @@
+"""``sbim-deploy train``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.output import note, progress_bar
+from sbim_deploy.errors import InputError
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="The YAML of the network and its noise levels.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the checkpoint and the log.")],
+    start: Annotated[
+        Path | None, typer.Option(help="A checkpoint whose weights a new run starts from.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run whose checkpoint lies in the folder.")
+    ] = False,
+    iterations: Annotated[int | None, typer.Option(help="How long: optimiser steps from the start.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="How long: minutes from now.")] = None,
+    size: Annotated[int, typer.Option(help="Rows and columns.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam at the start; falls to zero.")] = 3e-4,
+    ema_rate: Annotated[float, typer.Option(help="Memory of the averaged weights.")] = 0.999,
+    pool: Annotated[int, typer.Option(help="Synthetic slices to generate first.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    compile_: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="torch.compile: minutes first, then faster.")
+    ] = True,
+) -> None:
+    """Train a score network on synthetic brains, by denoising score matching."""
+    with needs("train"):
+        from sbim_deploy.export.checkpoint import read_checkpoint, read_config
+        from sbim_deploy.training.dsm import CHECKPOINT_NAME, TrainSettings
+        from sbim_deploy.training.dsm import train as train_network
+
+    settings = TrainSettings(
+        iterations=iterations,
+        minutes=minutes,
+        size=size,
+        batch=batch,
+        learning_rate=learning_rate,
+        ema_rate=ema_rate,
+        pool_size=pool,
+        seed=seed,
+        device=device,
+        compile=compile_,
+    )
+    network_config = read_config(config)
+    if resume and start is not None:
+        raise InputError("--resume continues a run and --start begins one: give one of them")
+    checkpoint = None
+    first_step = 0
+    if resume:
+        checkpoint = read_checkpoint(output / CHECKPOINT_NAME)
+        first_step = checkpoint.step
+    elif start is not None:
+        checkpoint = replace(read_checkpoint(start), optimizer={})
+
+    note(f"generating {pool} synthetic slices of {size} x {size}")
+    with progress_bar("training", iterations, first_step) as move_to:
+
+        def report(step: int, loss: float, held_out: float | None) -> None:
+            move_to(step)
+            suffix = "" if held_out is None else f"  held-out {held_out:.5f}"
+            note(f"step {step}  loss {loss:.5f}{suffix}")
+
+        path = train_network(network_config, settings, output, checkpoint, report)
+    note(f"{path}: export it with: sbim-deploy export {path} --config {config} -o MODEL_DIR")

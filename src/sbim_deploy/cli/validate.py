@@ -1,0 +1,66 @@
+"""``sbim-deploy validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sbim_deploy.cli import options
+from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.output import print_json, print_table
+from sbim_deploy.errors import InputError, ParityError
+
+if TYPE_CHECKING:
+    from sbim_deploy.engines.parity import Parity
+
+
+def validate(
+    model: Annotated[Path, typer.Argument(help='A model folder, or "demo".')],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The checkpoint that it was exported from, to run PyTorch beside it.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Check a model folder: its checksums, and that its graphs compute what PyTorch computed."""
+    from dataclasses import asdict
+
+    from sbim_deploy.recon.model import load_model
+    from sbim_deploy.recon.parity import check_model
+
+    if (checkpoint is None) != (config is None):
+        raise InputError("--checkpoint and --config go together: give both or neither")
+    loaded = load_model(model)
+    results = check_model(loaded)
+    if checkpoint is not None and config is not None:
+        with needs("export"):
+            from sbim_deploy.export.parity import check_against_checkpoint
+        results += check_against_checkpoint(loaded, checkpoint, config)
+    if json:
+        print_json({"digest": loaded.digest, "checksums": "match", "parity": [asdict(r) for r in results]})
+    else:
+        typer.echo(f"checksums match: {', '.join(loaded.manifest.files)}")
+        _print_results(results)
+    failed = [result.name for result in results if not result.passed]
+    if failed:
+        raise ParityError(f"{model}: {len(failed)} of {len(results)} comparisons failed: {', '.join(failed)}")
+
+
+def _print_results(results: list[Parity]) -> None:
+    columns = ("comparison", "rel. L2", "max", "mean", "p99", "non-finite", "worst at", "")
+    rows = [
+        (
+            result.name,
+            f"{result.relative_l2:.1e}",
+            f"{result.max_abs:.1e}",
+            f"{result.mean_abs:.1e}",
+            f"{result.p99_abs:.1e}",
+            str(result.n_nonfinite),
+            ",".join(map(str, result.worst_index)),
+            "ok" if result.passed else f"FAILED (limit {result.tolerance:.0e})",
+        )
+        for result in results
+    ]
+    print_table(columns, rows)

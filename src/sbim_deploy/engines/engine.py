@@ -1,0 +1,67 @@
+"""What every engine is: named arrays in, named arrays out, checked at the door."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A graph's input: its name, dtype, and sizes; a name in place of a size is free, but one everywhere.
+
+    A size that is neither, such as "8*h", is free altogether.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str, ...]
+
+
+class Engine(Protocol):
+    """A graph, ready to run."""
+
+    @property
+    def description(self) -> Mapping[str, str]:
+        """What runs it: the backend, its version and the device, for the output's provenance."""
+        ...
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name.
+
+        Raises:
+            ValueError: names, dtypes or shapes are not the graph's.
+        """
+        ...
+
+
+def check_inputs(specs: Mapping[str, TensorSpec], inputs: Arrays) -> None:
+    """Raise ValueError, with what was got and expected, where ``inputs`` are not what ``specs`` say."""
+    missing, unknown = sorted(specs.keys() - inputs.keys()), sorted(inputs.keys() - specs.keys())
+    if missing or unknown:
+        raise ValueError(f"inputs: missing {missing}, unknown {unknown}, expected {sorted(specs)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, spec in specs.items():
+        array = inputs[name]
+        if array.dtype != spec.dtype:
+            raise ValueError(f"input {name!r} has dtype {array.dtype}, expected {spec.dtype}")
+        if array.ndim != len(spec.shape):
+            raise ValueError(f"input {name!r} has shape {array.shape}, expected {spec.shape}")
+        for got, expected in zip(array.shape, spec.shape, strict=True):
+            if isinstance(expected, int):
+                fits = got == expected
+            else:
+                first, where = sizes.setdefault(expected, (got, name))
+                fits = got == first
+                if not fits:
+                    raise ValueError(
+                        f"input {name!r} has {expected} = {got}, but input {where!r} has {first}"
+                    )
+            if not fits:
+                raise ValueError(f"input {name!r} has shape {array.shape}, expected {spec.shape}")

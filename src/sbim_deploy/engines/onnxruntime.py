@@ -1,0 +1,102 @@
+"""ONNX Runtime: the engine that every machine has."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.engines.engine import Arrays, TensorSpec, check_inputs
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(float16)": np.float16}
+
+
+class OnnxRuntimeEngine:
+    """A graph in an ONNX Runtime session on one execution provider, and on no other.
+
+    Args:
+        path: the graph; its external weights lie beside it.
+        threads: threads inside an operator; None is one for each core.
+        provider: the execution provider to run on.
+
+    Raises:
+        BackendMissingError: ONNX Runtime is not installed, or has no such provider here.
+        InputError: the graph cannot be loaded.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None, provider: str = "CPUExecutionProvider"):
+        onnxruntime = _import_onnxruntime()
+        available = onnxruntime.get_available_providers()
+        if provider not in available:
+            raise BackendMissingError(
+                f"onnxruntime {onnxruntime.__version__} has no {provider}, only {', '.join(available)}: "
+                'install "sbim-deploy[gpu]" for CUDA, or choose another backend'
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, sess_options=options, providers=[provider], enable_fallback=0
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
+        in_use = self._session.get_providers()
+        if in_use[0] != provider:
+            raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
+        self._output_names = [output.name for output in self._session.get_outputs()]
+        self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
+        self.description: Mapping[str, str] = {
+            "backend": "onnxruntime",
+            "version": onnxruntime.__version__,
+            "provider": provider,
+        }
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name.
+
+        Raises:
+            ValueError: names, dtypes or shapes are not the graph's.
+        """
+        check_inputs(self.inputs, inputs)
+        outputs = self._session.run(self._output_names, dict(inputs))
+        return dict(zip(self._output_names, outputs, strict=True))
+
+
+def _import_onnxruntime() -> Any:
+    """Import ONNX Runtime where exactly one of its distributions is installed: they share their files."""
+    installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
+    if len(installed) > 1:
+        raise BackendMissingError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: uninstall "
+            'both, then install one of "sbim-deploy[cpu]" and "sbim-deploy[gpu]"'
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendMissingError(
+            'ONNX Runtime is not installed: pip install "sbim-deploy[cpu]", or "sbim-deploy[gpu]" for CUDA'
+        ) from error
+    return onnxruntime
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _spec(node: Any) -> TensorSpec:
+    # Sizes without a name, and expressions, come out as something that matches nothing else.
+    shape = tuple(size if isinstance(size, int) else str(size) for size in node.shape)
+    return TensorSpec(node.name, np.dtype(DTYPES[node.type]), shape)

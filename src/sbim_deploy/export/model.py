@@ -1,0 +1,144 @@
+"""From a checkpoint to a model folder, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from sbim_deploy import __version__
+from sbim_deploy.errors import InputError
+from sbim_deploy.export.checkpoint import (
+    NetworkConfig,
+    architecture_of,
+    build_network,
+    read_checkpoint,
+    read_config,
+)
+from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
+from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.model_folder import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    ModelManifest,
+    NoiseLevels,
+    SamplingDefaults,
+    describe_file,
+    write_manifest,
+)
+
+NORMALISATION = "the image divided by the 99th percentile of |MVUE| of the measured k-space"
+INTENDED_USE = "Research only. Not for diagnosis, nor for any decision about a patient."
+MIN_OPSET, MAX_OPSET = 18, 23
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with the weights that were chosen, and where it came from."""
+
+    network: ScoreNetwork
+    config: NetworkConfig
+    architecture: str
+    ema: bool
+
+
+def load_network(checkpoint_path: Path, config_path: Path, ema: bool | None = None) -> LoadedNetwork:
+    """Load a network; ``ema`` None takes the EMA weights where the checkpoint has them.
+
+    Raises:
+        InputError: a file is not what it must be, or EMA weights are asked for and there are none.
+    """
+    config = read_config(config_path)
+    checkpoint = read_checkpoint(checkpoint_path)
+    if ema and checkpoint.ema is None:
+        raise InputError(f"{checkpoint_path}: it has no EMA weights: leave --ema out, or use --raw")
+    use_ema = checkpoint.ema is not None if ema is None else ema
+    weights = checkpoint.ema if use_ema and checkpoint.ema is not None else checkpoint.raw
+    return LoadedNetwork(
+        build_network(config, weights, checkpoint_path),
+        config,
+        architecture_of(weights, checkpoint_path),
+        use_ema,
+    )
+
+
+def export_model(
+    checkpoint_path: Path,
+    config_path: Path,
+    folder: Path,
+    ema: bool | None = None,
+    opset: int = DEFAULT_OPSET,
+) -> ModelManifest:
+    """Write a model folder: its graphs, their weights and the manifest.
+
+    An older model folder of this name is replaced, once the new one is whole.
+
+    Raises:
+        InputError: bad input, an opset out of range, or a folder that is there and is no model's.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(f"opset is {opset}: expected {MIN_OPSET} to {MAX_OPSET}")
+    if (
+        folder.exists()
+        and not (folder / MANIFEST_NAME).is_file()
+        and (folder.is_file() or any(folder.iterdir()))
+    ):
+        raise InputError(f"{folder}: is there already and is no model folder: name another one")
+    check_writable(folder.parent / f"{folder.name}.manifest")
+    loaded = load_network(checkpoint_path, config_path, ema)
+    # Warnings about operators of torchvision, which no network here uses.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        made = Path(temporary) / "model"
+        made.mkdir()
+        manifest = _write(loaded, made, checkpoint_path, folder.name, opset)
+        if folder.exists():
+            shutil.move(folder, Path(temporary) / "replaced")
+        made.rename(folder)
+    return manifest
+
+
+def _write(
+    loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, opset: int
+) -> ModelManifest:
+    config, multiple = loaded.config, ARCHITECTURES[loaded.architecture].size_multiple
+    files = export_graphs(loaded.network, folder, config.channels, multiple, opset)
+    manifest = ModelManifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        architecture=loaded.architecture,
+        ngf=config.ngf,
+        channels=config.channels,
+        size_multiple=multiple,
+        noise_levels=NoiseLevels(config.sigma_begin, config.sigma_end, config.n_levels),
+        sampling=SamplingDefaults(
+            config.step_lr, config.n_steps_each, config.data_weight, config.start_level
+        ),
+        normalisation=NORMALISATION,
+        ema=loaded.ema,
+        dtype="float32",
+        opset=opset,
+        checkpoint_sha256=file_sha256(checkpoint_path),
+        training_data=config.dataset,
+        intended_use=INTENDED_USE,
+        anatomy=config.anatomy,
+        exported_with={
+            "sbim-deploy": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "numpy": np.__version__,
+        },
+        files={file: describe_file(folder / file) for file in sorted(files)},
+    )
+    write_manifest(folder, manifest)
+    return manifest

@@ -1,0 +1,244 @@
+"""fastMRI HDF5 files in: k-space, mask, coil maps and reference, one slice in memory at a time.
+
+Axes are fastMRI's: (slices, coils, rows, columns), readout along the rows, phase encoding along the
+columns.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import check_stack, find_dataset, open_hdf5, read_finite, reading, require_dataset
+from sbim_deploy.io.ismrmrd_header import MAX_HEADER_BYTES, ScanGeometry, parse_header
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
+
+MAX_COILS = 1024
+COIL_AXES = ("slices", "coils", "rows", "columns")
+IMAGE_AXES = ("slices", "rows", "columns")
+REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
+
+
+class KspaceFile:
+    """An open fastMRI file, checked; use it in a `with` statement.
+
+    Attributes:
+        path: the file.
+        n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil.
+        mask: sampled positions, (columns,) or (rows, columns), or None where the file has no mask.
+        encoded_shape: (rows, columns) that the header says were encoded, or None without a header.
+        recon_shape: (rows, columns) to crop the image to, at most the data's own, or None.
+        field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
+        voxel_mm: (row, column, slice) size of its voxels, or None.
+        reference_name: the dataset that `read_reference` reads, or None.
+        has_maps: whether the file holds coil maps, dataset `s_maps`.
+    """
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self.path = path
+        self._file = file
+        self._kspace = require_dataset(file, path, "kspace")
+        single_coil = self._kspace.ndim == 3
+        check_stack(self._kspace, path, IMAGE_AXES if single_coil else COIL_AXES, "c")
+        shape: tuple[int, ...] = self._kspace.shape
+        self.n_slices, self.n_rows, self.n_columns = shape[0], shape[-2], shape[-1]
+        self.n_coils = 1 if single_coil else shape[1]
+        if self.n_coils > MAX_COILS:
+            raise InputError(f"{path}: 'kspace' has {self.n_coils} coils, expected at most {MAX_COILS}")
+        self.mask = _read_mask(file, path, (self.n_rows, self.n_columns))
+        self._set_geometry(_read_geometry(file, path))
+        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, (self.n_rows, self.n_columns))
+        self.has_maps = self._maps is not None
+        self._reference = self._find_reference()
+        self.reference_name: str | None = self._reference and self._reference.name.strip("/")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read_slice(self, index: int) -> ComplexArray:
+        """Read the k-space of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, damaged data, or values that are not finite.
+        """
+        kspace: ComplexArray = read_finite(self._kspace, self.path, index, np.complex64)
+        return kspace.reshape(self.n_coils, self.n_rows, self.n_columns)
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no maps, no such slice, damaged or non-finite data, or maps that are all zero.
+        """
+        if self._maps is None:
+            raise InputError(f"{self.path}: no dataset 's_maps'; estimate the coil maps or give a maps file")
+        return _read_maps(self._maps, self.path, index)
+
+    def read_reference(self, index: int) -> ComplexArray | FloatArray:
+        """Read the reference image of one slice, complex64 or float32 (rows, columns), perhaps cropped.
+
+        Raises:
+            InputError: no reference, no such slice, or damaged or non-finite data.
+        """
+        if self._reference is None:
+            raise InputError(f"{self.path}: no reference image, expected one of {', '.join(REFERENCE_NAMES)}")
+        dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
+        image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
+        return image
+
+    def _set_geometry(self, geometry: ScanGeometry | None) -> None:
+        self.encoded_shape: tuple[int, int] | None = None
+        self.recon_shape: tuple[int, int] | None = None
+        self.field_of_view_mm: tuple[float, float, float] | None = None
+        self.voxel_mm: tuple[float, float, float] | None = None
+        if geometry is None:
+            return
+        rows, columns, depth = geometry.recon.matrix_size
+        extents = geometry.recon.field_of_view_mm
+        self.encoded_shape = geometry.encoded.matrix_size[:2]
+        self.recon_shape = (min(rows, self.n_rows), min(columns, self.n_columns))
+        self.voxel_mm = (extents[0] / rows, extents[1] / columns, extents[2] / depth)
+        self.field_of_view_mm = extents
+
+    def _find_reference(self) -> h5py.Dataset | None:
+        for name in REFERENCE_NAMES:
+            found = find_dataset(self._file, self.path, name)
+            if found is not None:
+                check_stack(found, self.path, IMAGE_AXES, "cf" if name == "reference" else "f")
+                if found.shape[0] != self.n_slices:
+                    raise InputError(
+                        f"{self.path}: {name!r} has {found.shape[0]} slices, expected {self.n_slices}"
+                    )
+                return found
+        return None
+
+
+class MapsFile:
+    """An open file of coil maps, checked against the k-space they go with; for a `with` statement."""
+
+    def __init__(self, file: h5py.File, path: Path, maps: h5py.Dataset) -> None:
+        self.path = path
+        self._file = file
+        self._maps = maps
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, damaged or non-finite data, or maps that are all zero.
+        """
+        return _read_maps(self._maps, self.path, index)
+
+
+def open_kspace(path: Path) -> KspaceFile:
+    """Open a fastMRI file and check everything but the slices' values.
+
+    Raises:
+        InputError: the file, `kspace`, `mask`, `s_maps`, the reference or the header is not as it must be.
+    """
+    file = open_hdf5(path)
+    try:
+        return KspaceFile(file, path)
+    except BaseException:
+        file.close()
+        raise
+
+
+def open_maps(path: Path, n_slices: int, n_coils: int, shape: tuple[int, int]) -> MapsFile:
+    """Open a file whose dataset `s_maps` holds the coil maps of a k-space of this size.
+
+    Args:
+        path: the HDF5 file.
+        n_slices: slices of the k-space.
+        n_coils: coils of the k-space.
+        shape: (rows, columns) of the k-space.
+
+    Raises:
+        InputError: the file or `s_maps` is not as it must be, or is of another size.
+    """
+    file = open_hdf5(path)
+    try:
+        require_dataset(file, path, "s_maps")
+        return MapsFile(file, path, _find_maps(file, path, n_slices, n_coils, shape))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _find_maps(
+    file: h5py.File, path: Path, n_slices: int, n_coils: int, shape: tuple[int, int]
+) -> h5py.Dataset | None:
+    maps = find_dataset(file, path, "s_maps")
+    if maps is None:
+        return None
+    check_stack(maps, path, COIL_AXES, "c")
+    expected = (n_slices, n_coils, *shape)
+    if maps.shape != expected:
+        raise InputError(f"{path}: 's_maps' has shape {maps.shape}, expected {expected} as k-space has")
+    return maps
+
+
+def _read_maps(dataset: h5py.Dataset, path: Path, index: int) -> ComplexArray:
+    maps: ComplexArray = read_finite(dataset, path, index, np.complex64)
+    if not maps.any():
+        raise InputError(f"{path}: slice {index} of 's_maps' is all zero; repair it or leave this slice out")
+    return maps
+
+
+def _read_mask(file: h5py.File, path: Path, shape: tuple[int, int]) -> BoolArray | None:
+    """Read the mask; what is not 0 counts as sampled."""
+    dataset = find_dataset(file, path, "mask")
+    if dataset is None:
+        return None
+    wanted = [shape[1:], shape]
+    stored: tuple[int, ...] | None = dataset.shape
+    squeezed = None if stored is None else tuple(size for size in stored if size != 1)
+    fitting = [each for each in wanted if squeezed == tuple(size for size in each if size != 1)]
+    if not fitting:
+        raise InputError(
+            f"{path}: 'mask' has shape {stored}, expected ({shape[1]},) for the columns of k-space "
+            f"or {shape} for its rows and columns"
+        )
+    with reading(path, "'mask'"):
+        if dataset.dtype.kind not in "biuf":
+            raise InputError(f"{path}: 'mask' has dtype {dataset.dtype}, expected bool, int or float")
+        values: NDArray[np.generic] = dataset[()].reshape(fitting[0])
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: 'mask' has values that are not finite, expected 0 and 1; repair it")
+    mask: BoolArray = values != 0
+    if not mask.any():
+        raise InputError(f"{path}: 'mask' is all zero, expected sampled positions; repair it or give a mask")
+    return mask
+
+
+def _read_geometry(file: h5py.File, path: Path) -> ScanGeometry | None:
+    dataset = find_dataset(file, path, "ismrmrd_header")
+    if dataset is None:
+        return None
+    with reading(path, "'ismrmrd_header'"):
+        small = dataset.shape == () and dataset.dtype.itemsize <= MAX_HEADER_BYTES
+        text = dataset[()] if small else None
+    if isinstance(text, str):
+        text = text.encode()
+    if not isinstance(text, bytes):
+        raise InputError(f"{path}: 'ismrmrd_header' is not one short string, expected ISMRMRD XML; remove it")
+    return parse_header(text, f"{path}: 'ismrmrd_header'")

@@ -1,0 +1,178 @@
+"""HDF5 files from strangers: every fault becomes one line, and no file may reach into another."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.json_object import format_object, parse_object
+
+MAX_SLICE_BYTES = 2 * 1024**3
+MAX_JSON_BYTES = 64 * 1024**2
+MAX_NAMES_SHOWN = 10
+MAX_REASON_LENGTH = 160
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading.
+
+    Raises:
+        InputError: there is no such file, or it is truncated or not HDF5.
+    """
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; check the path")
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: is not a plain file, expected an HDF5 file; name the file itself")
+    with reading(path, "the file"):
+        return h5py.File(path, "r")
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what h5py raises for a damaged file into an InputError that names `what`."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+        raise InputError(
+            f"{path}: {what} cannot be read, it is truncated, damaged or not HDF5 ({reason}); fetch it again"
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[h5py.File]:
+    """Give a new HDF5 file that appears at `path` whole or not at all.
+
+    Raises:
+        InputError: the output cannot be written, before or during the writing.
+    """
+    with replacing(path) as temporary:
+        # Without a chunk cache a failed write is met here, not when a dataset is freed.
+        file = h5py.File(temporary, "w", rdcc_nbytes=0)
+        try:
+            yield file
+        finally:
+            try:
+                file.close()
+            except RuntimeError as error:
+                raise OSError("HDF5 could not bring the file to the disk") from error
+
+
+def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
+    """Give the dataset `name`, or None where there is none.
+
+    Raises:
+        InputError: it is no dataset, or its data lie outside the file: a link, a virtual dataset or
+            external storage would let a file read any other file of this machine.
+    """
+    with reading(path, f"dataset {name!r}"):
+        link = file.get(name, getlink=True)
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise InputError(f"{path}: {name!r} is a link, expected a dataset; copy the data into the file")
+        found = file[name]
+        if not isinstance(found, h5py.Dataset):
+            raise InputError(f"{path}: {name!r} is not a dataset; check how the file was written")
+        if found.is_virtual or found.external:
+            raise InputError(f"{path}: {name!r} keeps its data in other files; copy them into the file")
+        return found
+
+
+def dataset_names(path: Path) -> list[str]:
+    """Give the names at the top of an HDF5 file, in order.
+
+    Raises:
+        InputError: there is no such file, or it is truncated or not HDF5.
+    """
+    with open_hdf5(path) as file, reading(path, "the list of datasets"):
+        return sorted(file)
+
+
+def require_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+    """Give the dataset `name`; InputError lists what the file holds where it is missing."""
+    found = find_dataset(file, path, name)
+    if found is None:
+        with reading(path, "the list of datasets"):
+            names = sorted(file)
+        shown = ", ".join(repr(each) for each in names[:MAX_NAMES_SHOWN]) or "nothing"
+        more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
+        raise InputError(f"{path}: no dataset {name!r}, the file holds {shown}{more}; check the file")
+    return found
+
+
+def check_stack(dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds: str) -> None:
+    """Check a stack of slices before any of it is read: axes, dtype kind, and the bytes of one slice.
+
+    Raises:
+        InputError: an axis is missing or empty, the dtype kind is not among `kinds` (NumPy's letters),
+            or one slice or one chunk takes more than 2 GiB.
+    """
+    label = f"{path}: {dataset.name.strip('/')!r}"
+    with reading(path, repr(dataset.name)):
+        shape, dtype, chunks = dataset.shape, dataset.dtype, dataset.chunks
+    if shape is None or len(shape) != len(axes):
+        raise InputError(f"{label} has shape {shape}, expected ({', '.join(axes)})")
+    if 0 in shape:
+        raise InputError(f"{label} has shape {shape}, an empty axis; expected at least one of each")
+    if dtype.kind not in kinds:
+        expected = " or ".join({"c": "complex", "f": "float"}[kind] for kind in kinds)
+        raise InputError(f"{label} has dtype {dtype}, expected {expected}; check how the file was written")
+    largest = max(math.prod(shape[1:]), math.prod(chunks or ())) * dtype.itemsize
+    if largest > MAX_SLICE_BYTES:
+        raise InputError(
+            f"{label} with shape {shape} and chunks {chunks} needs {largest} bytes to read one slice, "
+            f"expected at most {MAX_SLICE_BYTES}; crop or rechunk the file"
+        )
+
+
+def read_finite(dataset: h5py.Dataset, path: Path, index: int, dtype: type) -> NDArray[Any]:
+    """Read slice `index` of a checked stack as `dtype`.
+
+    Raises:
+        InputError: the index is out of range, the chunk is damaged, or a value is not finite.
+    """
+    name = dataset.name.strip("/")
+    if not 0 <= index < dataset.shape[0]:
+        raise InputError(f"{path}: no slice {index} in {name!r}, expected 0 to {dataset.shape[0] - 1}")
+    with reading(path, f"slice {index} of {name!r}"):
+        stored = dataset[index]
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is counted below
+        values: NDArray[Any] = np.asarray(stored, dtype=dtype)
+    n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if n_bad:
+        raise InputError(
+            f"{path}: slice {index} of {name!r} has {n_bad} of {values.size} values that are not finite "
+            f"in {np.dtype(dtype).name}; repair the file or leave this slice out"
+        )
+    return values
+
+
+def write_json_attribute(file: h5py.File, name: str, value: dict[str, Any]) -> None:
+    """Store a JSON object as a string of variable length, which has no 64 KiB limit."""
+    file.attrs.create(name, format_object(value), dtype=h5py.string_dtype())
+
+
+def read_json_attribute(file: h5py.File, path: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object from the attribute `name` of the file.
+
+    Raises:
+        InputError: there is none, it is longer than 64 MiB, or it is not a JSON object.
+    """
+    with reading(path, f"attribute {name!r}"):
+        text = file.attrs.get(name)
+    if not isinstance(text, str | bytes):
+        raise InputError(f"{path}: no attribute {name!r} with JSON text; expected a file of this program")
+    if len(text) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: attribute {name!r} is {len(text)} long, expected at most {MAX_JSON_BYTES}")
+    return parse_object(text, f"{path}: attribute {name!r}")

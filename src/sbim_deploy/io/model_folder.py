@@ -1,0 +1,265 @@
+"""The model folder: a manifest and the files whose hashes it names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sbim_deploy.errors import ChecksumError, InputError
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.json_object import format_object, parse_object
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 1024**2
+MAX_NUMBER = 2**53
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+}
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """The noise levels the model was trained on, from the largest sigma to the smallest."""
+
+    sigma_begin: float
+    sigma_end: float
+    n_levels: int
+    distribution: str = "geometric"
+
+    def __post_init__(self) -> None:
+        """Raise InputError for levels that do not fall."""
+        _check_plain_fields(self)
+        if not self.sigma_begin > self.sigma_end > 0 or self.n_levels < 2:
+            raise InputError(
+                f"noise levels go from {self.sigma_begin} to {self.sigma_end} in {self.n_levels}, "
+                "expected sigma_begin > sigma_end > 0 and n_levels of at least 2"
+            )
+        if self.distribution != "geometric":
+            raise InputError(f"distribution is {self.distribution!r}, expected 'geometric'")
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """The annealed Langevin settings that the model's authors used."""
+
+    step_lr: float
+    n_steps_each: int
+    data_weight: float
+    start_level: int
+
+    def __post_init__(self) -> None:
+        """Raise InputError for settings out of range."""
+        _check_plain_fields(self)
+        if self.step_lr <= 0 or self.n_steps_each < 1 or self.data_weight < 0 or self.start_level < 0:
+            raise InputError(
+                f"sampling is {asdict(self)}, expected step_lr > 0, n_steps_each of at least 1, "
+                "data_weight and start_level of at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a file of the folder must be: its SHA-256, hexadecimal, and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        """Raise InputError for what is no SHA-256 or no size."""
+        _check_plain_fields(self)
+        _check_sha256("sha256", self.sha256)
+        if self.bytes < 0:
+            raise InputError(f"bytes is {self.bytes}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class ModelManifest:
+    """What a model folder holds and how the model was made.
+
+    Rows and columns of the network's input must be multiples of `size_multiple`.
+    """
+
+    format_version: int
+    name: str
+    architecture: str
+    ngf: int
+    channels: int
+    size_multiple: int
+    noise_levels: NoiseLevels
+    sampling: SamplingDefaults
+    normalisation: str
+    ema: bool
+    dtype: str
+    opset: int
+    checkpoint_sha256: str
+    training_data: str
+    intended_use: str
+    anatomy: str
+    exported_with: Mapping[str, str]
+    files: Mapping[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a version this program does not know or values out of range."""
+        _check_version(self.format_version)
+        _check_plain_fields(self)
+        for name in ("ngf", "channels", "size_multiple", "opset"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.sampling.start_level >= self.noise_levels.n_levels:
+            raise InputError(
+                f"start_level is {self.sampling.start_level}, expected less than {self.noise_levels.n_levels}"
+            )
+        _check_sha256("checkpoint_sha256", self.checkpoint_sha256)
+        if not all(isinstance(version, str) for version in self.exported_with.values()):
+            raise InputError("exported_with holds something else than version texts")
+        if not self.files:
+            raise InputError("files is empty, expected the files of the model")
+        for name in self.files:
+            if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
+                raise InputError(f"files names {name!r}, expected a plain file name within the folder")
+
+
+def read_manifest(folder: Path) -> ModelManifest:
+    """Read and check `manifest.json`; the files themselves are left to `verify_files`.
+
+    Raises:
+        InputError: no folder, no manifest, or a manifest that is not as it must be.
+    """
+    if not os.path.isdir(folder):
+        raise InputError(f"{folder}: no such folder, expected a model folder; check the path")
+    path = folder / MANIFEST_NAME
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such file; {folder} is not a model folder, export the model again")
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise InputError(f"{path}: is longer than {MAX_MANIFEST_BYTES} bytes, not a manifest; export again")
+    try:
+        return _manifest_from(parse_object(text, str(path)))
+    except InputError as error:
+        known = str(error).startswith(str(path))
+        raise error if known else InputError(f"{path}: {error}") from None
+
+
+def write_manifest(folder: Path, manifest: ModelManifest) -> None:
+    """Write `manifest.json` into the folder, whole or not at all.
+
+    Raises:
+        InputError: the folder is missing or cannot be written.
+    """
+    with replacing(folder / MANIFEST_NAME) as temporary:
+        temporary.write_text(format_object(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def verify_files(folder: Path, manifest: ModelManifest) -> None:
+    """Compare every listed file with its size and its SHA-256.
+
+    Raises:
+        ChecksumError: a file is missing or is not the one listed.
+    """
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not os.path.isfile(path):
+            raise ChecksumError(f"{path}: is missing, the manifest lists it; copy the model folder again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise ChecksumError(
+                f"{path}: got {size} bytes, expected {entry.bytes}; copy the model folder again"
+            )
+        digest = file_sha256(path)
+        if digest != entry.sha256:
+            raise ChecksumError(
+                f"{path}: got SHA-256 {digest[:12]}..., expected {entry.sha256[:12]}...; "
+                "the file was changed, copy the model folder again"
+            )
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Give the entry of a file for the manifest.
+
+    Raises:
+        InputError: `path` is no plain file or cannot be read.
+    """
+    return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+
+
+def model_digest(manifest: ModelManifest) -> str:
+    """Give one SHA-256 over the names and hashes of the files, whatever their order."""
+    lines = sorted(f"{name} {entry.sha256}\n" for name, entry in manifest.files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _manifest_from(stored: dict[str, Any]) -> ModelManifest:
+    _check_version(stored.get("format_version"))  # first: the keys of another version may well differ
+    _check_keys("the manifest", stored, ModelManifest)
+    files = _mapping("files", stored["files"])
+    return ModelManifest(
+        **{
+            **stored,
+            "noise_levels": _nested("noise_levels", stored["noise_levels"], NoiseLevels),
+            "sampling": _nested("sampling", stored["sampling"], SamplingDefaults),
+            "exported_with": _mapping("exported_with", stored["exported_with"]),
+            "files": {name: _nested(f"files[{name!r}]", entry, FileEntry) for name, entry in files.items()},
+        }
+    )
+
+
+def _check_version(version: object) -> None:
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"format_version is {version!r}, expected {FORMAT_VERSION}; "
+            "export the model again or update sbim-deploy"
+        )
+
+
+def _nested(where: str, stored: object, kind: type[Any]) -> Any:
+    mapping = _mapping(where, stored)
+    _check_keys(where, mapping, kind)
+    return kind(**mapping)
+
+
+def _mapping(where: str, stored: object) -> dict[str, Any]:
+    if not isinstance(stored, dict):
+        raise InputError(f"{where} is {type(stored).__name__}, expected an object")
+    return stored
+
+
+def _check_keys(where: str, stored: dict[str, Any], kind: type[Any]) -> None:
+    expected = {field.name for field in fields(kind)}
+    missing, unknown = sorted(expected - stored.keys()), sorted(stored.keys() - expected)
+    if missing or unknown:
+        raise InputError(f"{where} lacks {missing} and has unknown {unknown}; export the model again")
+
+
+def _check_plain_fields(record: Any) -> None:
+    for field in fields(record):
+        types = _PLAIN_TYPES.get(str(field.type))
+        if types is None:
+            continue
+        value = getattr(record, field.name)
+        if not isinstance(value, types) or isinstance(value, bool) != (bool in types):
+            raise InputError(f"{field.name} is {value!r}, expected {field.type}")
+        # Written so that NaN fails too, and integers too long to become a float.
+        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+            raise InputError(f"{field.name} is not a finite number up to {MAX_NUMBER}")
+
+
+def _check_sha256(name: str, value: str) -> None:
+    if not _SHA256.fullmatch(value):
+        raise InputError(f"{name} is {value[:80]!r}, expected 64 lower-case hexadecimal digits")

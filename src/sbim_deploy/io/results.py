@@ -1,0 +1,327 @@
+"""Reconstructions out: kept slice by slice while they are made, one HDF5 file at the end.
+
+Finished slices wait in a hidden folder beside the output, `.OUT.h5.partial/`, each in a file that was
+renamed into place whole, so that a run killed at any moment can be resumed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.hdf5 import (
+    check_stack,
+    open_hdf5,
+    read_finite,
+    read_json_attribute,
+    reading,
+    require_dataset,
+    write_json_attribute,
+    writing,
+)
+from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.records import ComplexArray, FloatArray
+
+IMAGE_AXES = ("slices", "rows", "columns")
+MAX_SHOWN = 60
+BYTES_PER_PIXEL = 16  # complex64, its float32 magnitude and the zero-filled one
+
+
+class ResultWriter:
+    """The slices of one run, finished and pending; use it in a `with` statement.
+
+    Without `resume` an older partial folder is discarded and an older output is replaced at the end.
+    With `resume` the finished slices of a run of the same identity are kept; where the output itself is
+    already there, complete and of the same identity, nothing is pending and `finish` leaves it as it is;
+    where there is neither, the run starts from the beginning. A damaged slice file counts as pending.
+    However the `with` statement is left, finished slices stay until `finish`.
+
+    Attributes:
+        path: the output file.
+        slice_indices: the slices of the run, in the order of the output.
+
+    Raises:
+        InputError: the output cannot be written, or a run of another identity is to be resumed.
+    """
+
+    def __init__(
+        self, path: Path, identity: dict[str, Any], slice_indices: Sequence[int], resume: bool
+    ) -> None:
+        self.path = path
+        self.slice_indices = tuple(int(index) for index in slice_indices)
+        if not self.slice_indices or len(set(self.slice_indices)) != len(self.slice_indices):
+            raise InputError(f"{path}: got slices {self.slice_indices}, expected at least one, none twice")
+        check_writable(path)
+        self._folder = path.with_name(f".{path.name}.partial")
+        # JSON has no tuples: compare what will be read back, not what was given.
+        self._identity = parse_object(format_object(identity), "the identity of the run")
+        self._shape: tuple[int, ...] | None = None
+        self._done: set[int] = set()
+        self._complete = False
+        if resume and (self._folder / "run.json").is_file():
+            self._resume()
+        elif resume and os.path.isfile(path):
+            self._adopt_output()
+        if not self._done and not self._complete:
+            self._start_over()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._done:
+            self._discard()
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """The slice indices that are not done yet, in the order of the output."""
+        if self._complete:
+            return ()
+        return tuple(index for index in self.slice_indices if index not in self._done)
+
+    def write(self, index: int, image: ComplexArray, zero_filled: ComplexArray, residual: float) -> None:
+        """Keep one finished slice.
+
+        Args:
+            index: the slice, one of `slice_indices`.
+            image: complex64 (rows, columns), of one size in all slices.
+            zero_filled: the image of the measured data alone, of the same size.
+            residual: the relative distance of the image from the measured data.
+
+        Raises:
+            InputError: the slice cannot be written.
+        """
+        if index not in self.slice_indices:
+            raise ValueError(f"slice {index} is not one of this run")
+        if image.ndim != 2 or image.dtype != np.complex64 or self._shape not in (None, image.shape):
+            raise ValueError(
+                f"image is {image.dtype} {image.shape}, expected complex64 {self._shape or '2 axes'}"
+            )
+        if zero_filled.shape != image.shape:
+            raise ValueError(f"zero_filled is {zero_filled.shape}, expected {image.shape}")
+        with replacing(self._slice_path(index)) as temporary:
+            magnitude = np.abs(zero_filled)
+            np.savez(temporary, image=image, zero_filled=magnitude, residual=np.float32(residual))
+        self._shape = image.shape
+        self._done.add(index)
+
+    def finish(self, provenance: dict[str, Any]) -> None:
+        """Assemble the output from the finished slices and remove the partial folder.
+
+        Args:
+            provenance: how the images came about, stored as JSON in the attribute `provenance`.
+
+        Raises:
+            InputError: the output cannot be written, or a finished slice was damaged meanwhile.
+        """
+        if self._complete:
+            return
+        if self.pending or self._shape is None:
+            raise ValueError(f"slices {self.pending} are not written yet")
+        check_free_space(self._folder, len(self.slice_indices) * math.prod(self._shape) * BYTES_PER_PIXEL)
+        # Assembled within the folder, so that a kill meanwhile leaves nothing beside the output.
+        assembled = self._folder / self.path.name
+        with writing(assembled) as file:
+            self._assemble(file, (len(self.slice_indices), *self._shape))
+            write_json_attribute(file, "identity", self._identity)
+            write_json_attribute(file, "provenance", provenance)
+        with replacing(self.path) as temporary:
+            os.replace(assembled, temporary)
+        self._complete = True
+        self._discard()
+
+    def _assemble(self, file: h5py.File, shape: tuple[int, ...]) -> None:
+        # In chunks: on a full disk HDF5 crashes when a dataset without them is freed.
+        images = file.create_dataset("image", shape, np.complex64, chunks=(1, *shape[1:]))
+        magnitudes = file.create_dataset("reconstruction", shape, np.float32, chunks=(1, *shape[1:]))
+        zero_filled = file.create_dataset("zero_filled", shape, np.float32, chunks=(1, *shape[1:]))
+        residuals = file.create_dataset("residual", shape[:1], np.float32)
+        for position, index in enumerate(self.slice_indices):
+            finished = _load_slice(self._slice_path(index))
+            if finished is None or finished.image.shape != shape[1:]:
+                raise InputError(f"{self._slice_path(index)}: is damaged; run again with --resume")
+            images[position], residuals[position] = finished.image, finished.residual
+            magnitudes[position], zero_filled[position] = np.abs(finished.image), finished.zero_filled
+        file["slice_index"] = np.asarray(self.slice_indices, np.int32)
+
+    def _slice_path(self, index: int) -> Path:
+        return self._folder / f"slice_{index:06d}.npz"
+
+    def _resume(self) -> None:
+        record = self._folder / "run.json"
+        try:
+            found = parse_object(record.read_bytes(), str(record))
+        except OSError as error:
+            raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
+        _check_same_run(found, self._identity, self._folder)
+        for index in self.slice_indices:
+            finished = _load_slice(self._slice_path(index))
+            if finished is not None and self._shape in (None, finished.image.shape):
+                self._shape = finished.image.shape
+                self._done.add(index)
+
+    def _adopt_output(self) -> None:
+        try:
+            with open_result(self.path) as result:
+                found, indices = result.identity, result.slice_indices
+        except InputError:
+            return  # whatever it is, it is not a finished run, and the output replaces it
+        _check_same_run(found, self._identity, self.path)
+        self._complete = indices == self.slice_indices
+
+    def _start_over(self) -> None:
+        self._discard()
+        try:
+            self._folder.mkdir()
+        except OSError as error:
+            raise InputError(
+                f"{self._folder}: cannot be made ({error.strerror}); name another output"
+            ) from error
+        with replacing(self._folder / "run.json") as temporary:
+            temporary.write_text(format_object(self._identity), encoding="utf-8")
+
+    def _discard(self) -> None:
+        if not os.path.lexists(self._folder):
+            return
+        try:
+            # run.json goes first: without it what a kill leaves behind is never resumed.
+            (self._folder / "run.json").unlink(missing_ok=True)
+            shutil.rmtree(self._folder)
+        except OSError as error:
+            raise InputError(f"{self._folder}: cannot be removed ({error.strerror}); remove it") from error
+
+
+class ResultFile:
+    """An open result, checked; use it in a `with` statement.
+
+    Attributes:
+        path: the file.
+        n_slices: number of images.
+        shape: (rows, columns) of each image.
+        slice_indices: for each image the slice of the k-space file it was made from.
+        residual: float32 (n_slices,), the relative distance of each image from the measured data.
+        identity: what the run was made of.
+        provenance: how the images came about.
+    """
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self.path = path
+        self._file = file
+        self._images = require_dataset(file, path, "image")
+        check_stack(self._images, path, IMAGE_AXES, "c")
+        self._zero_filled = require_dataset(file, path, "zero_filled")
+        check_stack(self._zero_filled, path, IMAGE_AXES, "f")
+        if self._zero_filled.shape != self._images.shape:
+            raise InputError(
+                f"{path}: 'zero_filled' is {self._zero_filled.shape}, 'image' {self._images.shape}"
+            )
+        self.n_slices: int = self._images.shape[0]
+        self.shape: tuple[int, int] = self._images.shape[1:]
+        indices = _read_column(file, path, "slice_index", self.n_slices, "i")
+        self.slice_indices = tuple(int(index) for index in indices)
+        self.residual: FloatArray = _read_column(file, path, "residual", self.n_slices, "f")
+        self.identity = read_json_attribute(file, path, "identity")
+        self.provenance = read_json_attribute(file, path, "provenance")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def read_image(self, position: int) -> ComplexArray:
+        """Read the image at a position of `slice_indices`, complex64 (rows, columns).
+
+        Raises:
+            InputError: no such image, or damaged or non-finite data.
+        """
+        image: ComplexArray = read_finite(self._images, self.path, position, np.complex64)
+        return image
+
+    def read_zero_filled(self, position: int) -> FloatArray:
+        """Read the magnitude of the measured data alone, float32 (rows, columns).
+
+        Raises:
+            InputError: no such image, or damaged or non-finite data.
+        """
+        image: FloatArray = read_finite(self._zero_filled, self.path, position, np.float32)
+        return image
+
+
+def open_result(path: Path) -> ResultFile:
+    """Open a file that `ResultWriter` wrote.
+
+    Raises:
+        InputError: the file is missing, truncated or not such a result.
+    """
+    file = open_hdf5(path)
+    try:
+        return ResultFile(file, path)
+    except BaseException:
+        file.close()
+        raise
+
+
+@dataclass(frozen=True)
+class _FinishedSlice:
+    image: ComplexArray
+    zero_filled: FloatArray
+    residual: np.float32
+
+
+def _load_slice(path: Path) -> _FinishedSlice | None:
+    """Load a finished slice, or None where it is missing or damaged."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
+    whole = image.dtype == np.complex64 and image.ndim == 2 and residual.shape == ()
+    if not whole or zero_filled.dtype != np.float32 or zero_filled.shape != image.shape:
+        return None
+    return _FinishedSlice(image, zero_filled, np.float32(residual))
+
+
+def _check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
+    differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if differing:
+        detail = ", ".join(
+            f"{key} (got {_shown(expected.get(key))}, expected {_shown(found.get(key))})" for key in differing
+        )
+        raise InputError(
+            f"{where}: was begun by a run that differs in {detail}; "
+            "give the same input and options, or start over without --resume"
+        )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str) -> np.ndarray[Any, Any]:
+    dataset = require_dataset(file, path, name)
+    with reading(path, repr(name)):
+        if dataset.shape != (length,) or dataset.dtype.kind != kind:
+            raise InputError(
+                f"{path}: {name!r} is {dataset.dtype} {dataset.shape}, expected {(length,)}, "
+                f"{'float' if kind == 'f' else 'integer'}"
+            )
+        values: np.ndarray[Any, Any] = dataset[:]
+    return values

@@ -1,0 +1,190 @@
+"""ESPIRiT coil-sensitivity maps from the fully sampled centre of k-space.
+
+Uecker et al., "ESPIRiT - an eigenvalue approach to autocalibrating parallel MRI: where SENSE meets GRAPPA",
+Magn Reson Med 71:990-1001 (2014), doi 10.1002/mrm.24751, section Theory, whose V_parallel, W and G_q appear
+below. Options and defaults follow ``bart ecalib -m1``.
+
+G_q is a trigonometric polynomial of degree kernel_width - 1 over the field of view, so its first eigenvector
+is found on a coarse grid and carried to the image grid by a periodic cubic spline. Interpolation and power
+iteration are also among the accelerations of Lobos et al., arXiv 2302.13431.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from sbim_deploy.mri.fourier import centre_crop
+from sbim_deploy.records import ComplexArray, FloatArray
+
+MIN_CALIB_WIDTH = 24  # BART's default -r
+POWER_ITERATIONS = 30  # as BART
+GRID_POINTS_PER_KERNEL_SAMPLE = 12  # on the object the maps are those of the full grid to about 1e-5
+EIGENVALUE_FLOOR = 1e-6  # keeps the power iteration from dividing by zero where no coil sees anything
+
+
+def espirit_maps(
+    calibration: ComplexArray,
+    shape: tuple[int, int],
+    *,
+    kernel_width: int = 6,
+    threshold: float = 0.001,
+    crop: float = 0.0,
+) -> ComplexArray:
+    """Estimate one set of coil-sensitivity maps (ESPIRiT, doi 10.1002/mrm.24751).
+
+    The coils' first principal component is real and positive in every pixel: this fixes the phase of the maps
+    up to one constant.
+
+    Args:
+        calibration: Fully sampled centre of the centred k-space, (coil, ky, kx), in any unit. The longer side
+            is cut around its centre to the shorter one's length, but not below 24 samples.
+        shape: Rows and columns of the image grid, which spans the calibration's field of view.
+        kernel_width: Side of the square k-space kernels, in samples (BART's -k).
+        threshold: Kernels whose squared singular value is at most this fraction of the largest belong to the
+            null space (BART's -t).
+        crop: Maps are zero where the largest eigenvalue, about 1 on the object, is below this (BART's -c,
+            whose default is 0.8).
+
+    Returns:
+        Maps (coil, rows, columns) with unit root sum of squares over the coils, or zero where cropped.
+
+    Raises:
+        ValueError: The calibration is smaller than the kernel, not finite or all zero, or an option is out of
+            its range.
+    """
+    _check_options(shape, kernel_width, threshold, crop)
+    _check_calibration(calibration, kernel_width)
+    calibration = _cut_and_scale(calibration)
+    grid = tuple(min(n, GRID_POINTS_PER_KERNEL_SAMPLE * kernel_width) for n in shape)
+    operators = _image_operators(_window_filter(_signal_kernels(calibration, kernel_width, threshold)), grid)
+    vectors, eigenvalues = _first_eigenvectors(operators, _principal_coil(calibration))
+
+    rows, columns = (_spline_matrix(coarse, fine) for coarse, fine in zip(grid, shape, strict=True))
+    coarse_maps = np.ascontiguousarray(vectors.T).reshape(-1, *grid)
+    along_columns = coarse_maps @ columns.T.astype(np.complex64)
+    # The weights are real: as real arrays the larger product is half the work.
+    maps: ComplexArray = (rows @ along_columns.view(np.float32)).view(np.complex64)
+    norm = np.sqrt(sum(np.einsum("cyx,cyx->yx", part, part) for part in (maps.real, maps.imag)))
+    scale = 1 / np.maximum(norm, np.finfo(np.float32).tiny)
+    if crop > 0:
+        scale[rows @ eigenvalues.reshape(grid) @ columns.T < crop] = 0
+    maps *= scale
+    return maps
+
+
+def _check_options(shape: tuple[int, int], kernel_width: int, threshold: float, crop: float) -> None:
+    if len(shape) != 2 or min(shape) < 1:
+        raise ValueError(f"shape: got {shape}, expected two positive numbers (rows, columns)")
+    if kernel_width < 1:
+        raise ValueError(f"kernel_width: got {kernel_width}, expected at least 1 sample")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold: got {threshold}, expected a number above 0 and below 1")
+    if not 0 <= crop <= 1:
+        raise ValueError(f"crop: got {crop}, expected a number from 0 to 1")
+
+
+def _check_calibration(calibration: ComplexArray, kernel_width: int) -> None:
+    if calibration.ndim != 3 or calibration.shape[0] < 1:
+        raise ValueError(f"calibration: got shape {calibration.shape}, expected (coil, ky, kx)")
+    n_ky, n_kx = calibration.shape[1:]
+    if min(n_ky, n_kx) < kernel_width:
+        raise ValueError(
+            f"calibration: got {n_ky} x {n_kx} samples, "
+            f"expected the kernel's {kernel_width} x {kernel_width} or more"
+        )
+    if not np.isfinite(calibration).all():
+        raise ValueError("calibration: got NaN or infinite samples, expected finite ones")
+
+
+def _cut_and_scale(calibration: ComplexArray) -> ComplexArray:
+    """Cut the longer side; scale the largest sample to 1, so that squares stay within single precision."""
+    sides = calibration.shape[1:]
+    width = max(min(sides), MIN_CALIB_WIDTH)
+    block = centre_crop(calibration, [min(side, width) for side in sides])
+    largest = np.abs(block).max()
+    if largest == 0:
+        raise ValueError("calibration: got zeros only, expected a signal")
+    scaled: ComplexArray = (block / largest).astype(np.complex64)
+    return scaled
+
+
+def _signal_kernels(calibration: ComplexArray, kernel_width: int, threshold: float) -> ComplexArray:
+    """Return V_parallel, (coil, dy, dx, kernel): an orthonormal basis of the calibration's windows.
+
+    It comes from the smaller of the calibration matrix's two Gram matrices.
+    """
+    n_coils = len(calibration)
+    windows = np.lib.stride_tricks.sliding_window_view(calibration, (kernel_width, kernel_width), axis=(1, 2))
+    matrix = windows.transpose(0, 3, 4, 1, 2).reshape(n_coils * kernel_width**2, -1)
+    few_windows = matrix.shape[1] < matrix.shape[0]
+    gram = matrix.conj().T @ matrix if few_windows else matrix @ matrix.conj().T
+
+    # The largest eigenvalue is at least sum(values^2) / sum(values): none below this bound can count.
+    bound = threshold * np.linalg.norm(gram) ** 2 / np.trace(gram).real
+    values, vectors = scipy.linalg.eigh(gram, subset_by_value=(bound, np.inf), driver="evr")
+    vectors = vectors[:, values > threshold * values[-1]]
+    basis = np.linalg.qr(matrix @ vectors if few_windows else vectors).Q
+    return basis.reshape(n_coils, kernel_width, kernel_width, -1)
+
+
+def _window_filter(kernels: ComplexArray) -> ComplexArray:
+    """Return W as a k-space filter, (dy, dx, coil, coil): project each window, average the overlaps."""
+    n_coils, width, _, n_kernels = kernels.shape
+    flat = kernels.reshape(-1, n_kernels)
+    projector = (flat @ flat.conj().T).reshape(n_coils, width, width, n_coils, width, width)
+    window_filter = np.zeros((2 * width - 1, 2 * width - 1, n_coils, n_coils), np.complex64)
+    for y, x in np.ndindex(width, width):
+        shifts = np.s_[width - 1 - y : 2 * width - 1 - y, width - 1 - x : 2 * width - 1 - x]
+        window_filter[shifts] += projector[:, y, x].transpose(2, 3, 0, 1)
+    window_filter /= width**2
+    window_filter[width - 1, width - 1] += EIGENVALUE_FLOOR * np.eye(n_coils)
+    return window_filter
+
+
+def _image_operators(window_filter: ComplexArray, grid: tuple[int, ...]) -> ComplexArray:
+    """Evaluate G_q, (pixel, coil, coil), on a periodic grid whose first pixel is the image's centre."""
+    n_shifts, _, n_coils, _ = window_filter.shape
+    shifts = np.arange(n_shifts) - n_shifts // 2
+    rows, columns = (np.exp(-2j * np.pi / n * np.outer(range(n), shifts)).astype(np.complex64) for n in grid)
+    along_rows = (rows @ window_filter.reshape(n_shifts, -1)).reshape(grid[0], n_shifts, -1)
+    operators: ComplexArray = (columns @ along_rows).reshape(-1, n_coils, n_coils)
+    return operators
+
+
+def _principal_coil(calibration: ComplexArray) -> ComplexArray:
+    """Return the unit combination of the coils, (coil,), that holds most of the calibration's energy."""
+    samples = calibration.reshape(len(calibration), -1)
+    vector: ComplexArray = np.linalg.eigh(samples @ samples.conj().T).eigenvectors[:, -1]
+    return vector
+
+
+def _first_eigenvectors(operators: ComplexArray, start: ComplexArray) -> tuple[ComplexArray, FloatArray]:
+    """Return the first eigenvectors, (pixel, coil), and eigenvalues, (pixel,), by power iteration.
+
+    The operators are positive definite, so <start, G^n start> > 0: every vector is in phase with the start.
+    """
+    vectors: NDArray[Any] = np.broadcast_to(start[:, None], (*operators.shape[:2], 1))
+    for _ in range(POWER_ITERATIONS):
+        vectors = operators @ vectors
+        eigenvalues = np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors /= eigenvalues
+    return vectors[..., 0], eigenvalues
+
+
+def _spline_matrix(n_coarse: int, n_fine: int) -> FloatArray:
+    """Return periodic cubic-spline interpolation, (fine, coarse): nodes start at the image's centre."""
+    nodes = np.arange(n_coarse)
+
+    def basis(positions: NDArray[Any]) -> NDArray[Any]:
+        separation = positions[:, None] - nodes
+        distance = np.abs((separation + n_coarse / 2) % n_coarse - n_coarse / 2)
+        values: NDArray[Any] = np.maximum(2 - distance, 0) ** 3 - 4 * np.maximum(1 - distance, 0) ** 3
+        return values
+
+    pixels = (np.arange(n_fine) - n_fine // 2) * (n_coarse / n_fine)
+    weights: FloatArray = np.linalg.solve(basis(nodes), basis(pixels).T).T.astype(np.float32)
+    return weights

@@ -1,0 +1,42 @@
+"""Complex images as the networks see them: two channels, real and imaginary. The one place that converts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.records import ComplexArray, FloatArray
+
+
+def to_channels(image: ComplexArray, out: FloatArray | None = None) -> FloatArray:
+    """Return complex (n, ..., rows, columns) as float32 (n, ..., 2, rows, columns)."""
+    shape = (*image.shape[:-2], 2, *image.shape[-2:])
+    channels = np.empty(shape, dtype=np.float32) if out is None else out
+    channels[..., 0, :, :] = image.real
+    channels[..., 1, :, :] = image.imag
+    return channels
+
+
+def from_channels(channels: FloatArray, out: ComplexArray | None = None) -> ComplexArray:
+    """Return float32 (n, ..., 2, rows, columns) as complex (n, ..., rows, columns)."""
+    shape = (*channels.shape[:-3], *channels.shape[-2:])
+    image = np.empty(shape, dtype=np.complex64) if out is None else out
+    image.real = channels[..., 0, :, :]
+    image.imag = channels[..., 1, :, :]
+    return image
+
+
+class EngineScore:
+    """A score engine as the sampler's callable, with buffers for one batch size and grid."""
+
+    def __init__(self, engine: Engine, n_slices: int, grid: tuple[int, int]):
+        self._engine = engine
+        self._channels = np.empty((n_slices, 2, *grid), dtype=np.float32)
+        self._sigma = np.empty(n_slices, dtype=np.float32)
+        self._score = np.empty((n_slices, *grid), dtype=np.complex64)
+
+    def __call__(self, x: ComplexArray, sigma: float) -> ComplexArray:
+        """Return s(x, sigma) of (slice, rows, columns), in a buffer that the next call overwrites."""
+        self._sigma.fill(sigma)
+        inputs = {"x": to_channels(x, self._channels), "sigma": self._sigma}
+        return from_channels(self._engine.run(inputs)["score"], self._score)

@@ -1,0 +1,95 @@
+"""A reconstruction against its reference, and the measured data alone beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.fastmri import KspaceFile, open_kspace
+from sbim_deploy.io.results import open_result
+from sbim_deploy.mri.fourier import centre_crop
+from sbim_deploy.recon.metrics import nrmse, psnr, ssim
+from sbim_deploy.records import FloatArray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How close a magnitude is to the reference's; the data range is the reference's maximum."""
+
+    nrmse: float
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class SliceEvaluation:
+    """The scores of one slice."""
+
+    index: int
+    reconstruction: Scores
+    zero_filled: Scores
+    residual: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of each slice and their means."""
+
+    slices: tuple[SliceEvaluation, ...]
+    mean_reconstruction: Scores
+    mean_zero_filled: Scores
+
+
+def evaluate_file(result_path: Path, reference_path: Path) -> Evaluation:
+    """Score every slice of a result against the reference in its k-space file.
+
+    Raises:
+        InputError: a file is not what it must be, there is no reference, or it is of another object.
+    """
+    with open_result(result_path) as result, open_kspace(reference_path) as kspace:
+        slices = []
+        for position, index in enumerate(result.slice_indices):
+            reference = reference_magnitude(kspace, index, result.shape)
+            slices.append(
+                SliceEvaluation(
+                    index,
+                    score(np.abs(result.read_image(position)), reference),
+                    score(result.read_zero_filled(position), reference),
+                    float(result.residual[position]),
+                )
+            )
+    return Evaluation(
+        tuple(slices),
+        _mean([each.reconstruction for each in slices]),
+        _mean([each.zero_filled for each in slices]),
+    )
+
+
+def reference_magnitude(kspace: KspaceFile, index: int, shape: tuple[int, int]) -> FloatArray:
+    """Return the magnitude of a slice's reference, cropped to the result's shape."""
+    reference: FloatArray = np.abs(kspace.read_reference(index))
+    if any(large < small for large, small in zip(reference.shape, shape, strict=True)):
+        raise InputError(
+            f"{kspace.path}: the reference is {reference.shape}, smaller than the result's {shape}: "
+            "is it the file that was reconstructed?"
+        )
+    cropped: FloatArray = centre_crop(reference, shape)
+    if not cropped.any():
+        raise InputError(f"{kspace.path}: the reference of slice {index} is zero: there is nothing to score")
+    return cropped
+
+
+def score(image: FloatArray, reference: FloatArray) -> Scores:
+    """Return the scores of one magnitude image."""
+    return Scores(nrmse(image, reference), psnr(image, reference), ssim(image, reference))
+
+
+def _mean(scores: list[Scores]) -> Scores:
+    return Scores(
+        float(np.mean([each.nrmse for each in scores])),
+        float(np.mean([each.psnr for each in scores])),
+        float(np.mean([each.ssim for each in scores])),
+    )

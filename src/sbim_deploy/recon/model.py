@@ -1,0 +1,74 @@
+"""A model folder, checked, and its engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.model_folder import ModelManifest, model_digest, read_manifest, verify_files
+from sbim_deploy.samplers.choice import Prior
+
+DEMO = "demo"
+DEMO_FOLDER = Path(__file__).parents[1] / "assets" / "demo"
+BACKENDS = ("auto", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model folder whose files are the ones that its manifest names."""
+
+    folder: Path
+    manifest: ModelManifest
+    digest: str
+
+
+def model_folder(name: str | Path) -> Path:
+    """Return the folder that a name means: the word ``demo`` is the one that ships with the package."""
+    return DEMO_FOLDER if str(name) == DEMO else Path(name)
+
+
+def load_model(name: str | Path) -> Model:
+    """Read and check a model folder.
+
+    Raises:
+        InputError: it is no model folder.
+        ChecksumError: a file of it was changed.
+    """
+    folder = model_folder(name)
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    return Model(folder, manifest, model_digest(manifest))
+
+
+def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
+    """Return an engine for one of the model's graphs: ``score`` or ``step``.
+
+    ``auto`` is ONNX Runtime on the CPU, the one backend that there is so far.
+
+    Raises:
+        InputError: an unknown backend, or a graph that the model does not have.
+        BackendMissingError: the backend is not installed.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    file_name = f"{graph}.onnx"
+    if file_name not in model.manifest.files:
+        raise InputError(f"{model.folder}: the model has no {file_name}: export it again")
+    return OnnxRuntimeEngine(model.folder / file_name, threads)
+
+
+def sampling_prior(manifest: ModelManifest) -> Prior:
+    """Return what the samplers need to know of a model."""
+    levels, sampling = manifest.noise_levels, manifest.sampling
+    return Prior(
+        sigma_begin=levels.sigma_begin,
+        sigma_end=levels.sigma_end,
+        n_levels=levels.n_levels,
+        step_lr=sampling.step_lr,
+        n_steps_each=sampling.n_steps_each,
+        data_weight=sampling.data_weight,
+        start_level=sampling.start_level,
+    )

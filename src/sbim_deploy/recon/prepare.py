@@ -1,0 +1,124 @@
+"""From the raw k-space of a slice to the inverse problem that a sampler solves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.mri.combine import mvue, normalise_maps, percentile_scale
+from sbim_deploy.mri.espirit import espirit_maps
+from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
+from sbim_deploy.mri.masks import calibration_block, compact_mask, effective_acceleration, sampled_mask
+from sbim_deploy.records import BoolArray, ComplexArray
+
+MIN_CALIB_WIDTH = 4
+KERNEL_WIDTH = 6
+
+
+@dataclass(frozen=True)
+class SliceProblem:
+    """One slice, ready to be reconstructed.
+
+    k-space (coil, rows, columns) is zero where it was not sampled; maps are of unit root-sum-of-squares
+    where they are not zero; the mask is (1, columns), (rows, 1) or (rows, columns). ``scale`` is the 99th
+    percentile of |MVUE|, ``image_shape`` what the image is cropped to at the end.
+    """
+
+    index: int
+    kspace: ComplexArray
+    maps: ComplexArray
+    mask: BoolArray
+    mvue: ComplexArray
+    scale: float
+    image_shape: tuple[int, int]
+    acceleration: float
+    maps_source: str
+
+
+def prepare_slice(
+    kspace: ComplexArray,
+    index: int = 0,
+    mask: BoolArray | None = None,
+    maps: ComplexArray | None = None,
+    image_shape: tuple[int, int] | None = None,
+) -> SliceProblem:
+    """Check a slice, crop its readout oversampling, and find its maps, its MVUE and its scale.
+
+    Args:
+        kspace: complex64 (coil, rows, columns), readout along the rows.
+        index: the slice's number, which keys its noise.
+        mask: (columns,), (1, columns), (rows, 1) or (rows, columns); None takes what is not zero.
+        maps: (coil, rows, columns), at the rows of k-space or of ``image_shape``; None estimates them by
+            ESPIRiT from the calibration lines.
+        image_shape: (rows, columns) of the image; None is the grid of k-space.
+
+    Raises:
+        InputError: nothing was sampled, no maps and no calibration lines, or maps of another shape.
+    """
+    image_shape = image_shape or (kspace.shape[-2], kspace.shape[-1])
+    mask = _measured_mask(kspace, index, mask)
+    kspace = kspace * mask
+    if mask.shape[0] == 1:
+        kspace = _crop_readout(kspace, image_shape[0])
+    if maps is None:
+        maps, maps_source = _estimate_maps(kspace, mask, index), "ESPIRiT"
+    else:
+        maps, maps_source = _fit_maps(maps, kspace.shape, index), "given"
+    combined = mvue(kspace, maps)
+    scale = percentile_scale(combined)
+    if scale == 0:
+        raise InputError(f"slice {index}: the maps are zero where the image is: do they belong to it?")
+    return SliceProblem(
+        index,
+        kspace,
+        maps,
+        mask,
+        combined,
+        scale,
+        image_shape,
+        effective_acceleration(mask),
+        maps_source,
+    )
+
+
+def _measured_mask(kspace: ComplexArray, index: int, mask: BoolArray | None) -> BoolArray:
+    """Return the lines that were measured: those of the mask that are not zero in every coil."""
+    measured = sampled_mask(kspace)
+    if mask is not None:
+        mask = compact_mask(mask) if mask.ndim == 2 else mask[None, :]
+        measured = np.logical_and(measured, mask)
+    if not measured.any():
+        raise InputError(f"slice {index}: k-space is zero everywhere it was sampled: leave the slice out")
+    return compact_mask(measured) if measured.shape[0] > 1 else measured
+
+
+def _crop_readout(kspace: ComplexArray, n_rows: int) -> ComplexArray:
+    """Remove readout oversampling: keep the image's middle rows."""
+    if n_rows >= kspace.shape[-2]:
+        return kspace
+    image = centred_ifft(kspace, axes=(-2,))
+    return centred_fft(centre_crop(image, (n_rows, kspace.shape[-1])), axes=(-2,))
+
+
+def _estimate_maps(kspace: ComplexArray, mask: BoolArray, index: int) -> ComplexArray:
+    rows, columns = kspace.shape[-2:]
+    block = calibration_block(mask, (rows, columns))
+    calibration = kspace[:, block[0], block[1]]
+    width = min(calibration.shape[-2:])
+    if width < MIN_CALIB_WIDTH:
+        raise InputError(
+            f"slice {index}: {width} calibration lines in the centre of k-space, expected at least "
+            f"{MIN_CALIB_WIDTH} to estimate the coil maps: give them with --maps"
+        )
+    return espirit_maps(calibration, (rows, columns), kernel_width=min(KERNEL_WIDTH, width))
+
+
+def _fit_maps(maps: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:
+    n_coils, rows, columns = shape
+    if maps.ndim != 3 or (maps.shape[0], maps.shape[2]) != (n_coils, columns) or maps.shape[1] < rows:
+        raise InputError(
+            f"slice {index}: maps have shape {maps.shape}, expected {(n_coils, rows, columns)} as k-space has"
+        )
+    return normalise_maps(centre_crop(maps, (rows, columns)))

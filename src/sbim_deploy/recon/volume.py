@@ -1,0 +1,234 @@
+"""A k-space file in, a reconstruction file out: slices stream through, so memory does not grow with them."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import scipy
+
+from sbim_deploy import __version__
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.io.fastmri import KspaceFile, MapsFile, open_kspace, open_maps
+from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.nifti import write_nifti
+from sbim_deploy.io.results import ResultWriter, open_result
+from sbim_deploy.mri.masks import PATTERNS, line_mask
+from sbim_deploy.recon.model import DEMO, load_model
+from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.records import BoolArray
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.plan import plan_as_dict
+
+NOTICE = "Research use only. Not for diagnosis."
+
+
+@dataclass(frozen=True)
+class Undersampling:
+    """Lines to take away from a fully sampled file, for experiments."""
+
+    pattern: str
+    acceleration: float
+
+    def __post_init__(self) -> None:
+        """Check the pattern; the acceleration is checked against the file's lines."""
+        if self.pattern not in PATTERNS:
+            raise InputError(f"unknown pattern {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
+
+
+@dataclass(frozen=True)
+class ReconSettings:
+    """How to reconstruct a file; ``slices`` is a half-open range, None is all of them."""
+
+    model: str | Path = DEMO
+    maps: Path | None = None
+    choice: SamplerChoice = field(default_factory=SamplerChoice)
+    seed: int = 0
+    slices: tuple[int, int] | None = None
+    batch: int = 1
+    backend: str = "auto"
+    threads: int | None = None
+    undersampling: Undersampling | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the batch."""
+        if self.batch < 1:
+            raise InputError(f"batch is {self.batch}: expected at least 1")
+
+
+class Progress(Protocol):
+    """What is told of a run while it goes on."""
+
+    def started(self, n_slices: int, n_done: int, n_rows: int) -> None:
+        """Begin: the slices of the run, how many an earlier run has done, the network calls of each."""
+
+    def advanced(self, n_slices: int) -> None:
+        """A row of the plan is done for a batch of so many slices."""
+
+
+def reconstruct_file(
+    kspace_path: Path, output_path: Path, settings: ReconSettings, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Reconstruct a fastMRI file and return the output's provenance.
+
+    The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
+
+    Raises:
+        InputError: a file, the model or a setting is not what it must be.
+        SamplingError: the sampler diverged.
+        ChecksumError, BackendMissingError: see :func:`sbim_deploy.recon.model.load_model`.
+    """
+    started = time.perf_counter()
+    check_writable(output_path)
+    with ExitStack() as stack:
+        kspace = stack.enter_context(open_kspace(kspace_path))
+        indices = _slice_indices(settings.slices, kspace)
+        mask = _sampling_mask(settings, kspace)
+        maps = _open_maps(settings, kspace, stack)
+        reconstructor = Reconstructor(
+            load_model(settings.model), settings.choice, settings.seed, settings.backend, settings.threads
+        )
+        identity = _identity(kspace_path, settings, reconstructor)
+        writer = stack.enter_context(ResultWriter(output_path, identity, indices, settings.resume))
+        pending = writer.pending
+        if progress is not None:
+            progress.started(len(indices), len(indices) - len(pending), len(reconstructor.plan.rows))
+        seen = _Seen()
+        problems = _problems(pending, kspace, mask, maps, seen)
+        for batch in _batches(problems, settings.batch):
+            before = time.perf_counter()
+            on_row = None if progress is None else _row_counter(progress, len(batch))
+            for result in reconstructor(batch, on_row):
+                writer.write(result.index, result.image, result.zero_filled, result.residual)
+            seen.sampling_s += time.perf_counter() - before
+        provenance = {
+            **identity,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "engine": dict(reconstructor.engine_description),
+            "batch": settings.batch,
+            "measured": {"acceleration": seen.acceleration, "maps": seen.maps_source},
+            "timings_s": {
+                "total": round(time.perf_counter() - started, 3),
+                "preparation": round(seen.preparation_s, 3),
+                "sampling": round(seen.sampling_s, 3),
+                "slices": len(pending),
+            },
+            "notice": NOTICE,
+        }
+        writer.finish(provenance)
+    return provenance
+
+
+@dataclass
+class _Seen:
+    """What the slices of a run turned out to be, and the time that they took."""
+
+    acceleration: float | None = None
+    maps_source: str | None = None
+    preparation_s: float = 0.0
+    sampling_s: float = 0.0
+
+
+def _slice_indices(bounds: tuple[int, int] | None, kspace: KspaceFile) -> range:
+    start, stop = bounds or (0, kspace.n_slices)
+    if not 0 <= start < stop <= kspace.n_slices:
+        raise InputError(
+            f"{kspace.path}: slices {start}:{stop} asked for, expected a range within 0:{kspace.n_slices}"
+        )
+    return range(start, stop)
+
+
+def _sampling_mask(settings: ReconSettings, kspace: KspaceFile) -> BoolArray | None:
+    wanted = settings.undersampling
+    if wanted is None:
+        return kspace.mask
+    try:
+        lines = line_mask(kspace.n_columns, wanted.acceleration, wanted.pattern, seed=settings.seed)
+    except ValueError as error:
+        raise InputError(f"{kspace.path}: cannot undersample: {error}") from error
+    return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
+
+
+def _open_maps(settings: ReconSettings, kspace: KspaceFile, stack: ExitStack) -> MapsFile | None:
+    if settings.maps is None:
+        return None
+    shape = (kspace.n_rows, kspace.n_columns)
+    return stack.enter_context(open_maps(settings.maps, kspace.n_slices, kspace.n_coils, shape))
+
+
+def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconstructor) -> dict[str, Any]:
+    """Return what decides the image: a run resumes only one with the same."""
+    model = reconstructor.model
+    undersampling = settings.undersampling
+    return {
+        "software": {
+            "sbim-deploy": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
+        "input": {"name": kspace_path.name, "sha256": file_sha256(kspace_path)},
+        "maps": None
+        if settings.maps is None
+        else {"name": settings.maps.name, "sha256": file_sha256(settings.maps)},
+        "model": {"name": model.manifest.name, "digest": model.digest, "ema": model.manifest.ema},
+        "backend": reconstructor.engine_description["backend"],
+        "seed": settings.seed,
+        "slices": settings.slices,
+        "undersampling": None if undersampling is None else asdict(undersampling),
+        "plan": plan_as_dict(reconstructor.plan),
+    }
+
+
+def _problems(
+    indices: Sequence[int],
+    kspace: KspaceFile,
+    mask: BoolArray | None,
+    maps: MapsFile | None,
+    seen: _Seen,
+) -> Iterator[SliceProblem]:
+    for index in indices:
+        before = time.perf_counter()
+        problem = prepare_slice(
+            kspace.read_slice(index),
+            index,
+            mask,
+            None if maps is None else maps.read_maps(index),
+            kspace.recon_shape,
+        )
+        seen.acceleration, seen.maps_source = problem.acceleration, problem.maps_source
+        seen.preparation_s += time.perf_counter() - before
+        yield problem
+
+
+def _batches(problems: Iterator[SliceProblem], size: int) -> Iterator[list[SliceProblem]]:
+    """Group slices in order, ``size`` together; slices that were sampled in another way start a new batch."""
+    for _, alike in itertools.groupby(problems, key=lambda problem: problem.mask.shape):
+        while batch := list(itertools.islice(alike, size)):
+            yield batch
+
+
+def _row_counter(progress: Progress, n_slices: int) -> Callable[[int], None]:
+    return lambda _row: progress.advanced(n_slices)
+
+
+def write_result_nifti(path: Path, result_path: Path, kspace_path: Path) -> None:
+    """Write a result's magnitudes as a NIfTI volume, with the voxel size of its k-space file.
+
+    Raises:
+        InputError, BackendMissingError: see :func:`sbim_deploy.io.nifti.write_nifti`.
+    """
+    with open_result(result_path) as result, open_kspace(kspace_path) as kspace:
+        volume = np.stack([np.abs(result.read_image(position)) for position in range(result.n_slices)])
+        write_nifti(path, volume, kspace.voxel_mm)

@@ -1,0 +1,51 @@
+"""Many slices at once, drawn by several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from functools import partial
+
+import numpy as np
+
+from sbim_deploy.records import ComplexArray
+from sbim_deploy.training.brains import HELD_OUT_STREAM, TRAINING_STREAM, brain_slice
+from sbim_deploy.training.tissues import load_tissues
+
+# A process loads its own maps: below this many slices that takes longer than drawing them.
+MIN_SLICES_A_WORKER = 128
+
+
+def training_pool(n_slices: int, size: int) -> ComplexArray:
+    """Return the first training slices (n_slices, size, size)."""
+    return _draw(TRAINING_STREAM, n_slices, size)
+
+
+def held_out_pool(n_slices: int, size: int) -> ComplexArray:
+    """Return the first held-out slices (n_slices, size, size)."""
+    return _draw(HELD_OUT_STREAM, n_slices, size)
+
+
+def _draw(stream: int, n_slices: int, size: int) -> ComplexArray:
+    draw = partial(_slice, stream, size)
+    n_workers = min(os.cpu_count() or 1, n_slices // MIN_SLICES_A_WORKER)
+    pool = np.empty((n_slices, size, size), np.complex64)
+    if n_workers < 2:
+        for index in range(n_slices):
+            pool[index] = draw(index)
+        return pool
+    with multiprocessing.get_context("spawn").Pool(n_workers, _use_one_thread) as workers:
+        for index, image in enumerate(workers.imap(draw, range(n_slices), chunksize=16)):
+            pool[index] = image
+    return pool
+
+
+def _slice(stream: int, size: int, index: int) -> ComplexArray:
+    return brain_slice(load_tissues(), np.random.default_rng([stream, index]), size)
+
+
+def _use_one_thread() -> None:
+    # Many processes with many BLAS threads each are ten times slower; comes with nilearn.
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    threadpool_limits(1)

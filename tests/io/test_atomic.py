@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+
+
+def test_file_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "out.nii.gz"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == tmp_path
+        assert temporary.name.endswith(".nii.gz")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_exception_leaves_the_older_file_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("older")
+
+    def fail_half_way() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_system_error_while_writing_becomes_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No space left") as caught, replacing(tmp_path / "out"):
+        raise OSError(28, "no space, in ten\nlines")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "out.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_outputs_are_refused(tmp_path: Path) -> None:
+    blocking = tmp_path / "file"
+    blocking.touch()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, fragment in [
+        (tmp_path, "is a folder"),
+        (pipe, "not a plain file"),
+        (blocking / "out.h5", "is not a folder"),
+        (tmp_path / "none" / "out.h5", "does not exist"),
+        (tmp_path / ("x" * 300), "too long"),
+    ]:
+        with pytest.raises(InputError, match=fragment) as caught:
+            check_writable(path)
+        assert str(path) in str(caught.value)
+
+
+def test_space_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    check_free_space(tmp_path, 1)
+    with pytest.raises(InputError, match="bytes are free"):
+        check_free_space(tmp_path, 2**62)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.fastmri_writer import KspaceSlice, write_kspace
+from sbim_deploy.io.results import ResultWriter
+
+folder = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, 120_000))
+image = np.ones((64, 64), np.complex64)
+kspace = np.stack([image] * 4)
+try:
+    write_kspace(folder / "a.h5", [KspaceSlice(kspace, image, kspace)], np.ones(64, bool), (1, 1, 1), {})
+except InputError as error:
+    print(error)
+with ResultWriter(folder / "b.h5", {}, range(6), resume=False) as writer:
+    for index in range(6):
+        writer.write(index, image, image, 0.0)
+    try:
+        writer.finish({})
+    except InputError as error:
+        print(error)
+"""
+
+
+def test_disk_that_fills_up_is_one_line_and_no_crash(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.count("cannot be written") for line in done.stdout.splitlines()] == [1, 1]
+    assert [each.name for each in tmp_path.iterdir()] == [".b.h5.partial"]

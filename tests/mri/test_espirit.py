@@ -1,0 +1,207 @@
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sbim_deploy.mri import espirit
+from sbim_deploy.mri.espirit import espirit_maps
+from sbim_deploy.mri.fourier import centre_crop, centred_fft
+
+Complex = NDArray[Any]
+
+
+class Scan(NamedTuple):
+    maps: Complex
+    support: NDArray[np.bool_]
+    kspace: Complex
+
+
+def simulate(n_coils: int, shape: tuple[int, int], noise: float = 0.02) -> Scan:
+    """A structured object seen by coils on a ring, each with the phase of the direction to it."""
+    y, x = np.meshgrid(*(2 * (np.arange(n) - n // 2) / n for n in shape), indexing="ij")
+    angles = 2 * np.pi * np.arange(n_coils)[:, None, None] / n_coils
+    dy, dx = y - 1.2 * np.sin(angles), x - 1.2 * np.cos(angles)
+    maps = np.exp(1j * np.arctan2(dy, dx)) / np.hypot(dy, dx)
+    maps /= np.linalg.norm(maps, axis=0)
+    # Off the centre and unequal along the axes, so that a shift, a flip or a transposition shows.
+    support = ((x - 0.1) / 0.65) ** 2 + ((y + 0.05) / 0.8) ** 2 < 1
+    texture = 1 + 0.4 * np.cos(9 * x + 4 * y) * np.sin(7 * y - 3 * x) - 0.6 * ((x + 0.3) ** 2 + y**2 < 0.05)
+    rng = np.random.default_rng(0)
+    kspace = centred_fft(maps * support * texture * np.exp(0.8j * (x + y**2)))
+    kspace += noise * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
+    return Scan(maps, support, kspace.astype(np.complex64))
+
+
+def agreement(a: Complex, b: Complex) -> NDArray[Any]:
+    overlap: NDArray[Any] = np.abs((a.conj() * b).sum(axis=0))
+    return overlap
+
+
+@pytest.mark.parametrize(
+    ("n_coils", "shape", "calib"),
+    [
+        (12, (144, 120), (24, 24)),
+        (8, (121, 90), (24, 24)),
+        (8, (72, 175), (24, 24)),
+        (5, (65, 63), (24, 25)),
+        (6, (100, 100), (20, 32)),
+        (4, (30, 34), (30, 34)),
+    ],
+)
+def test_maps_are_the_true_ones_on_the_object(
+    n_coils: int, shape: tuple[int, int], calib: tuple[int, int]
+) -> None:
+    scan = simulate(n_coils, shape)
+    maps = espirit_maps(centre_crop(scan.kspace, calib), shape)
+    assert maps.shape == (n_coils, *shape)
+    assert maps.dtype == np.complex64
+    match = agreement(maps, scan.maps)[scan.support]
+    assert match.mean() > 0.999
+    assert match.min() > 0.98
+
+
+@pytest.mark.parametrize("kernel_width", [3, 5, 8])
+def test_kernels_of_other_widths_find_the_same_maps(kernel_width: int) -> None:
+    scan = simulate(8, (100, 90))
+    maps = espirit_maps(centre_crop(scan.kspace, (24, 24)), (100, 90), kernel_width=kernel_width)
+    assert agreement(maps, scan.maps)[scan.support].mean() > 0.999
+
+
+@pytest.mark.parametrize("threshold", [1e-6, 1e-4, 0.01])
+def test_noiseless_calibration_allows_any_threshold(threshold: float) -> None:
+    scan = simulate(8, (100, 90), noise=0)
+    maps = espirit_maps(centre_crop(scan.kspace, (24, 24)), (100, 90), threshold=threshold)
+    assert agreement(maps, scan.maps)[scan.support].mean() > 0.998
+
+
+@pytest.mark.parametrize("shape", [(96, 80), (91, 75)])
+def test_coarse_grid_gives_the_maps_of_the_full_grid(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = simulate(8, shape)
+    calibration = centre_crop(scan.kspace, (24, 24))
+    maps = espirit_maps(calibration, shape, kernel_width=4)
+    monkeypatch.setattr(espirit, "GRID_POINTS_PER_KERNEL_SAMPLE", max(shape))
+    full = espirit_maps(calibration, shape, kernel_width=4)
+    np.testing.assert_allclose(maps[:, scan.support], full[:, scan.support], atol=1e-3)
+    assert agreement(maps, full).mean() > 0.995
+
+
+def test_every_pixel_has_unit_norm() -> None:
+    scan = simulate(8, (110, 91))
+    maps = espirit_maps(centre_crop(scan.kspace, (24, 24)), (110, 91))
+    np.testing.assert_allclose(np.linalg.norm(maps, axis=0), 1, atol=1e-5)
+
+
+def test_crop_zeroes_the_background_and_leaves_the_object() -> None:
+    scan = simulate(8, (96, 84))
+    calibration = centre_crop(scan.kspace, (24, 24))
+    cropped, whole = (espirit_maps(calibration, (96, 84), crop=crop) for crop in (0.9, 0.0))
+    kept = np.linalg.norm(cropped, axis=0) > 0
+    assert kept[scan.support].all()
+    assert kept[~scan.support].mean() < 0.35
+    assert not kept[[0, -1]].any()
+    np.testing.assert_array_equal(cropped[:, kept], whole[:, kept])
+
+
+def test_phase_is_smooth_and_that_of_the_principal_coil() -> None:
+    scan = simulate(8, (96, 84))
+    calibration = centre_crop(scan.kspace, (24, 24))
+    maps = espirit_maps(calibration, (96, 84))
+    left, _, _ = np.linalg.svd(calibration.reshape(8, -1), full_matrices=False)
+    principal = np.einsum("c,cyx->yx", left[:, 0].conj(), maps)[scan.support]
+    phase = np.angle(principal * principal[0].conj())
+    assert np.abs(phase).max() < 0.01
+    step = np.linalg.norm(np.diff(maps, axis=1), axis=0)[scan.support[1:] & scan.support[:-1]]
+    assert step.max() < 0.1
+
+
+@pytest.mark.parametrize("calib", [(96, 24), (24, 96)])
+def test_long_readout_counts_only_at_its_centre(calib: tuple[int, int]) -> None:
+    scan = simulate(8, (96, 96))
+    expected = espirit_maps(centre_crop(scan.kspace, (24, 24)), (96, 96))
+    maps = espirit_maps(centre_crop(scan.kspace, calib), (96, 96))
+    np.testing.assert_allclose(maps[:, scan.support], expected[:, scan.support], atol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e12])
+def test_unit_of_the_samples_does_not_matter(unit: float) -> None:
+    scan = simulate(4, (64, 64))
+    calibration = centre_crop(scan.kspace, (24, 24))
+    maps = espirit_maps((calibration * unit).astype(np.complex64), (64, 64))
+    expected = espirit_maps(calibration, (64, 64))
+    np.testing.assert_allclose(maps[:, scan.support], expected[:, scan.support], atol=1e-3)
+
+
+def test_one_coil_sees_everything() -> None:
+    scan = simulate(1, (48, 47))
+    maps = espirit_maps(centre_crop(scan.kspace, (24, 24)), (48, 47))
+    np.testing.assert_allclose(maps, 1, atol=1e-4)
+
+
+def test_calibration_is_left_as_it_was() -> None:
+    calibration = centre_crop(simulate(4, (64, 64)).kspace, (24, 24)).copy()
+    calibration.setflags(write=False)
+    espirit_maps(calibration, (64, 64))
+
+
+def write_cfl(path: Path, array: Complex) -> None:
+    sizes = " ".join(map(str, (*array.shape, *[1] * (16 - array.ndim))))
+    path.with_suffix(".hdr").write_text(f"# Dimensions\n{sizes}\n")
+    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
+
+
+def read_cfl(path: Path) -> Complex:
+    sizes = [int(size) for size in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
+    return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(sizes, order="F")
+
+
+@pytest.mark.parametrize("shape", [(96, 80), (75, 90)])
+@pytest.mark.parametrize("threshold", [0.001, 0.01])
+def test_maps_are_those_of_bart(shape: tuple[int, int], threshold: float, tmp_path: Path) -> None:
+    bart = shutil.which("bart")
+    if bart is None:
+        pytest.skip("bart is not on PATH")
+    scan = simulate(8, shape)
+    write_cfl(tmp_path / "kspace", scan.kspace.transpose(1, 2, 0)[:, :, None])
+    options = ["-m1", "-r24", "-c0.9", f"-t{threshold}"]
+    subprocess.run(
+        [bart, "ecalib", *options, "kspace", "maps"], cwd=tmp_path, check=True, capture_output=True
+    )
+    expected = read_cfl(tmp_path / "maps").reshape(*shape, 8).transpose(2, 0, 1)
+    maps = espirit_maps(centre_crop(scan.kspace, (24, 24)), shape, threshold=threshold, crop=0.9)
+    kept = np.linalg.norm(expected, axis=0) > 0
+    assert (kept == (np.linalg.norm(maps, axis=0) > 0)).mean() > 0.99
+    kept &= scan.support
+    assert kept.sum() > 0.9 * scan.support.sum()
+    assert agreement(maps, expected)[kept].mean() > 0.999
+    # The common phase is BART's choice; the phase from pixel to pixel is the same.
+    rotation = np.vdot(expected[:, kept], maps[:, kept])
+    assert abs(rotation) > 0.998 * kept.sum()
+
+
+@pytest.mark.parametrize(
+    ("calibration", "options", "message"),
+    [
+        (np.ones((2, 24, 5)), {}, r"calibration: got 24 x 5 samples, expected the kernel's 6 x 6 or more"),
+        (np.ones((24, 24)), {}, r"calibration: got shape \(24, 24\), expected \(coil, ky, kx\)"),
+        (np.ones((0, 24, 24)), {}, r"calibration: got shape \(0, 24, 24\)"),
+        (np.full((2, 24, 24), np.nan), {}, "calibration: got NaN or infinite samples"),
+        (np.zeros((2, 24, 24)), {}, "calibration: got zeros only"),
+        (np.ones((2, 24, 24)), {"shape": (0, 32)}, r"shape: got \(0, 32\)"),
+        (np.ones((2, 24, 24)), {"kernel_width": 0}, "kernel_width: got 0"),
+        (np.ones((2, 24, 24)), {"threshold": 0.0}, r"threshold: got 0\.0"),
+        (np.ones((2, 24, 24)), {"crop": float("nan")}, "crop: got nan"),
+    ],
+)
+def test_faults_are_told_in_one_line(
+    calibration: NDArray[np.float64], options: dict[str, Any], message: str
+) -> None:
+    arguments = {"shape": (32, 32), **options}
+    with pytest.raises(ValueError, match=message) as caught:
+        espirit_maps(calibration.astype(np.complex64), **arguments)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from sbim_deploy.training.batches import augment, draw_sigmas, to_channels, training_batch
+
+
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((6, 32, 32)) + 1j * rng.standard_normal((6, 32, 32))
+    return torch.from_numpy(values.astype(np.complex64))
+
+
+def test_channels_are_the_real_and_the_imaginary_part(images):
+    channels = to_channels(images)
+    assert torch.equal(channels[:, 0], images.real)
+    assert torch.equal(channels[:, 1], images.imag)
+
+
+def test_augmentation_moves_pixels_and_keeps_magnitudes(images):
+    augmented = augment(images, np.random.default_rng(1))
+    assert not torch.allclose(augmented, images)
+    for before, after in zip(images.abs(), augmented.abs(), strict=True):
+        torch.testing.assert_close(before.ravel().sort()[0], after.ravel().sort()[0])
+
+
+def test_most_noise_levels_are_those_of_detail():
+    sigmas = draw_sigmas(np.random.default_rng(0), 20000, 50.0, 0.01)
+    assert sigmas.min() >= 0.01 * (1 - 1e-6)
+    assert sigmas.max() <= 50 * (1 + 1e-6)
+    assert np.mean(sigmas < 3) == pytest.approx(0.8, abs=0.01)
+    detail = np.log(sigmas[sigmas < 3])
+    assert detail.mean() == pytest.approx((np.log(0.01) + np.log(3)) / 2, abs=0.05)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(2.0, 0.1), (232.0, 4.0)])
+def test_a_range_on_one_side_is_log_uniform(begin, end):
+    sigmas = draw_sigmas(np.random.default_rng(0), 20000, begin, end)
+    assert np.log(sigmas).mean() == pytest.approx((np.log(begin) + np.log(end)) / 2, abs=0.05)
+
+
+def test_a_batch_follows_from_seed_and_step(images):
+    def batch(seed, step):
+        return training_batch(images, 4, (50.0, 0.01), seed, step)
+
+    for first, again in zip(batch(0, 7), batch(0, 7), strict=True):
+        assert torch.equal(first, again)
+    for other in (batch(0, 8), batch(1, 7)):
+        assert not any(torch.equal(a, b) for a, b in zip(batch(0, 7), other, strict=True))

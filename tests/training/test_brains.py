@@ -1,0 +1,124 @@
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.training import held_out, pool, tissues
+from sbim_deploy.training.brains import (
+    HELD_OUT_STREAM,
+    TRAINING_STREAM,
+    brain_slice,
+    held_out_slice,
+    training_slice,
+)
+
+
+def test_a_seed_gives_one_slice(tissues):
+    first = training_slice(tissues, 5, 64)
+    np.testing.assert_array_equal(first, training_slice(tissues, 5, 64))
+    assert np.abs(first - training_slice(tissues, 6, 64)).max() > 0.1
+
+
+def test_a_slice_follows_from_the_generator_it_is_given(tissues):
+    given = brain_slice(tissues, np.random.default_rng([TRAINING_STREAM, 5]), 64)
+    np.testing.assert_array_equal(given, training_slice(tissues, 5, 64))
+
+
+def test_training_and_held_out_slices_never_share_a_seed():
+    indices = [*range(300), 2**32 - 1, 2**32, 2**40, 2**64]
+    training, held_out_seeds = (
+        {tuple(np.random.SeedSequence([stream, index]).generate_state(4)) for index in indices}
+        for stream in (TRAINING_STREAM, HELD_OUT_STREAM)
+    )
+    assert len(training) == len(held_out_seeds) == len(indices)
+    assert not training & held_out_seeds
+
+
+def test_training_and_held_out_slices_differ(tissues):
+    assert np.abs(training_slice(tissues, 3, 64) - held_out_slice(tissues, 3, 64)).max() > 0.1
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_slices_are_complex_of_unit_scale(tissues, size):
+    image = training_slice(tissues, 1, size)
+    assert image.dtype == np.complex64
+    assert image.shape == (size, size)
+    assert np.percentile(np.abs(image), 99) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_phase_is_smooth_where_there_is_signal_and_not_constant(tissues):
+    for index in range(4):
+        image = training_slice(tissues, index, 128)
+        signal = np.abs(image) > 0.3
+        both = signal[:, 1:] & signal[:, :-1]
+        step = np.angle(image[:, 1:] * image[:, :-1].conj())[both]
+        assert np.abs(step).max() < 0.35
+        assert np.std(np.angle(image[signal] / image[signal].sum())) > 0.02
+
+
+def test_the_head_lies_within_the_air(tissues):
+    magnitude = np.abs(np.stack([training_slice(tissues, index, 96) for index in range(8)]))
+    assert 0.15 < np.mean(magnitude > 0.1) < 0.7
+    assert magnitude[:, :4, :4].max() < 0.02
+
+
+def test_a_finer_grid_shows_the_same_anatomy(tissues):
+    coarse = np.abs(training_slice(tissues, 2, 64))
+    fine = np.abs(training_slice(tissues, 2, 128))
+    averaged = fine.reshape(64, 2, 64, 2).mean(axis=(1, 3))
+    assert np.corrcoef(coarse.ravel(), averaged.ravel())[0, 1] > 0.95
+
+
+def test_too_small_a_slice_is_refused(tissues):
+    with pytest.raises(InputError, match="at least 16"):
+        training_slice(tissues, 0, 8)
+
+
+def test_without_nilearn_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nilearn", None)
+    with pytest.raises(BackendMissingError, match=r'pip install "sbim-deploy\[train\]"'):
+        tissues.load_tissues.__wrapped__()
+
+
+def test_the_shipped_slices_are_held_out_ones():
+    asset = resources.files("sbim_deploy") / "assets" / "brain_slices.npz"
+    with asset.open("rb") as file, np.load(file) as content:
+        magnitude, scale = content["magnitude"], content["scale"]
+    assert magnitude.shape == (len(held_out.INDICES), 256, 256)
+    assert magnitude.dtype == np.uint16
+    expected, quantum = held_out.quantised_slice(held_out.INDICES[3])
+    assert scale[3] == pytest.approx(quantum, rel=1e-4)
+    np.testing.assert_allclose(magnitude[3].astype(int), expected.astype(int), rtol=0, atol=1)
+
+
+def test_quantisation_is_finer_than_a_four_thousandth():
+    _, quantum = held_out.quantised_slice(0)
+    assert 1 / held_out.N_QUANTA <= 1 / 4000
+    assert quantum * held_out.N_QUANTA > 1
+
+
+def test_the_shipped_slices_are_written_the_same_each_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(held_out, "INDICES", (0, 10))
+    paths = [tmp_path / "a.npz", tmp_path / "b.npz"]
+    assert [held_out.main([str(path)]) for path in paths] == [0, 0]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_the_command_names_what_it_expects(capsys):
+    assert held_out.main([]) == InputError.exit_code
+    assert "OUTPUT.npz" in capsys.readouterr().err
+
+
+def test_a_pool_holds_the_slices_in_order(tissues):
+    drawn = pool.held_out_pool(3, 32)
+    np.testing.assert_array_equal(drawn[2], held_out_slice(tissues, 2, 32))
+
+
+@pytest.mark.slow
+def test_several_processes_draw_the_same_pool(tissues, monkeypatch):
+    monkeypatch.setattr(pool, "MIN_SLICES_A_WORKER", 2)
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    drawn = pool.training_pool(4, 32)
+    expected = np.stack([training_slice(tissues, index, 32) for index in range(4)])
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
