@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.mri.fourier import centred_fft
-from sbim_deploy.mri.sense import Sense
+from sbim_deploy.mri.sense import Sense, phase_encode_circulant
 
 SHAPES = [(), (3,)]
 GRIDS = [(8, 12), (7, 9), (6, 5)]
@@ -78,3 +78,14 @@ def test_an_image_of_another_size_is_refused_with_both_shapes():
         sense.normal(np.zeros((8, 9), dtype=np.complex64))
     with pytest.raises(ValueError, match=r"k-space has shape"):
         sense.adjoint(np.zeros((8, 10), dtype=np.complex64))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_circulant_is_the_normal_operator_along_phase_encoding(grid):
+    rng = np.random.default_rng(2)
+    maps, x = random_complex(rng, (2, 4, *grid)), random_complex(rng, (2, *grid))
+    mask = make_mask(rng, (2,), grid, "columns")
+    mask[0, 0, 1] = not mask[0, 0, -1]  # no symmetry that would hide a transposed matrix
+    p = phase_encode_circulant(mask)
+    expected = (maps.conj() * ((maps * x[:, None]) @ p[:, None])).sum(axis=1)
+    np.testing.assert_allclose(Sense(maps, mask).normal(x), expected, atol=2e-5)

@@ -34,7 +34,8 @@ def compare(name: str, got: NDArray[Any], expected: NDArray[Any], tolerance: flo
     if got.shape != expected.shape:
         raise ValueError(f"{name}: got shape {got.shape}, expected {expected.shape}")
     n_nonfinite = int(np.count_nonzero(~np.isfinite(got)))
-    a, b = np.nan_to_num(got).astype(np.float64), expected.astype(np.float64)
+    double = np.complex128 if np.iscomplexobj(got) else np.float64
+    a, b = np.nan_to_num(got).astype(double), expected.astype(double)
     difference = np.abs(a - b)
     norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     relative = float(np.linalg.norm(difference)) / norm_b if norm_b else float(difference.any())
@@ -42,7 +43,7 @@ def compare(name: str, got: NDArray[Any], expected: NDArray[Any], tolerance: flo
     return Parity(
         name=name,
         relative_l2=relative,
-        cosine=float(np.vdot(a, b)) / (norm_a * norm_b) if norm_a and norm_b else 0.0,
+        cosine=float(np.vdot(a, b).real) / (norm_a * norm_b) if norm_a and norm_b else 0.0,
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         p99_abs=float(np.percentile(difference, 99)),

@@ -95,7 +95,9 @@ def export_graphs(
     models = {"score": _export(network, (x, per_slice), (image, {0: batch}), "score", opset)}
     if channels == 2:
         maps, circulant = torch.zeros(n, coils, 2, *x.shape[2:]), torch.zeros(n, 2, width, width)
-        inputs = (x, per_slice, per_slice, per_slice, per_slice, x, maps, circulant, x)
+        # Copies: one tensor given twice is traced as one input.
+        numbers = (per_slice.clone() for _ in range(4))
+        inputs = (x, *numbers, x.clone(), maps, circulant, x.clone())
         maps_shape = {0: batch, 1: torch.export.Dim("coil", min=1), 3: grid[2], 4: grid[3]}
         circulant_shape = {0: batch, 2: grid[3], 3: grid[3]}
         shapes = (image, *[{0: batch}] * 4, image, maps_shape, circulant_shape, image)

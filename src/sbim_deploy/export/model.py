@@ -24,6 +24,7 @@ from sbim_deploy.export.checkpoint import (
 )
 from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.export.reference import reference_of, three_levels
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.model_folder import (
@@ -35,6 +36,7 @@ from sbim_deploy.io.model_folder import (
     describe_file,
     write_manifest,
 )
+from sbim_deploy.io.parity_reference import REFERENCE_NAME, write_reference
 
 NORMALISATION = "the image divided by the 99th percentile of |MVUE| of the measured k-space"
 INTENDED_USE = "Research only. Not for diagnosis, nor for any decision about a patient."
@@ -112,6 +114,9 @@ def _write(
 ) -> ModelManifest:
     config, multiple = loaded.config, ARCHITECTURES[loaded.architecture].size_multiple
     files = export_graphs(loaded.network, folder, config.channels, multiple, opset)
+    sigmas = three_levels(config.sigma_begin, config.sigma_end)
+    write_reference(folder, reference_of(loaded.network, sigmas, config.channels))
+    files.append(REFERENCE_NAME)
     manifest = ModelManifest(
         format_version=FORMAT_VERSION,
         name=name,

@@ -72,3 +72,15 @@ class Sense:
     def _check(name: str, array: ComplexArray, shape: tuple[int, ...]) -> None:
         if array.shape != shape:
             raise ValueError(f"Sense: {name} has shape {array.shape}, expected {shape}")
+
+
+def phase_encode_circulant(mask: BoolArray) -> ComplexArray:
+    """Return the matrices P (..., W, W) of masks (..., 1, W): A^H A x = sum_c conj(S_c) ((S_c x) P).
+
+    With no undersampling along the rows, F^H M F is one circulant matrix for every row and coil.
+    """
+    n = mask.shape[-1]
+    kernel = scipy.fft.ifft(np.fft.ifftshift(mask[..., 0, :], axes=-1).astype(np.complex64), axis=-1)
+    lag = (np.arange(n)[None, :] - np.arange(n)[:, None]) % n
+    matrix: ComplexArray = kernel[..., lag]
+    return matrix

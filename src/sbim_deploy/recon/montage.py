@@ -63,8 +63,14 @@ def _note(image: FloatArray, reference: FloatArray) -> str:
 def _caption(result: ResultFile) -> str:
     provenance = result.provenance
     plan, measured = provenance["plan"], provenance["measured"]
-    return (
-        f"sbim-deploy {provenance['software']['sbim-deploy']}   {plan['sampler']}, {len(plan['rows'])} network "
-        f"calls   model {provenance['model']['name']}   seed {provenance['seed']}   effective acceleration "
-        f"{measured['acceleration']:.2f}   maps {measured['maps']}   {provenance['notice']}"
+    version, model = provenance["software"]["sbim-deploy"], provenance["model"]["name"]
+    parts = (
+        f"sbim-deploy {version}",
+        f"{plan['sampler']}, {len(plan['rows'])} network calls",
+        f"model {model}",
+        f"seed {provenance['seed']}",
+        f"effective acceleration {measured['acceleration']:.2f}",
+        f"maps {measured['maps']}",
+        provenance["notice"],
     )
+    return "   ".join(parts)

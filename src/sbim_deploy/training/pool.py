@@ -46,6 +46,6 @@ def _slice(stream: int, size: int, index: int) -> ComplexArray:
 
 def _use_one_thread() -> None:
     # Many processes with many BLAS threads each are ten times slower; comes with nilearn.
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)

@@ -1,0 +1,48 @@
+"""A model folder against the checkpoint that it came from, PyTorch beside the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sbim_deploy.engines.parity import Parity, compare
+from sbim_deploy.errors import InputError
+from sbim_deploy.export.graphs import SIGNATURES, GuidedStep
+from sbim_deploy.export.model import load_network
+from sbim_deploy.export.reference import reference_of, three_levels
+from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.recon.model import Model, open_engine
+from sbim_deploy.recon.parity import step_inputs, step_tensors, tolerance
+
+OTHER_GRID = (80, 96)
+
+
+def check_against_checkpoint(model: Model, checkpoint_path: Path, config_path: Path) -> list[Parity]:
+    """Run PyTorch and the engines on the same inputs at sigma_max, the middle and sigma_min.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or is another one than the model was exported from.
+    """
+    manifest = model.manifest
+    if file_sha256(checkpoint_path) != manifest.checkpoint_sha256:
+        raise InputError(f"{checkpoint_path}: {model.folder} was exported from another checkpoint")
+    network = load_network(checkpoint_path, config_path, manifest.ema).network
+    levels = manifest.noise_levels
+    sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
+    expected = reference_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
+    got = open_engine(model, "score").run({"x": expected.x, "sigma": expected.sigma})["score"]
+    results = [
+        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected.score[i], tolerance(sigma))
+        for i, sigma in enumerate(sigmas)
+    ]
+    if manifest.channels == 2:
+        engine, step = open_engine(model, "step"), GuidedStep(network).double()
+        for sigma in sigmas:
+            inputs = step_tensors(*step_inputs(sigma, seed=100))
+            with torch.inference_mode():
+                tensors = (torch.from_numpy(inputs[name]).double() for name in SIGNATURES["step"][0])
+                wanted = step(*tensors).numpy()
+            name = f"step, sigma {sigma:g}, PyTorch"
+            results.append(compare(name, engine.run(inputs)["x_next"], wanted, tolerance(sigma)))
+    return results

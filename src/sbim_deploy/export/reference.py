@@ -1,0 +1,38 @@
+"""PyTorch's own outputs, for the model folder."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from sbim_deploy.export.network import ScoreNetwork
+from sbim_deploy.io.parity_reference import ParityReference
+from sbim_deploy.recon.channels import to_channels
+from sbim_deploy.recon.parity import noisy_phantom
+
+REFERENCE_GRID = (64, 48)
+
+
+def three_levels(sigma_begin: float, sigma_end: float) -> list[float]:
+    """Return the largest level, the geometric middle and the smallest."""
+    return [sigma_begin, float(np.sqrt(sigma_begin * sigma_end)), sigma_end]
+
+
+def reference_of(
+    network: ScoreNetwork,
+    sigmas: list[float],
+    channels: int,
+    grid: tuple[int, int] = REFERENCE_GRID,
+    seed: int = 0,
+) -> ParityReference:
+    """Return PyTorch's scores of noisy phantoms, one for each level, computed in double precision."""
+    images = [to_channels(noisy_phantom(grid, sigma, seed + i)) for i, sigma in enumerate(sigmas)]
+    # A network of another number of channels sees the two of them over and over.
+    x = np.stack([np.resize(image, (channels, *grid)) for image in images])
+    sigma = np.array(sigmas, dtype=np.float32)
+    with torch.inference_mode():
+        exact = copy.deepcopy(network).double()
+        score = exact(torch.from_numpy(x).double(), torch.from_numpy(sigma).double()).numpy()
+    return ParityReference(x, sigma, score.astype(np.float32))
