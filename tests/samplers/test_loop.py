@@ -15,6 +15,7 @@ from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 from sbim_deploy.samplers.schedules import geometric
 
 SHAPE = (6, 5)
+NOISE_LEVEL = 0.5
 
 
 def random_complex(rng, shape):
@@ -35,8 +36,16 @@ def problem(n=1, seed=0):
 def run(plan, score, sense, backprojection, n=1, seed=0, start=None, **options):
     zeros = np.zeros((n, *SHAPE), dtype=np.complex64)
     noise = NoiseStream(seed, range(n), SHAPE)
+    noise_level = np.full(n, NOISE_LEVEL, dtype=np.float32)
     return run_plan(
-        plan, score, sense.normal, backprojection, zeros if start is None else start, noise, **options
+        plan,
+        score,
+        sense.normal,
+        backprojection,
+        zeros if start is None else start,
+        noise,
+        noise_level,
+        **options,
     )
 
 
@@ -47,7 +56,7 @@ class TestPosterior:
     own, and what they end with must have the posterior's mean and covariance.
     """
 
-    TAU, NOISE = 1.0, 0.5
+    TAU, NOISE = 1.0, NOISE_LEVEL
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -97,7 +106,7 @@ class TestPosterior:
     @pytest.mark.parametrize("steps", [20, 80])
     def test_sbim_leaves_more_noise_than_ddim_because_its_steps_are_shorter(self, posterior, steps):
         """The square root of p. 64-65 makes each step shorter than the exact one."""
-        mean, values, vectors = posterior
+        mean = posterior[0]
         n = 150
         sense, _, backprojection = problem()
         sigmas = geometric(5, 0.02, steps + 1)
@@ -114,7 +123,7 @@ class TestPosterior:
         mean, _, _ = posterior
         sense, _, backprojection = problem()
         sigma = 1e4
-        plan = Plan("dds", 0.0, 0.0, (ProximalRow(sigma, self.NOISE**2 / self.TAU**2, 60, 0.0, 0.0),))
+        plan = Plan("dds", 0.0, 0.0, (ProximalRow(sigma, 0.0, 1 / self.TAU**2, 60, 0.0, 0.0),))
         image = run(plan, lambda x, s: -x / np.float32(self.TAU**2 + s**2), sense, backprojection)
         np.testing.assert_allclose(image.reshape(-1), mean, atol=2e-4)
 
@@ -138,7 +147,7 @@ def test_a_proximal_row_is_its_formula():
     sense, matrix, backprojection = problem()
     rng = np.random.default_rng(5)
     s, start = random_complex(rng, (1, *SHAPE)), random_complex(rng, (1, *SHAPE))
-    row = ProximalRow(sigma=0.7, gamma=0.1, n_cg=100, renoise=0.4, noise_scale=0.0)
+    row = ProximalRow(sigma=0.7, gamma=0.06, noise_gamma=0.16, n_cg=100, renoise=0.4, noise_scale=0.0)
     image = run(Plan("x", 1.0, 0.0, (row,)), lambda x, sigma: s.copy(), sense, backprojection, start=start)
     x0 = start + 0.7**2 * s
     u = np.linalg.solve(matrix[0] + 0.1 * np.eye(30), (backprojection + 0.1 * x0).reshape(-1))
@@ -156,7 +165,7 @@ def test_data_that_are_met_exactly_do_not_pull():
 def test_conjugate_gradients_leave_a_converged_slice_alone():
     sense, _, backprojection = problem(n=2)
     backprojection[0] = 0
-    u = solve_proximal(sense.normal, backprojection, np.zeros_like(backprojection), 0.1, 50)
+    u = solve_proximal(sense.normal, backprojection, np.zeros_like(backprojection), np.full(2, 0.1), 50)
     assert not u[0].any()
     np.testing.assert_allclose(sense.normal(u)[1] + 0.1 * u[1], backprojection[1], atol=1e-4)
 
@@ -177,6 +186,7 @@ def test_a_slice_is_the_same_in_any_batch():
             backprojection[i : i + 1],
             np.zeros((1, *SHAPE), dtype=np.complex64),
             NoiseStream(0, [i], SHAPE),
+            np.zeros(1, dtype=np.float32),
         )
         np.testing.assert_allclose(alone[0], together[i], atol=1e-5)
 
@@ -212,6 +222,13 @@ def test_the_first_non_finite_score_stops_the_run_and_names_the_slice():
         return s
 
     plan = plans.sbim(geometric(5, 0.1, 4), 5.0)
-    with pytest.raises(SamplingError, match=r"score of slice 1 is not finite in row 2 of 4"):
+    with pytest.raises(SamplingError, match=r"sbim diverged: slice 1 is not finite in row 2 of 4"):
         run(plan, score, sense, backprojection, n=2)
     assert len(calls) == 2
+
+
+def test_a_last_row_that_overflows_is_not_an_image():
+    sense, _, backprojection = problem()
+    plan = Plan("x", 1.0, 0.0, (GuidedRow(1.0, 3e38, 0.0, 0.0),))
+    with pytest.raises(SamplingError, match="row 1 of 1"):
+        run(plan, lambda x, sigma: np.full_like(x, 1e3), sense, backprojection)

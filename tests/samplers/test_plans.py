@@ -80,10 +80,11 @@ def test_reverse_diffusion_keeps_the_variance_of_the_process():
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_dds_adds_back_the_noise_of_the_next_level_and_none_in_the_last_row(eta):
-    plan = plans.dds(SIGMAS, gamma=0.03, n_cg=6, eta=eta)
+    plan = plans.dds(SIGMAS, gamma=0.03, noise_weight=2.0, n_cg=6, eta=eta)
     for row, following in zip(plan.rows, [1.0, 0.5, 0.0], strict=True):
         assert math.hypot(row.renoise, row.noise_scale) == pytest.approx(following)
         assert row.noise_scale == pytest.approx(eta * following)
+        assert row.noise_gamma == pytest.approx(2.0 / row.sigma**2)
     assert (plan.start_image, plan.start_noise) == (1.0, 2.0)
 
 

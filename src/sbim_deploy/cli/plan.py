@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import typer
+
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import print_json, print_table
 
@@ -33,4 +35,4 @@ def plan(
         [str(i + 1), *(f"{row.get(name, 0):.6g}" for name in columns)] for i, row in enumerate(made["rows"])
     ]
     print_table(["row", *columns], rows)
-    print_table(["start", ""], [["image", f"{start['image']:g}"], ["noise", f"{start['noise']:g}"]])
+    typer.echo(f"start: {start['image']:g} x the image of the measured data + {start['noise']:g} x noise")

@@ -70,11 +70,14 @@ def run_recon(
 ) -> dict[str, Any]:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures asked for."""
     from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.io.nifti import check_nifti
     from sbim_deploy.recon.montage import write_result_montage
     from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
 
-    for picture in filter(None, (png, nifti)):
-        check_writable(picture)
+    if png is not None:
+        check_writable(png)
+    if nifti is not None:
+        check_nifti(nifti)
     with _shown_progress() as progress:
         provenance = reconstruct_file(kspace, output, settings, progress)
     if png is not None:

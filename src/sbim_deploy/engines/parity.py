@@ -35,7 +35,7 @@ def compare(name: str, got: NDArray[Any], expected: NDArray[Any], tolerance: flo
         raise ValueError(f"{name}: got shape {got.shape}, expected {expected.shape}")
     n_nonfinite = int(np.count_nonzero(~np.isfinite(got)))
     double = np.complex128 if np.iscomplexobj(got) else np.float64
-    a, b = np.nan_to_num(got).astype(double), expected.astype(double)
+    a, b = np.nan_to_num(got, posinf=0, neginf=0).astype(double), expected.astype(double)
     difference = np.abs(a - b)
     norm_a, norm_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     relative = float(np.linalg.norm(difference)) / norm_b if norm_b else float(difference.any())

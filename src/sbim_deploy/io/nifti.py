@@ -8,15 +8,34 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sbim_deploy.errors import BackendMissingError, InputError
-from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.atomic import check_writable, replacing
 from sbim_deploy.records import FloatArray
 
 SUFFIXES = (".nii", ".nii.gz")
 DESCRIPTION = "sbim-deploy: research use only"
+
+
+def check_nifti(path: Path) -> Any:
+    """Check that a NIfTI file can be written at ``path``, before long work, and return nibabel.
+
+    Raises:
+        BackendMissingError: nibabel is not installed.
+        InputError: the suffix is another, or the file cannot be written.
+    """
+    if not path.name.endswith(SUFFIXES):
+        raise InputError(f"{path}: the name must end in {' or '.join(SUFFIXES)}; name the output so")
+    check_writable(path)
+    try:
+        return importlib.import_module("nibabel")
+    except ImportError as error:
+        raise BackendMissingError(
+            'NIfTI output needs nibabel, which is not installed; run: pip install "sbim-deploy[nifti]"'
+        ) from error
 
 
 def write_nifti(path: Path, volume: FloatArray, voxel_mm: tuple[float, float, float] | None) -> None:
@@ -28,17 +47,9 @@ def write_nifti(path: Path, volume: FloatArray, voxel_mm: tuple[float, float, fl
         voxel_mm: (row, column, slice) size of a voxel, or None where it is unknown: 1 mm, unit unknown.
 
     Raises:
-        BackendMissingError: nibabel is not installed.
-        InputError: the suffix is another, or the file cannot be written.
+        BackendMissingError, InputError: see :func:`check_nifti`.
     """
-    try:
-        nibabel = importlib.import_module("nibabel")
-    except ImportError as error:
-        raise BackendMissingError(
-            'NIfTI output needs nibabel, which is not installed; run: pip install "sbim-deploy[nifti]"'
-        ) from error
-    if not path.name.endswith(SUFFIXES):
-        raise InputError(f"{path}: the name must end in {' or '.join(SUFFIXES)}; name the output so")
+    nibabel = check_nifti(path)
     if volume.ndim != 3:
         raise ValueError(f"volume has shape {volume.shape}, expected (slices, rows, columns)")
     sizes = voxel_mm or (1.0, 1.0, 1.0)

@@ -35,12 +35,13 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
     reference = read_reference(model.folder)
     engine = open_engine(model, "score", backend)
     got = engine.run({"x": reference.x, "sigma": reference.sigma})["score"]
+    sigmas = [float(sigma) for sigma in reference.sigma]
     results = [
         compare(f"score, sigma {sigma:g}, stored PyTorch", got[i], reference.score[i], tolerance(sigma))
-        for i, sigma in enumerate(reference.sigma)
+        for i, sigma in enumerate(sigmas)
     ]
     if model.manifest.channels == 2:
-        results += [_check_step(model, backend, float(sigma)) for sigma in reference.sigma]
+        results += [_check_step(model, backend, sigma) for sigma in sigmas]
     return results
 
 
@@ -102,5 +103,6 @@ def _check_step(model: Model, backend: str, sigma: float) -> Parity:
         arrays["backprojection"],
         arrays["x"],
         NoiseStream(0, [0], STEP_GRID),
+        np.zeros(1, dtype=np.float32),
     )
     return compare(f"step, sigma {sigma:g}, numpy loop", from_channels(fused), expected, tolerance(sigma))

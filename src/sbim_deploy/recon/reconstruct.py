@@ -96,6 +96,7 @@ class Reconstructor:
             centre_pad(sense.adjoint(kspace) / scales, grid),
             centre_pad(mvues / scales, grid),
             NoiseStream(self.seed, [problem.index for problem in problems], grid),
+            np.array([problem.noise / problem.scale for problem in problems], dtype=np.float32),
             on_row,
         )
         images = scales * centre_crop(images, sense.image_shape)

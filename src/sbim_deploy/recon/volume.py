@@ -62,9 +62,10 @@ class ReconSettings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        """Check the batch."""
-        if self.batch < 1:
-            raise InputError(f"batch is {self.batch}: expected at least 1")
+        """Check the ranges."""
+        for name, value in (("batch", self.batch), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1")
 
 
 class Progress(Protocol):
@@ -102,6 +103,7 @@ def reconstruct_file(
         identity = _identity(kspace_path, settings, reconstructor)
         writer = stack.enter_context(ResultWriter(output_path, identity, indices, settings.resume))
         pending = writer.pending
+        _check_slices(pending, kspace, maps)
         if progress is not None:
             progress.started(len(indices), len(indices) - len(pending), len(reconstructor.plan.rows))
         seen = _Seen()
@@ -158,6 +160,15 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceFile) -> BoolArray | N
     except ValueError as error:
         raise InputError(f"{kspace.path}: cannot undersample: {error}") from error
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
+
+
+def _check_slices(indices: Sequence[int], kspace: KspaceFile, maps: MapsFile | None) -> None:
+    """Read every slice once before the first is reconstructed: a bad one must not end hours of work."""
+    for index in indices:
+        if not kspace.read_slice(index).any():
+            raise InputError(f"{kspace.path}: k-space of slice {index} is all zero: leave it out (--slices)")
+        if maps is not None:
+            maps.read_maps(index)
 
 
 def _open_maps(settings: ReconSettings, kspace: KspaceFile, stack: ExitStack) -> MapsFile | None:

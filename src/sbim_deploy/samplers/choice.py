@@ -13,8 +13,8 @@ from sbim_deploy.samplers.schedules import Sigmas, geometric, subsample
 DEFAULT_SAMPLER = "dds"
 
 # Searched with the demo model on tuning slices by benchmarks/search_dds.py: docs/results.md.
-DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.02
-DDS_GAMMA, DDS_N_CG, DDS_ETA = 0.03, 6, 1.0
+DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
+DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 1.0, 5, 1.0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ def _dds_levels(prior: Prior, steps: int) -> Sigmas:
 SAMPLERS = {
     "dds": Sampler(
         _dds_levels,
-        lambda sigmas, weight, eps, corrector: plans.dds(sigmas, DDS_GAMMA, DDS_N_CG, DDS_ETA),
+        lambda sigmas, weight, eps, corrector: plans.dds(
+            sigmas, DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA
+        ),
         steps=32,
         takes_data_weight=False,
     ),

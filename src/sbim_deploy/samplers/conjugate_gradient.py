@@ -19,11 +19,12 @@ def inner(a: ComplexArray, b: ComplexArray) -> FloatArray:
 
 
 def solve_proximal(
-    normal: Normal, backprojection: ComplexArray, centre: ComplexArray, gamma: float, n_steps: int
+    normal: Normal, backprojection: ComplexArray, centre: ComplexArray, gamma: FloatArray, n_steps: int
 ) -> ComplexArray:
     """Return argmin |A u - y|^2 + gamma |u - centre|^2 after ``n_steps`` from u = ``centre``.
 
-    ``backprojection`` is A^H y; all are (slice, rows, columns). Hestenes and Stiefel 1952.
+    ``backprojection`` is A^H y; images are (slice, rows, columns), ``gamma`` is (slice,). Hestenes and
+    Stiefel 1952 (doi:10.6028/jres.049.044).
     """
     u = centre.copy()
     product, scaled = np.empty_like(u), np.empty_like(u)
@@ -32,7 +33,7 @@ def solve_proximal(
     energy = inner(residual, residual)
     for _ in range(n_steps):
         normal(direction, product)
-        product += np.multiply(direction, np.float32(gamma), out=scaled)
+        product += np.multiply(direction, gamma[:, None, None], out=scaled)
         step = _ratio(energy, inner(direction, product))
         u += np.multiply(direction, step, out=scaled)
         residual -= np.multiply(product, step, out=scaled)

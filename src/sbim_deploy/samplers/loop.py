@@ -10,7 +10,7 @@ from sbim_deploy.errors import SamplingError
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import Normal, inner, solve_proximal
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
+from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 
 Score = Callable[[ComplexArray, float], ComplexArray]
 """(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns); the loop may overwrite what it returns."""
@@ -23,39 +23,45 @@ def run_plan(
     backprojection: ComplexArray,
     start_image: ComplexArray,
     noise: NoiseStream,
+    noise_level: FloatArray,
     on_row: Callable[[int], None] | None = None,
 ) -> ComplexArray:
     """Return the images (slice, rows, columns) that a plan ends with.
 
     ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
-    ``start_image`` is MVUE / scale. ``on_row`` is called with the number of rows done.
+    ``start_image`` is MVUE / scale and ``noise_level`` (slice,) is sigma_y / scale. ``on_row`` is called
+    with the number of rows done.
 
     Raises:
         SamplingError: a non-finite value, with the row and the slices that have it.
     """
     x = plan.start_image * start_image + np.float32(plan.start_noise) * noise.draw()
     work = np.empty_like(x)
-    for index, row in enumerate(plan.rows):
-        s = score(x, row.sigma)
-        energy = inner(s, s)
-        if not np.isfinite(energy).all():
-            raise _diverged(plan, index, row, noise.slices, energy)
-        if isinstance(row, GuidedRow):
-            _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, work)
-        else:
-            x = _proximal_update(x, s, row, normal, backprojection)
-        if row.noise_scale:
-            x += np.multiply(noise.draw(), np.float32(row.noise_scale), out=work)
-        if on_row is not None:
-            on_row(index + 1)
+    # What overflows is met by the check of every row, and named there.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index, row in enumerate(plan.rows):
+            s = score(x, row.sigma)
+            energy = inner(s, s)
+            _check_finite(energy, plan, index, noise.slices)
+            if isinstance(row, GuidedRow):
+                _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, work)
+            else:
+                x = _proximal_update(x, s, row, normal, backprojection, noise_level)
+            if row.noise_scale:
+                x += np.multiply(noise.draw(), np.float32(row.noise_scale), out=work)
+            if on_row is not None:
+                on_row(index + 1)
+        _check_finite(inner(x, x), plan, len(plan.rows) - 1, noise.slices)
     return x
 
 
-def _diverged(plan: Plan, index: int, row: Row, slices: tuple[int, ...], energy: FloatArray) -> SamplingError:
+def _check_finite(energy: FloatArray, plan: Plan, index: int, slices: tuple[int, ...]) -> None:
+    if np.isfinite(energy).all():
+        return
     bad = ", ".join(str(name) for name, e in zip(slices, energy, strict=True) if not np.isfinite(e))
-    return SamplingError(
-        f"{plan.sampler} diverged: the score of slice {bad} is not finite in row {index + 1} of "
-        f"{len(plan.rows)} (sigma {row.sigma:g}); use more steps, or another sampler"
+    raise SamplingError(
+        f"{plan.sampler} diverged: slice {bad} is not finite in row {index + 1} of {len(plan.rows)} (sigma "
+        f"{plan.rows[index].sigma:g}); use more steps, a smaller data weight or another sampler"
     )
 
 
@@ -81,11 +87,17 @@ def _guided_update(
 
 
 def _proximal_update(
-    x: ComplexArray, s: ComplexArray, row: ProximalRow, normal: Normal, backprojection: ComplexArray
+    x: ComplexArray,
+    s: ComplexArray,
+    row: ProximalRow,
+    normal: Normal,
+    backprojection: ComplexArray,
+    noise_level: FloatArray,
 ) -> ComplexArray:
     s *= np.float32(row.sigma**2)
     x += s
-    u = solve_proximal(normal, backprojection, x, row.gamma, row.n_cg)
+    gamma = (row.gamma + row.noise_gamma * noise_level**2).astype(np.float32)
+    u = solve_proximal(normal, backprojection, x, gamma, row.n_cg)
     # (x - x0) / sigma is -sigma s.
     s *= np.float32(-row.renoise / row.sigma)
     u += s

@@ -23,11 +23,13 @@ class GuidedRow:
 class ProximalRow:
     """x <- u + renoise (x - x0) / sigma + noise_scale z, with x0 = x + sigma^2 s(x, sigma).
 
-    u = argmin |A u - y|^2 + gamma |u - x0|^2, by ``n_cg`` conjugate-gradient steps from x0.
+    u = argmin |A u - y|^2 + g |u - x0|^2, by ``n_cg`` conjugate-gradient steps from x0, where
+    g = gamma + noise_gamma sigma_y^2 and sigma_y is the noise of the slice's own k-space.
     """
 
     sigma: float
     gamma: float
+    noise_gamma: float
     n_cg: int
     renoise: float
     noise_scale: float

@@ -71,16 +71,22 @@ def langevin(sigmas: Sigmas, data_weight: float, eps: float, steps_per_level: in
     return _from_noise("langevin", rows)
 
 
-def dds(sigmas: Sigmas, gamma: float, n_cg: int, eta: float) -> Plan:
+def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float) -> Plan:
     """Decomposed diffusion sampling from the noised zero-filled image.
 
     Chung, Lee and Ye 2024 (arXiv:2303.05754), algorithm 2 in its variance-exploding form: denoise, solve
-    for the data by conjugate gradients, add noise again, of which the share eta is fresh.
+    for the data by conjugate gradients, add noise again, of which the share eta is fresh. The prior weighs
+    gamma + noise_weight (sigma_y / sigma)^2, the second as in Zhu et al. 2023 (arXiv:2305.08995), eq. 13.
     """
     kept, fresh = math.sqrt(1 - eta**2), eta
     rows = [
         ProximalRow(
-            float(sigma), gamma, n_cg, renoise=float(following * kept), noise_scale=float(following * fresh)
+            sigma=float(sigma),
+            gamma=gamma,
+            noise_gamma=float(noise_weight / sigma**2),
+            n_cg=n_cg,
+            renoise=float(following * kept),
+            noise_scale=float(following * fresh),
         )
         for sigma, following in pairwise([*sigmas, 0.0])
     ]

@@ -1,0 +1,277 @@
+"""The commands, by what they print and the exit codes that they end with."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from sbim_deploy.cli import options
+from sbim_deploy.recon.model import DEMO_FOLDER
+from sbim_deploy.samplers.choice import DEFAULT_SAMPLER, SAMPLERS
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder / "out.h5"
+
+
+def copy_with(source: Path, target: Path, **changes: np.ndarray | None) -> Path:
+    """Copy an HDF5 file with datasets replaced, or removed where None."""
+    shutil.copy(source, target)
+    with h5py.File(target, "a") as file:
+        for name, value in changes.items():
+            if name in file:
+                del file[name]
+            if value is not None:
+                file[name] = value
+    return target
+
+
+def test_the_default_sampler_and_the_list_in_the_help_are_the_samplers(cli):
+    assert options.DEFAULT_SAMPLER == DEFAULT_SAMPLER
+    text = " ".join(cli("plan", "--help").out.split())
+    assert all(name in text for name in SAMPLERS)
+
+
+def test_version(cli):
+    assert cli("--version").out.startswith("sbim-deploy 0.")
+
+
+def test_simulate_recon_evaluate_and_info_in_a_row(cli, tmp_path):
+    kspace, result, png = tmp_path / "k.h5", tmp_path / "r.h5", tmp_path / "r.png"
+    made = cli("simulate", "-o", kspace, "--slices", 2, "--size", 64, "--coils", 4, "--acceleration", 2)
+    assert made.code == 0
+    assert "1.83 effective" in made.err
+    done = cli("recon", kspace, "-o", result, "--steps", 16, "--png", png, "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["plan"]["sampler"] == "dds"
+    assert "2 slices, dds with 16 network calls" in done.err
+    assert "Research use only" in done.err
+    with Image.open(png) as picture:
+        assert picture.width > 900
+    scores = json.loads(cli("evaluate", result, "--reference", kspace, "--json").out)
+    assert scores["mean_reconstruction"]["psnr"] > scores["mean_zero_filled"]["psnr"] + 3
+    table = cli("evaluate", result, "--reference", kspace).out.splitlines()
+    assert table[0].split()[0] == "slice"
+    assert table[-1].startswith("mean")
+    assert json.loads(cli("info", result, "--json").out)["kind"] == "reconstruction"
+    assert "coils: 4" in cli("info", kspace).out
+    assert "digest" in cli("info", "demo").out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nibabel") is None, reason="nibabel is not installed")
+def test_recon_writes_a_nifti_volume_with_the_voxel_size(cli, simulated, out):
+    import nibabel
+
+    nifti = out.with_name("r.nii.gz")
+    assert cli("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:2", "--nifti", nifti).code == 0
+    image = nibabel.load(nifti)
+    assert image.shape == (64, 64, 2)
+    np.testing.assert_allclose(image.header.get_zooms(), (220 / 64, 220 / 64, 5))
+
+
+def test_a_plan_is_a_table_or_json(cli):
+    plan = json.loads(cli("plan", "--sampler", "sbim-ld", "--steps", 4, "--corrector-steps", 2, "--json").out)
+    assert len(plan["rows"]) == 4 * 3 + 1
+    assert {"sigma", "step_size", "noise_scale"} <= plan["rows"][0].keys()
+    assert plan["rows"][0]["sigma"] == pytest.approx(50)
+    assert len(cli("plan", "--steps", 4).out.splitlines()) == 1 + 4 + 1
+
+
+def test_the_demo_model_validates_without_pytorch(cli):
+    done = cli("validate", "demo")
+    assert done.code == 0
+    assert "checksums match" in done.out
+    report = json.loads(cli("validate", "demo", "--json").out)
+    assert len(report["parity"]) == 6
+    assert max(each["relative_l2"] for each in report["parity"]) <= 1e-5
+
+
+def test_the_demo_makes_its_files_and_a_picture(cli, tmp_path):
+    done = cli("demo", "-o", tmp_path / "demo")
+    assert done.code == 0
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == {
+        "kspace.h5",
+        "reconstruction.h5",
+        "montage.png",
+    }
+    means = done.out.splitlines()[-1].split()
+    assert float(means[2]) > float(means[5]) + 6
+
+
+def bad_kspace(name, source, folder):
+    """Return a k-space file with one fault."""
+    with h5py.File(source) as file:
+        kspace, mask = file["kspace"][:], file["mask"][:]
+    target = folder / "bad.h5"
+    if name == "missing":
+        return folder / "nowhere.h5"
+    if name == "truncated":
+        target.write_bytes(source.read_bytes()[:20_000])
+        return target
+    if name == "not HDF5":
+        target.write_text("hello")
+        return target
+    nan = kspace.copy()
+    nan[1, 0, 3, 3] = np.nan
+    blank = kspace.copy()
+    blank[1] = 0
+    changes = {
+        "no kspace": {"kspace": None},
+        "real": {"kspace": kspace.real},
+        "nan": {"kspace": nan},
+        "blank slice": {"kspace": blank},
+        "short mask": {"mask": mask[:-1]},
+        "zero mask": {"mask": np.zeros_like(mask)},
+        "no calibration lines": {"mask": np.arange(64) % 4 == 1},
+    }
+    return copy_with(source, target, **changes[name])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("missing", "nowhere.h5: no such file"),
+        ("truncated", "truncated"),
+        ("not HDF5", "not HDF5"),
+        ("no kspace", "no dataset 'kspace'"),
+        ("real", "float32"),
+        ("nan", "slice 1"),
+        ("blank slice", "k-space of slice 1 is all zero"),
+        ("short mask", "'mask' has shape (63,), expected (64,)"),
+        ("zero mask", "'mask' is all zero"),
+        ("no calibration lines", "calibration lines"),
+    ],
+)
+def test_recon_refuses_bad_kspace_in_one_line(cli, simulated, tmp_path, out, fault, message):
+    done = cli("recon", bad_kspace(fault, simulated, tmp_path), "-o", out, "--steps", 1)
+    assert done.code == 2
+    assert message in done.error_line
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sampler", "sbmi"), "unknown sampler 'sbmi': expected one of dds, sbim"),
+        (("--steps", 0), "steps is 0"),
+        (("--sampler", "sbim", "--steps", 500), "500 noise levels"),
+        (("--batch", 0), "batch is 0"),
+        (("--seed", -1), "seed is -1"),
+        (("--threads", 0), "threads is 0"),
+        (("--slices", "3"), "--slices is '3': expected A:B"),
+        (("--slices", "2:9"), "expected a range within 0:4"),
+        (("--undersample", "equispaced"), "--undersample is 'equispaced'"),
+        (("--undersample", "spiral:4"), "unknown pattern 'spiral'"),
+        (("--undersample", "random:400"), "expected 1 to the number of lines, 64"),
+        (("--backend", "tpu"), "unknown backend 'tpu'"),
+        (("--model", "nowhere"), "nowhere: no such folder"),
+        (("--maps", "nowhere.h5"), "nowhere.h5: no such file"),
+        (("--png", "/nowhere/x.png"), "/nowhere does not exist"),
+        (("--nifti", "x.img"), "x.img: the name must end in .nii"),
+    ],
+)
+def test_recon_refuses_bad_options_before_any_work(cli, simulated, out, arguments, message):
+    done = cli("recon", simulated, "-o", out, *arguments)
+    assert done.code == 2
+    assert message in done.error_line
+    assert list(out.parent.iterdir()) == []
+
+
+def test_maps_that_do_not_fit_are_refused_with_both_shapes(cli, simulated, tmp_path, out):
+    with h5py.File(simulated) as file:
+        maps = file["s_maps"][:]
+    wrong = copy_with(simulated, tmp_path / "maps.h5", s_maps=maps[:, :3])
+    done = cli("recon", simulated, "-o", out, "--maps", wrong)
+    assert done.code == 2
+    assert "(4, 3, 64, 64)" in done.error_line
+    assert "(4, 4, 64, 64)" in done.error_line
+
+
+@pytest.mark.parametrize("output", ["nowhere/out.h5", "."])
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(cli, simulated, tmp_path, output):
+    done = cli("recon", simulated, "-o", tmp_path / output)
+    assert done.code == 2
+    assert str(tmp_path / output) in done.error_line
+
+
+def test_a_changed_byte_in_a_model_is_exit_6(cli, simulated, tmp_path, out):
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_FOLDER, model)
+    weights = bytearray((model / "weights.bin").read_bytes())
+    weights[1234] ^= 1
+    (model / "weights.bin").write_bytes(weights)
+    for done in (cli("recon", simulated, "-o", out, "--model", model), cli("validate", model)):
+        assert done.code == 6
+        assert "weights.bin: got SHA-256" in done.error_line
+    assert list(out.parent.iterdir()) == []
+
+
+def test_a_graph_that_computes_something_else_is_exit_3(cli, tmp_path):
+    from sbim_deploy.io.model_folder import describe_file, read_manifest, write_manifest
+
+    model = tmp_path / "model"
+    shutil.copytree(DEMO_FOLDER, model)
+    weights = np.fromfile(model / "weights.bin", dtype=np.float32)
+    weights[5000:5100] *= 1.01
+    weights.tofile(model / "weights.bin")
+    manifest = read_manifest(model)
+    manifest.files["weights.bin"] = describe_file(model / "weights.bin")  # type: ignore[index]
+    write_manifest(model, manifest)
+    done = cli("validate", model)
+    assert done.code == 3
+    assert "comparisons failed: score, sigma 50" in done.error_line
+    assert "FAILED" in done.out
+
+
+def test_a_missing_backend_is_exit_4(cli, simulated, out, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = cli("recon", simulated, "-o", out)
+    assert done.code == 4
+    assert 'pip install "sbim-deploy[cpu]"' in done.error_line
+
+
+def test_export_without_pytorch_is_exit_4(cli, tmp_path, monkeypatch):
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("sbim_deploy.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = cli("export", "c.pth", "--config", "c.yaml", "-o", tmp_path / "model")
+    assert done.code == 4
+    assert 'pip install "sbim-deploy[export]"' in done.error_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "nowhere.h5", "--reference", "k.h5"), "nowhere.h5: no such file"),
+        (("info", "nowhere"), "nowhere: no such file"),
+        (("plan", "--sampler", "ddpm"), "unknown sampler 'ddpm'"),
+        (("validate", "nowhere"), "nowhere: no such folder"),
+        (("validate", "demo", "--checkpoint", "c.pth"), "go together"),
+        (("simulate", "-o", "/nowhere/k.h5"), "/nowhere does not exist"),
+        (("simulate", "-o", "k.h5", "--acceleration", 0), "acceleration is 0"),
+        (("demo", "-o", "/dev/null/x"), "cannot make the folder"),
+    ],
+)
+def test_other_commands_end_with_one_line_too(cli, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = cli(*arguments)
+    assert done.code == 2
+    assert message in done.error_line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_usage_errors_are_exit_2(cli):
+    assert cli("recon").code == 2
+    assert cli("reconstruct").code == 2

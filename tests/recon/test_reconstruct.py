@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import InputError, SamplingError
+from sbim_deploy.mri.coils import birdcage_maps
+from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.recon.evaluate import score
+from sbim_deploy.recon.model import load_model
+from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.simulate import SimulateSettings, brain_slice, simulate_slice
+from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice
+
+
+def problems(n=4, size=64, acceleration=2.0):
+    settings = SimulateSettings(n, 4, size, acceleration)
+    mask = line_mask(size, acceleration)
+    return [prepare_slice(simulate_slice(settings, mask, i).kspace, i) for i in range(n)]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_beats_zero_filling(name):
+    simulated = simulate_slice(SimulateSettings(1, 6, 64, 3.0), line_mask(64, 3.0), 0)
+    problem = prepare_slice(simulated.kspace, maps=simulated.maps)
+    steps = {"reverse-diffusion": 64, "langevin": 30}.get(name, 32)
+    (result,) = Reconstructor(load_model("demo"), SamplerChoice(name, steps))([problem])
+    reference = np.abs(simulated.reference)
+    gain = score(np.abs(result.image), reference).psnr - score(np.abs(result.zero_filled), reference).psnr
+    assert gain > 5
+    assert result.residual < 0.1
+
+
+@pytest.mark.parametrize("name", ["dds", "sbim-ld"])
+def test_a_slice_is_the_same_in_a_batch_of_one_and_of_four(name):
+    reconstruct = Reconstructor(load_model("demo"), SamplerChoice(name, steps=6))
+    together = reconstruct(problems())
+    for alone, batched in zip([reconstruct([problem])[0] for problem in problems()], together, strict=True):
+        distance = np.linalg.norm(alone.image - batched.image) / np.linalg.norm(alone.image)
+        assert distance < 1e-5
+        assert alone.residual == pytest.approx(batched.residual, rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_image_to_the_bit_and_another_seed_another():
+    first, again, other = (
+        Reconstructor(load_model("demo"), SamplerChoice(steps=4), seed)(problems(1))[0].image
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("shape", [(61, 70), (64, 60)])
+@pytest.mark.parametrize("direction", ["columns", "rows", "both"])
+def test_odd_sizes_and_all_directions_run_on_a_padded_grid_and_meet_the_data(shape, direction):
+    image = np.ascontiguousarray(brain_slice(0, 80)[: shape[0], : shape[1]]).astype(np.complex64)
+    maps = birdcage_maps(4, shape)
+    mask = {
+        "columns": line_mask(shape[1], 2)[None],
+        "rows": line_mask(shape[0], 2)[:, None],
+        "both": line_mask(shape[0], 1.5)[:, None] & line_mask(shape[1], 1.5)[None],
+    }[direction]
+    problem = prepare_slice((centred_fft(maps * image) * mask).astype(np.complex64), maps=maps)
+    (result,) = Reconstructor(load_model("demo"), SamplerChoice(steps=8))([problem])
+    assert result.image.shape == shape
+    assert result.residual < 0.05
+    assert score(np.abs(result.image), image.real).psnr > score(np.abs(result.zero_filled), image.real).psnr
+
+
+def test_a_scaled_scan_gives_the_scaled_image():
+    (problem,) = problems(1)
+    scaled = prepare_slice(problem.kspace * np.float32(1e-6))
+    reconstruct = Reconstructor(load_model("demo"), SamplerChoice(steps=4))
+    small, large = reconstruct([scaled])[0].image, reconstruct([problem])[0].image
+    np.testing.assert_allclose(1e6 * small, large, atol=1e-2 * np.abs(large).max())
+
+
+def test_a_sampler_that_diverges_is_named_with_the_slice():
+    choice = SamplerChoice("sbim-ld", steps=10, data_weight=1e38)
+    with pytest.raises(SamplingError, match="sbim-ld diverged: slice 0"):
+        Reconstructor(load_model("demo"), choice)(problems(1))
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match="seed is -1"):
+        Reconstructor(load_model("demo"), seed=-1)
+
+
+def test_progress_is_told_of_every_row():
+    seen = []
+    Reconstructor(load_model("demo"), SamplerChoice(steps=3))(problems(1), seen.append)
+    assert seen == [1, 2, 3]
