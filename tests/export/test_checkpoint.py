@@ -1,0 +1,140 @@
+import pickle
+
+import pytest
+import torch
+import yaml
+from random_checkpoints import CONFIG, random_weights, write_random_checkpoint
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.export.checkpoint import architecture_of, build_network, read_checkpoint, read_config
+from sbim_deploy.export.model import load_network
+from sbim_deploy.export.network import ARCHITECTURES
+
+
+def write_yaml(path, document):
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def changed(section, **changes):
+    return {**CONFIG, section: {**CONFIG[section], **changes}}
+
+
+def test_both_forms_of_the_yaml_say_the_same(config_path, tmp_path):
+    flat = read_config(config_path)
+    nested = read_config(write_yaml(tmp_path / "jalal.yaml", {"langevin_config": CONFIG, "other": 1}))
+    assert flat == nested
+    assert (flat.sigma_begin, flat.sigma_end, flat.n_levels, flat.ngf) == (232, 0.0066, 2311, 4)
+    assert (flat.data_weight, flat.start_level, flat.centred_input) == (5.0, 1155, True)
+
+
+@pytest.mark.parametrize("key", ["logit_transform", "rescaled"])
+def test_rescaled_data_are_not_centred_again(tmp_path, key):
+    assert not read_config(write_yaml(tmp_path / "c.yaml", changed("data", **{key: True}))).centred_input
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            {"data": {}, "model": {"ngf": 4}},
+            "lacks data.channels, model.sigma_begin, model.sigma_end, model.num",
+        ),
+        (
+            changed("model", normalization="BatchNorm"),
+            "model.normalization is 'BatchNorm'; only 'InstanceNorm",
+        ),
+        (changed("model", spec_norm=True), "model.spec_norm is True"),
+        (changed("model", sigma_begin=0.001), "sigma_begin and sigma_end are 0.001 and 0.0066"),
+        (changed("model", ngf="wide"), "wrong type"),
+        ([1, 2], "expected a mapping"),
+    ],
+)
+def test_a_config_that_cannot_be_used_says_what_is_wrong(tmp_path, document, message):
+    with pytest.raises(InputError, match=message):
+        read_config(write_yaml(tmp_path / "c.yaml", document))
+
+
+def test_a_missing_or_broken_yaml_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="cannot read the config"):
+        read_config(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("a: [1, 2\n!!python/object/apply:os.system ['true']")
+    with pytest.raises(InputError, match="not valid YAML"):
+        read_config(tmp_path / "c.yaml")
+
+
+def test_the_published_layout_is_read_without_its_prefixes(checkpoint_path):
+    checkpoint = read_checkpoint(checkpoint_path)
+    assert checkpoint.epoch == 12
+    assert checkpoint.step == 100_000
+    assert "begin_conv.weight" in checkpoint.raw
+    assert checkpoint.raw["sigmas"].shape == (2311,)
+    assert checkpoint.ema is not None
+    assert checkpoint.optimizer["param_groups"][0]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_family_member_is_known_by_its_stages(name, config_path, tmp_path):
+    path = write_random_checkpoint(tmp_path / "c.pth", name)
+    loaded = load_network(path, config_path)
+    assert loaded.architecture == name
+    torch.testing.assert_close(loaded.network.state_dict(), random_weights(name, 2))
+
+
+def test_ema_is_taken_where_there_is_one_and_raw_when_asked_for(checkpoint_path, config_path, tmp_path):
+    ema, raw = (load_network(checkpoint_path, config_path, wanted) for wanted in (None, False))
+    assert ema.ema
+    assert not raw.ema
+    torch.testing.assert_close(ema.network.state_dict(), random_weights("NCSNv2Deepest", 2))
+    torch.testing.assert_close(raw.network.state_dict(), random_weights("NCSNv2Deepest", 1))
+    without = write_random_checkpoint(tmp_path / "c.pth", ema=False)
+    assert not load_network(without, config_path).ema
+    with pytest.raises(InputError, match="no EMA weights"):
+        load_network(without, config_path, ema=True)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("this code must not run",))
+
+
+def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, capsys):
+    path = tmp_path / "c.pth"
+    torch.save([Hostile(), {}, 0, 0], path)
+    with pytest.raises(InputError, match="refused: not a checkpoint of tensors alone"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(InputError, match=r"refused|truncated"):
+        read_checkpoint(path)
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_is_missing_truncated_or_of_another_layout_is_an_input_error(
+    checkpoint_path, tmp_path
+):
+    with pytest.raises(InputError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "c.pth")
+    (tmp_path / "c.pth").write_bytes(checkpoint_path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="truncated or not a PyTorch checkpoint"):
+        read_checkpoint(tmp_path / "c.pth")
+    torch.save({"model": 1}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match=r"got a mapping with the keys \['model'\]"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_weights_of_another_width_name_the_first_that_does_not_fit(checkpoint_path, tmp_path):
+    config = read_config(write_yaml(tmp_path / "c.yaml", changed("model", ngf=8)))
+    with pytest.raises(InputError, match=r"begin_conv.weight has shape \(4, 2, 3, 3\).*\(8, 2, 3, 3\)"):
+        build_network(config, read_checkpoint(checkpoint_path).raw, checkpoint_path)
+
+
+def test_missing_and_non_finite_weights_are_refused(config_path, tmp_path):
+    config, weights = read_config(config_path), random_weights("NCSNv2", 1)
+    weights["end_conv.bias"][0] = float("nan")
+    with pytest.raises(InputError, match=r"end_conv.bias holds NaN"):
+        build_network(config, weights, tmp_path)
+    del weights["end_conv.bias"]
+    with pytest.raises(InputError, match=r"1 parameters missing \['end_conv.bias'\]"):
+        build_network(config, weights, tmp_path)
+    with pytest.raises(InputError, match=r"residual stages \['res1'\] are none of"):
+        architecture_of({"res1.0.conv1.weight": torch.zeros(1)}, tmp_path)

@@ -1,0 +1,107 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from random_checkpoints import random_weights
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.export.model import export_model
+from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.export.parity import check_against_checkpoint
+from sbim_deploy.recon.model import load_model, open_engine
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint_path, config_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "model"
+    export_model(checkpoint_path, config_path, folder)
+    return load_model(folder)
+
+
+def test_a_published_checkpoint_becomes_a_folder_that_gives_the_ema_weights_output(model):
+    network = ScoreNetwork(ARCHITECTURES["NCSNv2Deepest"], ngf=4, channels=2).eval()
+    network.load_state_dict(random_weights("NCSNv2Deepest", 2))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 2, 40, 24), dtype=np.float32)
+    sigma = np.array([232, 1.2, 0.0066], np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
+    got = open_engine(model, "score").run({"x": x, "sigma": sigma})["score"]
+    for i in range(3):
+        assert np.linalg.norm(got[i] - expected[i]) <= 1e-5 * np.linalg.norm(expected[i])
+
+
+def test_score_and_step_are_pytorchs_at_three_levels(model, checkpoint_path, config_path):
+    results = check_against_checkpoint(model, checkpoint_path, config_path)
+    assert len(results) == 6
+    assert max(result.relative_l2 for result in results) <= 1e-5
+    assert all(result.passed for result in results)
+
+
+def test_the_command_validates_it_with_the_checkpoint_beside(cli, model, checkpoint_path, config_path):
+    done = cli("validate", model.folder, "--checkpoint", checkpoint_path, "--config", config_path)
+    assert done.code == 0, done.err
+    assert done.out.count(" ok") == 12
+
+
+def test_the_manifest_says_what_the_model_is(model):
+    manifest = model.manifest
+    assert (manifest.architecture, manifest.ngf, manifest.channels, manifest.ema) == (
+        "NCSNv2Deepest",
+        4,
+        2,
+        True,
+    )
+    assert (manifest.noise_levels.sigma_begin, manifest.noise_levels.n_levels) == (232, 2311)
+    assert (manifest.sampling.data_weight, manifest.size_multiple, manifest.opset) == (5.0, 8, 20)
+    assert set(manifest.files) == {"score.onnx", "step.onnx", "weights.bin", "reference.npz"}
+    assert manifest.exported_with["torch"] == torch.__version__
+
+
+def test_the_graphs_share_one_weights_file_and_hold_no_paths(model):
+    weights = (model.folder / "weights.bin").stat().st_size
+    n_bytes = 4 * sum(tensor.numel() for tensor in random_weights("NCSNv2Deepest", 1).values())
+    assert weights < 1.1 * n_bytes
+    for name in ("score", "step"):
+        graph = onnx.load(model.folder / f"{name}.onnx", load_external_data=False)
+        external = {
+            entry.value
+            for tensor in graph.graph.initializer
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+        assert external == {"weights.bin"}
+        assert b".py" not in (model.folder / f"{name}.onnx").read_bytes()
+
+
+def test_another_checkpoint_is_not_compared(cli, model, config_path, tmp_path):
+    torch.save([random_weights("NCSNv2Deepest", 3), {}, 0, 0], tmp_path / "other.pth")
+    done = cli("validate", model.folder, "--checkpoint", tmp_path / "other.pth", "--config", config_path)
+    assert done.code == 2
+    assert "was exported from another checkpoint" in done.error_line
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(checkpoint_path, config_path, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="is there already and is no model folder"):
+        export_model(checkpoint_path, config_path, tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--opset", 11), "opset is 11: expected 18 to"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml: cannot read the config"),
+        (("-o", "/nowhere/model"), "/nowhere does not exist"),
+    ],
+)
+def test_export_refuses_bad_input_in_one_line(
+    cli, checkpoint_path, config_path, tmp_path, arguments, message
+):
+    options = {"--config": config_path, "-o": tmp_path / "model"}
+    options.update([arguments])
+    done = cli("export", checkpoint_path, *(item for pair in options.items() for item in pair))
+    assert done.code == 2
+    assert message in done.error_line
+    assert list(tmp_path.iterdir()) == []
