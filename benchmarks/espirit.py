@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def time_bart(bart: str, kspace: Array, calib: int, repeats: int) -> tuple[float
     return seconds, maps.transpose(2, 0, 1)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table; ``arguments`` are the command line's."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--shape", default="384x320", help="rows x columns (default 384x320)")
     parser.add_argument("--calib", type=int, default=24, help="side of the calibration block")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each; the fastest counts")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rows, columns = map(int, options.shape.split("x"))
     true_maps, support, kspace = simulate(options.coils, (rows, columns))
     calibration = centre_crop(kspace, (options.calib, options.calib))

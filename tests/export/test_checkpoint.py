@@ -109,9 +109,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, capsys):
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_a_checkpoint_that_is_missing_truncated_or_of_another_layout_is_an_input_error(
-    checkpoint_path, tmp_path
-):
+def test_a_missing_truncated_or_foreign_checkpoint_is_an_input_error(checkpoint_path, tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "c.pth")
     (tmp_path / "c.pth").write_bytes(checkpoint_path.read_bytes()[:1000])

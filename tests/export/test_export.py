@@ -46,12 +46,8 @@ def test_the_command_validates_it_with_the_checkpoint_beside(cli, model, checkpo
 
 def test_the_manifest_says_what_the_model_is(model):
     manifest = model.manifest
-    assert (manifest.architecture, manifest.ngf, manifest.channels, manifest.ema) == (
-        "NCSNv2Deepest",
-        4,
-        2,
-        True,
-    )
+    assert (manifest.architecture, manifest.ngf, manifest.channels) == ("NCSNv2Deepest", 4, 2)
+    assert manifest.ema
     assert (manifest.noise_levels.sigma_begin, manifest.noise_levels.n_levels) == (232, 2311)
     assert (manifest.sampling.data_weight, manifest.size_multiple, manifest.opset) == (5.0, 8, 20)
     assert set(manifest.files) == {"score.onnx", "step.onnx", "weights.bin", "reference.npz"}
@@ -96,9 +92,7 @@ def test_a_folder_that_is_no_model_is_not_replaced(checkpoint_path, config_path,
         (("-o", "/nowhere/model"), "/nowhere does not exist"),
     ],
 )
-def test_export_refuses_bad_input_in_one_line(
-    cli, checkpoint_path, config_path, tmp_path, arguments, message
-):
+def test_export_refuses_bad_input(cli, checkpoint_path, config_path, tmp_path, arguments, message):
     options = {"--config": config_path, "-o": tmp_path / "model"}
     options.update([arguments])
     done = cli("export", checkpoint_path, *(item for pair in options.items() for item in pair))

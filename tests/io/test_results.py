@@ -14,7 +14,8 @@ import pytest
 from hdf5_samples import complex_noise
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.results import ResultWriter, open_result
+from sbim_deploy.io.result_file import open_result
+from sbim_deploy.io.results import ResultWriter
 
 IDENTITY = {"model": "abc", "seed": 3, "slices": (4, 2, 9), "plan": {"levels": [0, 1, 2]}}
 SLICES = (4, 2, 9)

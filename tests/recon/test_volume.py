@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.results import open_result
+from sbim_deploy.io.result_file import open_result
 from sbim_deploy.recon.evaluate import evaluate_file
 from sbim_deploy.recon.inspect import describe
 from sbim_deploy.recon.reconstruct import Reconstructor

@@ -7,15 +7,21 @@ columns.
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import check_stack, find_dataset, open_hdf5, read_finite, reading, require_dataset
+from sbim_deploy.io.hdf5 import (
+    OpenFile,
+    check_stack,
+    find_dataset,
+    open_hdf5,
+    read_finite,
+    reading,
+    require_dataset,
+)
 from sbim_deploy.io.ismrmrd_header import MAX_HEADER_BYTES, ScanGeometry, parse_header
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
@@ -25,7 +31,7 @@ IMAGE_AXES = ("slices", "rows", "columns")
 REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
 
 
-class KspaceFile:
+class KspaceFile(OpenFile):
     """An open fastMRI file, checked; use it in a `with` statement.
 
     Attributes:
@@ -41,8 +47,7 @@ class KspaceFile:
     """
 
     def __init__(self, file: h5py.File, path: Path) -> None:
-        self.path = path
-        self._file = file
+        super().__init__(file, path)
         self._kspace = require_dataset(file, path, "kspace")
         single_coil = self._kspace.ndim == 3
         check_stack(self._kspace, path, IMAGE_AXES if single_coil else COIL_AXES, "c")
@@ -57,14 +62,6 @@ class KspaceFile:
         self.has_maps = self._maps is not None
         self._reference = self._find_reference()
         self.reference_name: str | None = self._reference and self._reference.name.strip("/")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the k-space of one slice, complex64 (coils, rows, columns).
@@ -124,21 +121,12 @@ class KspaceFile:
         return None
 
 
-class MapsFile:
+class MapsFile(OpenFile):
     """An open file of coil maps, checked against the k-space they go with; for a `with` statement."""
 
     def __init__(self, file: h5py.File, path: Path, maps: h5py.Dataset) -> None:
-        self.path = path
-        self._file = file
+        super().__init__(file, path)
         self._maps = maps
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def read_maps(self, index: int) -> ComplexArray:
         """Read the coil maps of one slice, complex64 (coils, rows, columns).

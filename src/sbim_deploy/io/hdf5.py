@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -21,6 +22,22 @@ MAX_SLICE_BYTES = 2 * 1024**3
 MAX_JSON_BYTES = 64 * 1024**2
 MAX_NAMES_SHOWN = 10
 MAX_REASON_LENGTH = 160
+
+
+class OpenFile:
+    """An open HDF5 file, closed at the end of a ``with`` statement."""
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        self.path = path
+        self._file = file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 def open_hdf5(path: Path) -> h5py.File:

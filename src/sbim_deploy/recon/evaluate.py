@@ -9,7 +9,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.fastmri import KspaceFile, open_kspace
-from sbim_deploy.io.results import open_result
+from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.recon.metrics import nrmse, psnr, ssim
 from sbim_deploy.records import FloatArray

@@ -8,7 +8,7 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.fastmri import open_kspace
 from sbim_deploy.io.hdf5 import dataset_names
-from sbim_deploy.io.results import open_result
+from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.recon.model import DEMO, load_model
 

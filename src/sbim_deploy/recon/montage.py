@@ -8,7 +8,7 @@ import numpy as np
 
 from sbim_deploy.io.fastmri import KspaceFile, open_kspace
 from sbim_deploy.io.png import Panel, write_montage
-from sbim_deploy.io.results import ResultFile, open_result
+from sbim_deploy.io.result_file import ResultFile, open_result
 from sbim_deploy.recon.evaluate import reference_magnitude, score
 from sbim_deploy.records import FloatArray
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
 from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.sense import Sense
@@ -66,12 +67,7 @@ class Reconstructor:
         self.model = model
         self.seed = seed
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
-        self._engine = open_engine(model, "score", backend, threads)
-
-    @property
-    def engine_description(self) -> Mapping[str, str]:
-        """What runs the network, for the output's provenance."""
-        return self._engine.description
+        self.engine: Engine = open_engine(model, "score", backend, threads)
 
     def __call__(
         self, problems: Sequence[SliceProblem], on_row: Callable[[int], None] | None = None
@@ -91,7 +87,7 @@ class Reconstructor:
         grid = _network_grid(sense.image_shape, self.model.manifest.size_multiple)
         images = run_plan(
             self.plan,
-            EngineScore(self._engine, len(problems), grid),
+            EngineScore(self.engine, len(problems), grid),
             _on_grid(sense, len(problems), grid),
             centre_pad(sense.adjoint(kspace) / scales, grid),
             centre_pad(mvues / scales, grid),

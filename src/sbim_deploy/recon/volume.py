@@ -21,7 +21,8 @@ from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.io.fastmri import KspaceFile, MapsFile, open_kspace, open_maps
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.nifti import write_nifti
-from sbim_deploy.io.results import ResultWriter, open_result
+from sbim_deploy.io.result_file import open_result
+from sbim_deploy.io.results import ResultWriter
 from sbim_deploy.mri.masks import PATTERNS, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
@@ -117,7 +118,7 @@ def reconstruct_file(
         provenance = {
             **identity,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "engine": dict(reconstructor.engine_description),
+            "engine": dict(reconstructor.engine.description),
             "batch": settings.batch,
             "measured": {"acceleration": seen.acceleration, "maps": seen.maps_source},
             "timings_s": {
@@ -194,7 +195,7 @@ def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconst
         if settings.maps is None
         else {"name": settings.maps.name, "sha256": file_sha256(settings.maps)},
         "model": {"name": model.manifest.name, "digest": model.digest, "ema": model.manifest.ema},
-        "backend": reconstructor.engine_description["backend"],
+        "backend": reconstructor.engine.description["backend"],
         "seed": settings.seed,
         "slices": settings.slices,
         "undersampling": None if undersampling is None else asdict(undersampling),

@@ -13,8 +13,8 @@ from sbim_deploy.samplers.schedules import Sigmas, geometric, subsample
 DEFAULT_SAMPLER = "dds"
 
 # Searched with the demo model on tuning slices by benchmarks/search_dds.py: docs/results.md.
-DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
-DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 1.0, 5, 1.0
+DDS_START_SIGMA, DDS_END_SIGMA = 0.15, 0.01
+DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 6, 1.0
 
 
 @dataclass(frozen=True)
