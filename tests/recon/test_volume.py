@@ -128,6 +128,16 @@ def test_evaluation_matches_slices_by_their_number_and_scores_zero_filling_besid
     assert mean.nrmse < evaluation.mean_zero_filled.nrmse
 
 
+def test_a_mask_leaves_out_what_the_reference_does_not_have(simulated, tmp_path):
+    out = tmp_path / "out.h5"
+    reconstruct_file(simulated, out, replace(FAST, slices=(0, 1)))
+    plain, masked = (evaluate_file(out, simulated, fraction).mean_reconstruction for fraction in (0.0, 0.05))
+    assert masked.psnr > plain.psnr
+    assert masked.ssim > plain.ssim
+    with pytest.raises(InputError, match="the mask's fraction is 1"):
+        evaluate_file(out, simulated, 1.0)
+
+
 def test_a_reference_of_another_object_is_refused(simulated, tmp_path):
     out, other = tmp_path / "out.h5", tmp_path / "other.h5"
     reconstruct_file(simulated, out, replace(FAST, slices=(0, 1)))

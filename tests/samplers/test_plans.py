@@ -7,7 +7,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plans
 from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.plan import GuidedRow, plan_as_dict
-from sbim_deploy.samplers.schedules import geometric, starting_below, subsample
+from sbim_deploy.samplers.schedules import geometric, starting_at, subsample
 
 PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
 SIGMAS = np.array([2.0, 1.0, 0.5])
@@ -34,9 +34,9 @@ def test_more_levels_than_there_are_is_an_error():
 
 
 def test_a_lower_start_keeps_the_levels_below():
-    np.testing.assert_array_equal(starting_below(SIGMAS, 1.5), [1.0, 0.5])
-    with pytest.raises(InputError, match=r"below the smallest level, 0\.5"):
-        starting_below(SIGMAS, 0.4)
+    np.testing.assert_array_equal(starting_at(SIGMAS, 1), [1.0, 0.5])
+    with pytest.raises(InputError, match="start level is 3: expected 0 to 2"):
+        starting_at(SIGMAS, 3)
 
 
 def test_sbim_is_the_formula_of_page_66_and_ends_with_the_prior_alone():

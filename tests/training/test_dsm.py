@@ -91,8 +91,8 @@ def test_the_loss_falls(tmp_path, start):
         on_progress=lambda *values: progress.append(values),
     )
     held_out = [mean for _, _, mean in progress if mean is not None]
-    assert [step for step, _, _ in progress] == list(range(1, 41))
-    assert len(held_out) == 8
+    assert [step for step, _, _ in progress] == list(range(41))
+    assert len(held_out) == 9
     assert held_out[-1] < 0.8 * held_out[0]
 
 
@@ -152,7 +152,7 @@ def test_the_log_has_a_column_for_each_level(tmp_path, start):
     assert header[0] == "step"
     assert header[1] == "sigma_0.1"
     assert header[-1] == "sigma_3"
-    assert [row[0] for row in rows] == ["2", "3"]
+    assert [row[0] for row in rows] == ["0", "2", "3"]
     assert all(len(row) == N_LOG_HEADER for row in rows)
 
 

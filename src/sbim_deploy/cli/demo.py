@@ -16,7 +16,7 @@ from sbim_deploy.errors import InputError
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the files.")] = Path("demo"),
 ) -> None:
-    """Simulate a scan, reconstruct it, score it and draw it: a first look, in one go."""
+    """Simulate, reconstruct, score and draw, in one go: a first look."""
     from sbim_deploy.recon.evaluate import evaluate_file
     from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
     from sbim_deploy.recon.volume import ReconSettings

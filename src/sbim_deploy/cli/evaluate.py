@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sbim_deploy.cli import options
 from sbim_deploy.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -16,14 +17,21 @@ if TYPE_CHECKING:
 def evaluate(
     result: Annotated[Path, typer.Argument(help="A reconstruction that recon wrote.")],
     reference: Annotated[Path, typer.Option(help="The k-space file with the reference image.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    mask_below: Annotated[
+        float, typer.Option(help="Set to zero where the reference is below this fraction of its maximum.")
+    ] = 0.0,
+    json: options.Json = False,
 ) -> None:
-    """Score a reconstruction: NRMSE, PSNR and SSIM of the magnitude, zero-filling beside it."""
+    """Score a reconstruction against its reference.
+
+    NRMSE, PSNR and SSIM of the magnitude, with zero-filling beside it; the data range is the reference's
+    maximum.
+    """
     from dataclasses import asdict
 
     from sbim_deploy.recon.evaluate import evaluate_file
 
-    evaluation = evaluate_file(result, reference)
+    evaluation = evaluate_file(result, reference, mask_below)
     if json:
         print_json(asdict(evaluation))
     else:

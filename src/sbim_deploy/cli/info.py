@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from sbim_deploy.cli import options
 from sbim_deploy.cli.output import print_json
 
 
 def info(
     path: Annotated[Path, typer.Argument(help='A k-space file, a result, a model folder, or "demo".')],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Say what a k-space file, a result or a model folder is."""
     from sbim_deploy.recon.inspect import describe

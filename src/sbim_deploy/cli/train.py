@@ -35,7 +35,7 @@ def train(
         bool, typer.Option("--compile/--no-compile", help="torch.compile: minutes first, then faster.")
     ] = True,
 ) -> None:
-    """Train a score network on synthetic brains, by denoising score matching."""
+    """Train a score network on synthetic brains."""
     with needs("train"):
         from sbim_deploy.export.checkpoint import read_checkpoint, read_config
         from sbim_deploy.training.dsm import CHECKPOINT_NAME, TrainSettings
@@ -70,7 +70,7 @@ def train(
         def report(step: int, loss: float, held_out: float | None) -> None:
             move_to(step)
             suffix = "" if held_out is None else f"  held-out {held_out:.5f}"
-            note(f"step {step}  loss {loss:.5f}{suffix}")
+            note(f"step {step}  loss {loss:.5f}{suffix}" if step else f"before  {suffix.strip()}")
 
         path = train_network(network_config, settings, output, checkpoint, report)
     note(f"{path}: export it with: sbim-deploy export {path} --config {config} -o MODEL_DIR")

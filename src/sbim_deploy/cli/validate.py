@@ -24,7 +24,10 @@ def validate(
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Check a model folder: its checksums, and that its graphs compute what PyTorch computed."""
+    """Check a model's checksums, and its graphs against PyTorch.
+
+    Without the checkpoint the graphs are compared with the outputs that export stored.
+    """
     from dataclasses import asdict
 
     from sbim_deploy.recon.model import load_model

@@ -43,21 +43,26 @@ class Evaluation:
     mean_zero_filled: Scores
 
 
-def evaluate_file(result_path: Path, reference_path: Path) -> Evaluation:
+def evaluate_file(result_path: Path, reference_path: Path, mask_below: float = 0.0) -> Evaluation:
     """Score every slice of a result against the reference in its k-space file.
+
+    Where the reference is below ``mask_below`` of its maximum, all images are set to zero first.
 
     Raises:
         InputError: a file is not what it must be, there is no reference, or it is of another object.
     """
+    if not 0 <= mask_below < 1:
+        raise InputError(f"the mask's fraction is {mask_below:g}: expected 0 or more, and less than 1")
     with open_result(result_path) as result, open_kspace(reference_path) as kspace:
         slices = []
         for position, index in enumerate(result.slice_indices):
             reference = reference_magnitude(kspace, index, result.shape)
+            mask = reference >= mask_below * reference.max()
             slices.append(
                 SliceEvaluation(
                     index,
-                    score(np.abs(result.read_image(position)), reference),
-                    score(result.read_zero_filled(position), reference),
+                    score(np.abs(result.read_image(position)) * mask, reference * mask),
+                    score(result.read_zero_filled(position) * mask, reference * mask),
                     float(result.residual[position]),
                 )
             )

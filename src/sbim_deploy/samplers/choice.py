@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plans
 from sbim_deploy.samplers.plan import Plan
-from sbim_deploy.samplers.schedules import Sigmas, geometric, subsample
+from sbim_deploy.samplers.schedules import Sigmas, geometric, starting_at, subsample
 
 DEFAULT_SAMPLER = "dds"
 
@@ -89,14 +89,17 @@ def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     )
 
 
+def _model_levels(prior: Prior) -> Sigmas:
+    return geometric(prior.sigma_begin, prior.sigma_end, prior.n_levels)
+
+
 def _predictor_levels(prior: Prior, steps: int) -> Sigmas:
     """N steps go down between N + 1 levels."""
-    return subsample(geometric(prior.sigma_begin, prior.sigma_end, prior.n_levels), steps + 1)
+    return subsample(_model_levels(prior), steps + 1)
 
 
 def _langevin_levels(prior: Prior, steps: int) -> Sigmas:
-    levels = geometric(prior.sigma_begin, prior.sigma_end, prior.n_levels)[prior.start_level :]
-    return subsample(levels, steps)
+    return subsample(starting_at(_model_levels(prior), prior.start_level), steps)
 
 
 def _dds_levels(prior: Prior, steps: int) -> Sigmas:

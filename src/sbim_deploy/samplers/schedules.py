@@ -31,13 +31,12 @@ def subsample(sigmas: Sigmas, n_levels: int) -> Sigmas:
     return sigmas[np.round(stride).astype(np.intp)]
 
 
-def starting_below(sigmas: Sigmas, start_sigma: float) -> Sigmas:
-    """Return the levels at or below ``start_sigma``, for a start that is already close to the image.
+def starting_at(sigmas: Sigmas, level: int) -> Sigmas:
+    """Return the levels from index ``level`` on, for a start below the largest.
 
     Raises:
-        InputError: no level is left.
+        InputError: there is no such level.
     """
-    kept = sigmas[sigmas <= start_sigma]
-    if kept.size == 0:
-        raise InputError(f"start sigma {start_sigma:g} is below the smallest level, {sigmas[-1]:g}")
-    return kept
+    if not 0 <= level < sigmas.size:
+        raise InputError(f"start level is {level}: expected 0 to {sigmas.size - 1}")
+    return sigmas[level:]

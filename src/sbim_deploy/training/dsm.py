@@ -161,8 +161,8 @@ def train(
         output_dir: made if it is missing.
         start: weights to begin with; with its optimiser's state, the run that it was taken from goes on,
             without it a new run begins. None makes a new NCSNv2Deepest.
-        on_progress: called with the step, the mean loss since the last call, and the mean held-out loss
-            where it was measured.
+        on_progress: called with the step, the mean loss since the last call (NaN before the first step),
+            and the mean held-out loss where it was measured.
 
     Raises:
         InputError: the size, the channels or the checkpoint do not fit, or the folder cannot be written.
@@ -182,6 +182,13 @@ def train(
     pool = torch.from_numpy(training_pool(settings.pool_size, settings.size)).to(device)
     score = _compiled(run.network, held_out[: settings.batch]) if settings.compile else run.network
 
+    def measure() -> float:
+        by_sigma = held_out_loss(run.shadow, held_out, sigmas, HELD_OUT_SEED)
+        append_row(log, run.step, by_sigma)
+        return float(np.mean(by_sigma))
+
+    if run.step == 0:
+        on_progress(0, math.nan, measure())
     run.started = time.monotonic()
     losses: list[float] = []
     done = _progress(run, settings)
@@ -191,9 +198,7 @@ def train(
         done = _progress(run, settings)
         held_out_mean = None
         if run.step % settings.held_out_interval == 0 or done >= 1:
-            by_sigma = held_out_loss(run.shadow, held_out, sigmas, HELD_OUT_SEED)
-            append_row(log, run.step, by_sigma)
-            held_out_mean = float(np.mean(by_sigma))
+            held_out_mean = measure()
         if run.step % settings.log_interval == 0 or held_out_mean is not None:
             on_progress(run.step, float(np.mean(losses)), held_out_mean)
             losses.clear()

@@ -1,0 +1,48 @@
+"""What the documentation tells people to run, runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sbim_deploy.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_quick_start_runs_from_top_to_bottom(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.S)
+    commands = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    assert len(commands) >= 8
+    for program, *arguments in commands:
+        assert program == "sbim-deploy"
+        done = cli(*arguments)
+        assert done.code == 0, f"{arguments}: {done.err}"
+    assert (tmp_path / "out.png").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_commands_of_the_readme_are_the_programs():
+    table = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text(), re.M)
+    documented = {name for cell in table for name in re.findall(r"`([a-z]+)`", cell)}
+    assert documented == {command.callback.__name__ for command in app.registered_commands}
+
+
+def test_the_python_of_the_readme_reconstructs(tmp_path):
+    from sbim_deploy.mri.masks import line_mask
+    from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    scan = simulate_slice(SimulateSettings(1, 4, 64, 2.0), line_mask(64, 2.0), 0)
+    names = {"kspace": scan.kspace}
+    exec(code, names)
+    assert names["image"].shape == (64, 64)
