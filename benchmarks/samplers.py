@@ -1,9 +1,9 @@
 """Every sampler and BART's L1-wavelet on the same simulated scan, with the same maps: docs/results.md.
 
-    python benchmarks/samplers.py [--acceleration 4] [--slices 8] [--samplers dds sbim ...] [--model demo]
+    python benchmarks/samplers.py [--acceleration 4] [--slices 8] [--samplers dds sbim ...] [--true-maps]
 
-The scan is that of `sbim-deploy simulate`, the maps are estimated from its calibration lines. Needs the extra
-cpu, and BART on the PATH for its row.
+The scan is that of `sbim-deploy simulate`, the maps are estimated from its calibration lines unless asked
+otherwise. Needs the extra cpu, and BART on the PATH for its row.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.01)
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS))
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--true-maps", action="store_true", help="the simulated maps, not the estimated ones")
     arguments = parser.parse_args()
 
     settings = SimulateSettings(
@@ -82,7 +83,8 @@ def main() -> None:
     cases = []
     for index in range(settings.n_slices):
         simulated = simulate_slice(settings, mask, index)
-        cases.append((prepare_slice(simulated.kspace, index), np.abs(simulated.reference)))
+        maps = simulated.maps if arguments.true_maps else None
+        cases.append((prepare_slice(simulated.kspace, index, maps=maps), np.abs(simulated.reference)))
     print(f"R = {settings.acceleration:g} ({effective_acceleration(mask):.2f} effective), {settings}\n")
     print("| sampler | network calls | PSNR (dB) | SSIM | NRMSE | s a slice |\n|---|---|---|---|---|---|")
     report("zero-filled", None, lambda problem: problem.mvue, cases)

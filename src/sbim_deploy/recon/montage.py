@@ -73,4 +73,4 @@ def _caption(result: ResultFile) -> str:
         f"maps {measured['maps']}",
         provenance["notice"],
     )
-    return "   ".join(parts)
+    return "  |  ".join(parts)
