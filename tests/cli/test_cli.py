@@ -275,3 +275,31 @@ def test_other_commands_end_with_one_line_too(cli, tmp_path, monkeypatch, argume
 def test_usage_errors_are_exit_2(cli):
     assert cli("recon").code == 2
     assert cli("reconstruct").code == 2
+
+
+def test_a_stopped_run_says_how_to_go_on(cli, simulated, out, monkeypatch):
+    from sbim_deploy.recon.reconstruct import Reconstructor
+
+    original = Reconstructor.__call__
+
+    def stopped(self, problems, on_row=None):
+        if problems[0].index == 2:
+            raise KeyboardInterrupt
+        return original(self, problems, on_row)
+
+    monkeypatch.setattr(Reconstructor, "__call__", stopped)
+    done = cli("recon", simulated, "-o", out, "--steps", 1)
+    assert done.code == 130
+    assert "2 finished slices are kept, go on with --resume" in done.err
+    monkeypatch.setattr(Reconstructor, "__call__", original)
+    resumed = cli("recon", simulated, "-o", out, "--steps", 1, "--resume")
+    assert "resuming: 2 of 4 slices are done" in resumed.err
+    assert resumed.code == 0
+
+
+def test_starting_over_is_said(cli, simulated, out):
+    (out.parent / f".{out.name}.partial").mkdir()
+    (out.parent / f".{out.name}.partial" / "slice_000001.npz").write_bytes(b"")
+    done = cli("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:1")
+    assert done.code == 0
+    assert "starting over: 1 finished slices" in done.err

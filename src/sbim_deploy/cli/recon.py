@@ -71,6 +71,7 @@ def run_recon(
     """Reconstruct with a bar and a closing line on stderr, and write the pictures asked for."""
     from sbim_deploy.io.atomic import check_writable
     from sbim_deploy.io.nifti import check_nifti
+    from sbim_deploy.io.results import count_finished
     from sbim_deploy.recon.montage import write_result_montage
     from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
 
@@ -78,8 +79,16 @@ def run_recon(
         check_writable(png)
     if nifti is not None:
         check_nifti(nifti)
-    with _shown_progress() as progress:
-        provenance = reconstruct_file(kspace, output, settings, progress)
+    if not settings.resume and (n_finished := count_finished(output)):
+        note(
+            f"starting over: {n_finished} finished slices of a stopped run are left out (--resume keeps them)"
+        )
+    try:
+        with _shown_progress() as progress:
+            provenance = reconstruct_file(kspace, output, settings, progress)
+    except KeyboardInterrupt:
+        note(f"stopped: {count_finished(output)} finished slices are kept, go on with --resume")
+        raise
     if png is not None:
         write_result_montage(png, output, kspace)
     if nifti is not None:

@@ -55,7 +55,7 @@ class ResultWriter:
         if not self.slice_indices or len(set(self.slice_indices)) != len(self.slice_indices):
             raise InputError(f"{path}: got slices {self.slice_indices}, expected at least one, none twice")
         check_writable(path)
-        self._folder = path.with_name(f".{path.name}.partial")
+        self._folder = _partial_folder(path)
         # JSON has no tuples: compare what will be read back, not what was given.
         self._identity = parse_object(format_object(identity), "the identity of the run")
         self._shape: tuple[int, ...] | None = None
@@ -194,6 +194,15 @@ class ResultWriter:
             shutil.rmtree(self._folder)
         except OSError as error:
             raise InputError(f"{self._folder}: cannot be removed ({error.strerror}); remove it") from error
+
+
+def count_finished(path: Path) -> int:
+    """Count the finished slices that a stopped run of the output `path` has left."""
+    return len(list(_partial_folder(path).glob("slice_*.npz")))
+
+
+def _partial_folder(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 @dataclass(frozen=True)
