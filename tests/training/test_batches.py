@@ -42,9 +42,29 @@ def test_a_range_on_one_side_is_log_uniform(begin, end):
 
 def test_a_batch_follows_from_seed_and_step(images):
     def batch(seed, step):
-        return training_batch(images, 4, (50.0, 0.01), seed, step)
+        return training_batch([images], 4, (50.0, 0.01), seed, step)
 
     for first, again in zip(batch(0, 7), batch(0, 7), strict=True):
         assert torch.equal(first, again)
     for other in (batch(0, 8), batch(1, 7)):
         assert not any(torch.equal(a, b) for a, b in zip(batch(0, 7), other, strict=True))
+
+
+def test_augmentation_knows_every_turn_and_mirror():
+    size = 16
+    image = torch.zeros(1, size, size, dtype=torch.complex64)
+    image[0, 3, 5], image[0, 3, 6], image[0, 6, 5] = 1, 2, 3
+    seen = set()
+    for seed in range(200):
+        magnitude = augment(image, np.random.default_rng(seed)).abs()[0].round()
+        first, second, third = (torch.nonzero(magnitude == value)[0] for value in (1, 2, 3))
+        steps = torch.cat([second - first, third - first]) % size
+        seen.add(tuple(steps.tolist()))
+    assert len(seen) == 8
+    assert {steps[:2] for steps in seen} == {(0, 1), (0, size - 1), (1, 0), (size - 1, 0)}
+
+
+def test_sizes_are_mixed_with_as_many_pixels_in_each_batch(images):
+    large = torch.cat([images, images], dim=1).repeat(1, 1, 2)
+    shapes = {tuple(training_batch([images, large], 8, (3.0, 0.1), 0, step)[0].shape) for step in range(20)}
+    assert shapes == {(8, 2, 32, 32), (2, 2, 64, 64)}

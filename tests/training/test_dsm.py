@@ -2,21 +2,24 @@ import csv
 
 import pytest
 import torch
+from PIL import Image
 
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.training import dsm
-from sbim_deploy.training.dsm import TrainSettings, dsm_loss, held_out_loss, train
+from sbim_deploy.training import trainer
+from sbim_deploy.training.dsm import dsm_loss, held_out_loss
+from sbim_deploy.training.settings import TrainSettings
+from sbim_deploy.training.trainer import train
 
 CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
-N_LOG_HEADER = 1 + dsm.N_HELD_OUT_SIGMAS
+N_LOG_HEADER = 1 + trainer.N_HELD_OUT_SIGMAS
 
 
 def settings(**changes):
     values = {
         "iterations": 4,
-        "size": 32,
+        "sizes": (32,),
         "batch": 2,
         "pool_size": 12,
         "compile": False,
@@ -29,7 +32,7 @@ def settings(**changes):
 
 @pytest.fixture(autouse=True)
 def _few_held_out(monkeypatch):
-    monkeypatch.setattr(dsm, "N_HELD_OUT", 4)
+    monkeypatch.setattr(trainer, "N_HELD_OUT", 4)
 
 
 @pytest.fixture
@@ -117,6 +120,34 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_half_precision_trains_and_resumes_with_its_scale(tmp_path, start):
+    half = {"precision": "fp16", "sizes": (32, 40)}
+    begin = Checkpoint(start.raw, None, {}, 0, 0)
+    whole = read_checkpoint(train(CONFIG, settings(**half), tmp_path / "whole", begin))
+    full = read_checkpoint(train(CONFIG, settings(sizes=(32, 40)), tmp_path / "full", begin))
+    assert whole.optimizer["scaler"]["scale"] > 1
+    weights, exact = whole.raw["begin_conv.weight"], full.raw["begin_conv.weight"]
+    assert not torch.equal(weights, exact)
+    torch.testing.assert_close(weights, exact, atol=2e-3, rtol=0)
+
+    def interrupt(step, loss, held_out):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, settings(**half), tmp_path / "part", begin, interrupt)
+    part = read_checkpoint(tmp_path / "part" / "checkpoint.pth")
+    resumed = read_checkpoint(train(CONFIG, settings(**half), tmp_path / "part", part))
+    assert resumed.optimizer["scaler"] == whole.optimizer["scaler"]
+    assert_same_weights(resumed.raw, whole.raw)
+
+
+def test_a_run_draws_its_log(tmp_path, start):
+    train(CONFIG, settings(iterations=2), tmp_path, start)
+    with Image.open(tmp_path / "held_out.png") as picture:
+        assert picture.size == (800, 500)
+
+
 def test_the_same_settings_train_the_same_weights_and_other_seeds_others(tmp_path):
     runs = [
         read_checkpoint(train(CONFIG, settings(iterations=1, seed=seed), tmp_path / str(number)))
@@ -189,6 +220,8 @@ def test_without_a_compiler_a_line_says_so(tmp_path, start, monkeypatch, capsys)
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"ema_rate": 1.0}, "ema_rate"),
         ({"seed": -1}, "seed"),
+        ({"sizes": ()}, "sizes"),
+        ({"precision": "bf16"}, "precision is 'bf16': expected one of fp32, fp16"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
@@ -198,7 +231,7 @@ def test_bad_settings_are_refused(changes, message):
 
 def test_what_does_not_fit_is_refused(tmp_path, start):
     with pytest.raises(InputError, match="multiple of 8"):
-        train(CONFIG, settings(size=36), tmp_path)
+        train(CONFIG, settings(sizes=(32, 36)), tmp_path)
     one_channel = NetworkConfig(ngf=4, channels=1, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
     with pytest.raises(InputError, match="1 channels"):
         train(one_channel, settings(), tmp_path)

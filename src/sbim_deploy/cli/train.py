@@ -24,35 +24,42 @@ def train(
     ] = False,
     iterations: Annotated[int | None, typer.Option(help="How long: optimiser steps from the start.")] = None,
     minutes: Annotated[float | None, typer.Option(help="How long: minutes from now.")] = None,
-    size: Annotated[int, typer.Option(help="Rows and columns.")] = 128,
-    batch: Annotated[int, typer.Option(help="Images a step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam at the start; falls to zero.")] = 3e-4,
-    ema_rate: Annotated[float, typer.Option(help="Memory of the averaged weights.")] = 0.999,
-    pool: Annotated[int, typer.Option(help="Synthetic slices to generate first.")] = 4000,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    size: Annotated[list[int] | None, typer.Option(help="Rows and columns; give several to mix.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step, at the first size.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam at the start; falls to zero.")] = None,
+    ema_rate: Annotated[float | None, typer.Option(help="Memory of the averaged weights.")] = None,
+    pool: Annotated[int | None, typer.Option(help="Synthetic slices of each size to make first.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, or fp16 convolutions.")] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="torch.compile: minutes first, then faster.")
-    ] = True,
+        bool | None, typer.Option("--compile/--no-compile", help="torch.compile: minutes first, then faster.")
+    ] = None,
 ) -> None:
-    """Train a score network on synthetic brains."""
+    """Train a score network on synthetic brains.
+
+    The YAML may hold a section "training" with these settings (docs/formats.md); options come before it.
+    """
     with needs("train"):
         from sbim_deploy.export.checkpoint import read_checkpoint, read_config
-        from sbim_deploy.training.dsm import CHECKPOINT_NAME, TrainSettings
-        from sbim_deploy.training.dsm import train as train_network
+        from sbim_deploy.training.settings import read_settings
+        from sbim_deploy.training.trainer import CHECKPOINT_NAME
+        from sbim_deploy.training.trainer import train as train_network
 
-    settings = TrainSettings(
-        iterations=iterations,
-        minutes=minutes,
-        size=size,
-        batch=batch,
-        learning_rate=learning_rate,
-        ema_rate=ema_rate,
-        pool_size=pool,
-        seed=seed,
-        device=device,
-        compile=compile_,
-    )
+    overrides = {
+        "iterations": iterations,
+        "minutes": minutes,
+        "sizes": size or None,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "ema_rate": ema_rate,
+        "pool_size": pool,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "compile": compile_,
+    }
+    settings = read_settings(config, overrides)
     network_config = read_config(config)
     if resume and start is not None:
         raise InputError("--resume continues a run and --start begins one: give one of them")
@@ -64,8 +71,9 @@ def train(
     elif start is not None:
         checkpoint = replace(read_checkpoint(start), optimizer={})
 
-    note(f"generating {pool} synthetic slices of {size} x {size}")
-    with progress_bar("training", iterations, first_step) as move_to:
+    sizes = ", ".join(f"{n} x {n}" for n in settings.sizes)
+    note(f"{settings.device}, {settings.precision}; drawing {settings.pool_size} slices of {sizes} first")
+    with progress_bar("training", settings.iterations, first_step) as move_to:
 
         def report(step: int, loss: float, held_out: float | None) -> None:
             move_to(step)

@@ -62,7 +62,19 @@ def read_config(path: Path) -> NetworkConfig:
     Raises:
         InputError: the file is missing, is no YAML mapping, or lacks keys (all of them are named).
     """
-    path = Path(path)
+    document = read_yaml(path)
+    nested = document.get("langevin_config", document)
+    if not isinstance(nested, dict):
+        raise InputError(f"{path}: langevin_config is no mapping with data, model and sampling")
+    return _config_from(nested, path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        InputError: the file is missing, too large, or no YAML mapping.
+    """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise InputError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a network's YAML")
@@ -72,11 +84,9 @@ def read_config(path: Path) -> NetworkConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{path}: not valid YAML: {detail}") from error
-    if isinstance(document, dict):
-        document = document.get("langevin_config", document)
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a mapping with data, model and sampling")
-    return _config_from(document, path)
+    return document
 
 
 def _config_from(document: Mapping[str, Any], path: Path) -> NetworkConfig:

@@ -140,7 +140,9 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (n, channels, H, W)."""
+        """Normalise (n, channels, H, W); statistics of half-precision inputs are taken in FP32."""
+        if x.dtype == torch.float16:
+            x = x.float()
         means = x.mean(dim=(2, 3))
         centred = means - means.mean(dim=-1, keepdim=True)
         # Written out because torch.var has no ONNX operator with the unbiased denominator.

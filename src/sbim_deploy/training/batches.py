@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,19 +41,27 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     Turns are by quarters, shifts by up to an eighth of the size, cyclic as in k-space; the phase is a
     uniform offset, a ramp of up to half a turn along each axis, and a conjugation.
     """
-    size = images.shape[-1]
+    n, size = images.shape[:2]
+
+    def draw(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(images.device)[:, None, None]
+
+    # A swap of the axes and two mirrors make all turns and reflections of the square.
+    swap, mirror_rows, mirror_columns, conjugate = (draw(rng.random(n) < 0.5) for _ in range(4))
+    shift_rows, shift_columns = (draw(rng.integers(-(size // 8), size // 8 + 1, n)) for _ in range(2))
+    rows = (torch.arange(size, device=images.device)[:, None] + shift_rows) % size
+    columns = (torch.arange(size, device=images.device)[None, :] + shift_columns) % size
+    rows = torch.where(mirror_rows, size - 1 - rows, rows)
+    columns = torch.where(mirror_columns, size - 1 - columns, columns)
+    source = torch.where(swap, columns * size + rows, rows * size + columns)
+    moved = images.reshape(n, -1).gather(1, source.reshape(n, -1)).reshape(images.shape)
+
     positions = torch.linspace(-1, 1, size, device=images.device)
-    augmented = []
-    for image in images:
-        turned = torch.rot90(image, int(rng.integers(4)))
-        mirrored = turned.flip(0) if rng.random() < 0.5 else turned
-        rows, columns = rng.integers(-(size // 8), size // 8 + 1, 2).tolist()
-        shifted = mirrored.roll((rows, columns), (0, 1))
-        conjugated = shifted.conj() if rng.random() < 0.5 else shifted
-        offset, down, across = (np.pi * rng.uniform((-1, -0.5, -0.5), (1, 0.5, 0.5))).tolist()
-        phase = offset + down * positions[:, None] + across * positions[None, :]
-        augmented.append(conjugated * torch.polar(torch.ones_like(phase), phase))
-    return torch.stack(augmented)
+    bounds = np.pi * np.array([[1.0], [0.5], [0.5]])
+    angles = rng.uniform(-bounds, bounds, (3, n)).astype(np.float32)
+    offset, down, across = (draw(each) for each in angles)
+    phase = offset + down * positions[:, None] + across * positions[None, :]
+    return torch.where(conjugate, moved.conj(), moved) * torch.polar(torch.ones_like(phase), phase)
 
 
 def draw_noise(shape: torch.Size, device: torch.device, seed: int, step: int) -> Tensor:
@@ -61,13 +72,17 @@ def draw_noise(shape: torch.Size, device: torch.device, seed: int, step: int) ->
 
 
 def training_batch(
-    pool: Tensor, batch: int, sigma_range: tuple[float, float], seed: int, step: int
+    pools: Sequence[Tensor], batch: int, sigma_range: tuple[float, float], seed: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a step's images (batch, 2, size, size), noise levels (batch,) and noise like the images.
+    """Return a step's images (n, 2, size, size), noise levels (n,) and noise like the images.
 
-    ``pool`` holds complex images (n, size, size); ``sigma_range`` is (begin, end).
+    Each of ``pools`` holds complex images (n, size, size) of one size, and one of them is drawn; ``batch`` is
+    the number of images of the first one's size, others come with as many pixels. ``sigma_range`` is
+    (begin, end).
     """
     rng = np.random.default_rng([seed, step])
+    pool = pools[int(rng.integers(len(pools)))]
+    batch = max(1, round(batch * (pools[0].shape[-1] / pool.shape[-1]) ** 2))
     chosen = torch.from_numpy(rng.integers(len(pool), size=batch)).to(pool.device)
     images = to_channels(augment(pool[chosen], rng))
     sigmas = torch.from_numpy(draw_sigmas(rng, batch, *sigma_range)).to(pool.device)

@@ -26,3 +26,21 @@ def append_row(path: Path, step: int, losses: Sequence[float]) -> None:
     """Append the losses at ``step``."""
     with path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow([step, *(f"{loss:.6g}" for loss in losses)])
+
+
+def plot_log(path: Path, picture: Path) -> None:
+    """Draw the log at ``path``: the loss at each noise level over the steps."""
+    # A figure of its own, not pyplot's: no display is asked for and no state is left behind.
+    from matplotlib.figure import Figure
+
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    steps = [int(row[0]) for row in rows]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss", yscale="log")
+    for column, name in enumerate(header[1:], start=1):
+        axes.plot(steps, [float(row[column]) for row in rows], marker=".", label=name.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,239 @@
+"""The training loop: steps, averages, measurements and checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
+from sbim_deploy.export.checkpoint import (
+    Checkpoint,
+    NetworkConfig,
+    architecture_of,
+    build_network,
+    write_checkpoint,
+)
+from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.training.batches import to_channels, training_batch
+from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss
+from sbim_deploy.training.held_out_log import append_row, begin_log, plot_log
+from sbim_deploy.training.pool import held_out_pool, training_pool
+from sbim_deploy.training.settings import TrainSettings
+
+NEW_ARCHITECTURE = "NCSNv2Deepest"
+CHECKPOINT_NAME = "checkpoint.pth"
+LOG_NAME = "held_out.csv"
+PLOT_NAME = "held_out.png"
+SCALER_KEY = "scaler"
+START = Path("the start checkpoint")  # what errors call it
+N_HELD_OUT = 32
+N_HELD_OUT_SIGMAS = 8
+HELD_OUT_SEED = 0
+
+Progress = Callable[[int, float, float | None], None]
+
+
+@dataclass
+class _Run:
+    """What changes while training."""
+
+    network: ScoreNetwork
+    shadow: ScoreNetwork
+    optimizer: torch.optim.Adam
+    scaler: torch.amp.GradScaler
+    step: int
+    started: float = field(default_factory=time.monotonic)
+
+
+def train(
+    config: NetworkConfig,
+    settings: TrainSettings,
+    output_dir: Path,
+    start: Checkpoint | None = None,
+    on_progress: Progress = lambda step, loss, held_out: None,
+) -> Path:
+    """Train a network on synthetic brains and return the path of its checkpoint.
+
+    ``output_dir`` receives ``checkpoint.pth`` in the published layout and ``held_out.csv``, the loss of the
+    averaged weights on held-out slices of the first size, at levels over the whole range, with its plot. All
+    randomness follows from (seed, step), so that on one machine a resumed run ends with the uninterrupted
+    one's weights.
+
+    Args:
+        config: the network and its noise levels.
+        settings: how to train.
+        output_dir: made if it is missing.
+        start: weights to begin with; with its optimiser's state, the run that it was taken from goes on,
+            without it a new run begins. None makes a new NCSNv2Deepest.
+        on_progress: called with the step, the mean loss since the last call (NaN before the first step),
+            and the mean held-out loss where it was measured.
+
+    Raises:
+        InputError: the size, the channels or the checkpoint do not fit, or the folder cannot be written.
+        BackendMissingError: the device is not there, or nilearn is not installed.
+        SbimDeployError: the loss or its gradient is not finite.
+    """
+    run = _begin(config, settings, start)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output_dir}: cannot make the folder ({error.strerror}); name another") from error
+    sigmas = np.geomspace(config.sigma_end, config.sigma_begin, N_HELD_OUT_SIGMAS).tolist()
+    log = output_dir / LOG_NAME
+    begin_log(log, sigmas, run.step)
+    device = torch.device(settings.device)
+    held_out = to_channels(torch.from_numpy(held_out_pool(N_HELD_OUT, settings.sizes[0]))).to(device)
+    pools = [torch.from_numpy(training_pool(settings.pool_size, size)).to(device) for size in settings.sizes]
+    score = _compiled(run.network, held_out[: settings.batch]) if settings.compile else run.network
+
+    def measure() -> float:
+        by_sigma = held_out_loss(run.shadow, held_out, sigmas, HELD_OUT_SEED)
+        append_row(log, run.step, by_sigma)
+        return float(np.mean(by_sigma))
+
+    if run.step == 0:
+        on_progress(0, math.nan, measure())
+    run.started = time.monotonic()
+    losses: list[float] = []
+    done = _progress(run, settings)
+    while done < 1:
+        losses.append(_train_step(run, score, pools, config, settings, done))
+        run.step += 1
+        done = _progress(run, settings)
+        held_out_mean = None
+        if run.step % settings.held_out_interval == 0 or done >= 1:
+            held_out_mean = measure()
+        if run.step % settings.log_interval == 0 or held_out_mean is not None:
+            on_progress(run.step, float(np.mean(losses)), held_out_mean)
+            losses.clear()
+        if run.step % settings.checkpoint_interval == 0 or done >= 1:
+            _save(run, settings, output_dir / CHECKPOINT_NAME)
+            plot_log(log, output_dir / PLOT_NAME)
+    return output_dir / CHECKPOINT_NAME
+
+
+def _begin(config: NetworkConfig, settings: TrainSettings, start: Checkpoint | None) -> _Run:
+    name = NEW_ARCHITECTURE if start is None else architecture_of(start.raw, START)
+    if config.channels != 2:
+        raise InputError(f"the config has {config.channels} channels: training needs 2, real and imaginary")
+    multiple = ARCHITECTURES[name].size_multiple
+    for size in settings.sizes:
+        if size % multiple:
+            raise InputError(f"size is {size}: {name} needs a multiple of {multiple}")
+    if start is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            network = ScoreNetwork(ARCHITECTURES[name], config.ngf, config.channels, config.centred_input)
+        shadow = copy.deepcopy(network)
+    else:
+        network = build_network(config, start.raw, START)
+        shadow = build_network(config, start.raw if start.ema is None else start.ema, START)
+    for each in (network, shadow):
+        _move(each, settings.device)
+    optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
+    scaler = torch.amp.GradScaler(settings.device, enabled=settings.precision == "fp16")
+    run = _Run(network, shadow, optimizer, scaler, step=0)
+    if start is not None and start.optimizer:
+        _go_on(run, start, settings)
+    return run
+
+
+def _move(network: ScoreNetwork, device: str) -> None:
+    """Move a network; half-precision convolutions on a GPU are fastest with the channels last."""
+    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+    try:
+        network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendMissingError(
+            f"device {device!r} is not there for PyTorch ({reason}); expected cpu or cuda"
+        ) from error
+
+
+def _go_on(run: _Run, start: Checkpoint, settings: TrainSettings) -> None:
+    """Take up the run that a checkpoint was taken from, at its step."""
+    if settings.iterations is not None and start.step >= settings.iterations:
+        raise InputError(
+            f"{START} is at step {start.step} of its run, iterations is {settings.iterations}: expected "
+            "more; to begin a new run from its weights, leave out its optimiser's state"
+        )
+    try:
+        run.optimizer.load_state_dict({name: start.optimizer[name] for name in ("state", "param_groups")})
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{START}: its optimiser's state is not this network's Adam's: {error}") from error
+    if run.scaler.is_enabled() and SCALER_KEY in start.optimizer:
+        run.scaler.load_state_dict(start.optimizer[SCALER_KEY])
+    run.step = start.step
+
+
+def _compiled(network: ScoreNetwork, images: Tensor) -> Score:
+    compiled: Score = torch.compile(network)
+    try:
+        compiled(images, images.new_ones(len(images))).sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        sys.stderr.write(f"torch.compile does not work here ({reason}): training without it\n")
+        compiled = network
+    network.zero_grad()
+    return compiled
+
+
+def _progress(run: _Run, settings: TrainSettings) -> float:
+    """Return how much of the run is done, 1 or more at its end."""
+    if settings.minutes is not None:
+        return (time.monotonic() - run.started) / (60 * settings.minutes)
+    assert settings.iterations is not None
+    return run.step / settings.iterations
+
+
+def _train_step(
+    run: _Run,
+    score: Score,
+    pools: Sequence[Tensor],
+    config: NetworkConfig,
+    settings: TrainSettings,
+    done: float,
+) -> float:
+    for group in run.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    sigma_range = (config.sigma_begin, config.sigma_end)
+    images, sigmas, noise = training_batch(pools, settings.batch, sigma_range, settings.seed, run.step)
+    run.optimizer.zero_grad()
+    half = run.scaler.is_enabled()
+    with torch.autocast(images.device.type, torch.float16, enabled=half):
+        loss = dsm_loss(score, images, sigmas, noise).mean()
+    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    run.scaler.unscale_(run.optimizer)
+    norm = clip_grad_norm_(run.network.parameters(), settings.gradient_clip)
+    # A scaled gradient may overflow: the scaler then leaves the step out and scales less.
+    if not torch.isfinite(loss) or not (half or torch.isfinite(norm)):
+        raise SbimDeployError(
+            f"training diverged at step {run.step}: the loss is {loss.item():g}, its gradient's norm "
+            f"{norm.item():g}; go on from the last checkpoint with a learning rate below "
+            f"{settings.learning_rate:g}"
+        )
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    average = get_ema_multi_avg_fn(settings.ema_rate)  # type: ignore[no-untyped-call]
+    average(list(run.shadow.parameters()), list(run.network.parameters()), 0)
+    return loss.item()
+
+
+def _save(run: _Run, settings: TrainSettings, path: Path) -> None:
+    epoch = run.step * settings.batch // settings.pool_size
+    raw, ema = run.network.state_dict(), run.shadow.state_dict()
+    optimizer = run.optimizer.state_dict()
+    if run.scaler.is_enabled():
+        optimizer[SCALER_KEY] = run.scaler.state_dict()
+    write_checkpoint(path, Checkpoint(raw, ema, optimizer, epoch, run.step))
