@@ -246,16 +246,16 @@ def test_absent_maps_and_reference_are_refused_when_read(make_file: Any) -> None
 
 def test_maps_of_a_second_file_are_read(make_file: Any) -> None:
     maps = complex_noise(SHAPE, 1)
-    with open_maps(make_file(s_maps=maps), N_SLICES, N_COILS, (N_ROWS, N_COLUMNS)) as opened:
+    with open_maps(make_file(s_maps=maps), N_SLICES, N_COILS, [(N_ROWS, N_COLUMNS)]) as opened:
         np.testing.assert_array_equal(opened.read_maps(1), maps[1])
 
 
 def test_maps_that_do_not_fit_are_refused(make_file: Any) -> None:
     path = make_file(s_maps=complex_noise(SHAPE))
     with pytest.raises(InputError, match=r"\(3, 2, 8, 6\), expected \(3, 4, 8, 6\)"):
-        open_maps(path, N_SLICES, 4, (N_ROWS, N_COLUMNS))
+        open_maps(path, N_SLICES, 4, [(N_ROWS, N_COLUMNS)])
     with pytest.raises(InputError, match="no dataset 's_maps'"):
-        open_maps(make_file(), N_SLICES, N_COILS, (N_ROWS, N_COLUMNS))
+        open_maps(make_file(), N_SLICES, N_COILS, [(N_ROWS, N_COLUMNS)])
     refuse(make_file(s_maps=complex_noise((N_SLICES, 4, N_ROWS, N_COLUMNS))), "'s_maps'")
 
 
@@ -263,7 +263,7 @@ def test_zero_and_non_finite_maps_are_refused(make_file: Any) -> None:
     maps = complex_noise(SHAPE)
     maps[0] = 0
     maps[1, 0, 0, 0] = np.nan
-    with open_maps(make_file(s_maps=maps), N_SLICES, N_COILS, (N_ROWS, N_COLUMNS)) as opened:
+    with open_maps(make_file(s_maps=maps), N_SLICES, N_COILS, [(N_ROWS, N_COLUMNS)]) as opened:
         with pytest.raises(InputError, match="slice 0 of 's_maps' is all zero"):
             opened.read_maps(0)
         with pytest.raises(InputError, match="slice 1 of 's_maps' has 1 of 96"):

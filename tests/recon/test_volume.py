@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.ismrmrd_header import ScanGeometry, Space, format_header
 from sbim_deploy.io.result_file import open_result
+from sbim_deploy.io.results import ResultWriter
+from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.recon.evaluate import evaluate_file
 from sbim_deploy.recon.inspect import describe
 from sbim_deploy.recon.reconstruct import Reconstructor
@@ -72,6 +75,39 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_file(simulated, tmp
     assert calls == [0, 1, 2, 2, 3]
     np.testing.assert_array_equal(images(resumed), images(straight))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_run_that_was_killed_before_its_last_step_is_finished(simulated, tmp_path, monkeypatch):
+    def killed(self, provenance):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            ResultWriter, "finish", lambda self, provenance: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct_file(simulated, out, FAST)
+    provenance = reconstruct_file(simulated, out, replace(FAST, resume=True))
+    assert provenance["timings_s"]["slices"] == 0
+    assert provenance["measured"]["acceleration"] == pytest.approx(64 / 35)
+    assert images(out).shape == (4, 64, 64)
+
+
+def test_maps_of_the_rows_that_are_kept_will_do(simulated, tmp_path):
+    oversampled, maps_file = tmp_path / "k.h5", tmp_path / "maps.h5"
+    with h5py.File(simulated) as source, h5py.File(oversampled, "w") as file:
+        rows = centred_ifft(source["kspace"][:], axes=(-2,))
+        file["kspace"] = centred_fft(centre_pad(rows, (128, 64)), axes=(-2,)).astype(np.complex64)
+        space = Space((64, 64, 1), (220.0, 220.0, 5.0))
+        file["ismrmrd_header"] = format_header(ScanGeometry(Space((128, 64, 1), (440.0, 220.0, 5.0)), space))
+        maps = source["s_maps"][:]
+    with h5py.File(maps_file, "w") as file:
+        file["s_maps"] = maps
+    cropped, plain = tmp_path / "a.h5", tmp_path / "b.h5"
+    reconstruct_file(oversampled, cropped, replace(FAST, maps=maps_file))
+    reconstruct_file(simulated, plain, replace(FAST, maps=simulated))
+    np.testing.assert_allclose(images(cropped), images(plain), atol=1e-4)
 
 
 def test_a_run_of_another_seed_is_not_continued(simulated, tmp_path):

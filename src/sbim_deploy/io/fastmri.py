@@ -6,6 +6,7 @@ columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -58,7 +59,7 @@ class KspaceFile(OpenFile):
             raise InputError(f"{path}: 'kspace' has {self.n_coils} coils, expected at most {MAX_COILS}")
         self.mask = _read_mask(file, path, (self.n_rows, self.n_columns))
         self._set_geometry(_read_geometry(file, path))
-        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, (self.n_rows, self.n_columns))
+        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [(self.n_rows, self.n_columns)])
         self.has_maps = self._maps is not None
         self._reference = self._find_reference()
         self.reference_name: str | None = self._reference and self._reference.name.strip("/")
@@ -151,14 +152,14 @@ def open_kspace(path: Path) -> KspaceFile:
         raise
 
 
-def open_maps(path: Path, n_slices: int, n_coils: int, shape: tuple[int, int]) -> MapsFile:
+def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> MapsFile:
     """Open a file whose dataset `s_maps` holds the coil maps of a k-space of this size.
 
     Args:
         path: the HDF5 file.
         n_slices: slices of the k-space.
         n_coils: coils of the k-space.
-        shape: (rows, columns) of the k-space.
+        shapes: the (rows, columns) that will do, the k-space's first.
 
     Raises:
         InputError: the file or `s_maps` is not as it must be, or is of another size.
@@ -166,21 +167,21 @@ def open_maps(path: Path, n_slices: int, n_coils: int, shape: tuple[int, int]) -
     file = open_hdf5(path)
     try:
         require_dataset(file, path, "s_maps")
-        return MapsFile(file, path, _find_maps(file, path, n_slices, n_coils, shape))
+        return MapsFile(file, path, _find_maps(file, path, n_slices, n_coils, shapes))
     except BaseException:
         file.close()
         raise
 
 
 def _find_maps(
-    file: h5py.File, path: Path, n_slices: int, n_coils: int, shape: tuple[int, int]
+    file: h5py.File, path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]
 ) -> h5py.Dataset | None:
     maps = find_dataset(file, path, "s_maps")
     if maps is None:
         return None
     check_stack(maps, path, COIL_AXES, "c")
-    expected = (n_slices, n_coils, *shape)
-    if maps.shape != expected:
+    if maps.shape not in [(n_slices, n_coils, *shape) for shape in shapes]:
+        expected = (n_slices, n_coils, *shapes[0])
         raise InputError(f"{path}: 's_maps' has shape {maps.shape}, expected {expected} as k-space has")
     return maps
 

@@ -10,7 +10,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.mri.combine import mvue, normalise_maps, percentile_scale
 from sbim_deploy.mri.espirit import espirit_maps
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
-from sbim_deploy.mri.masks import calibration_block, compact_mask, effective_acceleration, sampled_mask
+from sbim_deploy.mri.masks import calibration_block, compact_mask, sampled_mask
 from sbim_deploy.mri.noise_level import estimate_noise
 from sbim_deploy.records import BoolArray, ComplexArray
 
@@ -36,8 +36,6 @@ class SliceProblem:
     scale: float
     noise: float
     image_shape: tuple[int, int]
-    acceleration: float
-    maps_source: str
 
 
 def prepare_slice(
@@ -61,14 +59,11 @@ def prepare_slice(
         InputError: nothing was sampled, no maps and no calibration lines, or maps of another shape.
     """
     image_shape = image_shape or (kspace.shape[-2], kspace.shape[-1])
-    mask = _measured_mask(kspace, index, mask)
+    mask = measured_mask(kspace, index, mask)
     kspace = kspace * mask
     if mask.shape[0] == 1:
         kspace = _crop_readout(kspace, image_shape[0])
-    if maps is None:
-        maps, maps_source = _estimate_maps(kspace, mask, index), "ESPIRiT"
-    else:
-        maps, maps_source = _fit_maps(maps, kspace.shape, index), "given"
+    maps = _estimate_maps(kspace, mask, index) if maps is None else _fit_maps(maps, kspace.shape, index)
     combined = mvue(kspace, maps)
     scale = percentile_scale(combined)
     if scale == 0:
@@ -82,13 +77,18 @@ def prepare_slice(
         scale,
         estimate_noise(kspace),
         image_shape,
-        effective_acceleration(mask),
-        maps_source,
     )
 
 
-def _measured_mask(kspace: ComplexArray, index: int, mask: BoolArray | None) -> BoolArray:
-    """Return the lines that were measured: those of the mask that are not zero in every coil."""
+def measured_mask(kspace: ComplexArray, index: int, mask: BoolArray | None) -> BoolArray:
+    """Return what was measured of a slice: the mask's lines that are not zero in every coil.
+
+    k-space is (coil, rows, columns) and the mask as in :func:`prepare_slice`; the result is (1, columns),
+    (rows, 1) or (rows, columns).
+
+    Raises:
+        InputError: nothing was measured.
+    """
     measured = sampled_mask(kspace)
     if mask is not None:
         mask = compact_mask(mask) if mask.ndim == 2 else mask[None, :]

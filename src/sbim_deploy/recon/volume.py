@@ -23,9 +23,9 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.nifti import write_nifti
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.results import ResultWriter
-from sbim_deploy.mri.masks import PATTERNS, line_mask
+from sbim_deploy.mri.masks import PATTERNS, effective_acceleration, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
-from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import BoolArray
 from sbim_deploy.samplers.choice import SamplerChoice
@@ -105,26 +105,30 @@ def reconstruct_file(
         writer = stack.enter_context(ResultWriter(output_path, identity, indices, settings.resume))
         pending = writer.pending
         _check_slices(pending, kspace, maps)
+        measured = measured_mask(kspace.read_slice(indices[0]), indices[0], mask)
         if progress is not None:
             progress.started(len(indices), len(indices) - len(pending), len(reconstructor.plan.rows))
-        seen = _Seen()
-        problems = _problems(pending, kspace, mask, maps, seen)
+        timings = _Timings()
+        problems = _problems(pending, kspace, mask, maps, timings)
         for batch in _batches(problems, settings.batch):
             before = time.perf_counter()
             on_row = None if progress is None else _row_counter(progress, len(batch))
             for result in reconstructor(batch, on_row):
                 writer.write(result.index, result.image, result.zero_filled, result.residual)
-            seen.sampling_s += time.perf_counter() - before
+            timings.sampling_s += time.perf_counter() - before
         provenance = {
             **identity,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "engine": dict(reconstructor.engine.description),
             "batch": settings.batch,
-            "measured": {"acceleration": seen.acceleration, "maps": seen.maps_source},
+            "measured": {
+                "acceleration": effective_acceleration(measured),
+                "maps": "ESPIRiT" if maps is None else "given",
+            },
             "timings_s": {
                 "total": round(time.perf_counter() - started, 3),
-                "preparation": round(seen.preparation_s, 3),
-                "sampling": round(seen.sampling_s, 3),
+                "preparation": round(timings.preparation_s, 3),
+                "sampling": round(timings.sampling_s, 3),
                 "slices": len(pending),
             },
             "notice": NOTICE,
@@ -134,11 +138,9 @@ def reconstruct_file(
 
 
 @dataclass
-class _Seen:
-    """What the slices of a run turned out to be, and the time that they took."""
+class _Timings:
+    """The time that the slices of a run took."""
 
-    acceleration: float | None = None
-    maps_source: str | None = None
     preparation_s: float = 0.0
     sampling_s: float = 0.0
 
@@ -175,8 +177,11 @@ def _check_slices(indices: Sequence[int], kspace: KspaceFile, maps: MapsFile | N
 def _open_maps(settings: ReconSettings, kspace: KspaceFile, stack: ExitStack) -> MapsFile | None:
     if settings.maps is None:
         return None
-    shape = (kspace.n_rows, kspace.n_columns)
-    return stack.enter_context(open_maps(settings.maps, kspace.n_slices, kspace.n_coils, shape))
+    shapes = [(kspace.n_rows, kspace.n_columns)]
+    if kspace.recon_shape is not None:
+        # Maps of the readout that is kept will do.
+        shapes.append((kspace.recon_shape[0], kspace.n_columns))
+    return stack.enter_context(open_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes))
 
 
 def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconstructor) -> dict[str, Any]:
@@ -208,7 +213,7 @@ def _problems(
     kspace: KspaceFile,
     mask: BoolArray | None,
     maps: MapsFile | None,
-    seen: _Seen,
+    timings: _Timings,
 ) -> Iterator[SliceProblem]:
     for index in indices:
         before = time.perf_counter()
@@ -219,8 +224,7 @@ def _problems(
             None if maps is None else maps.read_maps(index),
             kspace.recon_shape,
         )
-        seen.acceleration, seen.maps_source = problem.acceleration, problem.maps_source
-        seen.preparation_s += time.perf_counter() - before
+        timings.preparation_s += time.perf_counter() - before
         yield problem
 
 
