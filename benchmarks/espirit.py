@@ -20,25 +20,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.espirit import espirit_maps
 from sbim_deploy.mri.fourier import centre_crop, centred_fft
+from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 
 Array = NDArray[Any]
 
 
-def simulate(n_coils: int, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Return (true maps, support, k-space) of a structured object inside a ring of coils."""
-    y, x = np.meshgrid(*(2 * (np.arange(n) - n // 2) / n for n in shape), indexing="ij")
-    angles = 2 * np.pi * np.arange(n_coils)[:, None, None] / n_coils
-    dy, dx = y - 1.2 * np.sin(angles), x - 1.2 * np.cos(angles)
-    maps = np.exp(1j * np.arctan2(dy, dx)) / np.hypot(dy, dx)
-    maps /= np.linalg.norm(maps, axis=0)
-    support = ((x - 0.1) / 0.65) ** 2 + ((y + 0.05) / 0.8) ** 2 < 1
-    texture = 1 + 0.4 * np.cos(9 * x + 4 * y) * np.sin(7 * y - 3 * x) - 0.6 * ((x + 0.3) ** 2 + y**2 < 0.05)
+def simulate(n_coils: int, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
+    """Return (true maps, support, noisy k-space) of a phantom in a ring of coils."""
     rng = np.random.default_rng(0)
-    kspace = centred_fft(maps * support * texture * np.exp(0.8j * (x + y**2)))
+    phantom = shepp_logan(shape)
+    maps = birdcage_maps(n_coils, shape)
+    kspace = centred_fft(maps * phantom * smooth_phase(shape, rng))
     kspace += 0.02 * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
-    return maps, support, kspace.astype(np.complex64)
+    return maps, phantom > 0, kspace.astype(np.complex64)
 
 
 def fastest(function: Callable[[], Any], repeats: int) -> float:
