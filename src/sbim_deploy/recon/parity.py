@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sbim_deploy.engines.engine import Engine
 from sbim_deploy.engines.parity import Parity, compare
 from sbim_deploy.io.parity_reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
@@ -41,7 +42,8 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
         for i, sigma in enumerate(sigmas)
     ]
     if model.manifest.channels == 2:
-        results += [_check_step(model, backend, sigma) for sigma in sigmas]
+        step = open_engine(model, "step", backend)
+        results += [_check_step(engine, step, sigma) for sigma in sigmas]
     return results
 
 
@@ -93,12 +95,12 @@ def step_tensors(row: GuidedRow, sense: Sense, arrays: Mapping[str, ComplexArray
     }
 
 
-def _check_step(model: Model, backend: str, sigma: float) -> Parity:
+def _check_step(score: Engine, step: Engine, sigma: float) -> Parity:
     row, sense, arrays = step_inputs(sigma)
-    fused = open_engine(model, "step", backend).run(step_tensors(row, sense, arrays))["x_next"]
+    fused = step.run(step_tensors(row, sense, arrays))["x_next"]
     expected = run_plan(
         Plan("step", start_image=1.0, start_noise=0.0, rows=(row,)),
-        EngineScore(open_engine(model, "score", backend), 1, STEP_GRID),
+        EngineScore(score, 1, STEP_GRID),
         sense.normal,
         arrays["backprojection"],
         arrays["x"],

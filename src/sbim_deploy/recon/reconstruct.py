@@ -125,7 +125,7 @@ def _on_grid(
     def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:
         out.fill(0)
         inner[...] = centre_crop(x, sense.image_shape)
-        centre_crop(out, sense.image_shape)[...] = sense.normal(inner)
+        sense.normal(inner, centre_crop(out, sense.image_shape))
         return out
 
     return normal

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from sbim_deploy.records import ComplexArray
-from sbim_deploy.training.brains import HELD_OUT_STREAM, TRAINING_STREAM, brain_slice
-from sbim_deploy.training.tissues import load_tissues
+from sbim_deploy.training.brains import held_out_slice, training_slice
+from sbim_deploy.training.tissues import Tissues, load_tissues
+
+DrawSlice = Callable[[Tissues, int, int], ComplexArray]
 
 # A process loads its own maps: below this many slices that takes longer than drawing them.
 MIN_SLICES_A_WORKER = 128
@@ -18,16 +21,16 @@ MIN_SLICES_A_WORKER = 128
 
 def training_pool(n_slices: int, size: int) -> ComplexArray:
     """Return the first training slices (n_slices, size, size)."""
-    return _draw(TRAINING_STREAM, n_slices, size)
+    return _draw(training_slice, n_slices, size)
 
 
 def held_out_pool(n_slices: int, size: int) -> ComplexArray:
     """Return the first held-out slices (n_slices, size, size)."""
-    return _draw(HELD_OUT_STREAM, n_slices, size)
+    return _draw(held_out_slice, n_slices, size)
 
 
-def _draw(stream: int, n_slices: int, size: int) -> ComplexArray:
-    draw = partial(_slice, stream, size)
+def _draw(draw_slice: DrawSlice, n_slices: int, size: int) -> ComplexArray:
+    draw = partial(_slice, draw_slice, size)
     n_workers = min(os.cpu_count() or 1, n_slices // MIN_SLICES_A_WORKER)
     pool = np.empty((n_slices, size, size), np.complex64)
     if n_workers < 2:
@@ -40,8 +43,9 @@ def _draw(stream: int, n_slices: int, size: int) -> ComplexArray:
     return pool
 
 
-def _slice(stream: int, size: int, index: int) -> ComplexArray:
-    return brain_slice(load_tissues(), np.random.default_rng([stream, index]), size)
+def _slice(draw_slice: DrawSlice, size: int, index: int) -> ComplexArray:
+    # The maps are loaded here, once in each worker, rather than sent to it.
+    return draw_slice(load_tissues(), index, size)
 
 
 def _use_one_thread() -> None:
