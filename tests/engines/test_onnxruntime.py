@@ -62,3 +62,70 @@ def test_both_distributions_at_once_are_refused(monkeypatch):
     monkeypatch.setattr(backend, "_is_installed", lambda name: True)
     with pytest.raises(BackendMissingError, match="both installed"):
         OnnxRuntimeEngine(SCORE)
+
+
+def running_mean(tmp_path):
+    """A graph without a network: next = weight * previous + new."""
+    from onnx import TensorProto, helper
+
+    shape = ["batch", "size"]
+    previous, weight, new, following = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape if name != "weight" else ["batch", 1])
+        for name in ("previous", "weight", "new", "following")
+    )
+    nodes = [
+        helper.make_node("Mul", ["weight", "previous"], ["kept"]),
+        helper.make_node("Add", ["kept", "new"], ["following"]),
+    ]
+    graph = helper.make_graph(nodes, "mean", [previous, weight, new], [following])
+    path = tmp_path / "mean.onnx"
+    path.write_bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+        ).SerializeToString()
+    )
+    inputs = {
+        "previous": np.array([[1, 2], [3, 4]], np.float32),
+        "weight": np.array([[0.5], [2]], np.float32),
+        "new": np.zeros((2, 2), np.float32),
+    }
+    return OnnxRuntimeEngine(path), inputs
+
+
+def test_a_recurrence_equals_the_same_runs_one_by_one_and_leaves_its_inputs_alone(tmp_path):
+    engine, inputs = running_mean(tmp_path)
+    before = {name: array.copy() for name, array in inputs.items()}
+    recurrence = engine.recur("previous", "following", inputs)
+    expected = inputs["previous"]
+    for row in range(3):
+        new = np.full((2, 2), row, np.float32)
+        recurrence.advance({"new": new})
+        new.fill(np.nan)  # what was given may be overwritten
+        expected = engine.run({**inputs, "previous": expected, "new": np.full((2, 2), row, np.float32)})[
+            "following"
+        ]
+        np.testing.assert_array_equal(recurrence.read(), expected)
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_what_a_recurrence_reads_is_not_overwritten_by_the_next_run(tmp_path):
+    engine, inputs = running_mean(tmp_path)
+    recurrence = engine.recur("previous", "following", inputs)
+    recurrence.advance({})
+    first = recurrence.read()
+    kept = first.copy()
+    recurrence.advance({})
+    recurrence.advance({})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_a_recurrence_refuses_inputs_unlike_those_that_it_began_with(tmp_path):
+    engine, inputs = running_mean(tmp_path)
+    recurrence = engine.recur("previous", "following", inputs)
+    with pytest.raises(ValueError, match=r"'new' is float32 \(1, 2\), expected float32 \(2, 2\)"):
+        recurrence.advance({"new": np.zeros((1, 2), np.float32)})
+    with pytest.raises(ValueError, match="'z' is unknown"):
+        recurrence.advance({"z": inputs["new"]})
+    with pytest.raises(ValueError, match="missing"):
+        engine.recur("previous", "following", {"previous": inputs["previous"]})

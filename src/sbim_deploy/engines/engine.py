@@ -24,6 +24,24 @@ class TensorSpec:
     shape: tuple[int | str, ...]
 
 
+class Recurrence(Protocol):
+    """A graph whose output is its own next input: the state stays in two buffers where the graph runs."""
+
+    def advance(self, changed: Arrays) -> None:
+        """Run the graph once, some inputs replaced by those of the same names, and keep its output as state.
+
+        It may return before the run is over; ``changed`` may be overwritten once it has returned.
+
+        Raises:
+            ValueError: a name, dtype or shape is not that of the inputs that the recurrence began with.
+        """
+        ...
+
+    def read(self) -> NDArray[Any]:
+        """Return a copy of the state, once every run is over."""
+        ...
+
+
 class Engine(Protocol):
     """A graph, ready to run."""
 
@@ -34,6 +52,14 @@ class Engine(Protocol):
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.
+
+        Raises:
+            ValueError: names, dtypes or shapes are not the graph's.
+        """
+        ...
+
+    def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
+        """Begin a recurrence from ``inputs``, all of them, in which ``output`` becomes the input ``state``.
 
         Raises:
             ValueError: names, dtypes or shapes are not the graph's.
@@ -65,3 +91,16 @@ def check_inputs(specs: Mapping[str, TensorSpec], inputs: Arrays) -> None:
                     )
             if not fits:
                 raise ValueError(f"input {name!r} has shape {array.shape}, expected {spec.shape}")
+
+
+def check_changed(begun: Arrays, changed: Arrays) -> None:
+    """Raise ValueError where ``changed`` is not like the inputs of these names that were there at first."""
+    for name, array in changed.items():
+        if name not in begun:
+            raise ValueError(f"input {name!r} is unknown, expected one of {sorted(begun)}")
+        expected = begun[name]
+        if (array.dtype, array.shape) != (expected.dtype, expected.shape):
+            raise ValueError(
+                f"input {name!r} is {array.dtype} {array.shape}, expected {expected.dtype} {expected.shape} "
+                "as the recurrence began"
+            )

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.engines.engine import Arrays, TensorSpec, check_inputs
+from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(float16)": np.float16}
 
 
@@ -52,6 +53,7 @@ class OnnxRuntimeEngine:
         in_use = self._session.get_providers()
         if in_use[0] != provider:
             raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
+        self._device = DEVICES[provider]
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.description: Mapping[str, str] = {
@@ -69,6 +71,50 @@ class OnnxRuntimeEngine:
         check_inputs(self.inputs, inputs)
         outputs = self._session.run(self._output_names, dict(inputs))
         return dict(zip(self._output_names, outputs, strict=True))
+
+    def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
+        """Begin a recurrence from ``inputs``, all of them, in which ``output`` becomes the input ``state``.
+
+        Raises:
+            ValueError: names, dtypes or shapes are not the graph's.
+        """
+        check_inputs(self.inputs, inputs)
+        return _BoundRecurrence(self._session, self._device, state, output, inputs)
+
+
+class _BoundRecurrence:
+    """Two bindings of one session, which write to the state's two buffers in turn."""
+
+    def __init__(self, session: Any, device: str, state: str, output: str, inputs: Arrays):
+        self._session = session
+        self._begun = dict(inputs)
+        self._values = {name: _copy(array, device) for name, array in inputs.items()}
+        self._now, self._next = (_copy(inputs[state], device) for _ in range(2))
+        self._binding, self._other = (
+            self._bind(state, output, source, target)
+            for source, target in ((self._now, self._next), (self._next, self._now))
+        )
+
+    def _bind(self, state: str, output: str, source: Any, target: Any) -> Any:
+        binding = self._session.io_binding()
+        for name, value in self._values.items():
+            binding.bind_ortvalue_input(name, source if name == state else value)
+        binding.bind_ortvalue_output(output, target)
+        return binding
+
+    def advance(self, changed: Arrays) -> None:
+        """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
+        check_changed(self._begun, changed)
+        for name, array in changed.items():
+            self._values[name].update_inplace(np.ascontiguousarray(array))
+        self._session.run_with_iobinding(self._binding)
+        self._now, self._next = self._next, self._now
+        self._binding, self._other = self._other, self._binding
+
+    def read(self) -> NDArray[Any]:
+        """Return a copy of the state."""
+        state: NDArray[Any] = np.array(self._now.numpy())
+        return state
 
 
 def _import_onnxruntime() -> Any:
@@ -94,6 +140,13 @@ def _is_installed(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _copy(array: NDArray[Any], device: str) -> Any:
+    from onnxruntime import OrtValue
+
+    # On the CPU an OrtValue is the array's own memory, which update_inplace would write to.
+    return OrtValue.ortvalue_from_numpy(np.array(array, order="C"), device, 0)
 
 
 def _spec(node: Any) -> TensorSpec:
