@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sbim_deploy.cli import options
+from sbim_deploy.io.result_file import open_result
 from sbim_deploy.recon.model import DEMO_FOLDER
 from sbim_deploy.samplers.choice import DEFAULT_SAMPLER, SAMPLERS
 
@@ -90,8 +91,21 @@ def test_the_demo_model_validates_without_pytorch(cli):
     assert done.code == 0
     assert "checksums match" in done.out
     report = json.loads(cli("validate", "demo", "--json").out)
-    assert len(report["parity"]) == 6
+    assert len(report["parity"]) == 19
     assert max(each["relative_l2"] for each in report["parity"]) <= 1e-5
+
+
+def test_recon_gives_one_image_through_every_graph_and_says_which(cli, simulated, tmp_path):
+    images = {}
+    for graph in ("score", "step", "reconstruct"):
+        out = tmp_path / f"{graph}.h5"
+        done = cli("recon", simulated, "-o", out, "--steps", 3, "--slices", "0:1", "--graph", graph, "--json")
+        assert json.loads(done.out)["graph"] == graph
+        with open_result(out) as result:
+            images[graph] = result.read_image(0)
+    for graph in ("step", "reconstruct"):
+        difference = np.linalg.norm(images[graph] - images["score"])
+        assert difference <= 1e-4 * np.linalg.norm(images["score"])
 
 
 def test_the_demo_makes_its_files_and_a_picture(cli, tmp_path):
@@ -172,6 +186,7 @@ def test_recon_refuses_bad_kspace_in_one_line(cli, simulated, tmp_path, out, fau
         (("--undersample", "spiral:4"), "unknown pattern 'spiral'"),
         (("--undersample", "random:400"), "expected 1 to the number of lines, 64"),
         (("--backend", "tpu"), "unknown backend 'tpu'"),
+        (("--graph", "loop"), "unknown graph 'loop': expected one of step, score, reconstruct"),
         (("--model", "nowhere"), "nowhere: no such folder"),
         (("--maps", "nowhere.h5"), "nowhere.h5: no such file"),
         (("--png", "/nowhere/x.png"), "/nowhere does not exist"),

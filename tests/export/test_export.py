@@ -9,6 +9,7 @@ from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.parity import check_against_checkpoint
 from sbim_deploy.recon.model import load_model, open_engine
+from sbim_deploy.samplers.choice import DDS_N_CG
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_a_published_checkpoint_becomes_a_folder_that_gives_the_ema_weights_outp
 
 def test_score_and_step_are_pytorchs_at_three_levels(model, checkpoint_path, config_path):
     results = check_against_checkpoint(model, checkpoint_path, config_path)
-    assert len(results) == 6
+    assert len(results) == 15
     assert max(result.relative_l2 for result in results) <= 1e-5
     assert all(result.passed for result in results)
 
@@ -41,7 +42,7 @@ def test_score_and_step_are_pytorchs_at_three_levels(model, checkpoint_path, con
 def test_the_command_validates_it_with_the_checkpoint_beside(cli, model, checkpoint_path, config_path):
     done = cli("validate", model.folder, "--checkpoint", checkpoint_path, "--config", config_path)
     assert done.code == 0, done.err
-    assert done.out.count(" ok") == 12
+    assert done.out.count(" ok") == 34
 
 
 def test_the_manifest_says_what_the_model_is(model):
@@ -50,7 +51,10 @@ def test_the_manifest_says_what_the_model_is(model):
     assert manifest.ema
     assert (manifest.noise_levels.sigma_begin, manifest.noise_levels.n_levels) == (232, 2311)
     assert (manifest.sampling.data_weight, manifest.size_multiple, manifest.opset) == (5.0, 8, 20)
-    assert set(manifest.files) == {"score.onnx", "step.onnx", "weights.bin", "reference.npz"}
+    kinds = ("guided", "proximal", "guided-2d", "proximal-2d")
+    fused = {f"{graph}-{kind}.onnx" for graph in ("step", "reconstruct") for kind in kinds}
+    assert set(manifest.files) == {"score.onnx", "weights.bin", "reference.npz", *fused}
+    assert manifest.n_cg == DDS_N_CG
     assert manifest.exported_with["torch"] == torch.__version__
 
 
@@ -58,8 +62,8 @@ def test_the_graphs_share_one_weights_file_and_hold_no_paths(model):
     weights = (model.folder / "weights.bin").stat().st_size
     n_bytes = 4 * sum(tensor.numel() for tensor in random_weights("NCSNv2Deepest", 1).values())
     assert weights < 1.1 * n_bytes
-    for name in ("score", "step"):
-        graph = onnx.load(model.folder / f"{name}.onnx", load_external_data=False)
+    for path in model.folder.glob("*.onnx"):
+        graph = onnx.load(path, load_external_data=False)
         external = {
             entry.value
             for tensor in graph.graph.initializer
@@ -67,7 +71,7 @@ def test_the_graphs_share_one_weights_file_and_hold_no_paths(model):
             if entry.key == "location"
         }
         assert external == {"weights.bin"}
-        assert b".py" not in (model.folder / f"{name}.onnx").read_bytes()
+        assert b".py" not in path.read_bytes()
 
 
 def test_another_checkpoint_is_not_compared(cli, model, config_path, tmp_path):

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def manifest_of(folder: Path) -> ModelManifest:
     return ModelManifest(
-        format_version=1,
+        format_version=2,
         name="brain",
         architecture="NCSNv2Deepest",
         ngf=128,
@@ -47,6 +47,7 @@ def manifest_of(folder: Path) -> ModelManifest:
         ema=True,
         dtype="float32",
         opset=18,
+        n_cg=6,
         checkpoint_sha256="0" * 64,
         training_data="synthetic",
         intended_use="research",
@@ -94,8 +95,8 @@ def test_missing_folder_and_manifest_are_refused(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ('{"name": NaN}', "NaN"),
         ("{}", "format_version is None"),
-        ('{"format_version": 2}', "format_version is 2, expected 1"),
-        ('{"format_version": 1}', "lacks"),
+        ('{"format_version": 1}', "format_version is 1, expected 2"),
+        ('{"format_version": 2}', "lacks"),
         (b"\xff\xfe\x00", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         (" " * (1024**2 + 1), "1048576"),

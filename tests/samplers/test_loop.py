@@ -9,7 +9,7 @@ from sbim_deploy.errors import SamplingError
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.samplers import plans
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
-from sbim_deploy.samplers.loop import run_plan
+from sbim_deploy.samplers.loop import run_plan, starting_point
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 from sbim_deploy.samplers.schedules import geometric
@@ -42,7 +42,7 @@ def run(plan, score, sense, backprojection, n=1, seed=0, start=None, **options):
         score,
         sense.normal,
         backprojection,
-        zeros if start is None else start,
+        starting_point(plan, zeros if start is None else start, noise),
         noise,
         noise_level,
         **options,
@@ -179,13 +179,14 @@ def test_a_slice_is_the_same_in_any_batch():
 
     together = run(plan, score, sense, backprojection, n=4)
     for i in range(4):
+        noise = NoiseStream(0, [i], SHAPE)
         alone = run_plan(
             plan,
             score,
             Sense(sense.maps[i : i + 1], sense.mask[i : i + 1]).normal,
             backprojection[i : i + 1],
-            np.zeros((1, *SHAPE), dtype=np.complex64),
-            NoiseStream(0, [i], SHAPE),
+            starting_point(plan, np.zeros((1, *SHAPE), dtype=np.complex64), noise),
+            noise,
             np.zeros(1, dtype=np.float32),
         )
         np.testing.assert_allclose(alone[0], together[i], atol=1e-5)

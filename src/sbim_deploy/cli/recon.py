@@ -34,6 +34,9 @@ def recon(
     ] = None,
     batch: Annotated[int, typer.Option(help="Slices reconstructed together.")] = 1,
     backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    graph: Annotated[
+        str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
+    ] = "step",
     threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
     undersample: Annotated[
         str | None,
@@ -57,6 +60,7 @@ def recon(
         batch=batch,
         backend=backend,
         threads=threads,
+        graph=graph,
         undersampling=_parse_undersampling(undersample),
         resume=resume,
     )

@@ -1,10 +1,10 @@
-"""The graphs of a model folder: score.onnx and step.onnx, which share weights.bin."""
+"""The graphs of a model folder: the score, rows and plans fused around it, and their common weights."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,113 +13,116 @@ import torch
 from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
+from sbim_deploy.export.fuse import fuse_plan, fuse_step
 from sbim_deploy.export.network import ScoreNetwork
+from sbim_deploy.export.updates import (
+    BothDirectionsNormal,
+    GuidedUpdate,
+    PhaseEncodeNormal,
+    ProximalUpdate,
+)
 
 WEIGHTS_NAME = "weights.bin"
 DEFAULT_OPSET = 20
 MIN_EXTERNAL_BYTES = 1024
 ALIGNMENT = 64
-SIGNATURES = {
-    "score": (("x", "sigma"), "score"),
-    "step": (
-        ("x", "sigma", "step_size", "noise_scale", "data_weight", "z", "maps", "circulant", "backprojection"),
-        "x_next",
-    ),
-}
+
+_Inputs = Mapping[str, tuple[Tensor, dict[int, Any]]]
 
 
-class GuidedStep(nn.Module):
-    """A guided row as one graph: the score, the data consistency and the update.
-
-    x + step_size (s - data_weight g |s| / |g|) + noise_scale z, with g = A^H A x - A^H y and norms per
-    slice; for masks along phase encoding, whose A^H A is a circulant matrix along the columns.
-    """
-
-    def __init__(self, network: ScoreNetwork):
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        step_size: Tensor,
-        noise_scale: Tensor,
-        data_weight: Tensor,
-        z: Tensor,
-        maps: Tensor,
-        circulant: Tensor,
-        backprojection: Tensor,
-    ) -> Tensor:
-        """Return the next x (n, 2, H, W).
-
-        Channels of 2 are real and imaginary: z and backprojection are like x, maps (n, coil, 2, H, W),
-        circulant (n, 2, W, W), applied to rows from the right; the other inputs are (n,).
-        """
-        s = self.network(x, sigma)
-        g = _normal(x, maps, circulant) - backprojection
-        s_norm, g_norm = (v.square().sum(dim=(1, 2, 3)).sqrt() for v in (s, g))
-        pull = torch.where(g_norm > 0, data_weight * s_norm / g_norm.clamp_min(1e-30), 0.0)
-        guided = s - pull[:, None, None, None] * g
-        update: Tensor = x + step_size[:, None, None, None] * guided + noise_scale[:, None, None, None] * z
-        return update
-
-
-def _normal(x: Tensor, maps: Tensor, circulant: Tensor) -> Tensor:
-    real, imag = maps[:, :, 0], maps[:, :, 1]
-    coil_real = real * x[:, None, 0] - imag * x[:, None, 1]
-    coil_imag = real * x[:, None, 1] + imag * x[:, None, 0]
-    p_real, p_imag = circulant[:, None, 0], circulant[:, None, 1]
-    out_real = coil_real @ p_real - coil_imag @ p_imag
-    out_imag = coil_real @ p_imag + coil_imag @ p_real
-    combined_real = (real * out_real + imag * out_imag).sum(dim=1)
-    combined_imag = (real * out_imag - imag * out_real).sum(dim=1)
-    return torch.stack([combined_real, combined_imag], dim=1)
+def make_updates(n_cg: int) -> dict[str, GuidedUpdate | ProximalUpdate]:
+    """Return the updates by the names that their graphs end with."""
+    return {
+        "guided": GuidedUpdate(PhaseEncodeNormal()),
+        "proximal": ProximalUpdate(PhaseEncodeNormal(), n_cg),
+        "guided-2d": GuidedUpdate(BothDirectionsNormal()),
+        "proximal-2d": ProximalUpdate(BothDirectionsNormal(), n_cg),
+    }
 
 
 def export_graphs(
-    network: ScoreNetwork, folder: Path, channels: int, size_multiple: int, opset: int = DEFAULT_OPSET
+    network: ScoreNetwork, folder: Path, channels: int, size_multiple: int, n_cg: int, opset: int
 ) -> list[str]:
     """Write the graphs and their weights into ``folder`` and return the files' names.
 
-    Batch, coils, height and width are free; height and width are multiples of ``size_multiple``.
-    step.onnx is written for networks of 2 channels.
+    Batch, coils, lines, height and width are free; height and width are multiples of ``size_multiple``.
+    The fused graphs are written for networks of 2 channels.
     """
-    size = 8 * size_multiple
-    n, coils = 2, 3
-    x, per_slice = torch.zeros(n, channels, size, size + size_multiple), torch.ones(n)
-    width = x.shape[-1]
-    batch, height, columns = (torch.export.Dim(name, min=1) for name in ("batch", "h", "w"))
-    grid = {2: size_multiple * height, 3: size_multiple * columns}
-    image = {0: batch, **grid}
-    models = {"score": _export(network, (x, per_slice), (image, {0: batch}), "score", opset)}
+    sample = _Sample(size_multiple)
+    score = _trace(network, [sample.of(["x", "sigma"], channels)], "score", opset)
+    models = {"score": score}
     if channels == 2:
-        maps, circulant = torch.zeros(n, coils, 2, *x.shape[2:]), torch.zeros(n, 2, width, width)
-        # Copies: one tensor given twice is traced as one input.
-        numbers = (per_slice.clone() for _ in range(4))
-        inputs = (x, *numbers, x.clone(), maps, circulant, x.clone())
-        maps_shape = {0: batch, 1: torch.export.Dim("coil", min=1), 3: grid[2], 4: grid[3]}
-        circulant_shape = {0: batch, 2: grid[3], 3: grid[3]}
-        shapes = (image, *[{0: batch}] * 4, image, maps_shape, circulant_shape, image)
-        models["step"] = _export(GuidedStep(network), inputs, shapes, "step", opset)
+        for kind, update in make_updates(n_cg).items():
+            inputs = [sample.of(["score", *update.inputs]), sample.of(update.normal.inputs)]
+            traced = _trace(update, inputs, "x_next", opset)
+            models[f"step-{kind}"] = step = fuse_step(score, traced)
+            models[f"reconstruct-{kind}"] = fuse_plan(step)
+    for model in models.values():
+        onnx.checker.check_model(model)
     _share_weights(list(models.values()), folder / WEIGHTS_NAME)
     for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
     return [WEIGHTS_NAME, *(f"{name}.onnx" for name in models)]
 
 
-def _export(
-    module: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, name: str, opset: int
-) -> onnx.ModelProto:
-    input_names, output_name = SIGNATURES[name]
+class _Sample:
+    """Tensors to trace with, and the names of their free sizes."""
+
+    def __init__(self, size_multiple: int):
+        size = 8 * size_multiple
+        batch, coil, line, row_line, h, w = (
+            torch.export.Dim(name, min=1) for name in ("batch", "coil", "line", "row_line", "h", "w")
+        )
+        self._sizes: Mapping[Any, int] = {
+            batch: 2,
+            coil: 3,
+            line: 5,
+            row_line: 7,
+            size_multiple * h: size,
+            size_multiple * w: size + size_multiple,
+        }
+        rows, columns = list(self._sizes)[-2:]
+        self._shapes = {
+            "maps": (batch, coil, 2, rows, columns),
+            "encoding": (batch, 2, columns, line),
+            "row_encoding": (batch, 2, rows, row_line),
+            "mask": (batch, row_line, line),
+        }
+        self._images = ("x", "score", "z", "backprojection")
+        self._image, self._number = (batch, rows, columns), (batch,)
+
+    def of(self, names: Sequence[str], channels: int = 2) -> _Inputs:
+        """Return a tensor of its own for each input: one given twice is traced as one input."""
+        batch, rows, columns = self._image
+        made = {}
+        for name in names:
+            image = (batch, channels, rows, columns)
+            shape = image if name in self._images else self._shapes.get(name, self._number)
+            free = {axis: size for axis, size in enumerate(shape) if not isinstance(size, int)}
+            made[name] = (
+                torch.ones([size if isinstance(size, int) else self._sizes[size] for size in shape]),
+                free,
+            )
+        return made
+
+
+def _trace(module: nn.Module, inputs: Sequence[_Inputs], output: str, opset: int) -> onnx.ModelProto:
+    """Trace a module that takes the first of ``inputs`` one by one and each of the others as a tuple."""
+    tensors, shapes = (
+        (
+            *(pair[i] for pair in inputs[0].values()),
+            *(tuple(pair[i] for pair in rest.values()) for rest in inputs[1:]),
+        )
+        for i in (0, 1)
+    )
     with warnings.catch_warnings():
         # torch.export's own use of what it deprecates; nothing of it is ours to mend.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
-            inputs,
-            input_names=list(input_names),
-            output_names=[output_name],
+            tensors,
+            input_names=[name for part in inputs for name in part],
+            output_names=[output],
             opset_version=opset,
             dynamic_shapes=shapes,
             dynamo=True,
@@ -129,7 +132,6 @@ def _export(
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _strip_origins(model)
-    onnx.checker.check_model(model)
     return model
 
 

@@ -37,6 +37,7 @@ from sbim_deploy.io.model_folder import (
     write_manifest,
 )
 from sbim_deploy.io.parity_reference import REFERENCE_NAME, write_reference
+from sbim_deploy.samplers.choice import DDS_N_CG
 
 NORMALISATION = "the image divided by the 99th percentile of |MVUE| of the measured k-space"
 INTENDED_USE = "Research only. Not for diagnosis, nor for any decision about a patient."
@@ -113,7 +114,7 @@ def _write(
     loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, opset: int
 ) -> ModelManifest:
     config, multiple = loaded.config, ARCHITECTURES[loaded.architecture].size_multiple
-    files = export_graphs(loaded.network, folder, config.channels, multiple, opset)
+    files = export_graphs(loaded.network, folder, config.channels, multiple, DDS_N_CG, opset)
     sigmas = three_levels(config.sigma_begin, config.sigma_end)
     write_reference(folder, reference_of(loaded.network, sigmas, config.channels))
     files.append(REFERENCE_NAME)
@@ -132,6 +133,7 @@ def _write(
         ema=loaded.ema,
         dtype="float32",
         opset=opset,
+        n_cg=DDS_N_CG,
         checkpoint_sha256=file_sha256(checkpoint_path),
         training_data=config.dataset,
         intended_use=INTENDED_USE,

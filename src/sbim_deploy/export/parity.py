@@ -8,12 +8,12 @@ import torch
 
 from sbim_deploy.engines.parity import Parity, compare
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.graphs import SIGNATURES, GuidedStep
+from sbim_deploy.export.graphs import make_updates
 from sbim_deploy.export.model import load_network
 from sbim_deploy.export.reference import reference_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.recon.model import Model, open_engine
-from sbim_deploy.recon.parity import step_inputs, step_tensors, tolerance
+from sbim_deploy.recon.parity import fused_kinds, row_of, row_problem, step_tensors, tolerance
 
 OTHER_GRID = (80, 96)
 
@@ -31,18 +31,24 @@ def check_against_checkpoint(model: Model, checkpoint_path: Path, config_path: P
     levels = manifest.noise_levels
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     expected = reference_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
+    network = network.double()
     got = open_engine(model, "score").run({"x": expected.x, "sigma": expected.sigma})["score"]
     results = [
         compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected.score[i], tolerance(sigma))
         for i, sigma in enumerate(sigmas)
     ]
-    if manifest.channels == 2:
-        engine, step = open_engine(model, "step"), GuidedStep(network).double()
+    for kind in fused_kinds(manifest):
+        engine, update = open_engine(model, f"step-{kind}"), make_updates(manifest.n_cg)[kind].double()
         for sigma in sigmas:
-            inputs = step_tensors(*step_inputs(sigma, seed=100))
+            inputs = step_tensors(row_of(kind, sigma, manifest.n_cg), row_problem(kind, sigma, seed=100))
+            tensors = {name: torch.from_numpy(array).double() for name, array in inputs.items()}
             with torch.inference_mode():
-                tensors = (torch.from_numpy(inputs[name]).double() for name in SIGNATURES["step"][0])
-                wanted = step(*tensors).numpy()
-            name = f"step, sigma {sigma:g}, PyTorch"
-            results.append(compare(name, engine.run(inputs)["x_next"], wanted, tolerance(sigma)))
+                score = network(tensors["x"], tensors["sigma"])
+                wanted = update(
+                    score,
+                    *(tensors[name] for name in update.inputs),
+                    tuple(tensors[name] for name in update.normal.inputs),
+                )
+            name = f"step-{kind}, sigma {sigma:g}, PyTorch"
+            results.append(compare(name, engine.run(inputs)["x_next"], wanted.numpy(), tolerance(sigma)))
     return results

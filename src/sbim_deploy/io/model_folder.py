@@ -16,7 +16,7 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.json_object import format_object, parse_object
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_MANIFEST_BYTES = 1024**2
 MAX_NUMBER = 2**53
 
@@ -89,7 +89,8 @@ class FileEntry:
 class ModelManifest:
     """What a model folder holds and how the model was made.
 
-    Rows and columns of the network's input must be multiples of `size_multiple`.
+    Rows and columns of the network's input must be multiples of `size_multiple`. `n_cg` is the number of
+    conjugate-gradient steps that the proximal graphs take.
     """
 
     format_version: int
@@ -104,6 +105,7 @@ class ModelManifest:
     ema: bool
     dtype: str
     opset: int
+    n_cg: int
     checkpoint_sha256: str
     training_data: str
     intended_use: str
@@ -115,7 +117,7 @@ class ModelManifest:
         """Raise InputError for a version this program does not know or values out of range."""
         _check_version(self.format_version)
         _check_plain_fields(self)
-        for name in ("ngf", "channels", "size_multiple", "opset"):
+        for name in ("ngf", "channels", "size_multiple", "opset", "n_cg"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
         if self.sampling.start_level >= self.noise_levels.n_levels:

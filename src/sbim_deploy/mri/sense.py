@@ -74,13 +74,16 @@ class Sense:
             raise ValueError(f"Sense: {name} has shape {array.shape}, expected {shape}")
 
 
-def phase_encode_circulant(mask: BoolArray) -> ComplexArray:
-    """Return the matrices P (..., W, W) of masks (..., 1, W): A^H A x = sum_c conj(S_c) ((S_c x) P).
+def encoding_matrices(lines: BoolArray) -> ComplexArray:
+    """Return the columns of the centred Fourier matrix that were sampled, for masks (n, size).
 
-    With no undersampling along the rows, F^H M F is one circulant matrix for every row and coil.
+    The result E is (n, size, line): y = x E, with as many lines as the mask with the most of them, the others
+    filled up with zeros. Where only columns are skipped, A^H A x = sum_c conj(S_c) (S_c x) E E^H.
     """
-    n = mask.shape[-1]
-    kernel = scipy.fft.ifft(np.fft.ifftshift(mask[..., 0, :], axes=-1).astype(np.complex64), axis=-1)
-    lag = (np.arange(n)[None, :] - np.arange(n)[:, None]) % n
-    matrix: ComplexArray = kernel[..., lag]
-    return matrix
+    n, size = lines.shape
+    matrices = np.zeros((n, size, int(lines.sum(axis=-1).max())), dtype=np.complex64)
+    fourier = centred_fft(np.eye(size, dtype=np.complex64), axes=(-1,))
+    for matrix, sampled in zip(matrices, lines, strict=True):
+        columns = np.flatnonzero(sampled)
+        matrix[:, : columns.size] = fourier[:, columns]
+    return matrices

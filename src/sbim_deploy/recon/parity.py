@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.engines.parity import Parity, compare
+from sbim_deploy.io.model_folder import ModelManifest
 from sbim_deploy.io.parity_reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
-from sbim_deploy.mri.sense import Sense, phase_encode_circulant
-from sbim_deploy.recon.channels import EngineScore, from_channels, to_channels
+from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon.channels import EngineScore
+from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
+from sbim_deploy.recon.grid import GridProblem
 from sbim_deploy.recon.model import Model, open_engine
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.loop import run_plan
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan
+from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
 
 TOLERANCE = 1e-5
 SINGLE_ROUNDING = 1e-7
 STEP_GRID = (48, 64)
 STEP_COILS = 4
+NOISE_LEVEL = np.array([0.02], dtype=np.float32)
 
 
 def check_model(model: Model, backend: str = "auto") -> list[Parity]:
-    """Compare the score graph with PyTorch's stored outputs, and the step graph with the numpy loop.
+    """Compare the score graph with PyTorch's stored outputs, and the fused graphs with the numpy loop.
 
     Raises:
         InputError: the model has no stored outputs.
         BackendMissingError: the backend is not installed.
     """
     reference = read_reference(model.folder)
-    engine = open_engine(model, "score", backend)
-    got = engine.run({"x": reference.x, "sigma": reference.sigma})["score"]
+    score = open_engine(model, "score", backend)
+    got = score.run({"x": reference.x, "sigma": reference.sigma})["score"]
     sigmas = [float(sigma) for sigma in reference.sigma]
     results = [
         compare(f"score, sigma {sigma:g}, stored PyTorch", got[i], reference.score[i], tolerance(sigma))
         for i, sigma in enumerate(sigmas)
     ]
-    if model.manifest.channels == 2:
-        step = open_engine(model, "step", backend)
-        results += [_check_step(engine, step, sigma) for sigma in sigmas]
+    n_cg = model.manifest.n_cg
+    for kind in fused_kinds(model.manifest):
+        step = open_engine(model, f"step-{kind}", backend)
+        results += [_check_rows(score, step, f"step-{kind}", sigma, 1, n_cg) for sigma in sigmas]
+        whole = open_engine(model, f"reconstruct-{kind}", backend)
+        results.append(_check_rows(score, whole, f"reconstruct-{kind}", sigmas[1], 3, n_cg))
     return results
+
+
+def fused_kinds(manifest: ModelManifest) -> list[str]:
+    """Return the kinds of rows that a model has fused graphs for, such as proximal-2d."""
+    names = (name.removesuffix(".onnx") for name in manifest.files)
+    return sorted(name.removeprefix("step-") for name in names if name.startswith("step-"))
 
 
 def tolerance(sigma: float) -> float:
@@ -63,48 +74,49 @@ def noisy_phantom(shape: tuple[int, int], sigma: float, seed: int) -> ComplexArr
     return image
 
 
-def step_inputs(sigma: float, seed: int = 0) -> tuple[GuidedRow, Sense, Mapping[str, ComplexArray]]:
-    """Return a guided row, an operator and the complex arrays x, z and backprojection (1, rows, columns)."""
-    row = GuidedRow(sigma, step_size=0.3 * sigma**2, noise_scale=0.1 * sigma, data_weight=5.0)
-    maps = birdcage_maps(STEP_COILS, STEP_GRID)[None]
-    sense = Sense(maps, line_mask(STEP_GRID[1], 3, "random", seed=seed)[None, None])
-    truth = noisy_phantom(STEP_GRID, 0.0, seed)[None]
-    noise = NoiseStream(seed, [0], STEP_GRID)
-    noise.draw()
-    arrays = {
-        "x": noisy_phantom(STEP_GRID, sigma, seed + 1)[None],
-        "z": noise.draw().copy(),
-        "backprojection": sense.adjoint(sense.forward(truth)),
-    }
-    return row, sense, arrays
-
-
-def step_tensors(row: GuidedRow, sense: Sense, arrays: Mapping[str, ComplexArray]) -> dict[str, FloatArray]:
-    """Return the step graph's inputs, by name."""
-    numbers = {
-        "sigma": row.sigma,
-        "step_size": row.step_size,
-        "noise_scale": row.noise_scale,
-        "data_weight": row.data_weight,
-    }
-    return {
-        **{name: np.array([value], dtype=np.float32) for name, value in numbers.items()},
-        **{name: to_channels(array) for name, array in arrays.items()},
-        "maps": to_channels(sense.maps),
-        "circulant": to_channels(phase_encode_circulant(sense.mask)),
-    }
-
-
-def _check_step(score: Engine, step: Engine, sigma: float) -> Parity:
-    row, sense, arrays = step_inputs(sigma)
-    fused = step.run(step_tensors(row, sense, arrays))["x_next"]
-    expected = run_plan(
-        Plan("step", start_image=1.0, start_noise=0.0, rows=(row,)),
-        EngineScore(score, 1, STEP_GRID),
-        sense.normal,
-        arrays["backprojection"],
-        arrays["x"],
-        NoiseStream(0, [0], STEP_GRID),
-        np.zeros(1, dtype=np.float32),
+def row_of(kind: str, sigma: float, n_cg: int) -> Row:
+    """Return a row of a plan at a level, of a kind such as guided or proximal-2d."""
+    if kind.startswith("guided"):
+        return GuidedRow(sigma, step_size=0.3 * sigma**2, noise_scale=0.1 * sigma, data_weight=5.0)
+    return ProximalRow(
+        sigma, gamma=0.05, noise_gamma=1.0, n_cg=n_cg, renoise=0.3 * sigma, noise_scale=0.2 * sigma
     )
-    return compare(f"step, sigma {sigma:g}, numpy loop", from_channels(fused), expected, tolerance(sigma))
+
+
+def row_problem(kind: str, sigma: float, seed: int = 0) -> GridProblem:
+    """Return a slice with noise of a level; both directions are undersampled where the kind ends in -2d."""
+    rows, columns = STEP_GRID
+    mask = line_mask(columns, 3, "random", seed=seed)[None, None]
+    if kind.endswith("-2d"):
+        mask = mask & line_mask(rows, 1.5, "random", seed=seed)[None, :, None]
+    sense = Sense(birdcage_maps(STEP_COILS, STEP_GRID)[None], mask)
+    truth, x = noisy_phantom(STEP_GRID, 0.0, seed)[None], noisy_phantom(STEP_GRID, sigma, seed + 1)[None]
+    backprojection = sense.adjoint(sense.forward(truth))
+    return GridProblem(sense, x, backprojection, NoiseStream(seed, [0], STEP_GRID), NOISE_LEVEL)
+
+
+def step_tensors(row: Row, problem: GridProblem) -> dict[str, FloatArray]:
+    """Return the step graph's inputs for a row, by name."""
+    of_rows = rows_inputs(Plan("parity", 1.0, 0.0, (row,)), problem)
+    x = of_rows.pop("x")
+    first = {name.removesuffix("_of_rows"): array[0] for name, array in of_rows.items()}
+    return {**operator_inputs(problem), **first, "x": x}
+
+
+def _check_rows(score: Engine, fused: Engine, graph: str, sigma: float, n_rows: int, n_cg: int) -> Parity:
+    kind = graph.partition("-")[2]
+    plan = Plan("parity", 1.0, 0.0, (row_of(kind, sigma, n_cg),) * n_rows)
+    problem = row_problem(kind, sigma)
+    run = run_steps if graph.startswith("step") else run_whole
+    got = run(fused, plan, problem)
+    problem = row_problem(kind, sigma)
+    expected = run_plan(
+        plan,
+        EngineScore(score, 1, STEP_GRID),
+        problem.sense.normal,
+        problem.backprojection,
+        problem.start,
+        problem.noise,
+        problem.noise_level,
+    )
+    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma))

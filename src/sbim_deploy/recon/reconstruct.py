@@ -9,16 +9,20 @@ import numpy as np
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
-from sbim_deploy.mri.fourier import centre_crop, centre_pad
+from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
+from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
+from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid
 from sbim_deploy.recon.model import Model, open_engine, sampling_prior
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import run_plan
-from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import Plan
+from sbim_deploy.samplers.plan import Plan, ProximalRow
+
+DEFAULT_GRAPH = "step"
+GRAPHS = (DEFAULT_GRAPH, "score", "reconstruct")
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,12 @@ class Reconstructor:
         seed: of the noise; with a slice's index it decides the slice's image.
         backend: see :func:`sbim_deploy.recon.model.open_engine`.
         threads: of the engine; None is one for each core.
+        graph: ``step`` runs a row of the plan in one call, ``reconstruct`` the whole plan, and ``score`` the
+            network alone, with numpy for the rest: the reference that the others are tested against.
 
     Raises:
-        InputError: the model cannot reconstruct complex images, or has too few levels for the steps.
+        InputError: the model cannot reconstruct complex images, has too few levels for the steps, or no such
+            graph.
         BackendMissingError: the backend is not installed.
     """
 
@@ -56,6 +63,7 @@ class Reconstructor:
         seed: int = 0,
         backend: str = "auto",
         threads: int | None = None,
+        graph: str = DEFAULT_GRAPH,
     ):
         if model.manifest.channels != 2:
             raise InputError(
@@ -66,8 +74,13 @@ class Reconstructor:
             raise InputError(f"seed is {seed}: expected 0 or more")
         self.model = model
         self.seed = seed
+        if graph not in GRAPHS:
+            raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
-        self.engine: Engine = open_engine(model, "score", backend, threads)
+        self.graph = graph
+        self._backend, self._threads = backend, threads
+        self.engine: Engine = open_engine(model, self._file_stem(graph), backend, threads)
+        self._both_directions_engine: Engine | None = None
 
     def __call__(
         self, problems: Sequence[SliceProblem], on_row: Callable[[int], None] | None = None
@@ -78,24 +91,11 @@ class Reconstructor:
             SamplingError: the sampler diverged.
             ValueError: the slices' shapes differ.
         """
-        sense = Sense(
-            np.stack([problem.maps for problem in problems]), np.stack([problem.mask for problem in problems])
-        )
-        scales = np.array([problem.scale for problem in problems], dtype=np.float32)[:, None, None]
+        on_grid = self._put_on_grid(problems)
+        sense, scales = on_grid.sense, np.array([problem.scale for problem in problems], dtype=np.float32)
+        images = centre_crop(self._sample(on_grid, on_row), sense.image_shape)
+        images *= scales[:, None, None]
         kspace = np.stack([problem.kspace for problem in problems])
-        mvues = np.stack([problem.mvue for problem in problems])
-        grid = _network_grid(sense.image_shape, self.model.manifest.size_multiple)
-        images = run_plan(
-            self.plan,
-            EngineScore(self.engine, len(problems), grid),
-            _on_grid(sense, len(problems), grid),
-            centre_pad(sense.adjoint(kspace) / scales, grid),
-            centre_pad(mvues / scales, grid),
-            NoiseStream(self.seed, [problem.index for problem in problems], grid),
-            np.array([problem.noise / problem.scale for problem in problems], dtype=np.float32),
-            on_row,
-        )
-        images = scales * centre_crop(images, sense.image_shape)
         residuals = _relative_distance(sense.forward(images), kspace)
         return [
             Reconstruction(
@@ -107,28 +107,55 @@ class Reconstructor:
             for problem, image, residual in zip(problems, images, residuals, strict=True)
         ]
 
+    def graph_inputs(self, problems: Sequence[SliceProblem]) -> tuple[str, dict[str, FloatArray]]:
+        """Return what a host without Python needs: the ``reconstruct`` graph's file name and its inputs.
 
-def _network_grid(shape: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """Return the smallest grid that holds the image and that the network can halve."""
-    rows, columns = (-(-n // multiple) * multiple for n in shape)
-    return rows, columns
+        The graph's output is in units of each slice's scale.
+        """
+        on_grid = self._put_on_grid(problems)
+        inputs = {**operator_inputs(on_grid), **rows_inputs(self.plan, on_grid)}
+        both_directions = on_grid.sense.mask.shape[-2] > 1
+        return f"{self._file_stem('reconstruct', both_directions)}.onnx", inputs
 
+    def _put_on_grid(self, problems: Sequence[SliceProblem]) -> GridProblem:
+        return put_on_grid(problems, self.plan, self.seed, self.model.manifest.size_multiple)
 
-def _on_grid(
-    sense: Sense, n_slices: int, grid: tuple[int, int]
-) -> Callable[[ComplexArray, ComplexArray], ComplexArray]:
-    """Return A^H A on the network's grid: zero maps outside the image, so that k-space is not resampled."""
-    if grid == sense.image_shape:
-        return sense.normal
-    inner = np.empty((n_slices, *sense.image_shape), dtype=np.complex64)
+    def _sample(self, problem: GridProblem, on_row: Callable[[int], None] | None) -> ComplexArray:
+        engine = self._engine_for(problem.sense)
+        if self.graph != "score":
+            run = run_steps if self.graph == "step" else run_whole
+            return run(engine, self.plan, problem, on_row)
+        return run_plan(
+            self.plan,
+            EngineScore(engine, len(problem.start), problem.grid),
+            normal_on_grid(problem),
+            problem.backprojection,
+            problem.start,
+            problem.noise,
+            problem.noise_level,
+            on_row,
+        )
 
-    def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:
-        out.fill(0)
-        inner[...] = centre_crop(x, sense.image_shape)
-        sense.normal(inner, centre_crop(out, sense.image_shape))
-        return out
+    def _engine_for(self, sense: Sense) -> Engine:
+        if self.graph == "score" or sense.mask.shape[-2] == 1:
+            return self.engine
+        if self._both_directions_engine is None:
+            name = self._file_stem(self.graph, both_directions=True)
+            self._both_directions_engine = open_engine(self.model, name, self._backend, self._threads)
+        return self._both_directions_engine
 
-    return normal
+    def _file_stem(self, graph: str, both_directions: bool = False) -> str:
+        """Return the name of the file that runs the plan, such as step-proximal-2d."""
+        if graph == "score":
+            return graph
+        first, n_cg = self.plan.rows[0], self.model.manifest.n_cg
+        if isinstance(first, ProximalRow) and first.n_cg != n_cg:
+            raise InputError(
+                f"{self.model.folder}: its {graph} graph takes {n_cg} conjugate-gradient steps, "
+                f"the plan {first.n_cg}: use --graph score"
+            )
+        kind = "proximal" if isinstance(first, ProximalRow) else "guided"
+        return f"{graph}-{kind}{'-2d' if both_directions else ''}"
 
 
 def _relative_distance(got: ComplexArray, expected: ComplexArray) -> FloatArray:

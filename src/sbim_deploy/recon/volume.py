@@ -26,7 +26,7 @@ from sbim_deploy.io.results import ResultWriter
 from sbim_deploy.mri.masks import PATTERNS, effective_acceleration, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.records import BoolArray
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import plan_as_dict
@@ -59,6 +59,7 @@ class ReconSettings:
     batch: int = 1
     backend: str = "auto"
     threads: int | None = None
+    graph: str = DEFAULT_GRAPH
     undersampling: Undersampling | None = None
     resume: bool = False
 
@@ -99,7 +100,12 @@ def reconstruct_file(
         mask = _sampling_mask(settings, kspace)
         maps = _open_maps(settings, kspace, stack)
         reconstructor = Reconstructor(
-            load_model(settings.model), settings.choice, settings.seed, settings.backend, settings.threads
+            load_model(settings.model),
+            settings.choice,
+            settings.seed,
+            settings.backend,
+            settings.threads,
+            settings.graph,
         )
         identity = _identity(kspace_path, settings, reconstructor)
         writer = stack.enter_context(ResultWriter(output_path, identity, indices, settings.resume))
@@ -201,6 +207,7 @@ def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconst
         else {"name": settings.maps.name, "sha256": file_sha256(settings.maps)},
         "model": {"name": model.manifest.name, "digest": model.digest, "ema": model.manifest.ema},
         "backend": reconstructor.engine.description["backend"],
+        "graph": reconstructor.graph,
         "seed": settings.seed,
         "slices": settings.slices,
         "undersampling": None if undersampling is None else asdict(undersampling),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from sbim_deploy.errors import SamplingError
-from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import Normal, inner, solve_proximal
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
@@ -16,12 +16,18 @@ Score = Callable[[ComplexArray, float], ComplexArray]
 """(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns); the loop may overwrite what it returns."""
 
 
+def starting_point(plan: Plan, image: ComplexArray, noise: NoiseStream) -> ComplexArray:
+    """Return the x (slice, rows, columns) that a plan starts from, for MVUE / scale."""
+    x: ComplexArray = np.float32(plan.start_image) * image + np.float32(plan.start_noise) * noise.draw()
+    return x
+
+
 def run_plan(
     plan: Plan,
     score: Score,
     normal: Normal,
     backprojection: ComplexArray,
-    start_image: ComplexArray,
+    start: ComplexArray,
     noise: NoiseStream,
     noise_level: FloatArray,
     on_row: Callable[[int], None] | None = None,
@@ -29,20 +35,20 @@ def run_plan(
     """Return the images (slice, rows, columns) that a plan ends with.
 
     ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
-    ``start_image`` is MVUE / scale and ``noise_level`` (slice,) is sigma_y / scale. ``on_row`` is called
-    with the number of rows done.
+    ``start`` is the plan's :func:`starting_point`, which is overwritten, and ``noise_level`` (slice,) is
+    sigma_y / scale. ``on_row`` is called with the number of rows done.
 
     Raises:
         SamplingError: a non-finite value, with the row and the slices that have it.
     """
-    x = plan.start_image * start_image + np.float32(plan.start_noise) * noise.draw()
+    x = start
     work = np.empty_like(x)
     # What overflows is met by the check of every row, and named there.
     with np.errstate(over="ignore", invalid="ignore"):
         for index, row in enumerate(plan.rows):
             s = score(x, row.sigma)
             energy = inner(s, s)
-            _check_finite(energy, plan, index, noise.slices)
+            check_finite(np.isfinite(energy), plan, index, noise.slices)
             if isinstance(row, GuidedRow):
                 _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, work)
             else:
@@ -51,14 +57,15 @@ def run_plan(
                 x += np.multiply(noise.draw(), np.float32(row.noise_scale), out=work)
             if on_row is not None:
                 on_row(index + 1)
-        _check_finite(inner(x, x), plan, len(plan.rows) - 1, noise.slices)
+        check_finite(np.isfinite(inner(x, x)), plan, len(plan.rows) - 1, noise.slices)
     return x
 
 
-def _check_finite(energy: FloatArray, plan: Plan, index: int, slices: tuple[int, ...]) -> None:
-    if np.isfinite(energy).all():
+def check_finite(finite: BoolArray, plan: Plan, index: int, slices: tuple[int, ...]) -> None:
+    """Raise SamplingError where a slice, one flag of ``finite`` for each of ``slices``, is not finite."""
+    if finite.all():
         return
-    bad = ", ".join(str(name) for name, e in zip(slices, energy, strict=True) if not np.isfinite(e))
+    bad = ", ".join(str(name) for name, good in zip(slices, finite, strict=True) if not good)
     raise SamplingError(
         f"{plan.sampler} diverged: slice {bad} is not finite in row {index + 1} of {len(plan.rows)} (sigma "
         f"{plan.rows[index].sigma:g}); use more steps, a smaller data weight or another sampler"

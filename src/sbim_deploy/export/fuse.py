@@ -1,0 +1,100 @@
+"""Graphs made of graphs: the score and an update are a row, a row in a loop is a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import TensorProto, helper
+
+STATE, FOLLOWING = "x", "x_next"
+CONSTANT_INPUTS = ("maps", "encoding", "row_encoding", "mask", "backprojection")
+ROWS = "rows"
+
+
+def fuse_step(score: onnx.ModelProto, update: onnx.ModelProto) -> onnx.ModelProto:
+    """Return one row as a graph: the network, and the update that takes its output named ``score``.
+
+    Inputs that both have are one input.
+    """
+    update = _with_prefix(update, "update.")
+    inputs = {value.name: value for value in (*score.graph.input, *update.graph.input)}
+    del inputs["score"]
+    inputs.update({value.name: value for value in score.graph.input})
+    graph = helper.make_graph(
+        [*score.graph.node, *update.graph.node],
+        "step",
+        list(inputs.values()),
+        list(update.graph.output),
+        [*score.graph.initializer, *update.graph.initializer],
+    )
+    return _model(graph, score)
+
+
+def fuse_plan(step: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the whole plan as a graph: a loop over rows that ends with the last row's x.
+
+    It takes the step's inputs; those that change from row to row get an axis of rows in front.
+    """
+    inner = step.graph
+    changing = [value for value in inner.input if value.name not in (*CONSTANT_INPUTS, STATE)]
+    body_inputs = [
+        helper.make_tensor_value_info("row", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+        next(value for value in inner.input if value.name == STATE),
+    ]
+    gathers = [
+        helper.make_node("Gather", [f"{value.name}_of_rows", "row"], [value.name], axis=0)
+        for value in changing
+    ]
+    passed_on = helper.make_node("Identity", ["go_on"], ["still_go_on"])
+    body = helper.make_graph(
+        [*gathers, *inner.node, passed_on],
+        "row",
+        body_inputs,
+        [helper.make_tensor_value_info("still_go_on", TensorProto.BOOL, []), *inner.output],
+    )
+    outer = [
+        helper.make_node("Shape", [f"{changing[0].name}_of_rows"], ["n_rows_1d"], start=0, end=1),
+        helper.make_node("Squeeze", ["n_rows_1d"], ["n_rows"]),
+        helper.make_node("Loop", ["n_rows", "always", STATE], ["image"], body=body),
+    ]
+    output = helper.make_tensor_value_info("image", TensorProto.FLOAT, _shape(inner.output[0]))
+    always = helper.make_tensor("always", TensorProto.BOOL, [], [True])
+    constant = [value for value in inner.input if value.name in (*CONSTANT_INPUTS, STATE)]
+    rows = [
+        helper.make_tensor_value_info(f"{value.name}_of_rows", TensorProto.FLOAT, [ROWS, *_shape(value)])
+        for value in changing
+    ]
+    graph = helper.make_graph(
+        outer, "reconstruct", [*constant, *rows], [output], [*inner.initializer, always]
+    )
+    return _model(graph, step)
+
+
+def _model(graph: onnx.GraphProto, like: onnx.ModelProto) -> onnx.ModelProto:
+    return helper.make_model(
+        graph, opset_imports=list(like.opset_import), ir_version=like.ir_version, producer_name="sbim-deploy"
+    )
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+
+
+def _with_prefix(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """Return the model with everything but its inputs and outputs renamed."""
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    graph = renamed.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+
+    def new(names: Iterable[str]) -> list[str]:
+        return [name if name in kept or not name else prefix + name for name in names]
+
+    for node in graph.node:
+        node.input[:], node.output[:] = new(node.input), new(node.output)
+        node.name = prefix + node.name
+    for tensor in graph.initializer:
+        tensor.name = prefix + tensor.name
+    return renamed

@@ -1,0 +1,124 @@
+"""Plans on the fused graphs: network, data consistency and update in one call, for a row or for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.mri.fourier import centre_pad
+from sbim_deploy.mri.sense import encoding_matrices
+from sbim_deploy.recon.channels import from_channels, to_channels
+from sbim_deploy.recon.grid import GridProblem
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
+from sbim_deploy.samplers.loop import check_finite
+from sbim_deploy.samplers.noise import NoiseStream
+from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
+
+GUIDED_NUMBERS = ("sigma", "step_size", "noise_scale", "data_weight")
+PROXIMAL_NUMBERS = ("sigma", "gamma", "renoise", "noise_scale")
+ROWS_BETWEEN_CHECKS = 16
+MAX_NOISE_BYTES = 256 * 1024**2
+
+
+def plan_inputs(plan: Plan, noise_level: FloatArray) -> dict[str, FloatArray]:
+    """Return the graph's numbers by name, each float32 (row, slice); ``noise_level`` (slice,) is sigma_y."""
+    guided = isinstance(plan.rows[0], GuidedRow)
+    names = GUIDED_NUMBERS if guided else PROXIMAL_NUMBERS
+    numbers = {name: np.empty((len(plan.rows), noise_level.size), np.float32) for name in names}
+    for index, row in enumerate(plan.rows):
+        for name in names:
+            numbers[name][index] = getattr(row, name)
+        if isinstance(row, ProximalRow):
+            numbers["gamma"][index] += row.noise_gamma * noise_level**2
+    return numbers
+
+
+def operator_inputs(problem: GridProblem) -> dict[str, FloatArray]:
+    """Return the graph's maps and matrices, and A^H y, by name."""
+    sense, (grid_rows, grid_columns) = problem.sense, problem.grid
+    inputs = {
+        "maps": to_channels(centre_pad(sense.maps, problem.grid)),
+        "backprojection": to_channels(problem.backprojection),
+    }
+    if sense.mask.shape[-2] == 1:
+        return {**inputs, "encoding": _encoding(sense.mask[:, 0], grid_columns)}
+    mask = np.broadcast_to(sense.mask, (len(sense.mask), *sense.image_shape))
+    sampled_rows: BoolArray = np.any(mask, axis=2)
+    sampled_columns: BoolArray = np.any(mask, axis=1)
+    row_encoding, encoding = _encoding(sampled_rows, grid_rows), _encoding(sampled_columns, grid_columns)
+    crossings = np.zeros((len(mask), row_encoding.shape[-1], encoding.shape[-1]), np.float32)
+    for crossing, samples, r, c in zip(crossings, mask, sampled_rows, sampled_columns, strict=True):
+        crossing[: r.sum(), : c.sum()] = samples[r][:, c]
+    return {**inputs, "encoding": encoding, "row_encoding": row_encoding, "mask": crossings}
+
+
+def run_steps(
+    engine: Engine, plan: Plan, problem: GridProblem, on_row: Callable[[int], None] | None = None
+) -> ComplexArray:
+    """Return the images (slice, rows, columns) after a plan, row by row; x stays where the engine runs.
+
+    Raises:
+        SamplingError: a non-finite value; looked for every few rows, since looking waits for the device.
+    """
+    x = to_channels(problem.start)
+    z = np.zeros_like(x)
+    numbers = plan_inputs(plan, problem.noise_level)
+    first = {name: array[0] for name, array in numbers.items()}
+    recurrence = engine.recur("x", "x_next", {**operator_inputs(problem), **first, "x": x, "z": z})
+    last = len(plan.rows) - 1
+    for index, row in enumerate(plan.rows):
+        changed = {name: array[index] for name, array in numbers.items()}
+        if row.noise_scale:
+            changed["z"] = to_channels(problem.noise.draw(), z)
+        recurrence.advance(changed)
+        if index % ROWS_BETWEEN_CHECKS == 0 or index == last:
+            x = recurrence.read()
+            _check(x, plan, index, problem.noise)
+        if on_row is not None:
+            on_row(index + 1)
+    return from_channels(x)
+
+
+def run_whole(
+    engine: Engine, plan: Plan, problem: GridProblem, on_row: Callable[[int], None] | None = None
+) -> ComplexArray:
+    """As :func:`run_steps`, with as many rows in a call as their noise fits into 256 MiB: mostly all of them.
+
+    Raises:
+        SamplingError: a non-finite value after a call.
+    """
+    operator, x = operator_inputs(problem), to_channels(problem.start)
+    n_rows = len(plan.rows)
+    rows_a_call = min(n_rows, max(1, MAX_NOISE_BYTES // x.nbytes))
+    for begin in range(0, n_rows, rows_a_call):
+        part = replace(plan, rows=plan.rows[begin : begin + rows_a_call])
+        done = begin + len(part.rows)
+        x = engine.run({**operator, **rows_inputs(part, problem), "x": x})["image"]
+        _check(x, plan, done - 1, problem.noise)
+        if on_row is not None:
+            on_row(done)
+    return from_channels(x)
+
+
+def rows_inputs(plan: Plan, problem: GridProblem) -> dict[str, FloatArray]:
+    """Return what the ``reconstruct`` graph takes beside the operator: x, and the rows' numbers and noise."""
+    x = to_channels(problem.start)
+    z = np.zeros((len(plan.rows), *x.shape), np.float32)
+    for row, buffer in zip(plan.rows, z, strict=True):
+        if row.noise_scale:
+            to_channels(problem.noise.draw(), buffer)
+    numbers = plan_inputs(plan, problem.noise_level)
+    return {"x": x, "z_of_rows": z, **{f"{name}_of_rows": array for name, array in numbers.items()}}
+
+
+def _encoding(lines: BoolArray, size: int) -> FloatArray:
+    matrices = encoding_matrices(lines)
+    return to_channels(centre_pad(matrices, (size, matrices.shape[-1])))
+
+
+def _check(x: FloatArray, plan: Plan, index: int, noise: NoiseStream) -> None:
+    finite: BoolArray = np.all(np.isfinite(x), axis=(1, 2, 3))
+    check_finite(finite, plan, index, noise.slices)

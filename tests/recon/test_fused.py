@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import InputError, SamplingError
+from sbim_deploy.mri.coils import birdcage_maps
+from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon import fused
+from sbim_deploy.recon.channels import from_channels
+from sbim_deploy.recon.fused import operator_inputs, plan_inputs
+from sbim_deploy.recon.grid import GridProblem
+from sbim_deploy.recon.model import load_model
+from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
+from sbim_deploy.recon.simulate import brain_slice
+from sbim_deploy.samplers import plans
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.noise import NoiseStream
+
+MASKS = {
+    "columns": line_mask(56, 2)[None],
+    "rows": line_mask(52, 2)[:, None],
+    "both": line_mask(52, 1.5)[:, None] & line_mask(56, 1.5)[None],
+}
+
+
+def slice_problem(direction, index=0):
+    shape = (52, 56)  # the network's grid is 56 x 56
+    image = brain_slice(index, 64)[4:56, 4:60].astype(np.complex64)
+    maps = birdcage_maps(4, shape)
+    return prepare_slice(
+        (centred_fft(maps * image) * MASKS[direction]).astype(np.complex64), index, maps=maps
+    )
+
+
+@pytest.mark.parametrize("direction", MASKS)
+@pytest.mark.parametrize("name", ["dds", "sbim-ld"])
+def test_the_fused_graphs_give_the_numpy_loops_image(name, direction):
+    problems = [slice_problem(direction, index) for index in (0, 1)]
+    score, step, whole = (
+        Reconstructor(load_model("demo"), SamplerChoice(name, steps=5), graph=graph)(problems)
+        for graph in ("score", "step", "reconstruct")
+    )
+    for other in (step, whole):
+        for a, b in zip(other, score, strict=True):
+            assert np.linalg.norm(a.image - b.image) <= 1e-4 * np.linalg.norm(b.image)
+            assert a.residual == pytest.approx(b.residual, rel=1e-3)
+
+
+def test_slices_with_different_lines_share_a_batch():
+    shape = (48, 48)
+    maps = birdcage_maps(4, shape)
+    problems = []
+    for index, acceleration in enumerate((2, 4)):
+        kspace = centred_fft(maps * brain_slice(index, 48)) * line_mask(48, acceleration)
+        problems.append(prepare_slice(kspace.astype(np.complex64), index, maps=maps))
+    assert problems[0].mask.sum() != problems[1].mask.sum()
+    reconstruct = Reconstructor(load_model("demo"), SamplerChoice(steps=4))
+    together = reconstruct(problems)
+    for problem, batched in zip(problems, together, strict=True):
+        (alone,) = reconstruct([problem])
+        assert np.linalg.norm(alone.image - batched.image) <= 1e-5 * np.linalg.norm(alone.image)
+
+
+def test_a_plan_too_large_for_one_call_goes_on_where_the_last_call_ended(monkeypatch):
+    problem = slice_problem("columns")
+    choice = SamplerChoice("sbim-ld", steps=3)
+    reconstruct = Reconstructor(load_model("demo"), choice, graph="reconstruct")
+    (at_once,) = reconstruct([problem])
+    monkeypatch.setattr(fused, "MAX_NOISE_BYTES", 4 * 2 * 56 * 56 * 4)  # four rows
+    seen = []
+    (in_parts,) = reconstruct([problem], seen.append)
+    assert seen == [4, 8, 10]
+    np.testing.assert_allclose(in_parts.image, at_once.image, rtol=0, atol=1e-6 * np.abs(at_once.image).max())
+
+
+def test_the_encoding_matrices_make_the_operator():
+    rng = np.random.default_rng(0)
+    grid, shape = (56, 64), (52, 56)
+    maps = np.stack([birdcage_maps(3, shape)] * 2)
+    x = (rng.standard_normal((2, *shape)) + 1j * rng.standard_normal((2, *shape))).astype(np.complex64)
+    masks = np.stack([MASKS["both"], MASKS["both"] & line_mask(56, 3)])
+    sense = Sense(maps, masks)
+    zeros = np.zeros((2, *grid), np.complex64)
+    problem = GridProblem(sense, zeros, zeros, NoiseStream(0, [0, 1], grid), np.zeros(2, np.float32))
+    inputs = operator_inputs(problem)
+    assert inputs["maps"].shape == (2, 3, 2, *grid)
+    padded = zeros.copy()
+    padded[:, 2:54, 4:60] = x
+    got_maps, encoding, rows = (from_channels(inputs[name]) for name in ("maps", "encoding", "row_encoding"))
+    kspace = rows.swapaxes(1, 2)[:, None] @ (got_maps * padded[:, None]) @ encoding[:, None]
+    kspace *= inputs["mask"][:, None]
+    back = rows.conj()[:, None] @ kspace @ encoding.conj().swapaxes(1, 2)[:, None]
+    got = (got_maps.conj() * back).sum(axis=1)[:, 2:54, 4:60]
+    np.testing.assert_allclose(got, sense.normal(x), atol=1e-5)
+
+
+def test_the_weight_of_the_prior_follows_each_slices_noise():
+    plan = plans.dds(np.array([0.2, 0.1]), gamma=0.01, noise_weight=0.5, n_cg=6, eta=1.0)
+    numbers = plan_inputs(plan, np.array([0.0, 0.02], np.float32))
+    np.testing.assert_allclose(numbers["gamma"][:, 0], 0.01)
+    expected = [0.01 + row.noise_gamma * 0.02**2 for row in plan.rows]
+    np.testing.assert_allclose(numbers["gamma"][:, 1], expected, rtol=1e-6)
+    assert set(numbers) == {"sigma", "gamma", "renoise", "noise_scale"}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_a_sampler_that_diverges_is_named_with_the_slice(graph):
+    choice = SamplerChoice("sbim-ld", steps=10, data_weight=1e38)
+    with pytest.raises(SamplingError, match="sbim-ld diverged: slice 0"):
+        Reconstructor(load_model("demo"), choice, graph=graph)([slice_problem("columns")])
+
+
+def test_an_unknown_graph_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match="unknown graph 'loop': expected one of step, score, reconstruct"):
+        Reconstructor(load_model("demo"), graph="loop")
