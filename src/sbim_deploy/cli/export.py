@@ -18,15 +18,18 @@ def export(
     ema: Annotated[
         bool | None, typer.Option("--ema/--raw", help="Which weights; default: EMA where there are any.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX operator set.")] = 20,
+    dtype: Annotated[
+        str, typer.Option(help="Of the convolutions: fp32, fp16 or bf16; norms and sums stay wider.")
+    ] = "fp32",
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set; default 20, or 22 for bf16.")] = None,
 ) -> None:
     """Export a pretrained NCSNv2 to a model folder of ONNX graphs."""
     with needs("export"):
         from sbim_deploy.export.model import export_model
 
-    note(f"exporting {checkpoint}: tracing two graphs, about a minute")
-    manifest = export_model(checkpoint, config, output, ema, opset)
+    note(f"exporting {checkpoint}: tracing its graphs takes a minute or two")
+    manifest = export_model(checkpoint, config, output, ema, dtype, opset)
     note(
         f"{output}: {manifest.architecture}, ngf {manifest.ngf}, {'EMA' if manifest.ema else 'raw'} weights, "
-        f"opset {manifest.opset}; check it with: sbim-deploy validate {output}"
+        f"{dtype}, opset {manifest.opset}; check it with: sbim-deploy validate {output}"
     )

@@ -31,21 +31,38 @@ def validate(
     from dataclasses import asdict
 
     from sbim_deploy.recon.model import load_model
-    from sbim_deploy.recon.parity import check_model
+    from sbim_deploy.recon.parity import check_image, check_model
 
     if (checkpoint is None) != (config is None):
         raise InputError("--checkpoint and --config go together: give both or neither")
     loaded = load_model(model)
     results = check_model(loaded)
+    image_ssim = None
+    if loaded.manifest.channels == 2:
+        image, image_ssim = check_image(loaded)
+        results.append(image)
     if checkpoint is not None and config is not None:
         with needs("export"):
             from sbim_deploy.export.parity import check_against_checkpoint
         results += check_against_checkpoint(loaded, checkpoint, config)
     if json:
-        print_json({"digest": loaded.digest, "checksums": "match", "parity": [asdict(r) for r in results]})
+        print_json(
+            {
+                "digest": loaded.digest,
+                "checksums": "match",
+                "dtype": loaded.manifest.dtype,
+                "parity": [asdict(r) for r in results],
+                "image_ssim": image_ssim,
+            }
+        )
     else:
         typer.echo(f"checksums match: {', '.join(loaded.manifest.files)}")
         _print_results(results)
+        if image_ssim is not None:
+            typer.echo(
+                f"a whole reconstruction in {loaded.manifest.dtype} against PyTorch in FP32, same seed: "
+                f"NRMSE {image.relative_l2:.1e}, SSIM {image_ssim:.6f}"
+            )
     failed = [result.name for result in results if not result.passed]
     if failed:
         raise ParityError(f"{model}: {len(failed)} of {len(results)} comparisons failed: {', '.join(failed)}")

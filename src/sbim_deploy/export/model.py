@@ -24,7 +24,8 @@ from sbim_deploy.export.checkpoint import (
 )
 from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.export.reference import reference_of, three_levels
+from sbim_deploy.export.precision import DTYPES, in_precision
+from sbim_deploy.export.reference import image_of, scores_of, three_levels
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.model_folder import (
@@ -36,12 +37,15 @@ from sbim_deploy.io.model_folder import (
     describe_file,
     write_manifest,
 )
-from sbim_deploy.io.parity_reference import REFERENCE_NAME, write_reference
+from sbim_deploy.io.parity_reference import REFERENCE_NAME, ParityReference, write_reference
+from sbim_deploy.recon.model import prior_of
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 NORMALISATION = "the image divided by the 99th percentile of |MVUE| of the measured k-space"
 INTENDED_USE = "Research only. Not for diagnosis, nor for any decision about a patient."
 MIN_OPSET, MAX_OPSET = 18, 23
+# The first with convolutions of bfloat16.
+BF16_OPSET = 22
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,24 @@ def export_model(
     config_path: Path,
     folder: Path,
     ema: bool | None = None,
-    opset: int = DEFAULT_OPSET,
+    dtype: str = "fp32",
+    opset: int | None = None,
 ) -> ModelManifest:
     """Write a model folder: its graphs, their weights and the manifest.
+
+    ``dtype`` is the convolutions' precision: fp32, fp16 or bf16, see :mod:`sbim_deploy.export.precision`.
 
     An older model folder of this name is replaced, once the new one is whole.
 
     Raises:
         InputError: bad input, an opset out of range, or a folder that is there and is no model's.
     """
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise InputError(f"opset is {opset}: expected {MIN_OPSET} to {MAX_OPSET}")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
+    lowest = BF16_OPSET if dtype == "bf16" else MIN_OPSET
+    opset = opset or max(DEFAULT_OPSET, lowest)
+    if not lowest <= opset <= MAX_OPSET:
+        raise InputError(f"opset is {opset}: expected {lowest} to {MAX_OPSET} for {dtype}")
     if (
         folder.exists()
         and not (folder / MANIFEST_NAME).is_file()
@@ -103,7 +114,7 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / "model"
         made.mkdir()
-        manifest = _write(loaded, made, checkpoint_path, folder.name, opset)
+        manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset)
         if folder.exists():
             shutil.move(folder, Path(temporary) / "replaced")
         made.rename(folder)
@@ -111,12 +122,21 @@ def export_model(
 
 
 def _write(
-    loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, opset: int
+    loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, dtype: str, opset: int
 ) -> ModelManifest:
     config, multiple = loaded.config, ARCHITECTURES[loaded.architecture].size_multiple
-    files = export_graphs(loaded.network, folder, config.channels, multiple, DDS_N_CG, opset)
+    network = in_precision(loaded.network, DTYPES[dtype])
+    files = export_graphs(network, folder, config.channels, multiple, DDS_N_CG, opset)
+    levels = NoiseLevels(config.sigma_begin, config.sigma_end, config.n_levels)
+    sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
     sigmas = three_levels(config.sigma_begin, config.sigma_end)
-    write_reference(folder, reference_of(loaded.network, sigmas, config.channels))
+    scores = scores_of(loaded.network, sigmas, config.channels)
+    image = (
+        image_of(loaded.network, prior_of(levels, sampling), multiple)
+        if config.channels == 2
+        else np.empty((0, 0), np.complex64)
+    )
+    write_reference(folder, ParityReference(*scores, image))
     files.append(REFERENCE_NAME)
     manifest = ModelManifest(
         format_version=FORMAT_VERSION,
@@ -125,13 +145,11 @@ def _write(
         ngf=config.ngf,
         channels=config.channels,
         size_multiple=multiple,
-        noise_levels=NoiseLevels(config.sigma_begin, config.sigma_end, config.n_levels),
-        sampling=SamplingDefaults(
-            config.step_lr, config.n_steps_each, config.data_weight, config.start_level
-        ),
+        noise_levels=levels,
+        sampling=sampling,
         normalisation=NORMALISATION,
         ema=loaded.ema,
-        dtype="float32",
+        dtype=str(DTYPES[dtype]).removeprefix("torch."),
         opset=opset,
         n_cg=DDS_N_CG,
         checkpoint_sha256=file_sha256(checkpoint_path),

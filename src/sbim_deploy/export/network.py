@@ -141,7 +141,7 @@ class InstanceNormPlus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (n, channels, H, W); statistics of half-precision inputs are taken in FP32."""
-        if x.dtype == torch.float16:
+        if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
         means = x.mean(dim=(2, 3))
         centred = means - means.mean(dim=-1, keepdim=True)

@@ -10,7 +10,7 @@ from sbim_deploy.engines.parity import Parity, compare
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.graphs import make_updates
 from sbim_deploy.export.model import load_network
-from sbim_deploy.export.reference import reference_of, three_levels
+from sbim_deploy.export.reference import scores_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.recon.model import Model, open_engine
 from sbim_deploy.recon.parity import fused_kinds, row_of, row_problem, step_tensors, tolerance
@@ -30,11 +30,11 @@ def check_against_checkpoint(model: Model, checkpoint_path: Path, config_path: P
     network = load_network(checkpoint_path, config_path, manifest.ema).network
     levels = manifest.noise_levels
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
-    expected = reference_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
+    x, sigma_of, expected = scores_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
     network = network.double()
-    got = open_engine(model, "score").run({"x": expected.x, "sigma": expected.sigma})["score"]
+    got = open_engine(model, "score").run({"x": x, "sigma": sigma_of})["score"]
     results = [
-        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected.score[i], tolerance(sigma))
+        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected[i], tolerance(sigma, manifest.dtype))
         for i, sigma in enumerate(sigmas)
     ]
     for kind in fused_kinds(manifest):
@@ -47,8 +47,9 @@ def check_against_checkpoint(model: Model, checkpoint_path: Path, config_path: P
                 wanted = update(
                     score,
                     *(tensors[name] for name in update.inputs),
-                    tuple(tensors[name] for name in update.normal.inputs),
+                    tuple(tensors[name] for name in update.operator.inputs),
                 )
+            limit = tolerance(sigma, manifest.dtype)
             name = f"step-{kind}, sigma {sigma:g}, PyTorch"
-            results.append(compare(name, engine.run(inputs)["x_next"], wanted.numpy(), tolerance(sigma)))
+            results.append(compare(name, engine.run(inputs)["x_next"], wanted.numpy(), limit))
     return results

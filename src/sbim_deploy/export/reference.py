@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from sbim_deploy.export.network import ScoreNetwork
-from sbim_deploy.io.parity_reference import ParityReference
-from sbim_deploy.recon.channels import to_channels
-from sbim_deploy.recon.parity import noisy_phantom
+from sbim_deploy.recon.channels import from_channels, to_channels
+from sbim_deploy.recon.parity import noisy_phantom, whole_image
+from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 
 REFERENCE_GRID = (64, 48)
 
@@ -20,14 +21,14 @@ def three_levels(sigma_begin: float, sigma_end: float) -> list[float]:
     return [sigma_begin, float(np.sqrt(sigma_begin * sigma_end)), sigma_end]
 
 
-def reference_of(
+def scores_of(
     network: ScoreNetwork,
     sigmas: list[float],
     channels: int,
     grid: tuple[int, int] = REFERENCE_GRID,
     seed: int = 0,
-) -> ParityReference:
-    """Return PyTorch's scores of noisy phantoms, one for each level, computed in double precision."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return noisy phantoms x, their sigma, and PyTorch's scores of them, computed in double precision."""
     images = [to_channels(noisy_phantom(grid, sigma, seed + i)) for i, sigma in enumerate(sigmas)]
     # A network of another number of channels sees the two of them over and over.
     x = np.stack([np.resize(image, (channels, *grid)) for image in images])
@@ -35,4 +36,15 @@ def reference_of(
     with torch.inference_mode():
         exact = copy.deepcopy(network).double()
         score = exact(torch.from_numpy(x).double(), torch.from_numpy(sigma).double()).numpy()
-    return ParityReference(x, sigma, score.astype(np.float32))
+    return x, sigma, score.astype(np.float32)
+
+
+def image_of(network: ScoreNetwork, prior: Prior, size_multiple: int) -> ComplexArray:
+    """Return a whole reconstruction by the default sampler, with PyTorch's scores in FP32."""
+
+    def score(x: ComplexArray, sigma: float) -> ComplexArray:
+        with torch.inference_mode():
+            levels = torch.full((len(x),), sigma)
+            return from_channels(network(torch.from_numpy(to_channels(x)), levels).numpy())
+
+    return whole_image(make_plan(SamplerChoice(), prior), score, size_multiple)

@@ -7,11 +7,16 @@ imaginary part; inside, a complex (..., rows, columns) is real with the parts si
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+Normal = Callable[[Tensor], Tensor]
+"""x -> A^H A x, (n, 2, H, W)."""
 
-class PhaseEncodeNormal(nn.Module):
+
+class PhaseEncodeNormal:
     """A^H A where lines are skipped along the columns alone.
 
     Along the rows, sampled in full, the Fourier transform and its inverse cancel.
@@ -19,37 +24,42 @@ class PhaseEncodeNormal(nn.Module):
 
     inputs = ("maps", "encoding")
 
-    def forward(self, x: Tensor, maps: Tensor, encoding: Tensor) -> Tensor:
-        """Return A^H A x from maps (n, coil, 2, H, W) and encoding (n, 2, W, line).
+    def __call__(self, maps: Tensor, encoding: Tensor) -> Normal:
+        """Return A^H A for maps (n, coil, 2, H, W) and encoding (n, 2, W, line).
 
         The encoding holds the columns of the Fourier matrix that were sampled.
         """
-        matrix = _real_matrix(encoding)
-        coil_images = _coil_images(x, maps)
-        # One product a slice, with the coils' rows one below the other.
-        kspace = coil_images.flatten(1, 2) @ matrix
-        back = (kspace @ matrix.transpose(1, 2)).reshape(coil_images.shape)
-        return _combine(back, maps)
+        coils, matrix = _Coils(maps), _real_matrix(encoding)
+
+        def normal(x: Tensor) -> Tensor:
+            coil_images = coils.split(x)
+            # One product a slice, with the coils' rows one below the other.
+            kspace = coil_images.flatten(1, 2) @ matrix
+            return coils.combine((kspace @ matrix.transpose(1, 2)).reshape(coil_images.shape))
+
+        return normal
 
 
-class BothDirectionsNormal(nn.Module):
+class BothDirectionsNormal:
     """A^H A for any mask on the grid of k-space."""
 
     inputs = ("maps", "encoding", "row_encoding", "mask")
 
-    def forward(
-        self, x: Tensor, maps: Tensor, encoding: Tensor, row_encoding: Tensor, mask: Tensor
-    ) -> Tensor:
-        """Return A^H A x; row_encoding is (n, 2, H, row_line) and mask (n, row_line, line), 0 or 1."""
+    def __call__(self, maps: Tensor, encoding: Tensor, row_encoding: Tensor, mask: Tensor) -> Normal:
+        """Return A^H A; row_encoding is (n, 2, H, row_line) and mask (n, row_line, line), 0 or 1."""
+        coils = _Coils(maps)
         matrix, row_matrix = _real_matrix(encoding)[:, None], _real_matrix(row_encoding)[:, None]
         weights = mask.transpose(1, 2)[:, None]
-        kspace = _transposed(_coil_images(x, maps) @ matrix) @ row_matrix
-        kspace = kspace * torch.cat([weights, weights], dim=-1)
-        back = _transposed(kspace @ row_matrix.transpose(2, 3)) @ matrix.transpose(2, 3)
-        return _combine(back, maps)
+        weights = torch.cat([weights, weights], dim=-1)
+
+        def normal(x: Tensor) -> Tensor:
+            kspace = _transposed(coils.split(x) @ matrix) @ row_matrix * weights
+            return coils.combine(_transposed(kspace @ row_matrix.transpose(2, 3)) @ matrix.transpose(2, 3))
+
+        return normal
 
 
-Normal = PhaseEncodeNormal | BothDirectionsNormal
+Operator = PhaseEncodeNormal | BothDirectionsNormal
 
 
 class GuidedUpdate(nn.Module):
@@ -60,9 +70,9 @@ class GuidedUpdate(nn.Module):
 
     inputs = ("x", "step_size", "noise_scale", "data_weight", "z", "backprojection")
 
-    def __init__(self, normal: Normal):
+    def __init__(self, operator: Operator):
         super().__init__()
-        self.normal = normal
+        self.operator = operator
 
     def forward(
         self,
@@ -73,13 +83,13 @@ class GuidedUpdate(nn.Module):
         data_weight: Tensor,
         z: Tensor,
         backprojection: Tensor,
-        operator: tuple[Tensor, ...],
+        operator_inputs: tuple[Tensor, ...],
     ) -> Tensor:
         """Return the next x (n, 2, H, W); numbers are (n,), z and the backprojection A^H y are like x.
 
-        ``operator`` is what ``normal`` takes beside an image.
+        ``operator_inputs`` are those of the update's operator.
         """
-        g = self.normal(x, *operator) - backprojection
+        g = self.operator(*operator_inputs)(x) - backprojection
         score_norm, g_norm = _inner(score, score).sqrt(), _inner(g, g).sqrt()
         pull = torch.where(g_norm > 0, _per_slice(data_weight) * score_norm / g_norm.clamp_min(1e-30), 0.0)
         following: Tensor = x + _per_slice(step_size) * (score - pull * g) + _per_slice(noise_scale) * z
@@ -94,9 +104,9 @@ class ProximalUpdate(nn.Module):
 
     inputs = ("x", "sigma", "gamma", "renoise", "noise_scale", "z", "backprojection")
 
-    def __init__(self, normal: Normal, n_cg: int):
+    def __init__(self, operator: Operator, n_cg: int):
         super().__init__()
-        self.normal = normal
+        self.operator = operator
         self.n_cg = n_cg
 
     def forward(
@@ -109,18 +119,19 @@ class ProximalUpdate(nn.Module):
         noise_scale: Tensor,
         z: Tensor,
         backprojection: Tensor,
-        operator: tuple[Tensor, ...],
+        operator_inputs: tuple[Tensor, ...],
     ) -> Tensor:
         """Return the next x (n, 2, H, W); numbers are (n,), z and the backprojection A^H y are like x.
 
-        ``operator`` is what ``normal`` takes beside an image.
+        ``operator_inputs`` are those of the update's operator.
         """
+        normal = self.operator(*operator_inputs)
         sigma, gamma = _per_slice(sigma), _per_slice(gamma)
         u = x + sigma.square() * score
-        residual = backprojection - self.normal(u, *operator)
+        residual = backprojection - normal(u)
         direction, energy = residual, _inner(residual, residual)
         for step in range(self.n_cg):
-            product = self.normal(direction, *operator) + gamma * direction
+            product = normal(direction) + gamma * direction
             length = _ratio(energy, _inner(direction, product))
             u = u + length * direction
             if step + 1 < self.n_cg:
@@ -160,16 +171,27 @@ def _transposed(packed: Tensor) -> Tensor:
     return torch.cat([real.transpose(-2, -1), imag.transpose(-2, -1)], dim=-1)
 
 
-def _coil_images(x: Tensor, maps: Tensor) -> Tensor:
-    map_real, map_imag = maps[:, :, 0], maps[:, :, 1]
-    real, imag = x[:, None, 0], x[:, None, 1]
-    return torch.cat([map_real * real - map_imag * imag, map_real * imag + map_imag * real], dim=-1)
+class _Coils:
+    """Coil maps S as two factors, so that few products of the coils' size are made."""
 
+    def __init__(self, maps: Tensor):
+        real, imag = maps[:, :, 0], maps[:, :, 1]
+        self._of_real = torch.cat([real, imag], dim=-1)
+        self._of_imag = torch.cat([-imag, real], dim=-1)
 
-def _combine(coil_images: Tensor, maps: Tensor) -> Tensor:
-    map_real, map_imag = maps[:, :, 0], maps[:, :, 1]
-    real, imag = _parts(coil_images)
-    return torch.stack(
-        [(map_real * real + map_imag * imag).sum(dim=1), (map_real * imag - map_imag * real).sum(dim=1)],
-        dim=1,
-    )
+    def split(self, x: Tensor) -> Tensor:
+        """Return S x, (n, coil, H, 2 W), of (n, 2, H, W)."""
+        twice = torch.cat([x, x], dim=-1)
+        return self._of_real * twice[:, 0:1] + self._of_imag * twice[:, 1:2]
+
+    def combine(self, coil_images: Tensor) -> Tensor:
+        """Return the sum of conj(S) times the coils' images, (n, 2, H, W)."""
+        parts = (self._sum(self._of_real * coil_images), self._sum(self._of_imag * coil_images))
+        return torch.stack([real + imag for real, imag in parts], dim=1)
+
+    @staticmethod
+    def _sum(coil_images: Tensor) -> tuple[Tensor, Tensor]:
+        # A product with ones: ONNX Runtime sums along an axis more slowly than it multiplies.
+        n, n_coils, rows, columns = coil_images.shape
+        summed = coil_images.new_ones(1, 1, n_coils) @ coil_images.flatten(2)
+        return _parts(summed.reshape(n, rows, columns))

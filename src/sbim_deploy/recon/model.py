@@ -8,7 +8,14 @@ from pathlib import Path
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.model_folder import ModelManifest, model_digest, read_manifest, verify_files
+from sbim_deploy.io.model_folder import (
+    ModelManifest,
+    NoiseLevels,
+    SamplingDefaults,
+    model_digest,
+    read_manifest,
+    verify_files,
+)
 from sbim_deploy.samplers.choice import Prior
 
 DEMO = "demo"
@@ -62,7 +69,11 @@ def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | 
 
 def sampling_prior(manifest: ModelManifest) -> Prior:
     """Return what the samplers need to know of a model."""
-    levels, sampling = manifest.noise_levels, manifest.sampling
+    return prior_of(manifest.noise_levels, manifest.sampling)
+
+
+def prior_of(levels: NoiseLevels, sampling: SamplingDefaults) -> Prior:
+    """Return what the samplers need to know of a model's levels and its authors' settings."""
     return Prior(
         sigma_begin=levels.sigma_begin,
         sigma_end=levels.sigma_end,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine
@@ -9,22 +11,43 @@ from sbim_deploy.engines.parity import Parity, compare
 from sbim_deploy.io.model_folder import ModelManifest
 from sbim_deploy.io.parity_reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
+from sbim_deploy.mri.fourier import centre_crop, centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
-from sbim_deploy.recon.grid import GridProblem
+from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid
+from sbim_deploy.recon.metrics import ssim
 from sbim_deploy.recon.model import Model, open_engine
+from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.records import ComplexArray, FloatArray
-from sbim_deploy.samplers.loop import run_plan
+from sbim_deploy.samplers.loop import Score, run_plan
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
 
-TOLERANCE = 1e-5
-SINGLE_ROUNDING = 1e-7
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The relative L2 differences that pass: of a call at any level, of whole images, and what rounding adds.
+
+    An image of 1 is rounded to ``rounding``, which is that over sigma of the noise.
+    """
+
+    call: float
+    rounding: float
+    image: float
+
+
+TOLERANCES = {
+    "float32": Tolerance(1e-5, 1e-7, 1e-4),
+    "float16": Tolerance(5e-3, 3e-4, 1e-2),
+    "bfloat16": Tolerance(4e-2, 2.4e-3, 1e-1),
+}
 STEP_GRID = (48, 64)
 STEP_COILS = 4
+WHOLE_GRID = (64, 64)
 NOISE_LEVEL = np.array([0.02], dtype=np.float32)
 
 
@@ -35,20 +58,22 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
         InputError: the model has no stored outputs.
         BackendMissingError: the backend is not installed.
     """
-    reference = read_reference(model.folder)
+    reference, dtype = read_reference(model.folder), model.manifest.dtype
     score = open_engine(model, "score", backend)
     got = score.run({"x": reference.x, "sigma": reference.sigma})["score"]
     sigmas = [float(sigma) for sigma in reference.sigma]
     results = [
-        compare(f"score, sigma {sigma:g}, stored PyTorch", got[i], reference.score[i], tolerance(sigma))
+        compare(
+            f"score, sigma {sigma:g}, stored PyTorch", got[i], reference.score[i], tolerance(sigma, dtype)
+        )
         for i, sigma in enumerate(sigmas)
     ]
     n_cg = model.manifest.n_cg
     for kind in fused_kinds(model.manifest):
         step = open_engine(model, f"step-{kind}", backend)
-        results += [_check_rows(score, step, f"step-{kind}", sigma, 1, n_cg) for sigma in sigmas]
+        results += [_check_rows(score, step, f"step-{kind}", sigma, 1, n_cg, dtype) for sigma in sigmas]
         whole = open_engine(model, f"reconstruct-{kind}", backend)
-        results.append(_check_rows(score, whole, f"reconstruct-{kind}", sigmas[1], 3, n_cg))
+        results.append(_check_rows(score, whole, f"reconstruct-{kind}", sigmas[1], 3, n_cg, dtype))
     return results
 
 
@@ -58,12 +83,46 @@ def fused_kinds(manifest: ModelManifest) -> list[str]:
     return sorted(name.removeprefix("step-") for name in names if name.startswith("step-"))
 
 
-def tolerance(sigma: float) -> float:
-    """Return the relative L2 difference that passes at a level.
+def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH) -> tuple[Parity, float]:
+    """Compare a whole reconstruction with PyTorch's in FP32, same seed, and return its SSIM too.
 
-    Single precision itself knows a noise of sigma on an image of 1 to about 1e-7 / sigma of the noise.
+    Raises:
+        InputError: the model has no stored image.
     """
-    return max(TOLERANCE, SINGLE_ROUNDING / sigma)
+    expected = read_reference(model.folder).image
+    reconstruct = Reconstructor(model, backend=backend, graph=graph)
+    got = reconstruct([whole_problem()])[0].image
+    plan = reconstruct.plan
+    name = f"image, {plan.sampler} with {len(plan.rows)} calls, {graph}, stored PyTorch"
+    limit = TOLERANCES[model.manifest.dtype].image
+    return compare(name, got, expected, limit), ssim(np.abs(got), np.abs(expected))
+
+
+def whole_problem() -> SliceProblem:
+    """Return a slice whose image is compared from end to end: 64 x 64, 4 coils, every third line."""
+    rng = np.random.default_rng(7)
+    maps = birdcage_maps(STEP_COILS, WHOLE_GRID)
+    noise = rng.standard_normal((STEP_COILS, *WHOLE_GRID, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    kspace = centred_fft(maps * noisy_phantom(WHOLE_GRID, 0.0, 7)) + np.float32(0.01) * noise
+    return prepare_slice((kspace * line_mask(WHOLE_GRID[1], 3)).astype(np.complex64), maps=maps)
+
+
+def whole_image(plan: Plan, score: Score, size_multiple: int) -> ComplexArray:
+    """Return the image (rows, columns) of :func:`whole_problem` with a score of one's own, by numpy."""
+    slice_problem = whole_problem()
+    problem = put_on_grid([slice_problem], plan, 0, size_multiple)
+    normal = normal_on_grid(problem)
+    x = run_plan(
+        plan, score, normal, problem.backprojection, problem.start, problem.noise, problem.noise_level
+    )
+    x *= np.float32(slice_problem.scale)
+    return centre_crop(x[0], WHOLE_GRID)
+
+
+def tolerance(sigma: float, dtype: str = "float32") -> float:
+    """Return the relative L2 difference of a call that passes at a level, for a model's dtype."""
+    limits = TOLERANCES[dtype]
+    return max(limits.call, limits.rounding / sigma)
 
 
 def noisy_phantom(shape: tuple[int, int], sigma: float, seed: int) -> ComplexArray:
@@ -103,7 +162,9 @@ def step_tensors(row: Row, problem: GridProblem) -> dict[str, FloatArray]:
     return {**operator_inputs(problem), **first, "x": x}
 
 
-def _check_rows(score: Engine, fused: Engine, graph: str, sigma: float, n_rows: int, n_cg: int) -> Parity:
+def _check_rows(
+    score: Engine, fused: Engine, graph: str, sigma: float, n_rows: int, n_cg: int, dtype: str
+) -> Parity:
     kind = graph.partition("-")[2]
     plan = Plan("parity", 1.0, 0.0, (row_of(kind, sigma, n_cg),) * n_rows)
     problem = row_problem(kind, sigma)
@@ -119,4 +180,4 @@ def _check_rows(score: Engine, fused: Engine, graph: str, sigma: float, n_rows: 
         problem.noise,
         problem.noise_level,
     )
-    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma))
+    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma, dtype))
