@@ -40,8 +40,8 @@ def add_engine(model, engine=b"plan", **changes):
     files = model.manifest.files
     record = EngineRecord(
         format_version=1,
-        graph="step",
-        onnx_sha256=files["step.onnx"].sha256,
+        graph="score",
+        onnx_sha256=files["score.onnx"].sha256,
         weights_sha256=files["weights.bin"].sha256,
         backend="rtx",
         backend_version=VERSION,
@@ -57,15 +57,15 @@ def add_engine(model, engine=b"plan", **changes):
     )
 
 
-def open_step(model, **changes):
-    return open_tensorrt(model.folder, replace(model.manifest, **changes), "step", "rtx")
+def open_score(model, **changes):
+    return open_tensorrt(model.folder, replace(model.manifest, **changes), "score", "rtx")
 
 
 def test_the_engine_that_fits_is_opened_with_its_ranges_and_its_kernels(model, opened):
     add_engine(model, b"other", compute_capability=120)
     path = add_engine(model)
     path.with_suffix(".cache").write_bytes(b"kernels")
-    open_step(model)
+    open_score(model)
     ((backend, plan, inputs, ranges, cache),) = opened
     assert (backend, plan, inputs) == ("rtx", b"plan", {"x": ("batch", 2)})
     assert (ranges["batch"].minimum, ranges["batch"].maximum) == (1, 4)
@@ -89,49 +89,49 @@ def test_the_engine_that_fits_is_opened_with_its_ranges_and_its_kernels(model, o
 def test_a_stale_engine_is_never_opened(model, opened, changes, message):
     add_engine(model, **changes)
     with pytest.raises(EngineIncompatibleError) as error:
-        open_step(model)
+        open_score(model)
     assert message in str(error.value)
-    way_out = f"build it with: sbim-deploy build {model.folder} --backend rtx --graph step --sm 89"
+    way_out = f"build it with: sbim-deploy build {model.folder} --backend rtx --graph score --sm 89"
     assert str(error.value).endswith(way_out)
     assert opened == []
 
 
 def test_changed_graph_bytes_make_an_engine_stale(model, opened):
     add_engine(model)
-    graph = model.folder / "step.onnx"
+    graph = model.folder / "score.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")
-    files = {**model.manifest.files, "step.onnx": FileEntry("c" * 64, graph.stat().st_size)}
+    files = {**model.manifest.files, "score.onnx": FileEntry("c" * 64, graph.stat().st_size)}
     with pytest.raises(EngineIncompatibleError, match=r"onnx_sha256 is .* expected cccccccccccc"):
-        open_step(model, files=files)
+        open_score(model, files=files)
 
 
 def test_the_nearest_engine_is_the_one_that_is_named(model, opened):
     add_engine(model, compute_capability=120, backend_version="1.0")
     path = add_engine(model, compute_capability=120)
     with pytest.raises(EngineIncompatibleError, match=path.name):
-        open_step(model)
+        open_score(model)
 
 
 def test_no_engine_says_how_to_build_one_and_where(model, opened, tmp_path):
     with pytest.raises(
-        EngineIncompatibleError, match=r"no rtx engine of step; build it with: sbim-deploy build"
+        EngineIncompatibleError, match=r"no rtx engine of score; build it with: sbim-deploy build"
     ):
-        open_step(model)
+        open_score(model)
     with pytest.raises(EngineIncompatibleError, match=f"-o {tmp_path}"):
-        open_tensorrt(model.folder, model.manifest, "step", "rtx", tmp_path)
-    with pytest.raises(InputError, match=r"has no reconstruct\.onnx"):
-        open_tensorrt(model.folder, model.manifest, "reconstruct", "rtx")
+        open_tensorrt(model.folder, model.manifest, "score", "rtx", tmp_path)
+    with pytest.raises(InputError, match=r"has no sore\.onnx"):
+        open_tensorrt(model.folder, model.manifest, "sore", "rtx")
 
 
 def test_a_changed_engine_and_a_damaged_record_are_not_opened(model, opened):
     path = add_engine(model)
     path.write_bytes(b"plaN")
     with pytest.raises(ChecksumError, match=r"build it again"):
-        open_step(model)
+        open_score(model)
     record = path.with_suffix(".json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "shapes": 3}))
     with pytest.raises(InputError, match="shapes is int"):
-        open_step(model)
+        open_score(model)
     assert opened == []
 
 
@@ -144,4 +144,4 @@ def test_without_a_gpu_the_backend_is_missing(model, monkeypatch):
     monkeypatch.setattr(engine_files, "current_device", no_gpu)
     add_engine(model)
     with pytest.raises(BackendMissingError, match="no NVIDIA GPU"):
-        open_step(model)
+        open_score(model)

@@ -31,7 +31,9 @@ def build(
         list[int] | None, typer.Option(help="Compute capability, 89 for 8.9, an engine for each; only rtx.")
     ] = None,
     current: Annotated[bool, typer.Option("--current", help="For the GPU here; the default.")] = False,
-    graph: Annotated[str, typer.Option(help="score, step or reconstruct: all graphs of the kind.")] = "step",
+    graph: Annotated[
+        str, typer.Option(help="A graph, or a kind of them: score, step or reconstruct.")
+    ] = "step",
     batch: Annotated[str, typer.Option(help="Slices at once, MIN:OPT:MAX.")] = "1:1:8",
     coils: Annotated[str, typer.Option(help="Coils, MIN:OPT:MAX.")] = "1:8:32",
     size: Annotated[

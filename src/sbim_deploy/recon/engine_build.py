@@ -66,13 +66,15 @@ class BuiltEngine:
 
 
 def select_graphs(manifest: ModelManifest, kind: str) -> list[str]:
-    """Return the graphs named ``kind`` or ``kind-...``, without their suffix.
+    """Return the graph named ``kind``, or else all that are named ``kind-...``, without their suffix.
 
     Raises:
         InputError: the model has none.
     """
     graphs = sorted(Path(name).stem for name in manifest.files if name.endswith(".onnx"))
-    chosen = [graph for graph in graphs if graph == kind or graph.startswith(f"{kind}-")]
+    if kind in graphs:
+        return [kind]
+    chosen = [graph for graph in graphs if graph.startswith(f"{kind}-")]
     if not chosen:
         raise InputError(f"unknown graph {kind!r}: expected a kind of {', '.join(graphs)}")
     return chosen
