@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Small matrices and several workers: a BLAS thread each, or they spin against each other.
 THREADS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+# TensorRT-RTX builds engines without a GPU, but has no wheels for other machines than these (and Windows).
+RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
 .PHONY: demo test lint benchmark clean
 
@@ -34,6 +36,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[cpu,export,train,nifti,dev]"
+	$(if $(RTX),$(PIP) --editable ".[rtx]" || echo "TensorRT-RTX cannot be installed: its tests are skipped")
 	touch $@ $(VENV)/.runtime
 
 clean:

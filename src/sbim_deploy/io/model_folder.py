@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,21 @@ from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.stored_record import (
+    as_mapping,
+    check_keys,
+    check_plain_fields,
+    check_sha256,
+    check_version,
+)
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
 MAX_MANIFEST_BYTES = 1024**2
-MAX_NUMBER = 2**53
+WAY_OUT = "export the model again"
+NEWER = "export the model again or update sbim-deploy"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PLAIN_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-}
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class NoiseLevels:
 
     def __post_init__(self) -> None:
         """Raise InputError for levels that do not fall."""
-        _check_plain_fields(self)
+        check_plain_fields(self)
         if not self.sigma_begin > self.sigma_end > 0 or self.n_levels < 2:
             raise InputError(
                 f"noise levels go from {self.sigma_begin} to {self.sigma_end} in {self.n_levels}, "
@@ -62,7 +63,7 @@ class SamplingDefaults:
 
     def __post_init__(self) -> None:
         """Raise InputError for settings out of range."""
-        _check_plain_fields(self)
+        check_plain_fields(self)
         if self.step_lr <= 0 or self.n_steps_each < 1 or self.data_weight < 0 or self.start_level < 0:
             raise InputError(
                 f"sampling is {asdict(self)}, expected step_lr > 0, n_steps_each of at least 1, "
@@ -79,8 +80,8 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         """Raise InputError for what is no SHA-256 or no size."""
-        _check_plain_fields(self)
-        _check_sha256("sha256", self.sha256)
+        check_plain_fields(self)
+        check_sha256("sha256", self.sha256)
         if self.bytes < 0:
             raise InputError(f"bytes is {self.bytes}, expected at least 0")
 
@@ -115,8 +116,8 @@ class ModelManifest:
 
     def __post_init__(self) -> None:
         """Raise InputError for a version this program does not know or values out of range."""
-        _check_version(self.format_version)
-        _check_plain_fields(self)
+        check_version(self.format_version, FORMAT_VERSION, NEWER)
+        check_plain_fields(self)
         for name in ("ngf", "channels", "size_multiple", "opset", "n_cg"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -124,7 +125,7 @@ class ModelManifest:
             raise InputError(
                 f"start_level is {self.sampling.start_level}, expected less than {self.noise_levels.n_levels}"
             )
-        _check_sha256("checkpoint_sha256", self.checkpoint_sha256)
+        check_sha256("checkpoint_sha256", self.checkpoint_sha256)
         if not all(isinstance(version, str) for version in self.exported_with.values()):
             raise InputError("exported_with holds something else than version texts")
         if not self.files:
@@ -208,60 +209,22 @@ def model_digest(manifest: ModelManifest) -> str:
 
 
 def _manifest_from(stored: dict[str, Any]) -> ModelManifest:
-    _check_version(stored.get("format_version"))  # first: the keys of another version may well differ
-    _check_keys("the manifest", stored, ModelManifest)
-    files = _mapping("files", stored["files"])
+    # First: the keys of another version may well differ.
+    check_version(stored.get("format_version"), FORMAT_VERSION, NEWER)
+    check_keys("the manifest", stored, ModelManifest, WAY_OUT)
+    files = as_mapping("files", stored["files"])
     return ModelManifest(
         **{
             **stored,
             "noise_levels": _nested("noise_levels", stored["noise_levels"], NoiseLevels),
             "sampling": _nested("sampling", stored["sampling"], SamplingDefaults),
-            "exported_with": _mapping("exported_with", stored["exported_with"]),
+            "exported_with": as_mapping("exported_with", stored["exported_with"]),
             "files": {name: _nested(f"files[{name!r}]", entry, FileEntry) for name, entry in files.items()},
         }
     )
 
 
-def _check_version(version: object) -> None:
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"format_version is {version!r}, expected {FORMAT_VERSION}; "
-            "export the model again or update sbim-deploy"
-        )
-
-
 def _nested(where: str, stored: object, kind: type[Any]) -> Any:
-    mapping = _mapping(where, stored)
-    _check_keys(where, mapping, kind)
+    mapping = as_mapping(where, stored)
+    check_keys(where, mapping, kind, WAY_OUT)
     return kind(**mapping)
-
-
-def _mapping(where: str, stored: object) -> dict[str, Any]:
-    if not isinstance(stored, dict):
-        raise InputError(f"{where} is {type(stored).__name__}, expected an object")
-    return stored
-
-
-def _check_keys(where: str, stored: dict[str, Any], kind: type[Any]) -> None:
-    expected = {field.name for field in fields(kind)}
-    missing, unknown = sorted(expected - stored.keys()), sorted(stored.keys() - expected)
-    if missing or unknown:
-        raise InputError(f"{where} lacks {missing} and has unknown {unknown}; export the model again")
-
-
-def _check_plain_fields(record: Any) -> None:
-    for field in fields(record):
-        types = _PLAIN_TYPES.get(str(field.type))
-        if types is None:
-            continue
-        value = getattr(record, field.name)
-        if not isinstance(value, types) or isinstance(value, bool) != (bool in types):
-            raise InputError(f"{field.name} is {value!r}, expected {field.type}")
-        # Written so that NaN fails too, and integers too long to become a float.
-        if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
-            raise InputError(f"{field.name} is not a finite number up to {MAX_NUMBER}")
-
-
-def _check_sha256(name: str, value: str) -> None:
-    if not _SHA256.fullmatch(value):
-        raise InputError(f"{name} is {value[:80]!r}, expected 64 lower-case hexadecimal digits")

@@ -1,0 +1,168 @@
+"""The CUDA runtime through cuda-bindings: every call checked, every resource on a stack that frees it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
+
+NO_GPU = {"cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorSystemDriverMismatch"}
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Device:
+    """The current GPU; a compute capability of 8.9 is 89."""
+
+    name: str
+    compute_capability: int
+
+
+def runtime() -> Any:
+    """Return cuda-bindings' module of the runtime.
+
+    Raises:
+        BackendMissingError: it is not installed.
+    """
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise BackendMissingError(
+            'cuda-bindings is not installed: pip install "sbim-deploy[rtx]", or "sbim-deploy[trt]"'
+        ) from error
+    return runtime
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a function of the CUDA runtime and return what it gives beside its return code.
+
+    Raises:
+        BackendMissingError: there is no driver or no GPU.
+        InputError: the GPU's memory, or page-locked memory, is used up.
+        SbimDeployError: any other error, with the names of the call and of the error.
+    """
+    status, *values = getattr(runtime(), name)(*arguments)
+    if status != 0:
+        raise _error(name, status.name, arguments)
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def current_device() -> Device:
+    """Return the GPU that is here.
+
+    Raises:
+        BackendMissingError: there is none, or no driver for it.
+    """
+    properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
+    name = properties.name
+    return Device(
+        name.decode(errors="replace") if isinstance(name, bytes) else str(name),
+        10 * int(properties.major) + int(properties.minor),
+    )
+
+
+def new_stream(stack: ExitStack) -> Any:
+    """Return a stream that does not wait for the default one."""
+    stream = call("cudaStreamCreateWithFlags", runtime().cudaStreamNonBlocking)
+    stack.callback(_release, "cudaStreamDestroy", stream)
+    return stream
+
+
+def new_event(stack: ExitStack) -> Any:
+    """Return an event without a clock; one that was never recorded counts as over."""
+    event = call("cudaEventCreateWithFlags", runtime().cudaEventDisableTiming)
+    stack.callback(_release, "cudaEventDestroy", event)
+    return event
+
+
+def allocate(stack: ExitStack, n_bytes: int) -> int:
+    """Return the address of device memory."""
+    address = int(call("cudaMalloc", n_bytes))
+    stack.callback(_release, "cudaFree", address)
+    return address
+
+
+def allocate_pinned(stack: ExitStack, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array in page-locked memory, from which a copy to the device runs beside the host."""
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    address = int(call("cudaMallocHost", n_bytes))
+    stack.callback(_release, "cudaFreeHost", address)
+    memory = np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
+    return memory.view(dtype).reshape(shape)
+
+
+def upload(address: int, array: NDArray[Any], stream: Any) -> None:
+    """Copy a contiguous array to the device; from pinned memory it returns before the copy is over."""
+    kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
+    call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
+
+
+def copy(target: int, source: int, n_bytes: int, stream: Any) -> None:
+    """Copy from the device to the device; it returns before the copy is over."""
+    kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
+    call("cudaMemcpyAsync", target, source, n_bytes, kind, stream)
+
+
+def download(address: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Any) -> NDArray[Any]:
+    """Return a copy of a tensor on the device, once the stream's work is over."""
+    array = np.empty(shape, dtype)
+    kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
+    call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
+    call("cudaStreamSynchronize", stream)
+    return array
+
+
+def capture(stack: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
+    """Return what ``enqueue()`` puts on the stream as a graph to launch, without running it.
+
+    Raises:
+        SbimDeployError: it cannot be captured; the stream is as it was.
+    """
+    mode = runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    try:
+        call("cudaStreamBeginCapture", stream, mode)
+        try:
+            enqueue()
+        finally:
+            graph = call("cudaStreamEndCapture", stream)
+        with ExitStack() as once:
+            once.callback(_release, "cudaGraphDestroy", graph)
+            executable = call("cudaGraphInstantiate", graph, 0)
+    except SbimDeployError:
+        runtime().cudaGetLastError()  # else the next kernel's launch would be blamed for it
+        raise
+    stack.callback(_release, "cudaGraphExecDestroy", executable)
+    return executable
+
+
+def wait_and_free(stack: ExitStack, streams: Sequence[Any]) -> None:
+    """Free what a stack holds, once the streams' work is over."""
+    for stream in streams:
+        _release("cudaStreamSynchronize", stream)
+    stack.close()
+
+
+def _release(name: str, resource: Any) -> None:
+    # After a failed kernel every call fails, and at exit the driver may be gone: the first error was raised.
+    getattr(runtime(), name)(resource)
+
+
+def _error(name: str, status: str, arguments: tuple[Any, ...]) -> SbimDeployError:
+    if status in NO_GPU:
+        return BackendMissingError(
+            f"no NVIDIA GPU with a driver can be used here ({name}: {status}): "
+            "run it on the machine with the GPU, or choose another backend"
+        )
+    if status == "cudaErrorMemoryAllocation":
+        asked = f" for {arguments[0] / MIB:.0f} MiB" if name.startswith("cudaMalloc") else ""
+        return InputError(
+            f"the GPU is out of memory ({name}{asked}): take a smaller batch, or free the GPU's memory"
+        )
+    return SbimDeployError(f"CUDA failed: {name} returned {status}")

@@ -1,0 +1,221 @@
+"""TensorRT engines from ONNX graphs: strongly typed, FP32 that is FP32, shapes by the dimensions' names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sbim_deploy.engines.tensorrt_package import logger_of, take_errors
+from sbim_deploy.errors import EngineIncompatibleError, InputError
+
+DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
+GIB = 1024**3
+
+Progress = Callable[[float], None]
+Shape = tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The sizes that a free dimension may have, and the one to be fast for."""
+
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        """Raise InputError where they do not rise."""
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise InputError(
+                f"the range is {self.minimum}:{self.optimum}:{self.maximum}, "
+                "expected MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX"
+            )
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How to build. None leaves a number to TensorRT; a compute capability of None is the GPU's here."""
+
+    compute_capability: int | None = None
+    workspace_gib: float | None = None
+    opt_level: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for settings out of range."""
+        if self.workspace_gib is not None and not 0 < self.workspace_gib < 2**20:
+            raise InputError(f"workspace is {self.workspace_gib} GiB, expected more than 0; or leave it out")
+        if self.opt_level is not None and not 0 <= self.opt_level <= 5:
+            raise InputError(f"opt-level is {self.opt_level}, expected 0 to 5; or leave it out")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A graph that TensorRT has parsed; `inputs` are the shapes, with names for free sizes."""
+
+    trt: Any
+    builder: Any
+    definition: Any
+    parser: Any  # to be kept: it owns the weights
+    path: Path
+    inputs: Mapping[str, Shape]
+
+
+def parse_graph(trt: Any, path: Path) -> Network:
+    """Parse an ONNX graph, whose external weights lie beside it, as a strongly typed network.
+
+    Raises:
+        InputError: TensorRT cannot parse it: the message lists the nodes.
+    """
+    logger = logger_of(trt)
+    logger.errors.clear()
+    builder = trt.Builder(logger)
+    definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(definition, logger)
+    if not parser.parse_from_file(str(path)):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        faults = [f"node {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in errors]
+        raise InputError(f"{path}: TensorRT cannot parse it: {'; '.join(faults) or take_errors(trt)}")
+    tensors = [definition.get_input(i) for i in range(definition.num_inputs)]
+    return Network(
+        trt, builder, definition, parser, path, {tensor.name: _shape(tensor) for tensor in tensors}
+    )
+
+
+def check_precision(network: Network, precision: str) -> None:
+    """Check that every convolution takes and gives ``precision``; a strongly typed build keeps their types.
+
+    Raises:
+        InputError: a precision that is unknown.
+        EngineIncompatibleError: one does not.
+    """
+    trt = network.trt
+    if precision not in DATA_TYPES:
+        raise InputError(f"dtype is {precision!r}, expected one of {', '.join(DATA_TYPES)}")
+    layers = [network.definition.get_layer(i) for i in range(network.definition.num_layers)]
+    convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    wanted = getattr(trt.DataType, DATA_TYPES[precision])
+    wrong = [each for each in convolutions if {each.get_input(0).dtype, each.get_output(0).dtype} != {wanted}]
+    if wrong or not convolutions:
+        got = wrong[0].get_output(0).dtype.name if wrong else "none"
+        raise EngineIncompatibleError(
+            f"{network.path}: {len(wrong)} of {len(convolutions)} convolutions compute in another precision "
+            f"(the first: {got}), expected {precision} as the manifest says: export the model again"
+        )
+
+
+def build_plan(
+    network: Network,
+    ranges: Mapping[str, Range],
+    settings: BuildSettings,
+    on_progress: Progress,
+    timing_cache: bytes = b"",
+) -> tuple[Any, bytes]:
+    """Build; return the engine as a buffer to write, and the timing cache, which TensorRT-RTX does not have.
+
+    ``ranges`` are by dimensions' names, all that the inputs have; ``on_progress`` gets the fraction done;
+    ``timing_cache`` is what an earlier build returned.
+
+    Raises:
+        InputError: a dimension without a range, or TensorRT cannot build it so.
+    """
+    trt = network.trt
+    config = _configured(network, settings)
+    config.add_optimization_profile(_profile(network, ranges))
+    has_timing_cache = not hasattr(trt, "ComputeCapability")
+    if has_timing_cache:
+        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+    monitor = _make_monitor(trt, on_progress)
+    config.progress_monitor = monitor
+    plan = network.builder.build_serialized_network(network.definition, config)
+    if monitor.stopped_by is not None:
+        raise monitor.stopped_by
+    if plan is None:
+        raise InputError(f"{network.path}: TensorRT cannot build it: {take_errors(trt)}")
+    on_progress(1.0)
+    return plan, bytes(config.get_timing_cache().serialize()) if has_timing_cache else b""
+
+
+def _shape(tensor: Any) -> Shape:
+    return tuple(
+        size if size >= 0 else tensor.get_dimension_name(axis) or f"{tensor.name}.{axis}"
+        for axis, size in enumerate(tensor.shape)
+    )
+
+
+def _configured(network: Network, settings: BuildSettings) -> Any:
+    trt = network.trt
+    config = network.builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # The runner gives the memory that the shapes of the moment need, not that of the largest.
+    config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
+    if settings.workspace_gib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(settings.workspace_gib * GIB))
+    if settings.opt_level is not None:
+        config.builder_optimization_level = settings.opt_level
+    if hasattr(trt, "ComputeCapability"):
+        target = settings.compute_capability
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(
+            getattr(trt.ComputeCapability, "CURRENT" if target is None else f"SM{target}"), 0
+        )
+        # TensorRT-RTX can be captured in a CUDA graph only where it allocates nothing itself.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    return config
+
+
+def _profile(network: Network, ranges: Mapping[str, Range]) -> Any:
+    names = {size for shape in network.inputs.values() for size in shape if isinstance(size, str)}
+    if names - ranges.keys():
+        raise InputError(
+            f"{network.path}: free dimensions {sorted(names - ranges.keys())} are unknown, expected some of "
+            f"{sorted(ranges)}: export the model again"
+        )
+    profile = network.builder.create_optimization_profile()
+    for name, shape in network.inputs.items():
+        ends = [
+            tuple(size if isinstance(size, int) else getattr(ranges[size], end) for size in shape)
+            for end in ("minimum", "optimum", "maximum")
+        ]
+        profile.set_shape(name, *ends)
+    return profile
+
+
+def _make_monitor(trt: Any, on_progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """The phases that are running, the outer first, each with its steps and those that are done."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.phases: dict[str, tuple[int, int]] = {}
+            self.reached = 0.0
+            self.stopped_by: BaseException | None = None
+
+        def phase_start(self, phase: str, parent: str | None, n_steps: int) -> None:
+            self.phases[phase] = (max(n_steps, 1), 0)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            n_steps, _ = self.phases.get(phase, (1, 0))
+            self.phases[phase] = (n_steps, min(step + 1, n_steps))
+            try:
+                self.reached = max(self.reached, _fraction(list(self.phases.values())))
+                on_progress(self.reached)
+            except BaseException as error:  # Ctrl-C among them, which TensorRT would print and forget
+                self.stopped_by = error
+            return self.stopped_by is None
+
+        def phase_finish(self, phase: str) -> None:
+            self.phases.pop(phase, None)
+
+    return Monitor()
+
+
+def _fraction(nested: list[tuple[int, int]]) -> float:
+    """Return how much is done, where each phase is a step of the one before it."""
+    done, share = 0.0, 1.0
+    for n_steps, n_done in nested:
+        share /= n_steps
+        done += n_done * share
+    return min(done, 1.0)

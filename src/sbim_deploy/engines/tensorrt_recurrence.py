@@ -1,0 +1,184 @@
+"""A recurrence on the GPU: the state between two buffers, the next inputs uploaded while a step runs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.engines import cuda
+from sbim_deploy.engines.engine import Arrays, TensorSpec, check_changed
+from sbim_deploy.engines.tensorrt_context import FixedContext
+from sbim_deploy.errors import SbimDeployError
+
+
+class LoadedEngine(Protocol):
+    """What a recurrence needs of an engine."""
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, np.dtype[Any]]
+
+    def fix(self, shapes: Mapping[str, tuple[int, ...]], stack: ExitStack) -> FixedContext:
+        """Return a context for inputs of these shapes, whose memory the stack frees."""
+        ...
+
+    def keep_runtime_cache(self) -> None:
+        """Keep what has been compiled."""
+        ...
+
+    def say_cuda_graph(self, text: str) -> None:
+        """Put into the description how recurrences run."""
+        ...
+
+
+class TensorRTRecurrence:
+    """Steps take turns, 0 and 1: a turn has its own copies of the inputs that change, and its own CUDA graph.
+
+    While the step of one turn computes on its copies, those of the other are uploaded from pinned memory on
+    a second stream. `_uploaded[turn]` is recorded when a turn's uploads are over, `_computed[turn]` when its
+    step is.
+
+    The first step runs plainly, since TensorRT finishes its preparations in it; later ones are captured once
+    a turn and replayed. Where that fails, every step runs plainly, and the engine's description says why.
+    """
+
+    def __init__(self, engine: LoadedEngine, state: str, output: str, inputs: Arrays):
+        self._engine, self._state_name, self._output = engine, state, output
+        self._begun = dict(inputs)
+        self._check_names()
+        shapes = {name: array.shape for name, array in inputs.items()}
+        with ExitStack() as stack:
+            self._compute, self._upload = cuda.new_stream(stack), cuda.new_stream(stack)
+            self._uploaded = [cuda.new_event(stack), cuda.new_event(stack)]
+            self._computed = [cuda.new_event(stack), cuda.new_event(stack)]
+            self._fixed = engine.fix(shapes, stack)
+            self._check_output()
+            shared = self._fixed.allocate_outputs(stack)
+            shared |= {name: cuda.allocate(stack, array.nbytes) for name, array in inputs.items()}
+            ends = shared[state], shared[output]
+            # What a turn binds: the state goes from one end to the other and back.
+            self._bound = [
+                shared | {state: source, output: target} for source, target in (ends, reversed(ends))
+            ]
+            self._stack = stack.pop_all()
+        self._free = weakref.finalize(self, cuda.wait_and_free, self._stack, [self._upload, self._compute])
+        self._staging: list[dict[str, NDArray[Any]]] = [{}, {}]
+        self._behind: list[set[str]] = [set(), set()]
+        self._graphs: list[Any] = [None, None]
+        self._is_warm, self._may_capture = False, True
+        self._turn = 0
+        whole = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        for name, array in whole.items():
+            cuda.upload(self._bound[0][name], array, self._compute)
+        cuda.call("cudaStreamSynchronize", self._compute)
+
+    def advance(self, changed: Arrays) -> None:
+        """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
+        self._check_open()
+        check_changed(self._begun, changed)
+        if self._state_name in changed:
+            raise ValueError(f"input {self._state_name!r} is the state, expected other inputs to change")
+        turn = self._turn
+        self._give_copies(changed)
+        self._send(changed, turn)
+        cuda.call("cudaStreamWaitEvent", self._compute, self._uploaded[turn], 0)
+        self._step(turn)
+        cuda.call("cudaEventRecord", self._computed[turn], self._compute)
+        self._turn = 1 - turn
+
+    def read(self) -> NDArray[Any]:
+        """Return a copy of the state, once every step is over."""
+        self._check_open()
+        like = self._begun[self._state_name]
+        return cuda.download(self._bound[self._turn][self._state_name], like.shape, like.dtype, self._compute)
+
+    def close(self) -> None:
+        """Free everything on the GPU."""
+        self._free()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _give_copies(self, changed: Arrays) -> None:
+        """Give the turns a copy each of the inputs that change for the first time."""
+        new = [name for name in changed if name not in self._staging[0]]
+        if not new:
+            return
+        # A step that still runs reads the copy that both turns have shared; captured graphs hold its address.
+        cuda.call("cudaStreamSynchronize", self._compute)
+        self._graphs = [None, None]
+        for name in new:
+            array = self._begun[name]
+            self._bound[1][name] = cuda.allocate(self._stack, array.nbytes)
+            for staging in self._staging:
+                staging[name] = cuda.allocate_pinned(self._stack, array.shape, array.dtype)
+
+    def _send(self, changed: Arrays, turn: int) -> None:
+        """Bring a turn's copies up to date: new values from the host, older ones from the other turn."""
+        mine, others = self._bound[turn], self._bound[1 - turn]
+        # The last uploads of this turn have left its staging memory; its last step has read its copies.
+        cuda.call("cudaEventSynchronize", self._uploaded[turn])
+        cuda.call("cudaStreamWaitEvent", self._upload, self._computed[turn], 0)
+        for name in self._behind[turn] - changed.keys():
+            cuda.copy(mine[name], others[name], self._begun[name].nbytes, self._upload)
+        for name, array in changed.items():
+            staging = self._staging[turn][name]
+            staging[...] = array
+            cuda.upload(mine[name], staging, self._upload)
+        cuda.call("cudaEventRecord", self._uploaded[turn], self._upload)
+        self._behind[turn] = set()
+        self._behind[1 - turn].update(changed)
+
+    def _step(self, turn: int) -> None:
+        if self._is_warm and self._may_capture and self._graphs[turn] is None:
+            self._graphs[turn] = self._captured(turn)
+        if self._graphs[turn] is None:
+            self._fixed.enqueue(self._bound[turn], self._compute)
+        else:
+            cuda.call("cudaGraphLaunch", self._graphs[turn], self._compute)
+        if not self._is_warm:
+            self._engine.keep_runtime_cache()
+            self._is_warm = True
+
+    def _captured(self, turn: int) -> Any:
+        """Return the graph of a turn, or None where there can be none: then no turn is tried again."""
+        try:
+            if not self._fixed.is_capturable(self._compute):
+                raise SbimDeployError("TensorRT says that the stream cannot be captured")
+            graph = cuda.capture(
+                self._stack, self._compute, lambda: self._fixed.enqueue(self._bound[turn], self._compute)
+            )
+        except SbimDeployError as error:
+            self._may_capture, self._graphs = False, [None, None]
+            self._engine.say_cuda_graph(f"none, every step is enqueued: {error}")
+            return None
+        self._engine.say_cuda_graph("replayed")
+        return graph
+
+    def _check_names(self) -> None:
+        for what, name, known in (
+            ("input", self._state_name, self._engine.inputs),
+            ("output", self._output, self._engine.outputs),
+        ):
+            if name not in known:
+                raise ValueError(f"{what} {name!r} is unknown, expected one of {sorted(known)}")
+
+    def _check_output(self) -> None:
+        shape, dtype = self._fixed.outputs[self._output]
+        begun = self._begun[self._state_name]
+        if (shape, dtype) != (begun.shape, begun.dtype):
+            raise ValueError(
+                f"output {self._output!r} is {dtype} {shape}, expected {begun.dtype} {begun.shape} "
+                f"as input {self._state_name!r}"
+            )
+
+    def _check_open(self) -> None:
+        if not self._free.alive:
+            raise ValueError("the recurrence is closed: begin another one")

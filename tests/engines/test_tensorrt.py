@@ -1,0 +1,290 @@
+"""The TensorRT runner's control flow, on a CUDA whose streams run in any order that is allowed."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+from fake_cuda import FakeCuda, Status
+from fake_tensorrt import INPUTS, PLAN, expected_next, make_package
+
+from sbim_deploy.engines import cuda
+from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
+from sbim_deploy.engines.tensorrt_builder import Range
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
+
+RANGES = {"n": Range(1, 2, 4), "k": Range(1, 3, 64)}
+ORDERS = {
+    "late": {},
+    "uploads at once": {"eager": [1]},
+    "steps at once": {"eager": [0]},
+    "both at once": {"eager": [0, 1]},
+    **{f"random {seed}": {"random": np.random.default_rng(seed)} for seed in range(8)},
+}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Make engines on a fake CUDA: fake(backend, **streams) returns the engine, the CUDA and the package."""
+
+    def make(backend="rtx", cache=None, **streams):
+        gc.collect()  # what is freed only now is still the former runtime's
+        runtime = FakeCuda(**streams)
+        package = make_package(runtime, rtx=backend == "rtx")
+        monkeypatch.setattr(cuda, "runtime", lambda: runtime)
+        monkeypatch.setitem(sys.modules, package.__name__, package)
+        return TensorRTEngine(backend, PLAN, INPUTS, RANGES, cache), runtime, package
+
+    gc.freeze()  # what was there before need not be looked at in every collection
+    yield make
+    gc.collect()
+    gc.unfreeze()
+
+
+def some_inputs(rng, n=2, k=3):
+    shapes = {"x": (n, k), "weight": (n,), "noise": (n, k), "bias": (n, k)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def run_steps(recurrence, inputs, changing, rng, read=lambda step: True):
+    """Advance with these names changed, and compare every state that is read with numpy's."""
+    current = dict(inputs)
+    for step, names in enumerate(changing):
+        changed = {name: rng.standard_normal(inputs[name].shape).astype(np.float32) for name in names}
+        current |= {name: array.copy() for name, array in changed.items()}
+        recurrence.advance(changed)
+        for array in changed.values():
+            array.fill(np.nan)  # what was given may be overwritten
+        current["x"] = expected_next(current)
+        if read(step):
+            np.testing.assert_allclose(recurrence.read(), current["x"], rtol=1e-6)
+    np.testing.assert_allclose(recurrence.read(), current["x"], rtol=1e-6)
+
+
+SAME = [["weight", "noise"]] * 9
+VARYING = [
+    ["noise"],
+    ["noise"],
+    [],
+    ["weight"],
+    ["noise", "weight"],
+    [],
+    [],
+    ["bias"],
+    ["noise"],
+    [],
+    ["weight"],
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("changing", [SAME, VARYING], ids=["same", "varying"])
+@pytest.mark.parametrize("reads", ["each", "last"])
+@pytest.mark.parametrize("backend", ["rtx", "trt"])
+def test_a_recurrence_computes_what_numpy_does_in_whatever_order_streams_run(
+    fake, order, changing, reads, backend
+):
+    rng = np.random.default_rng(0)
+    engine, runtime, _ = fake(backend, **ORDERS[order])
+    inputs = some_inputs(rng)
+    before = {name: array.copy() for name, array in inputs.items()}
+    with engine.recur("x", "x_next", inputs) as recurrence:
+        run_steps(recurrence, inputs, changing, rng, lambda _: reads == "each")
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(array, before[name])
+    assert runtime.faults == []
+    assert runtime.alive() == []
+
+
+def test_random_changes_in_random_orders(fake):
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        engine, runtime, _ = fake(random=np.random.default_rng(seed + 1000))
+        inputs = some_inputs(rng)
+        names = ["weight", "noise", "bias"]
+        changing = [[name for name in names if rng.random() < 0.4] for _ in range(12)]
+        with engine.recur("x", "x_next", inputs) as recurrence:
+            run_steps(recurrence, inputs, changing, rng, lambda _, rng=rng: rng.random() < 0.3)
+        assert runtime.faults == []
+
+
+def test_after_the_first_step_each_turn_is_captured_once_and_replayed(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, package = fake()
+    assert engine.description["cuda_graph"] == "none yet"
+    inputs = some_inputs(rng)
+    run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
+    assert package.enqueued == 3
+    assert runtime.launches == len(SAME) - 1
+    assert engine.description["cuda_graph"] == "replayed"
+
+
+@pytest.mark.parametrize("fault", ["the run", "end of capture", "not capturable"])
+def test_where_capture_fails_every_step_is_enqueued_and_the_description_says_why(fake, fault):
+    rng = np.random.default_rng(0)
+    engine, runtime, package = fake()
+    package.fail_in_capture = fault == "the run"
+    runtime.fail_end_capture = fault == "end of capture"
+    package.capturable = fault != "not capturable"
+    inputs = some_inputs(rng)
+    run_steps(engine.recur("x", "x_next", inputs), inputs, VARYING, rng)
+    assert runtime.launches == 0
+    reason = {
+        "the run": "TensorRT refuses the run",
+        "end of capture": "cudaStreamEndCapture returned cudaErrorStreamCaptureInvalidated",
+        "not capturable": "cannot be captured",
+    }[fault]
+    assert reason in engine.description["cuda_graph"]
+    assert runtime.sticky == Status.cudaSuccess
+
+
+def test_two_recurrences_and_runs_between_them_do_not_disturb_each_other(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, _ = fake(random=np.random.default_rng(1))
+    inputs, others = some_inputs(rng), some_inputs(rng, 4, 5)
+    one, other = engine.recur("x", "x_next", inputs), engine.recur("x", "x_next", others)
+    for _ in range(3):
+        one.advance({})
+        other.advance({"noise": others["noise"]})
+        got = engine.run(inputs)
+    np.testing.assert_allclose(got["x_next"], expected_next(inputs), rtol=1e-6)
+    np.testing.assert_allclose(got["sum"], expected_next(inputs).sum(), rtol=1e-5)
+    for recurrence, begun in ((one, inputs), (other, others)):
+        state = begun["x"]
+        for _ in range(3):
+            state = expected_next({**begun, "x": state})
+        np.testing.assert_allclose(recurrence.read(), state, rtol=1e-6)
+    assert runtime.faults == []
+
+
+def test_runs_of_several_shapes_and_of_arrays_that_are_not_contiguous(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, _ = fake()
+    for n, k in ((2, 3), (2, 3), (4, 1), (1, 64)):
+        inputs = some_inputs(rng, n, k)
+        inputs["noise"] = np.asfortranarray(inputs["noise"])
+        np.testing.assert_allclose(engine.run(inputs)["x_next"], expected_next(inputs), rtol=1e-6)
+        np.testing.assert_allclose(engine.recur("x", "x_next", inputs).read(), inputs["x"])
+    engine.close()
+    gc.collect()
+    assert runtime.alive() == []
+    with pytest.raises(ValueError, match="engine is closed"):
+        engine.run(inputs)
+
+
+def test_what_nobody_uses_any_more_is_freed(fake):
+    engine, runtime, _ = fake()
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    for _ in range(4):
+        recurrence.advance({"noise": inputs["noise"]})
+    engine.run(inputs)
+    assert len(runtime.alive()) > 10
+    del recurrence, engine
+    gc.collect()
+    assert runtime.alive() == []
+    assert runtime.faults == []
+
+
+def test_out_of_memory_is_one_error_at_any_allocation_and_leaves_nothing(fake):
+    failed = 0
+    for number in range(1, 40):
+        engine, runtime, _ = fake()
+        inputs = some_inputs(np.random.default_rng(0))
+        runtime.fail_allocation = number
+        try:
+            with engine.recur("x", "x_next", inputs) as recurrence:
+                recurrence.advance({"noise": inputs["noise"], "weight": inputs["weight"]})
+        except InputError as error:
+            assert "the GPU is out of memory" in str(error)  # noqa: PT017
+            failed += 1
+        gc.collect()
+        assert runtime.alive() == []
+    assert failed == 1 + 2 + 4 + 2 * 3  # scratch, outputs, inputs; second copies with their staging
+
+
+def test_a_closed_recurrence_says_so(fake):
+    engine, _, _ = fake()
+    recurrence = engine.recur("x", "x_next", some_inputs(np.random.default_rng(0)))
+    recurrence.close()
+    recurrence.close()
+    with pytest.raises(ValueError, match="is closed"):
+        recurrence.advance({})
+
+
+def test_inputs_that_do_not_fit_are_refused(fake):
+    engine, _, _ = fake()
+    inputs = some_inputs(np.random.default_rng(0))
+    with pytest.raises(EngineIncompatibleError, match=r"has n = 5, the engine was built for 1 to 4.*build"):
+        engine.run(some_inputs(np.random.default_rng(0), n=5))
+    with pytest.raises(ValueError, match="'weight' has n = 1, but input 'x' has 2"):
+        engine.run({**inputs, "weight": inputs["weight"][:1]})
+    with pytest.raises(ValueError, match="dtype float64"):
+        engine.recur("x", "x_next", {**inputs, "x": inputs["x"].astype(np.float64)})
+    with pytest.raises(ValueError, match="output 'y' is unknown"):
+        engine.recur("x", "y", inputs)
+    with pytest.raises(ValueError, match=r"output 'sum' is float32 \(1,\), expected float32 \(2, 3\)"):
+        engine.recur("x", "sum", inputs)
+    recurrence = engine.recur("x", "x_next", inputs)
+    with pytest.raises(ValueError, match="'x' is the state"):
+        recurrence.advance({"x": inputs["x"]})
+    with pytest.raises(ValueError, match=r"'noise' is float32 \(1, 3\)"):
+        recurrence.advance({"noise": inputs["noise"][:1]})
+
+
+def test_compiled_kernels_are_kept_once_and_read_again(fake):
+    kept = []
+
+    def keep(kernels):
+        kept.append(kernels)
+        return "kept"
+
+    inputs = some_inputs(np.random.default_rng(0))
+    engine, _, package = fake(cache=RuntimeCache(b"", keep))
+    assert package.cached is None
+    engine.run(inputs)
+    engine.recur("x", "x_next", inputs).advance({})
+    assert kept == [b"kernels"]
+    assert engine.description["runtime_cache"] == "kept"
+    del engine
+    engine, _, package = fake(cache=RuntimeCache(b"kernels", keep))
+    engine.run(inputs)
+    assert package.cached == b"kernels"
+    assert kept == [b"kernels"]
+
+
+def test_the_description_names_backend_version_and_device(fake):
+    for backend, name in (("rtx", "tensorrt-rtx"), ("trt", "tensorrt")):
+        description = fake(backend)[0].description
+        assert description["backend"] == name
+        assert description["device"] == "Fake 4090, compute capability 8.9"
+
+
+def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
+    fake()
+    with pytest.raises(EngineIncompatibleError, match=r"1\.7\.1\.116 cannot load .*this is no engine"):
+        TensorRTEngine("rtx", b"other", INPUTS, RANGES)
+
+
+def test_every_cuda_error_names_its_call(fake, monkeypatch):
+    _, runtime, _ = fake()
+    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorNoDevice, None))
+    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*cudaGetDevice: cudaErrorNoDevice"):
+        cuda.current_device()
+    monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorInvalidValue, None))
+    with pytest.raises(SbimDeployError, match="cudaMalloc returned cudaErrorInvalidValue"):
+        cuda.call("cudaMalloc", 16)
+    monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorMemoryAllocation, None))
+    with pytest.raises(InputError, match=r"out of memory .*for 3 MiB"):
+        cuda.call("cudaMalloc", 3 * 1024**2)
+
+
+def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        BackendMissingError, match=r'tensorrt is not installed: pip install "sbim-deploy\[trt\]"'
+    ):
+        TensorRTEngine("trt", PLAN, INPUTS, RANGES)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(BackendMissingError, match="cuda-bindings is not installed"):
+        cuda.runtime()
