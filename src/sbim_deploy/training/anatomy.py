@@ -16,6 +16,8 @@ from sbim_deploy.training.vessels import paint_vessels
 DEEP = Ellipsoid("deep_gray", (0, -4, 3), (36, 34, 22))
 CEREBELLUM = Ellipsoid("gray", (0, -64, -36), (56, 32, 27))
 FOLIA_CENTRE = (-46.0, -30.0)
+# Above the sella; the closed brain leaves a cone of bone there.
+CISTERN = Ellipsoid("fluid", (0, 4, -20), (17, 19, 16))
 TEMPLE = Ellipsoid("muscle", (66, 6, -18), (18, 34, 34))
 
 
@@ -30,6 +32,9 @@ def random_fractions(
     from_cavity = tissues.from_cavity.sample(section.points, np.ones(grid.shape, bool))
     gap = rng.uniform(0.8, 2.0) + 2.0 * age + 0.6 * smooth_field(rng, grid, 30)
     from_inner_table = from_cavity - gap
+    cistern = depth_within(CISTERN, section)
+    if cistern is not None:
+        from_inner_table = np.minimum(from_inner_table, -cistern)
     thickness = np.maximum(rng.uniform(4.5, 8) + smooth_field(rng, grid, 35), 2.5)
     scalp = np.maximum(rng.uniform(3.5, 7.5) + 0.8 * smooth_field(rng, grid, 45), 2.5)
     temple = _share(TEMPLE, section, 14)

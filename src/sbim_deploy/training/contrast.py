@@ -71,8 +71,8 @@ def _random_signal(rng: np.random.Generator, weighting: str, tesla: float) -> Si
     if weighting == "gradient_echo":
         return partial(spoiled_gradient_echo, tr=draw(9, 30), te=draw(2, 5), flip=draw(20, 32))
     if weighting == "mprage":
-        ti = draw(820, 980) if tesla > 2 else draw(750, 900)
-        return partial(inversion_recovery, tr=draw(1900, 2500), te=draw(2, 4.5), ti=ti)
+        ti = draw(900, 1050) if tesla > 2 else draw(850, 1000)
+        return partial(inversion_recovery, tr=draw(2000, 2500), te=draw(2, 4.5), ti=ti)
     if weighting == "t1_spin_echo":
         return partial(spin_echo, tr=draw(400, 650), te=draw(8, 16))
     if weighting == "t2":

@@ -38,12 +38,12 @@ SOLIDS: tuple[Ellipsoid | Tube, ...] = (
     Ellipsoid("fluid", (0, -48, -112), (9.5, 9, 45)),
     Ellipsoid("white", (0, -48, -112), (6, 4.5, 44)),
     Ellipsoid("marrow", (0, -20, -50), (11, 7, 12)),
-    Ellipsoid("gray", (0, 2, -36), (6, 5, 4)),
+    Ellipsoid("gray", (0, 2, -40), (6, 5, 3.5)),
 )
 HOLLOWS = (
     Ellipsoid(AIR, (9, 71, -10), (10, 4.5, 9)),
     Ellipsoid(AIR, (7, 44, -38), (6, 22, 9)),
-    Ellipsoid(AIR, (7, 13, -47), (8, 9, 7)),
+    Ellipsoid(AIR, (7, 14, -49), (8, 9, 7)),
     Ellipsoid(AIR, (29, 48, -63), (12, 16, 14)),
     Ellipsoid(AIR, (6, 50, -60), (5, 30, 15)),
     Ellipsoid(AIR, (0, 2, -86), (11, 5, 30)),
@@ -66,13 +66,15 @@ def paint_face(
     rng: np.random.Generator, fractions: Field, section: Section, grid: Grid, below_skin: Field, room: Field
 ) -> None:
     """Paint the solids where there is ``room`` (h, w), from 0 to 1, for them, and not through the skin."""
+    # Air spaces are as irregular as the bone around them. Drawn whether or not the slice meets them, so that
+    # what is drawn later never hangs on the edge of a pixel.
+    rough = 1.5 * smooth_field(rng, grid, 7) + smooth_field(rng, grid, 3.5)
+    cells = soft_step(smooth_field(rng, grid, 3), 0.5)
     if section.low[2] > 0:
         return
     room = room * soft_step(below_skin - 2.5, 1.0)
     for solid in SOLIDS:
         _paint(fractions, section, solid, room)
-    # Air spaces are as irregular as the bone around them.
-    rough = 1.5 * smooth_field(rng, grid, 7) + smooth_field(rng, grid, 3.5)
     for solid in HOLLOWS:
         depth = depth_within(solid, section, growth=1.0)
         if depth is not None:
@@ -83,7 +85,7 @@ def paint_face(
     cover = cover_of(MASTOID, section)
     if cover is not None:
         paint(fractions, "bone", cover * room)
-        paint(fractions, AIR, cover * room * soft_step(smooth_field(rng, grid, 3), 0.5))
+        paint(fractions, AIR, cover * room * cells)
 
 
 def _paint(fractions: Field, section: Section, solid: Ellipsoid | Tube, room: Field) -> None:

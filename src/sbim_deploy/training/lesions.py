@@ -20,10 +20,12 @@ def paint_lesions(rng: np.random.Generator, fractions: Field, grid: Grid, age: f
     if rng.random() < 0.12 + 0.6 * age:
         paint(fractions, "lesion", _hyperintensities(rng, grid, age) * fractions[INDEX["white"]])
     if rng.random() < TUMOUR_SHARE:
-        depth = _blob(rng, grid, rng.uniform(7, 20))
+        radius = rng.uniform(7, 20)
+        depth = _blob(rng, grid, radius)
+        core = depth - rng.uniform(0.2, 1.0) * radius + 0.3 * radius * smooth_field(rng, grid, 0.6 * radius)
         paint(fractions, "lesion", brain * 0.8 * soft_step(depth + rng.uniform(0, 12), 3))
         paint(fractions, "tumour", brain * soft_step(depth, 1.2))
-        paint(fractions, "fluid", brain * soft_step(depth - rng.uniform(3, 18), 1.5))
+        paint(fractions, "fluid", brain * soft_step(core, 1.5))
     if rng.random() < CYST_SHARE:
         paint(fractions, "fluid", brain * soft_step(_blob(rng, grid, rng.uniform(3, 14)), 0.8))
 
@@ -41,5 +43,5 @@ def _blob(rng: np.random.Generator, grid: Grid, radius: float) -> Field:
     row, column = rng.uniform(-REACH_MM, REACH_MM, 2).astype(np.float32)
     stretch = np.float32(np.exp(rng.normal(0, 0.25)))
     away = np.hypot((grid.rows[:, None] - row) * stretch, (grid.columns - column) / stretch)
-    rough = smooth_field(rng, grid, 4 + radius)
-    return np.asarray(np.float32(radius) * (1 + np.float32(0.25) * rough) - away)
+    rough = 0.25 * smooth_field(rng, grid, 4 + radius) + 0.12 * smooth_field(rng, grid, 2 + 0.4 * radius)
+    return np.asarray(radius * (1 + rough) - away)

@@ -15,7 +15,7 @@ VENTRICLES = np.array([0.0, -12.0, 14.0], np.float32)
 HEAD_WARPS_MM = ((80.0, 4.0), (40.0, 1.0))
 BRAIN_WARPS_MM = ((28.0, 1.8), (12.0, 1.2), (6.0, 0.4))
 TILT_DEGREES = 5.0
-OBLIQUE_SHARE, OBLIQUE_DEGREES = 0.15, 25.0
+OBLIQUE_SHARE, OBLIQUE_DEGREES = 0.15, 18.0
 
 
 @dataclass(frozen=True)
