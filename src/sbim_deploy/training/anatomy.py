@@ -94,30 +94,35 @@ def _paint_brain(
     age: float,
 ) -> None:
     brain = random_brain(rng, section.points, grid, age)
-    gray, white, sulci = (
-        each.sample(brain, inside > 0) for each in (tissues.gray, tissues.white, tissues.sulci)
-    )
-    fluid = np.clip(1 - gray - white, 0, 1)
+    maps = [each.sample(brain, inside > 0) for each in (tissues.gray, tissues.white, tissues.sulci)]
     cerebellum, deep = (_share(solid, section, 3) for solid in (CEREBELLUM, DEEP))
-    # The template is a mean over people: a power makes its borders as sharp as one person's, fields move
-    # them, and the sulci open along the surfaces where they run.
+    # The template is a mean over people: a power makes its borders as sharp as one person's.
     sharpness = rng.uniform(2.5, 4.0)
-    opening = (rng.uniform(0.25, 0.65) + 0.5 * age) * np.exp(0.35 * smooth_field(rng, grid, 14))
-    opening = opening * sulci * (1 - deep) * (1 - cerebellum)
+    maps[2] *= (1 - deep) * (1 - cerebellum)
+    gray, white, fluid = (each**sharpness for each in _opened(rng, maps, brain, grid, cerebellum, age))
+    # Borders move, so that the folds are of no one in particular.
     folds = 0.7 * smooth_field(rng, grid, 9) + 0.4 * smooth_field(rng, grid, 4)
     clefts = rng.uniform(-0.6, 0.2) + 0.9 * age + 0.5 * smooth_field(rng, grid, 14)
-    folia, core = _folia(rng, brain, grid, cerebellum)
-    gray_weight = gray**sharpness
-    white_weight = (white * (1 + core)) ** sharpness * np.exp(folds)
-    fluid_weight = (fluid + opening + folia) ** sharpness * np.exp(clefts)
-    scale = inside / (gray_weight + white_weight + fluid_weight + np.float32(1e-6))
+    white, fluid = white * np.exp(folds), fluid * np.exp(clefts)
+    scale = inside / (gray + white + fluid + np.float32(1e-6))
     paint(fractions, AIR, inside)
-    fractions[INDEX["gray"]] += gray_weight * scale * (1 - deep)
-    fractions[INDEX["deep_gray"]] += gray_weight * scale * deep
-    fractions[INDEX["white"]] += white_weight * scale
-    fractions[INDEX["fluid"]] += fluid_weight * scale
+    fractions[INDEX["gray"]] += gray * scale * (1 - deep)
+    fractions[INDEX["deep_gray"]] += gray * scale * deep
+    fractions[INDEX["white"]] += white * scale
+    fractions[INDEX["fluid"]] += fluid * scale
     falx = soft_step(0.6 - np.abs(section.points[0]), 0.6) * soft_step(section.points[2] - 12, 6)
     paint(fractions, "dura", 0.8 * falx * fractions[INDEX["fluid"]])
+
+
+def _opened(
+    rng: np.random.Generator, maps: list[Field], brain: Field, grid: Grid, cerebellum: Field, age: float
+) -> tuple[Field, Field, Field]:
+    """Return gray, white and fluid, with fluid where sulci and fissures run: the template has closed them."""
+    gray, white, sulci = maps
+    opening = (rng.uniform(0.25, 0.65) + 0.5 * age) * np.exp(0.35 * smooth_field(rng, grid, 14))
+    fissures, core = _folia(rng, brain, grid, cerebellum)
+    fluid = np.clip(1 - gray - white, 0, 1) + opening * sulci + fissures
+    return gray, white * (1 + core), fluid
 
 
 def _folia(rng: np.random.Generator, points: Field, grid: Grid, cerebellum: Field) -> tuple[Field, Field]:
