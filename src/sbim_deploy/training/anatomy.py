@@ -1,167 +1,141 @@
-"""Random anatomy in a slice: a plane through a deformed head, and how much of each tissue a pixel holds."""
+"""Random anatomy in a slice: how much of each tissue a pixel holds; the rest is air."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from sbim_deploy.training.fields import smooth_field, soft_step
+from sbim_deploy.training.face import BLEND_MM, depths_of_face, paint_face
+from sbim_deploy.training.fields import Field, Grid, smooth_field, soft_step
+from sbim_deploy.training.lesions import paint_lesions
+from sbim_deploy.training.placement import random_brain
+from sbim_deploy.training.relaxation import INDEX, TISSUES
+from sbim_deploy.training.shapes import AIR, Ellipsoid, Section, depth_within, paint
 from sbim_deploy.training.tissues import Tissues
+from sbim_deploy.training.vessels import paint_vessels
 
-Field = NDArray[np.float64]
-
-# In MNI space x points to the right, y to the front, z to the top.
-VENTRICLES = np.array([0.0, -12.0, 14.0])
-NECK = np.array([0.0, -38.0])
-FACE = np.array([0.0, 38.0, -62.0])
-FACE_RADII = np.array([58.0, 52.0, 62.0])
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """A family of parallel planes: the axes of columns and rows, and where the centre may lie, in mm."""
-
-    columns: tuple[float, float, float]
-    rows: tuple[float, float, float]
-    nearest: tuple[float, float, float]
-    farthest: tuple[float, float, float]
-    share: float
-
-
-ORIENTATIONS = (
-    Orientation((1, 0, 0), (0, -1, 0), (-4, -22, -42), (4, -12, 62), 0.6),  # axial
-    Orientation((1, 0, 0), (0, 0, -1), (-4, -75, -8), (4, 45, 8), 0.2),  # coronal
-    Orientation((0, 1, 0), (0, 0, -1), (-45, -20, -8), (45, -8, 8), 0.2),  # sagittal
-)
-
-
-@dataclass(frozen=True)
-class Fractions:
-    """What each pixel holds, each (n, n); air is what is left."""
-
-    gray: Field
-    white: Field
-    fluid: Field
-    lesion: Field
-    marrow: Field
-    bone: Field
-    muscle: Field
-    fat: Field
-
-
-def random_points(rng: np.random.Generator, positions: Field) -> Field:
-    """Place a slice in a randomly shaped head: the points of MNI space (3, n, n) that its pixels show.
-
-    ``positions`` (n,) are those of the pixels along either axis, in mm from the slice's centre.
-    """
-    shares = [orientation.share for orientation in ORIENTATIONS]
-    orientation = ORIENTATIONS[rng.choice(len(ORIENTATIONS), p=shares)]
-    centre = rng.uniform(orientation.nearest, orientation.farthest)
-    tilt = Rotation.from_euler("xyz", rng.normal(0, (5, 5, 5)), degrees=True)
-    columns, rows = tilt.apply([orientation.columns, orientation.rows])
-    points = (
-        centre[:, None, None]
-        + rows[:, None, None] * positions[:, None]
-        + columns[:, None, None] * positions[None, :]
-    )
-    points = points * rng.normal(1, 0.04, 3)[:, None, None]
-    for scale, amplitude in ((70.0, 3.5), (28.0, 1.6), (12.0, 1.0)):
-        points += amplitude * np.stack([smooth_field(rng, positions, scale) for _ in range(3)])
-    return _with_ventricles(points, rng.uniform(-0.25, 0.45))
-
-
-def _with_ventricles(points: Field, enlargement: float) -> Field:
-    arm = points - VENTRICLES[:, None, None]
-    near = np.exp(-0.5 * np.sum((arm / 24.0) ** 2, axis=0))
-    return np.asarray(points - enlargement * near * arm)
+DEEP = Ellipsoid("deep_gray", (0, -4, 3), (36, 34, 22))
+CEREBELLUM = Ellipsoid("gray", (0, -64, -36), (56, 32, 27))
+FOLIA_CENTRE = (-46.0, -30.0)
+# Above the sella; the closed brain leaves a cone of bone there.
+CISTERN = Ellipsoid("fluid", (0, 4, -20), (17, 19, 16))
+TEMPLE = Ellipsoid("muscle", (66, 6, -18), (18, 34, 34))
 
 
 def random_fractions(
-    rng: np.random.Generator, tissues: Tissues, points: Field, positions: Field
-) -> Fractions:
-    """Fill the slice's ``points`` (3, n, n): the brain with lesions, and the head's layers around it."""
-    distance = tissues.from_cavity.sample(points, mode="nearest").astype(np.float64)
-    gap = rng.uniform(0.5, 3.0) + 0.7 * smooth_field(rng, positions, 30)
-    cavity = soft_step(gap - distance, 0.35)
-    gray, white, fluid = _brain(rng, tissues, points, positions)
-    lesion = (0.4 * gray + white) * _lesions(rng, positions)
-    inside = cavity * (1 - lesion)
+    rng: np.random.Generator, tissues: Tissues, section: Section, grid: Grid, age: float
+) -> Field:
+    """Fill a section of the head: fractions (n_tissues, h, w) in the order of ``TISSUES``.
 
-    # The skull, and between its two tables the marrow.
-    thickness = np.maximum(rng.uniform(4, 8) + 1.2 * smooth_field(rng, positions, 35), 2.5)
-    across = (distance - gap) / thickness
-    skull = (1 - cavity) * soft_step(1 - across, 0.08)
-    marrow = skull * soft_step(0.28 - np.abs(across - 0.5), 0.05)
-
-    scalp = np.maximum(rng.uniform(3.5, 8) + 0.8 * smooth_field(rng, positions, 45), 2)
-    below_vault = gap + thickness + scalp - tissues.from_hull.sample(points, mode="nearest")
-    below_skin = _smooth_maximum(below_vault, *_below_skin_of_face(points))
-    soft = (1 - cavity - skull) * soft_step(below_skin, 0.35)
-    meat, air = _soft_tissue(rng, positions, below_skin)
-    return Fractions(
-        gray=gray * inside,
-        white=white * inside,
-        fluid=fluid * cavity,
-        lesion=lesion * cavity,
-        marrow=marrow,
-        bone=skull - marrow,
-        muscle=soft * meat * (1 - air),
-        fat=soft * (1 - meat) * (1 - air),
-    )
+    Painted from the outside in, each layer over what was there: scalp, face, skull, brain, lesions, vessels.
+    """
+    fractions = np.zeros((len(TISSUES), *grid.shape), np.float32)
+    from_cavity = tissues.from_cavity.sample(section.points, np.ones(grid.shape, bool))
+    gap = rng.uniform(0.8, 2.0) + 2.0 * age + 0.6 * smooth_field(rng, grid, 30)
+    from_inner_table = from_cavity - gap
+    cistern = depth_within(CISTERN, section)
+    if cistern is not None:
+        from_inner_table = np.minimum(from_inner_table, -cistern)
+    thickness = np.maximum(rng.uniform(4.5, 8) + smooth_field(rng, grid, 35), 2.5)
+    scalp = np.maximum(rng.uniform(3.5, 7.5) + 0.8 * smooth_field(rng, grid, 45), 2.5)
+    temple = _share(TEMPLE, section, 14)
+    from_hull = tissues.from_hull.sample(section.points, from_cavity > 0)
+    depths = [gap + thickness + scalp + 9 * temple - from_hull, *depths_of_face(section)]
+    below_skin = BLEND_MM * np.logaddexp.reduce([depth / np.float32(BLEND_MM) for depth in depths])
+    _paint_scalp(rng, fractions, grid, below_skin, from_inner_table - thickness, temple)
+    paint_face(rng, fractions, section, grid, below_skin, soft_step(from_inner_table - 1, 1.5))
+    _paint_skull(rng, fractions, grid, from_inner_table, thickness)
+    paint(fractions, "dura", soft_step(-from_inner_table, 0.4))
+    inside = soft_step(-from_inner_table - 0.7, 0.4)
+    _paint_brain(rng, fractions, tissues, section, grid, inside, age)
+    paint_lesions(rng, fractions, grid, age)
+    paint_vessels(rng, fractions, section, grid, from_inner_table)
+    return fractions
 
 
-def _brain(
-    rng: np.random.Generator, tissues: Tissues, points: Field, positions: Field
+def _paint_scalp(
+    rng: np.random.Generator,
+    fractions: Field,
+    grid: Grid,
+    below_skin: Field,
+    from_skull: Field,
+    temple: Field,
+) -> None:
+    skin, fat = rng.uniform(1.3, 2.2), rng.uniform(2.0, 6.0) + 0.7 * smooth_field(rng, grid, 25)
+    paint(fractions, "skin", soft_step(below_skin, 0.6))
+    paint(fractions, "fat", soft_step(below_skin - skin, 0.5))
+    muscle = soft_step(below_skin - skin - fat, 0.6)
+    # Fat lies between the muscles, in sheets, and in pads.
+    sheets = soft_step(np.abs(smooth_field(rng, grid, 14)) - 0.13, 0.1)
+    pads = soft_step(smooth_field(rng, grid, 20) + 1.1, 0.15)
+    paint(fractions, "muscle", muscle * np.maximum(np.minimum(sheets, pads), soft_step(temple - 0.2, 0.2)))
+    # The galea lies on the bone.
+    paint(fractions, "dura", 0.6 * soft_step(0.9 - from_skull, 0.4) * soft_step(below_skin - 2, 0.5))
+
+
+def _paint_skull(
+    rng: np.random.Generator, fractions: Field, grid: Grid, from_inner_table: Field, thickness: Field
+) -> None:
+    paint(fractions, "bone", soft_step(thickness - from_inner_table, 0.5))
+    inner, outer = rng.uniform((0.9, 1.1), (1.6, 2.0))
+    depth = np.minimum(from_inner_table - inner, thickness - outer - from_inner_table)
+    # The marrow is patchy, and missing where the bone is thin.
+    patches = soft_step(smooth_field(rng, grid, 12) + rng.uniform(0.3, 1.6), 0.7)
+    grain = 1 - 0.25 * soft_step(smooth_field(rng, grid, 2.5), 1.0)
+    paint(fractions, "marrow", soft_step(depth, 0.5) * patches * grain)
+
+
+def _paint_brain(
+    rng: np.random.Generator,
+    fractions: Field,
+    tissues: Tissues,
+    section: Section,
+    grid: Grid,
+    inside: Field,
+    age: float,
+) -> None:
+    brain = random_brain(rng, section.points, grid, age)
+    maps = [each.sample(brain, inside > 0) for each in (tissues.gray, tissues.white, tissues.sulci)]
+    cerebellum, deep = (_share(solid, section, 3) for solid in (CEREBELLUM, DEEP))
+    # The template is a mean over people: a power makes its borders as sharp as one person's.
+    sharpness = rng.uniform(2.5, 4.0)
+    maps[2] *= (1 - deep) * (1 - cerebellum)
+    gray, white, fluid = (each**sharpness for each in _opened(rng, maps, brain, grid, cerebellum, age))
+    # Borders move, so that the folds are of no one in particular.
+    folds = 0.7 * smooth_field(rng, grid, 9) + 0.4 * smooth_field(rng, grid, 4)
+    clefts = rng.uniform(-0.6, 0.2) + 0.9 * age + 0.5 * smooth_field(rng, grid, 14)
+    white, fluid = white * np.exp(folds), fluid * np.exp(clefts)
+    scale = inside / (gray + white + fluid + np.float32(1e-6))
+    paint(fractions, AIR, inside)
+    fractions[INDEX["gray"]] += gray * scale * (1 - deep)
+    fractions[INDEX["deep_gray"]] += gray * scale * deep
+    fractions[INDEX["white"]] += white * scale
+    fractions[INDEX["fluid"]] += fluid * scale
+    falx = soft_step(0.6 - np.abs(section.points[0]), 0.6) * soft_step(section.points[2] - 12, 6)
+    paint(fractions, "dura", 0.8 * falx * fractions[INDEX["fluid"]])
+
+
+def _opened(
+    rng: np.random.Generator, maps: list[Field], brain: Field, grid: Grid, cerebellum: Field, age: float
 ) -> tuple[Field, Field, Field]:
-    gray = tissues.gray.sample(points).astype(np.float64)
-    white = tissues.white.sample(points).astype(np.float64)
-    fluid = np.clip(1 - gray - white, 0, 1)
-    # The template is a mean over people: a power makes its borders as sharp as one person's, and fields
-    # move them, so that the folds are of no one in particular.
-    sharpness = rng.uniform(1.5, 3.0)
-    folds = 0.8 * smooth_field(rng, positions, 9) + 0.5 * smooth_field(rng, positions, 4)
-    sulci = rng.uniform(-0.4, 1.0) + 0.6 * smooth_field(rng, positions, 14)
-    gray_weight = gray**sharpness
-    white_weight = white**sharpness * np.exp(folds)
-    fluid_weight = fluid**sharpness * np.exp(sulci)
-    total = gray_weight + white_weight + fluid_weight
-    return gray_weight / total, white_weight / total, fluid_weight / total
+    """Return gray, white and fluid, with fluid where sulci and fissures run: the template has closed them."""
+    gray, white, sulci = maps
+    opening = (rng.uniform(0.25, 0.65) + 0.5 * age) * np.exp(0.35 * smooth_field(rng, grid, 14))
+    fissures, core = _folia(rng, brain, grid, cerebellum)
+    fluid = np.clip(1 - gray - white, 0, 1) + opening * sulci + fissures
+    return gray, white * (1 + core), fluid
 
 
-def _lesions(rng: np.random.Generator, positions: Field) -> Field:
-    lesions = np.zeros((positions.size, positions.size))
-    n_lesions = rng.integers(1, 8) if rng.random() < 0.35 else 0
-    for _ in range(n_lesions):
-        row, column = rng.uniform(-60, 60, 2)
-        height, width = rng.gamma(3.0, 1.3, 2) + 1.2
-        profile = np.outer(
-            np.exp(-0.5 * ((positions - row) / height) ** 2),
-            np.exp(-0.5 * ((positions - column) / width) ** 2),
-        )
-        lesions = np.maximum(lesions, soft_step(profile - 0.5, 0.06))
-    return lesions
+def _folia(rng: np.random.Generator, points: Field, grid: Grid, cerebellum: Field) -> tuple[Field, Field]:
+    """Return the fissures of the cerebellum, and its white core: sheets that fan out from the front."""
+    y, z = points[1] - FOLIA_CENTRE[0], points[2] - FOLIA_CENTRE[1]
+    away = np.hypot(y, z)
+    bends = 0.25 * smooth_field(rng, grid, 12)
+    angle = np.arctan2(z, -y) + np.float32(0.004) * np.abs(points[0]) + bends / (1 + away / 8)
+    sheets = np.cos(angle * 22) * soft_step(away - 10, 6)
+    fissures = np.clip(sheets - 0.35, 0, 1) * cerebellum * soft_step(away - 12, 10)
+    return 0.9 * fissures, 0.6 * np.clip(-sheets, 0, 1) * cerebellum
 
 
-def _below_skin_of_face(points: Field) -> tuple[Field, Field]:
-    """How deep, in mm, ``points`` lie in an ellipsoid for the face and in a cylinder for the neck."""
-    radius = np.sqrt(np.sum(((points - FACE[:, None, None]) / FACE_RADII[:, None, None]) ** 2, axis=0))
-    face = (1 - radius) * FACE_RADII.min()
-    neck = 56 - np.hypot(points[0] - NECK[0], points[1] - NECK[1])
-    return face, np.minimum(neck, -45 - points[2])
-
-
-def _smooth_maximum(*depths: Field, blend: float = 5.0) -> Field:
-    return np.asarray(blend * np.logaddexp.reduce([depth / blend for depth in depths]))
-
-
-def _soft_tissue(rng: np.random.Generator, positions: Field, below_skin: Field) -> tuple[Field, Field]:
-    """Return the share of muscle in soft tissue, the rest being fat, and the share of air in the face."""
-    texture = 0.8 * smooth_field(rng, positions, 9) + 0.6 * smooth_field(rng, positions, 22)
-    fat_thickness = rng.uniform(3, 7)
-    meat = soft_step(below_skin - fat_thickness, 0.6) * soft_step(texture + 0.6, 0.15)
-    hollow = smooth_field(rng, positions, 13) - 0.9
-    air = soft_step(hollow, 0.08) * soft_step(below_skin - 16, 1.5)
-    return meat, air
+def _share(solid: Ellipsoid, section: Section, edge: float) -> Field:
+    depth = depth_within(solid, section)
+    return np.zeros(section.points.shape[1:], np.float32) if depth is None else soft_step(depth, edge)

@@ -1,66 +1,117 @@
-"""Random contrasts: how bright each tissue is."""
+"""Random contrasts: pulse sequences set as in hospitals, and tissues that differ as people's do."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
-from numpy.typing import NDArray
 
-from sbim_deploy.training.anatomy import Fractions
-
-# Brightness as in images weighted by T1, T2, proton density and T2 with the fluid's signal nulled.
-KINDS: tuple[dict[str, float], ...] = (
-    {
-        "gray": 0.52,
-        "white": 0.78,
-        "fluid": 0.18,
-        "lesion": 0.42,
-        "marrow": 0.6,
-        "bone": 0.06,
-        "muscle": 0.45,
-        "fat": 1.0,
-    },
-    {
-        "gray": 0.62,
-        "white": 0.42,
-        "fluid": 1.0,
-        "lesion": 0.85,
-        "marrow": 0.4,
-        "bone": 0.05,
-        "muscle": 0.22,
-        "fat": 0.7,
-    },
-    {
-        "gray": 0.9,
-        "white": 0.7,
-        "fluid": 1.0,
-        "lesion": 1.0,
-        "marrow": 0.5,
-        "bone": 0.08,
-        "muscle": 0.5,
-        "fat": 0.8,
-    },
-    {
-        "gray": 0.66,
-        "white": 0.5,
-        "fluid": 0.12,
-        "lesion": 1.0,
-        "marrow": 0.3,
-        "bone": 0.05,
-        "muscle": 0.3,
-        "fat": 0.6,
-    },
+from sbim_deploy.training.fields import Field, Grid, smooth_field
+from sbim_deploy.training.relaxation import INDEX, TISSUES, Tissue
+from sbim_deploy.training.signals import (
+    inversion_recovery,
+    nulling_inversion_time,
+    spin_echo,
+    spoiled_gradient_echo,
 )
-JITTER = 0.09
-FAT_SUPPRESSION_SHARE = 0.25
+
+Signal = Callable[[Field, Field, Field], Field]
+
+# How often each weighting is drawn: T1 in three ways, T2, proton density, T2 with fluid nulled.
+WEIGHTINGS = {
+    "gradient_echo": 0.14,
+    "mprage": 0.16,
+    "t1_spin_echo": 0.10,
+    "t2": 0.25,
+    "density": 0.12,
+    "flair": 0.23,
+}
+FAT_SUPPRESSION_SHARE = 0.35
+CONTRAST_AGENT_SHARE = 0.25
+PERSONAL_SPREAD = 0.05
+LEAST_FRACTION = 1e-3
 
 
-def random_magnitude(rng: np.random.Generator, fractions: Fractions) -> NDArray[np.float64]:
-    """Weigh the tissues (n, n) by a random kind of contrast, to no particular scale."""
-    kind = KINDS[rng.integers(len(KINDS))]
-    fat = rng.uniform(0.1, 0.3) if rng.random() < FAT_SUPPRESSION_SHARE else 1.0
-    magnitude = np.zeros_like(fractions.gray)
-    for tissue, brightness in kind.items():
-        suppression = fat if tissue in ("fat", "marrow") else 1.0
-        jitter = np.exp(JITTER * rng.standard_normal())
-        magnitude += suppression * jitter * brightness * getattr(fractions, tissue)
+@dataclass(frozen=True)
+class Protocol:
+    """A weighting, its field in T, its signal as a function of (T1, T2, density), and fat's and blood's own.
+
+    ``fat`` scales what fat and marrow give, ``flow`` what blood gives; ``blood_t1`` in ms replaces blood's T1
+    where it is not None: fresh blood flows in, or holds a contrast agent.
+    """
+
+    weighting: str
+    tesla: float
+    signal: Signal
+    fat: float = 1.0
+    flow: float = 1.0
+    blood_t1: float | None = None
+
+
+def random_protocol(rng: np.random.Generator) -> Protocol:
+    """Draw a weighting and its parameters."""
+    weighting = str(rng.choice(list(WEIGHTINGS), p=list(WEIGHTINGS.values())))
+    tesla = float(rng.choice((1.5, 3.0)))
+    signal = _random_signal(rng, weighting, tesla)
+    # Not even unsuppressed fat gives its equation's signal: part of it dephases, and it is full of septa.
+    fat = float(rng.uniform(*((0.05, 0.25) if rng.random() < FAT_SUPPRESSION_SHARE else (0.4, 0.85))))
+    agent = rng.random() < CONTRAST_AGENT_SHARE
+    # Blood leaves the slice between the pulses of a spin echo, and enters a gradient echo's unsaturated.
+    if weighting in ("gradient_echo", "mprage"):
+        return Protocol(weighting, tesla, signal, fat, 1.0, float(rng.uniform(350, 500 if agent else 1400)))
+    if weighting == "t1_spin_echo" and agent:
+        return Protocol(weighting, tesla, signal, fat, 0.8, float(rng.uniform(200, 400)))
+    return Protocol(weighting, tesla, signal, fat, float(rng.uniform(0.02, 0.35)))
+
+
+def _random_signal(rng: np.random.Generator, weighting: str, tesla: float) -> Signal:
+    draw = rng.uniform
+    if weighting == "gradient_echo":
+        return partial(spoiled_gradient_echo, tr=draw(9, 30), te=draw(2, 5), flip=draw(20, 32))
+    if weighting == "mprage":
+        ti = draw(900, 1050) if tesla > 2 else draw(850, 1000)
+        return partial(inversion_recovery, tr=draw(2000, 2500), te=draw(2, 4.5), ti=ti)
+    if weighting == "t1_spin_echo":
+        return partial(spin_echo, tr=draw(400, 650), te=draw(8, 16))
+    if weighting == "t2":
+        return partial(spin_echo, tr=draw(3500, 6500), te=draw(80, 120))
+    if weighting == "density":
+        return partial(spin_echo, tr=draw(2500, 4500), te=draw(10, 28))
+    tr = draw(7500, 11000)
+    fluid_t1 = TISSUES[INDEX["fluid"]].t1[tesla > 2]
+    ti = nulling_inversion_time(fluid_t1, tr) * draw(0.97, 1.03)
+    return partial(inversion_recovery, tr=tr, te=draw(80, 130), ti=ti)
+
+
+def random_magnitude(rng: np.random.Generator, protocol: Protocol, fractions: Field, grid: Grid) -> Field:
+    """Weigh the tissues (n_tissues, h, w) by their signals, to no particular scale.
+
+    T1, T2 and the density of each tissue differ from person to person and from place to place; fluid is the
+    same in everyone and everywhere, which is what lets an inversion null it.
+    """
+    scales = {"fat": protocol.fat, "marrow": protocol.fat, "blood": protocol.flow}
+    unevenness = np.stack([_unevenness(rng, grid) for _ in range(3)])
+    magnitude = np.zeros(fractions.shape[1:], np.float32)
+    for tissue, fraction in zip(TISSUES, fractions, strict=True):
+        personal = np.exp(PERSONAL_SPREAD * rng.standard_normal(3))
+        there = fraction > LEAST_FRACTION
+        uneven = personal[:, None] * unevenness[:, there]
+        t1, t2, density = _properties(tissue, protocol)[:, None] * (1 if tissue.name == "fluid" else uneven)
+        magnitude[there] += scales.get(tissue.name, 1.0) * fraction[there] * protocol.signal(t1, t2, density)
     return magnitude
+
+
+def _properties(tissue: Tissue, protocol: Protocol) -> Field:
+    at_3_tesla = protocol.tesla > 2
+    t1 = tissue.t1[at_3_tesla]
+    if tissue.name == "blood" and protocol.blood_t1 is not None:
+        t1 = protocol.blood_t1
+    return np.asarray((t1, tissue.t2[at_3_tesla], tissue.density), np.float32)
+
+
+def _unevenness(rng: np.random.Generator, grid: Grid) -> Field:
+    slow, patchy, fine = rng.uniform((0.01, 0.008, 0.006), (0.035, 0.025, 0.025))
+    uneven = slow * smooth_field(rng, grid, 40) + patchy * smooth_field(rng, grid, 9)
+    return np.asarray(np.exp(uneven + fine * smooth_field(rng, grid, 2.2)), np.float32)

@@ -1,29 +1,59 @@
-"""Smooth random fields over a slice."""
+"""A slice's grid, and smooth random fields over it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
+Field = NDArray[np.float32]
 
-def smooth_field(
-    rng: np.random.Generator, positions: NDArray[np.float64], scale: float
-) -> NDArray[np.float64]:
-    """Draw a Gaussian field (n, n) of mean 0 and variance 1 that varies over ``scale``.
 
-    ``positions`` (n,) are those of the pixels along either axis, in the unit of ``scale``. Equal extents
-    draw equally many numbers, so that a seed gives the same field on a finer grid.
+@dataclass(frozen=True)
+class Grid:
+    """Square pixels (h, w), ``spacing`` mm apart, one of them on the centre.
+
+    ``rows`` (h,) and ``columns`` (w,) are their positions in mm.
     """
-    half = ceil(float(np.abs(positions).max()) / scale) + 2
-    knots = scale * np.arange(-half, half + 1)
-    basis = np.exp(-0.5 * ((positions[:, None] - knots) / (0.7 * scale)) ** 2)
-    basis /= np.linalg.norm(basis, axis=1, keepdims=True)
-    field: NDArray[np.float64] = basis @ rng.standard_normal((knots.size, knots.size)) @ basis.T
-    return field
+
+    shape: tuple[int, int]
+    spacing: float
+    rows: Field = field(init=False, compare=False)
+    columns: Field = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Lay out the positions."""
+        for name, n in zip(("rows", "columns"), self.shape, strict=True):
+            object.__setattr__(self, name, _positions(n, self.spacing))
 
 
-def soft_step(values: NDArray[np.floating], width: float) -> NDArray[np.float64]:
-    """Rise from 0 to 1 as ``values`` pass 0, over about four ``width``."""
-    return np.asarray(0.5 + 0.5 * np.tanh(values / (2 * width)), dtype=np.float64)
+def smooth_field(rng: np.random.Generator, grid: Grid, scale: float) -> Field:
+    """Draw a Gaussian field (h, w) of mean 0 and variance 1 that varies over ``scale`` mm.
+
+    Equal extents draw equally many numbers, so that a seed gives the same field on a finer grid.
+    """
+    down, across = (_basis(n, grid.spacing, scale) for n in grid.shape)
+    knots = rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32)
+    return np.asarray(down @ knots @ across.T)
+
+
+def _positions(n: int, spacing: float) -> Field:
+    return ((np.arange(n) - n // 2) * spacing).astype(np.float32)
+
+
+# The fields of one slice share a few scales.
+@lru_cache(maxsize=64)
+def _basis(n: int, spacing: float, scale: float) -> Field:
+    half = ceil(n // 2 * spacing / scale) + 2
+    knots = scale * np.arange(-half, half + 1, dtype=np.float32)
+    basis = np.exp(-0.5 * ((_positions(n, spacing)[:, None] - knots) / (0.7 * scale)) ** 2)
+    return np.asarray(basis / np.linalg.norm(basis, axis=1, keepdims=True), np.float32)
+
+
+def soft_step(values: NDArray[np.floating], width: float) -> Field:
+    """Rise from 0 to 1 as ``values`` pass 0, over ``width`` to either side."""
+    ramp = np.clip(values * np.float32(0.5 / width) + np.float32(0.5), 0, 1)
+    return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)

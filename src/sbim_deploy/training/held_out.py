@@ -17,8 +17,9 @@ from sbim_deploy.io.atomic import replacing
 from sbim_deploy.training.brains import held_out_slice
 from sbim_deploy.training.tissues import load_tissues
 
-# Chosen by eye to show plenty of brain: ten axial, three sagittal and three coronal.
-INDICES = (10, 12, 18, 20, 21, 25, 26, 29, 33, 35, 0, 5, 8, 7, 28, 32)
+# Chosen by eye to show plenty of brain in every contrast (the first four: T1, T2, FLAIR, proton density):
+# ten axial, three sagittal and three coronal.
+INDICES = (50, 67, 31, 87, 19, 59, 18, 65, 78, 25, 29, 33, 99, 10, 37, 34)
 SIZE = 256
 N_QUANTA = 4095
 

@@ -6,45 +6,52 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from sbim_deploy.errors import BackendMissingError
-from sbim_deploy.records import FloatArray
+from sbim_deploy.records import BoolArray
+from sbim_deploy.training.fields import Field
 
-DISTANCE_SPACING = 2.0
-CAVITY_CLOSING = 20.0
-HULL_CLOSING = 45.0
-AIR_MARGIN = 60.0
+# In mm: radius of the closing, spacing of the distances, and how far they reach out.
+CAVITY = (14.0, 2.0, 28.0)
+HULL = (45.0, 4.0, 60.0)
 
 
 @dataclass(frozen=True)
 class Volume:
     """Values (x, y, z) on a grid along the axes of MNI space: voxel 0 at ``origin``, both in mm."""
 
-    values: FloatArray
+    values: Field
     origin: tuple[float, float, float]
     spacing: float
 
-    def sample(self, points: NDArray[np.float64], mode: str = "constant") -> FloatArray:
-        """Interpolate linearly at ``points`` (3, ...) in mm; outside, 0 or the edge by scipy's ``mode``."""
-        origin = np.reshape(self.origin, (3,) + (1,) * (points.ndim - 1))
-        sampled: FloatArray = ndimage.map_coordinates(
-            self.values, (points - origin) / self.spacing, output=np.float32, order=1, mode=mode
+    def sample(self, points: Field, where: BoolArray) -> Field:
+        """Interpolate linearly at ``points`` (3, h, w) in mm ``where`` (h, w) they matter; the rest is 0.
+
+        Beyond the volume its edge goes on.
+        """
+        origin = np.asarray(self.origin, np.float32)
+        chosen = (points[:, where] - origin[:, None]) / np.float32(self.spacing)
+        sampled = np.zeros(where.shape, np.float32)
+        sampled[where] = ndimage.map_coordinates(
+            self.values, chosen, output=np.float32, order=1, mode="nearest"
         )
         return sampled
 
 
 @dataclass(frozen=True)
 class Tissues:
-    """Fractions of gray and white matter, and distances in mm, negative inside.
+    """Fractions of gray and white matter, where sulci run, and distances in mm, negative inside.
 
-    The cavity is the brain with its clefts closed, so that what in it is neither gray nor white is fluid;
-    the hull has its hollows closed too, as the skin does.
+    ``sulci`` is high on the surface that lies midway between two banks of white matter: there the folds of
+    one person have fluid, which the template, a mean over people, has lost. The cavity is the brain with its
+    clefts closed, so that what in it is neither gray nor white is fluid; the hull has its hollows closed
+    too, as the skin does.
     """
 
     gray: Volume
     white: Volume
+    sulci: Volume
     from_cavity: Volume
     from_hull: Volume
 
@@ -65,7 +72,9 @@ def load_tissues() -> Tissues:
     gray = _volume(datasets.load_mni152_gm_template(resolution=1))
     white = _volume(datasets.load_mni152_wm_template(resolution=1))
     brain = _volume(datasets.load_mni152_brain_mask(resolution=1))
-    return Tissues(gray, white, *_distances_from_closed(brain, (CAVITY_CLOSING, HULL_CLOSING)))
+    return Tissues(
+        gray, white, _sulci(white), _distance_from_closed(brain, *CAVITY), _distance_from_closed(brain, *HULL)
+    )
 
 
 def _volume(image: object) -> Volume:
@@ -79,16 +88,24 @@ def _volume(image: object) -> Volume:
     return Volume(np.asarray(image.dataobj, dtype=np.float32), origin, 1.0)  # type: ignore[attr-defined]
 
 
-def _distances_from_closed(brain: Volume, radii: tuple[float, float]) -> list[Volume]:
-    """Close ``brain`` by balls of each radius; beyond a radius outside, the distance stays at it."""
-    step = int(DISTANCE_SPACING / brain.spacing)
-    pad = int(AIR_MARGIN / DISTANCE_SPACING)
+def _sulci(white: Volume) -> Volume:
+    """Return how sharply, from 0 to 1, the distance from white matter peaks."""
+    (box,) = ndimage.find_objects((white.values > 0.1).astype(np.int8))
+    depth = ndimage.distance_transform_edt(white.values[box] < 0.5).astype(np.float32)
+    peak = -ndimage.gaussian_laplace(depth, 0.9)
+    inside = np.clip((depth - 1.0) / 1.5, 0, 1) * np.clip((12 - depth) / 4, 0, 1)
+    values = np.zeros_like(white.values)
+    values[box] = np.clip(peak / 0.6, 0, 1) * inside
+    return Volume(values, white.origin, white.spacing)
+
+
+def _distance_from_closed(brain: Volume, radius: float, spacing: float, margin: float) -> Volume:
+    """Close ``brain`` by a ball of ``radius``, and measure from the closed shape."""
+    step, pad = int(spacing / brain.spacing), int(margin / spacing)
     inside = np.pad(brain.values[::step, ::step, ::step] > 0.5, pad)
-    x, y, z = (start - AIR_MARGIN for start in brain.origin)
-    from_brain = ndimage.distance_transform_edt(~inside) * DISTANCE_SPACING
-    volumes = []
-    for radius in radii:
-        depth = ndimage.distance_transform_edt(from_brain < radius) * DISTANCE_SPACING
-        distance = ndimage.gaussian_filter((radius - depth).astype(np.float32), 1.0)
-        volumes.append(Volume(distance, (x, y, z), DISTANCE_SPACING))
-    return volumes
+    grown = ndimage.distance_transform_edt(~inside) * spacing < radius
+    closed = ndimage.distance_transform_edt(grown) * spacing > radius
+    outside, within = (ndimage.distance_transform_edt(each) for each in (~closed, closed))
+    distance = ndimage.gaussian_filter(spacing * (outside - within).astype(np.float32), 1.5)
+    x, y, z = (start - margin for start in brain.origin)
+    return Volume(distance, (x, y, z), spacing)

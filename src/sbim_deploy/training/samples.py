@@ -1,0 +1,44 @@
+"""A page of held-out slices, to look at: ``python -m sbim_deploy.training.samples OUTPUT.png``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.training.pool import held_out_pool
+
+N_ROWS, N_COLUMNS, SIZE = 8, 8, 128
+WHITE = 1.15
+
+
+def write_samples(path: Path) -> None:
+    """Write the magnitudes of the first 64 held-out slices."""
+    pages = np.abs(held_out_pool(N_ROWS * N_COLUMNS, SIZE)).reshape(N_ROWS, N_COLUMNS, SIZE, SIZE)
+    page = pages.transpose(0, 2, 1, 3).reshape(N_ROWS * SIZE, N_COLUMNS * SIZE)
+    gray = np.round(255 * np.clip(page / WHITE, 0, 1)).astype(np.uint8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        Image.fromarray(gray).save(file, format="png", optimize=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    try:
+        if len(arguments) != 1 or not arguments[0].endswith(".png"):
+            raise InputError(
+                f"got the arguments {arguments}, expected one .png: "
+                "python -m sbim_deploy.training.samples OUTPUT.png"
+            )
+        write_samples(Path(arguments[0]))
+    except SbimDeployError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
