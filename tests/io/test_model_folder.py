@@ -48,6 +48,7 @@ def manifest_of(folder: Path) -> ModelManifest:
         dtype="float32",
         opset=18,
         n_cg=6,
+        precision_cost={"image NRMSE": 0.001},
         checkpoint_sha256="0" * 64,
         training_data="synthetic",
         intended_use="research",

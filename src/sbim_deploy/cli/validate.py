@@ -22,6 +22,7 @@ def validate(
         Path | None, typer.Option(help="The checkpoint that it was exported from, to run PyTorch beside it.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
+    backend: Annotated[str, typer.Option(help="What to check: see recon.")] = "auto",
     json: options.Json = False,
 ) -> None:
     """Check a model's checksums, and its graphs against PyTorch.
@@ -36,10 +37,10 @@ def validate(
     if (checkpoint is None) != (config is None):
         raise InputError("--checkpoint and --config go together: give both or neither")
     loaded = load_model(model)
-    results = check_model(loaded)
+    results = check_model(loaded, backend)
     image_ssim = None
     if loaded.manifest.channels == 2:
-        image, image_ssim = check_image(loaded)
+        image, image_ssim = check_image(loaded, backend)
         results.append(image)
     if checkpoint is not None and config is not None:
         with needs("export"):
@@ -51,6 +52,7 @@ def validate(
                 "digest": loaded.digest,
                 "checksums": "match",
                 "dtype": loaded.manifest.dtype,
+                "precision_cost": loaded.manifest.precision_cost,
                 "parity": [asdict(r) for r in results],
                 "image_ssim": image_ssim,
             }
@@ -59,13 +61,16 @@ def validate(
         typer.echo(f"checksums match: {', '.join(loaded.manifest.files)}")
         _print_results(results)
         if image_ssim is not None:
-            typer.echo(
-                f"a whole reconstruction in {loaded.manifest.dtype} against PyTorch in FP32, same seed: "
-                f"NRMSE {image.relative_l2:.1e}, SSIM {image_ssim:.6f}"
-            )
+            typer.echo(f"image here against PyTorch in FP32, same seed: SSIM {image_ssim:.6f}")
+        costs = ", ".join(_format_cost(*cost) for cost in loaded.manifest.precision_cost.items())
+        typer.echo(f"{loaded.manifest.dtype} costs, in PyTorch at export: {costs}")
     failed = [result.name for result in results if not result.passed]
     if failed:
         raise ParityError(f"{model}: {len(failed)} of {len(results)} comparisons failed: {', '.join(failed)}")
+
+
+def _format_cost(name: str, value: float) -> str:
+    return f"{name} {value:.6f}" if name.endswith("SSIM") else f"{name} {value:.1e}"
 
 
 def _print_results(results: list[Parity]) -> None:

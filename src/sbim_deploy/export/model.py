@@ -25,7 +25,7 @@ from sbim_deploy.export.checkpoint import (
 from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.precision import DTYPES, in_precision
-from sbim_deploy.export.reference import image_of, scores_of, three_levels
+from sbim_deploy.export.reference import image_cost, image_of, score_cost, scores_of, three_levels
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.model_folder import (
@@ -131,11 +131,13 @@ def _write(
     sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
     sigmas = three_levels(config.sigma_begin, config.sigma_end)
     scores = scores_of(loaded.network, sigmas, config.channels)
-    image = (
-        image_of(loaded.network, prior_of(levels, sampling), multiple)
-        if config.channels == 2
-        else np.empty((0, 0), np.complex64)
-    )
+    cost = score_cost(network, *scores)
+    image = np.empty((0, 0), np.complex64)
+    if config.channels == 2:
+        prior = prior_of(levels, sampling)
+        image = image_of(loaded.network, prior, multiple)
+        if network is not loaded.network:
+            cost |= image_cost(network, image, prior, multiple)
     write_reference(folder, ParityReference(*scores, image))
     files.append(REFERENCE_NAME)
     manifest = ModelManifest(
@@ -152,6 +154,7 @@ def _write(
         dtype=str(DTYPES[dtype]).removeprefix("torch."),
         opset=opset,
         n_cg=DDS_N_CG,
+        precision_cost=cost,
         checkpoint_sha256=file_sha256(checkpoint_path),
         training_data=config.dataset,
         intended_use=INTENDED_USE,

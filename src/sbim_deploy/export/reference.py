@@ -9,6 +9,7 @@ import torch
 
 from sbim_deploy.export.network import ScoreNetwork
 from sbim_deploy.recon.channels import from_channels, to_channels
+from sbim_deploy.recon.metrics import ssim
 from sbim_deploy.recon.parity import noisy_phantom, whole_image
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
@@ -48,3 +49,29 @@ def image_of(network: ScoreNetwork, prior: Prior, size_multiple: int) -> Complex
             return from_channels(network(torch.from_numpy(to_channels(x)), levels).numpy())
 
     return whole_image(make_plan(SamplerChoice(), prior), score, size_multiple)
+
+
+def score_cost(
+    network: ScoreNetwork, x: FloatArray, sigma: FloatArray, score: FloatArray
+) -> dict[str, float]:
+    """Return the relative L2 error of a network, in its own precision, from the exact ``score``, by level.
+
+    Computed by PyTorch, since ONNX Runtime computes half precision in FP32 on a CPU.
+    """
+    with torch.inference_mode():
+        got = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
+    return {
+        f"score at sigma {level:g}": float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        for level, a, b in zip(sigma, got, score, strict=True)
+    }
+
+
+def image_cost(
+    network: ScoreNetwork, image: ComplexArray, prior: Prior, size_multiple: int
+) -> dict[str, float]:
+    """Return the NRMSE and the SSIM of a network's whole reconstruction against the one in FP32."""
+    got = image_of(network, prior, size_multiple)
+    return {
+        "image NRMSE": float(np.linalg.norm(got - image) / np.linalg.norm(image)),
+        "image SSIM": ssim(np.abs(got), np.abs(image)),
+    }
