@@ -84,7 +84,9 @@ def parse_graph(trt: Any, path: Path) -> Network:
 
 
 def check_precision(network: Network, precision: str) -> None:
-    """Check that every convolution takes and gives ``precision``; a strongly typed build keeps their types.
+    """Check that the convolutions take and give ``precision``; a strongly typed build keeps their types.
+
+    The first and the last of a network may be FP32: they read and write what half precision would spoil.
 
     Raises:
         InputError: a precision that is unknown.
@@ -96,11 +98,12 @@ def check_precision(network: Network, precision: str) -> None:
     layers = [network.definition.get_layer(i) for i in range(network.definition.num_layers)]
     convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
     wanted = getattr(trt.DataType, DATA_TYPES[precision])
-    wrong = [each for each in convolutions if {each.get_input(0).dtype, each.get_output(0).dtype} != {wanted}]
+    inner = convolutions[1:-1] or convolutions
+    wrong = [each for each in inner if {each.get_input(0).dtype, each.get_output(0).dtype} != {wanted}]
     if wrong or not convolutions:
         got = wrong[0].get_output(0).dtype.name if wrong else "none"
         raise EngineIncompatibleError(
-            f"{network.path}: {len(wrong)} of {len(convolutions)} convolutions compute in another precision "
+            f"{network.path}: {len(wrong)} of {len(inner)} convolutions compute in another precision "
             f"(the first: {got}), expected {precision} as the manifest says: export the model again"
         )
 
