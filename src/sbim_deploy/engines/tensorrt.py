@@ -75,18 +75,14 @@ class TensorRTEngine:
         self._kept = runtime_cache.stored if runtime_cache else b""
         if hasattr(trt, "IRuntimeCache"):
             self._runtime_config = self._configure_runtime()
-        self._facts = {
+        # How recurrences run, and whether the runtime cache was kept, is known once they did.
+        self.description: Mapping[str, str] = {
             "backend": DISTRIBUTIONS[backend],
             "version": str(trt.__version__),
             "device": f"{device.name}, compute capability {device.compute_capability / 10:.1f}",
             "cuda_graph": "none yet",
         }
         self._last_run: _Run | None = None
-
-    @property
-    def description(self) -> Mapping[str, str]:
-        """What runs the graph; `cuda_graph` says whether recurrences replay a captured graph, and why not."""
-        return dict(self._facts)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.
@@ -142,12 +138,15 @@ class TensorRTEngine:
             return
         compiled = bytes(self._kernels.serialize())
         if compiled != self._kept:
-            self._facts["runtime_cache"] = self._cache.keep(compiled)
+            self._describe("runtime_cache", self._cache.keep(compiled))
             self._kept = compiled
 
     def say_cuda_graph(self, text: str) -> None:
         """Put into the description how recurrences run."""
-        self._facts["cuda_graph"] = text
+        self._describe("cuda_graph", text)
+
+    def _describe(self, name: str, text: str) -> None:
+        self.description = {**self.description, name: text}
 
     def _check(self, inputs: Arrays) -> None:
         if self._engine is None:
