@@ -33,7 +33,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu,export,train,nifti,dev]"
+	$(PIP) --editable ".[cpu,openvino,export,train,nifti,dev]"
 	touch $@ $(VENV)/.runtime
 
 clean:
