@@ -46,7 +46,7 @@ class OpenVinoEngine:
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
         self.description: Mapping[str, str] = {
             "backend": "openvino",
-            "version": self._openvino.__version__,
+            "version": self._openvino.__version__.partition("-")[0],
             "device": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
         }
 
