@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sbim_deploy import __version__
+from sbim_deploy.cli.bench import bench
 from sbim_deploy.cli.demo import demo
 from sbim_deploy.cli.evaluate import evaluate
 from sbim_deploy.cli.export import export
@@ -50,7 +51,7 @@ def _program(
     """
 
 
-for command in (demo, recon, evaluate, simulate, plan, info, export, validate, train):
+for command in (demo, recon, evaluate, simulate, plan, info, export, validate, bench, train):
     app.command()(command)
 
 
