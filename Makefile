@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 benchmark: $(VENV)/.dev
-	$(BIN)/python benchmarks/engines.py
+	$(BIN)/sbim-deploy bench demo
 	$(BIN)/python benchmarks/espirit.py
 
 $(VENV)/bin/python:
