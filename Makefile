@@ -23,7 +23,7 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 benchmark: $(VENV)/.dev
-	$(BIN)/python benchmarks/engines.py
+	$(BIN)/sbim-deploy bench demo
 	$(BIN)/python benchmarks/espirit.py
 
 $(VENV)/bin/python:
@@ -35,7 +35,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu,export,train,nifti,dev]"
+	$(PIP) --editable ".[cpu,openvino,export,train,nifti,dev]"
 	$(if $(RTX),$(PIP) --editable ".[rtx]" || echo "TensorRT-RTX cannot be installed: its tests are skipped")
 	touch $@ $(VENV)/.runtime
 

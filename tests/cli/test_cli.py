@@ -91,7 +91,7 @@ def test_the_demo_model_validates_without_pytorch(cli):
     assert done.code == 0
     assert "checksums match" in done.out
     report = json.loads(cli("validate", "demo", "--json").out)
-    assert len(report["parity"]) == 19
+    assert len(report["parity"]) == 20
     assert max(each["relative_l2"] for each in report["parity"]) <= 1e-5
 
 
@@ -246,13 +246,43 @@ def test_a_graph_that_computes_something_else_is_exit_3(cli, tmp_path):
     assert "FAILED" in done.out
 
 
-def test_a_missing_backend_is_exit_4(cli, simulated, out, monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "package", "message"),
+    [
+        ("onnxruntime", "onnxruntime", 'pip install "sbim-deploy[cpu]"'),
+        ("openvino", "openvino", 'pip install "sbim-deploy[openvino]"'),
+        ("onnxruntime-cuda", "onnxruntime", 'pip install "sbim-deploy[cpu]"'),
+        ("trt", "tensorrt", 'pip install "sbim-deploy[trt]"'),
+        ("rtx", "tensorrt_rtx", 'pip install "sbim-deploy[rtx]"'),
+    ],
+)
+def test_a_missing_backend_is_exit_4(cli, simulated, out, monkeypatch, backend, package, message):
     import sys
 
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, package, None)
+    done = cli("recon", simulated, "-o", out, "--backend", backend)
+    assert done.code == 4
+    assert message in done.error_line
+    assert list(out.parent.iterdir()) == []
+
+
+def test_no_backend_at_all_is_exit_4(cli, simulated, out, monkeypatch):
+    import sys
+
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
     done = cli("recon", simulated, "-o", out)
     assert done.code == 4
-    assert 'pip install "sbim-deploy[cpu]"' in done.error_line
+    assert 'no backend is here: pip install "sbim-deploy[cpu]"' in done.error_line
+
+
+def test_recon_says_which_engine_runs_and_why(cli, simulated, out):
+    arguments = ("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:1", "--json")
+    done = cli(*arguments, "--backend", "onnxruntime")
+    assert [line for line in done.err.splitlines() if line.startswith("engine: ")] == [
+        f"engine: onnxruntime {json.loads(done.out)['engine']['version']} (asked for)"
+    ]
+    assert "(auto" in cli(*arguments).err
 
 
 def test_export_without_pytorch_is_exit_4(cli, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.parity import check_against_checkpoint
-from sbim_deploy.recon.model import load_model, open_engine
+from sbim_deploy.recon.backends import open_engine
+from sbim_deploy.recon.model import load_model
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 
@@ -42,7 +43,7 @@ def test_score_and_step_are_pytorchs_at_three_levels(model, checkpoint_path, con
 def test_the_command_validates_it_with_the_checkpoint_beside(cli, model, checkpoint_path, config_path):
     done = cli("validate", model.folder, "--checkpoint", checkpoint_path, "--config", config_path)
     assert done.code == 0, done.err
-    assert done.out.count(" ok") == 34
+    assert done.out.count(" ok") == 35
 
 
 def test_the_manifest_says_what_the_model_is(model):

@@ -40,7 +40,8 @@ def test_the_output_has_the_images_and_says_what_made_them(simulated, tmp_path):
     assert len(provenance["plan"]["rows"]) == 2
     assert provenance["model"]["digest"] == describe(Path("demo"))["digest"]
     assert len(provenance["input"]["sha256"]) == 64
-    assert provenance["engine"]["backend"] == "onnxruntime"
+    assert provenance["engine"]["backend"] == provenance["backend"]
+    assert provenance["engine"]["chosen"].startswith("auto")
     assert provenance["measured"]["maps"] == "ESPIRiT"
     assert provenance["timings_s"]["slices"] == 2
     assert provenance["notice"] == "Research use only. Not for diagnosis."
@@ -121,7 +122,7 @@ def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):
     heard = []
 
     class Progress:
-        def started(self, n_slices, n_done, n_rows):
+        def started(self, n_slices, n_done, n_rows, engine):
             heard.append((n_slices, n_done, n_rows))
 
         def advanced(self, n_slices):

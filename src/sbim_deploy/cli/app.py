@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sbim_deploy import __version__
+from sbim_deploy.cli.bench import bench
 from sbim_deploy.cli.build import build
 from sbim_deploy.cli.demo import demo
 from sbim_deploy.cli.evaluate import evaluate
@@ -51,7 +52,7 @@ def _program(
     """
 
 
-for command in (demo, recon, evaluate, simulate, plan, info, export, build, validate, train):
+for command in (demo, recon, evaluate, simulate, plan, info, export, build, validate, bench, train):
     app.command()(command)
 
 

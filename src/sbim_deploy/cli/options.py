@@ -10,6 +10,10 @@ import typer
 # Equal to samplers.choice.DEFAULT_SAMPLER, which would cost the import of numpy here; a test compares them.
 DEFAULT_SAMPLER = "dds"
 
+Backend = Annotated[
+    str,
+    typer.Option(help="auto (the best that is here), onnxruntime, onnxruntime-cuda, openvino, trt or rtx."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one that ships.')]
 Sampler = Annotated[str, typer.Option(help="dds, sbim, sbim-ld, ddim, reverse-diffusion or langevin.")]

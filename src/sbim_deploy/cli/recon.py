@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +33,7 @@ def recon(
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Slices reconstructed together.")] = 1,
-    backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
+    backend: options.Backend = "auto",
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
     ] = "step",
@@ -111,7 +111,8 @@ class _Bar:
     def __init__(self, stack: ExitStack):
         self._stack = stack
 
-    def started(self, n_slices: int, n_done: int, n_rows: int) -> None:
+    def started(self, n_slices: int, n_done: int, n_rows: int, engine: Mapping[str, str]) -> None:
+        note(f"engine: {engine['backend']} {engine['version']} ({engine['chosen']})")
         if n_done:
             note(f"resuming: {n_done} of {n_slices} slices are done")
         bar = progress_bar(f"{n_slices} slices", n_slices * n_rows, n_done * n_rows)

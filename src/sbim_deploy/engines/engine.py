@@ -43,12 +43,12 @@ class Recurrence(Protocol):
 
 
 class Engine(Protocol):
-    """A graph, ready to run."""
+    """A graph, ready to run.
 
-    @property
-    def description(self) -> Mapping[str, str]:
-        """What runs it: the backend, its version and the device, for the output's provenance."""
-        ...
+    ``description`` says what runs it: the backend, its version and the device, for the output's provenance.
+    """
+
+    description: Mapping[str, str]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.

@@ -15,6 +15,7 @@ from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, Inp
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
+BACKENDS = {"CPUExecutionProvider": "onnxruntime", "CUDAExecutionProvider": "onnxruntime-cuda"}
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(float16)": np.float16}
 
 
@@ -27,7 +28,7 @@ class OnnxRuntimeEngine:
         provider: the execution provider to run on.
 
     Raises:
-        BackendMissingError: ONNX Runtime is not installed, or has no such provider here.
+        BackendMissingError: ONNX Runtime is not installed, has no such provider, or no GPU to run it on.
         InputError: the graph cannot be loaded.
     """
 
@@ -39,6 +40,8 @@ class OnnxRuntimeEngine:
                 f"onnxruntime {onnxruntime.__version__} has no {provider}, only {', '.join(available)}: "
                 'install "sbim-deploy[gpu]" for CUDA, or choose another backend'
             )
+        if provider == "CUDAExecutionProvider":
+            _check_cuda(onnxruntime)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -57,7 +60,7 @@ class OnnxRuntimeEngine:
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.description: Mapping[str, str] = {
-            "backend": "onnxruntime",
+            "backend": BACKENDS[provider],
             "version": onnxruntime.__version__,
             "provider": provider,
         }
@@ -132,6 +135,18 @@ def _import_onnxruntime() -> Any:
             'ONNX Runtime is not installed: pip install "sbim-deploy[cpu]", or "sbim-deploy[gpu]" for CUDA'
         ) from error
     return onnxruntime
+
+
+def _check_cuda(onnxruntime: Any) -> None:
+    """Put a number on the GPU: a provider is listed wherever its package is, with a GPU or without."""
+    try:
+        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise BackendMissingError(
+            f"onnxruntime {onnxruntime.__version__} has CUDA but cannot use a GPU here: check the driver, or "
+            f"choose another backend ({reason})"
+        ) from error
 
 
 def _is_installed(distribution: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import TensorProto, helper
 
-STATE, FOLLOWING = "x", "x_next"
+STATE, LOOP_STATE = "x", "x_of_row"
 CONSTANT_INPUTS = ("maps", "encoding", "row_encoding", "mask", "backprojection")
 ROWS = "rows"
 
@@ -36,12 +36,12 @@ def fuse_plan(step: onnx.ModelProto) -> onnx.ModelProto:
 
     It takes the step's inputs; those that change from row to row get an axis of rows in front.
     """
-    inner = step.graph
-    changing = [value for value in inner.input if value.name not in (*CONSTANT_INPUTS, STATE)]
+    inner = _renamed_input(step.graph, STATE, LOOP_STATE)
+    changing = [value for value in inner.input if value.name not in (*CONSTANT_INPUTS, LOOP_STATE)]
     body_inputs = [
         helper.make_tensor_value_info("row", TensorProto.INT64, []),
         helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
-        next(value for value in inner.input if value.name == STATE),
+        next(value for value in inner.input if value.name == LOOP_STATE),
     ]
     gathers = [
         helper.make_node("Gather", [f"{value.name}_of_rows", "row"], [value.name], axis=0)
@@ -61,7 +61,7 @@ def fuse_plan(step: onnx.ModelProto) -> onnx.ModelProto:
     ]
     output = helper.make_tensor_value_info("image", TensorProto.FLOAT, _shape(inner.output[0]))
     always = helper.make_tensor("always", TensorProto.BOOL, [], [True])
-    constant = [value for value in inner.input if value.name in (*CONSTANT_INPUTS, STATE)]
+    constant = [value for value in step.graph.input if value.name in (*CONSTANT_INPUTS, STATE)]
     rows = [
         helper.make_tensor_value_info(f"{value.name}_of_rows", TensorProto.FLOAT, [ROWS, *_shape(value)])
         for value in changing
@@ -70,6 +70,18 @@ def fuse_plan(step: onnx.ModelProto) -> onnx.ModelProto:
         outer, "reconstruct", [*constant, *rows], [output], [*inner.initializer, always]
     )
     return _model(graph, step)
+
+
+def _renamed_input(graph: onnx.GraphProto, old: str, new: str) -> onnx.GraphProto:
+    """Return the graph with an input renamed: a loop's names must not be those of what surrounds it."""
+    renamed = onnx.GraphProto()
+    renamed.CopyFrom(graph)
+    for value in renamed.input:
+        if value.name == old:
+            value.name = new
+    for node in renamed.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+    return renamed
 
 
 def _model(graph: onnx.GraphProto, like: onnx.ModelProto) -> onnx.ModelProto:

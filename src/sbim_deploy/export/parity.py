@@ -12,7 +12,8 @@ from sbim_deploy.export.graphs import make_updates
 from sbim_deploy.export.model import load_network
 from sbim_deploy.export.reference import scores_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.recon.model import Model, open_engine
+from sbim_deploy.recon.backends import open_engine
+from sbim_deploy.recon.model import Model
 from sbim_deploy.recon.parity import fused_kinds, row_of, row_problem, step_tensors, tolerance
 
 OTHER_GRID = (80, 96)

@@ -1,13 +1,10 @@
-"""A model folder, checked, and its engines."""
+"""A model folder, checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from sbim_deploy.engines.engine import Engine
-from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
-from sbim_deploy.errors import InputError
 from sbim_deploy.io.model_folder import (
     ModelManifest,
     NoiseLevels,
@@ -20,7 +17,6 @@ from sbim_deploy.samplers.choice import Prior
 
 DEMO = "demo"
 DEMO_FOLDER = Path(__file__).parents[1] / "assets" / "demo"
-BACKENDS = ("auto", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -48,23 +44,6 @@ def load_model(name: str | Path) -> Model:
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
     return Model(folder, manifest, model_digest(manifest))
-
-
-def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
-    """Return an engine for one of the model's graphs: ``score`` or ``step``.
-
-    ``auto`` is ONNX Runtime on the CPU, the one backend that there is so far.
-
-    Raises:
-        InputError: an unknown backend, or a graph that the model does not have.
-        BackendMissingError: the backend is not installed.
-    """
-    if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
-    file_name = f"{graph}.onnx"
-    if file_name not in model.manifest.files:
-        raise InputError(f"{model.folder}: the model has no {file_name}: export it again")
-    return OnnxRuntimeEngine(model.folder / file_name, threads)
 
 
 def sampling_prior(manifest: ModelManifest) -> Prior:

@@ -15,11 +15,12 @@ from sbim_deploy.mri.fourier import centre_crop, centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid
 from sbim_deploy.recon.metrics import ssim
-from sbim_deploy.recon.model import Model, open_engine
+from sbim_deploy.recon.model import Model
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.records import ComplexArray, FloatArray

@@ -11,10 +11,11 @@ from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid
-from sbim_deploy.recon.model import Model, open_engine, sampling_prior
+from sbim_deploy.recon.model import Model, sampling_prior
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
@@ -45,10 +46,11 @@ class Reconstructor:
         model: a checked model folder.
         choice: the sampler.
         seed: of the noise; with a slice's index it decides the slice's image.
-        backend: see :func:`sbim_deploy.recon.model.open_engine`.
+        backend: see :func:`sbim_deploy.recon.backends.open_engine`.
         threads: of the engine; None is one for each core.
         graph: ``step`` runs a row of the plan in one call, ``reconstruct`` the whole plan, and ``score`` the
             network alone, with numpy for the rest: the reference that the others are tested against.
+        open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
 
     Raises:
         InputError: the model cannot reconstruct complex images, has too few levels for the steps, or no such
@@ -64,6 +66,7 @@ class Reconstructor:
         backend: str = "auto",
         threads: int | None = None,
         graph: str = DEFAULT_GRAPH,
+        open_graph: Callable[[str], Engine] | None = None,
     ):
         if model.manifest.channels != 2:
             raise InputError(
@@ -78,8 +81,8 @@ class Reconstructor:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
         self.graph = graph
-        self._backend, self._threads = backend, threads
-        self.engine: Engine = open_engine(model, self._file_stem(graph), backend, threads)
+        self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads))
+        self.engine: Engine = self._open_graph(self._file_stem(graph))
         self._both_directions_engine: Engine | None = None
 
     def __call__(
@@ -141,7 +144,7 @@ class Reconstructor:
             return self.engine
         if self._both_directions_engine is None:
             name = self._file_stem(self.graph, both_directions=True)
-            self._both_directions_engine = open_engine(self.model, name, self._backend, self._threads)
+            self._both_directions_engine = self._open_graph(name)
         return self._both_directions_engine
 
     def _file_stem(self, graph: str, both_directions: bool = False) -> str:

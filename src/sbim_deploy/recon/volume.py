@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -73,8 +73,11 @@ class ReconSettings:
 class Progress(Protocol):
     """What is told of a run while it goes on."""
 
-    def started(self, n_slices: int, n_done: int, n_rows: int) -> None:
-        """Begin: the slices of the run, how many an earlier run has done, the network calls of each."""
+    def started(self, n_slices: int, n_done: int, n_rows: int, engine: Mapping[str, str]) -> None:
+        """Begin: the slices of the run, how many an earlier run has done, the network calls of each.
+
+        ``engine`` is the description of what runs the network.
+        """
 
     def advanced(self, n_slices: int) -> None:
         """A row of the plan is done for a batch of so many slices."""
@@ -113,7 +116,8 @@ def reconstruct_file(
         _check_slices(pending, kspace, maps)
         measured = measured_mask(kspace.read_slice(indices[0]), indices[0], mask)
         if progress is not None:
-            progress.started(len(indices), len(indices) - len(pending), len(reconstructor.plan.rows))
+            n_rows, engine = len(reconstructor.plan.rows), reconstructor.engine.description
+            progress.started(len(indices), len(indices) - len(pending), n_rows, engine)
         timings = _Timings()
         problems = _problems(pending, kspace, mask, maps, timings)
         for batch in _batches(problems, settings.batch):

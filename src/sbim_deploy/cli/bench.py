@@ -1,0 +1,139 @@
+"""``sbim-deploy bench``."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sbim_deploy.cli import options
+from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.output import note, print_json, print_table
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+
+if TYPE_CHECKING:
+    from sbim_deploy.recon.bench import Case, Measurement
+    from sbim_deploy.recon.model import Model
+
+EAGER = "pytorch-eager"
+
+
+def bench(
+    model: Annotated[Path, typer.Argument(help='A model folder, or "demo".')],
+    backend: Annotated[
+        list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
+    coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
+    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    steps: options.Steps = None,
+    json: options.Json = False,
+) -> None:
+    """Measure the backends, and PyTorch eager where it is installed, each in a process of its own."""
+    from sbim_deploy.recon.bench import Case, check_case
+    from sbim_deploy.recon.machine import machine
+    from sbim_deploy.recon.model import load_model
+    from sbim_deploy.samplers.choice import SamplerChoice
+
+    loaded = load_model(model)
+    case = Case(_parse_size(size), coils, SamplerChoice(sampler, steps))
+    check_case(loaded, case)
+    measured = _measure_all(loaded, case, backend)
+    flops = _count_flops(loaded, case)
+    rows = [_with_ratios(each, measured, flops) for each in measured]
+    if json:
+        print_json({"machine": machine(), "case": asdict(case), "score_flops": flops, "backends": rows})
+        return
+    _print(rows)
+    arithmetic = 'GFLOP/s: pip install "sbim-deploy[export]"' if flops is None else f"{flops / 1e9:.1f} GFLOP"
+    typer.echo(
+        f"{loaded.manifest.name}, ngf {loaded.manifest.ngf}, {size}, {coils} coils; a score call is "
+        f"{arithmetic}; a reconstruction is {sampler} with {measured[0].network_calls} calls"
+    )
+    typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    rows, cross, columns = text.partition("x")
+    if not (cross and rows.isdecimal() and columns.isdecimal()):
+        raise InputError(f"--size is {text!r}: expected HxW, two whole numbers, such as 384x320")
+    return int(rows), int(columns)
+
+
+def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Measurement]:
+    """Measure what was asked for, or what is here; what turns out not to be here is said."""
+    from sbim_deploy.recon.backends import BACKENDS, BEST_FIRST, missing_reason
+    from sbim_deploy.recon.bench import alone, measure_backend
+
+    for name in asked or ():
+        if name not in BACKENDS:
+            raise InputError(f"unknown backend {name!r}: expected one of {', '.join(BACKENDS)}")
+    measured = []
+    for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
+        note(f"measuring {name}")
+        try:
+            measured.append(alone(measure_backend, model.folder, name, case))
+        except (BackendMissingError, EngineIncompatibleError) as error:
+            if asked:
+                raise
+            note(f"left out: {error}")
+    if importlib.util.find_spec("torch") is None:
+        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
+    else:
+        from sbim_deploy.export.eager import measure_eager
+
+        note(f"measuring {EAGER}")
+        measured.append(alone(measure_eager, model.folder, case))
+    if not measured:
+        raise BackendMissingError('no backend is here: pip install "sbim-deploy[cpu]"')
+    return measured
+
+
+def _count_flops(model: Model, case: Case) -> int | None:
+    """Return the arithmetic of a score call, or None where onnx is not installed."""
+    try:
+        with needs("export"):
+            from sbim_deploy.export.flops import count_flops
+    except BackendMissingError:
+        return None
+    shape = (1, model.manifest.channels, *case.size)
+    return count_flops(model.folder / "score.onnx", {"x": shape, "sigma": (1,)})
+
+
+def _with_ratios(each: Measurement, measured: list[Measurement], flops: int | None) -> dict[str, Any]:
+    eager = next((other.score_ms for other in measured if other.backend == EAGER), None)
+    return {
+        **asdict(each),
+        "gflops": None if flops is None else flops / each.score_ms / 1e6,
+        "ratio_to_eager": None if eager is None else eager / each.score_ms,
+    }
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    columns = {
+        "load s": ("load_s", ".2f"),
+        "first ms": ("first_call_ms", ".1f"),
+        "score ms": ("score_ms", ".1f"),
+        "step ms": ("step_ms", ".1f"),
+        "slice s": ("recon_s", ".2f"),
+        "outside ms": ("outside_ms", ".1f"),
+        "outside %": ("outside_percent", ".1f"),
+        "peak MB": ("peak_mb", ".0f"),
+        "growth MB": ("growth_mb", ".0f"),
+        "GFLOP/s": ("gflops", ".0f"),
+        "x eager": ("ratio_to_eager", ".2f"),
+    }
+    print_table(
+        ["backend", *columns],
+        [
+            [f"{row['backend']} {row['version']}", *(_cell(row[key], form) for key, form in columns.values())]
+            for row in rows
+        ],
+    )
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

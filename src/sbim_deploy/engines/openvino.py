@@ -1,0 +1,154 @@
+"""OpenVINO on the CPU: the faster engine where there is no GPU."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.engines.engine import Arrays, Recurrence, check_changed, check_inputs
+from sbim_deploy.engines.onnx_file import read_inputs
+from sbim_deploy.errors import BackendMissingError, InputError
+
+# A volume has the shape of its batches and that of the last one; each holds a copy of the weights.
+MAX_COMPILED = 2
+
+
+class OpenVinoEngine:
+    """A graph in OpenVINO's CPU plugin, in FP32, compiled for each set of shapes that it meets.
+
+    Fixed shapes run faster than free ones and compile in about the time of a few calls; those of the last
+    ``MAX_COMPILED`` sets are kept.
+
+    Args:
+        path: the graph; its external weights lie beside it.
+        threads: threads of a call; None is one for each core.
+
+    Raises:
+        BackendMissingError: OpenVINO is not installed.
+        InputError: the graph cannot be loaded.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None):
+        self._openvino = _import_openvino()
+        self.inputs = read_inputs(path)
+        self._core = self._openvino.Core()
+        try:
+            self._model = self._core.read_model(path)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: OpenVINO cannot load it: {reason}") from error
+        self._settings = _settings(threads)
+        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+        self.description: Mapping[str, str] = {
+            "backend": "openvino",
+            "version": self._openvino.__version__.partition("-")[0],
+            "device": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+        }
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Return the outputs by name.
+
+        Raises:
+            ValueError: names, dtypes or shapes are not the graph's.
+        """
+        check_inputs(self.inputs, inputs)
+        request = self._request(inputs)
+        for name, array in inputs.items():
+            request.set_tensor(name, self._tensor(np.ascontiguousarray(array)))
+        outputs = {
+            port.any_name: np.empty(tuple(port.shape), port.element_type.to_dtype())
+            for port in request.model_outputs
+        }
+        for name, array in outputs.items():
+            request.set_tensor(name, self._tensor(array))
+        request.infer()
+        return outputs
+
+    def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
+        """Begin a recurrence from ``inputs``, all of them, in which ``output`` becomes the input ``state``.
+
+        Raises:
+            ValueError: names, dtypes or shapes are not the graph's.
+        """
+        check_inputs(self.inputs, inputs)
+        request = self._request(inputs).get_compiled_model().create_infer_request()
+        tensors = {name: self._tensor(np.array(array, order="C")) for name, array in inputs.items()}
+        other = self._tensor(np.array(inputs[state], order="C"))
+        return _BoundRecurrence(request, state, output, tensors, other)
+
+    def _request(self, inputs: Arrays) -> Any:
+        """Return a request of the model compiled for the shapes of ``inputs``."""
+        shapes = tuple(inputs[name].shape for name in self.inputs)
+        if shapes in self._requests:
+            self._requests.move_to_end(shapes)
+            return self._requests[shapes]
+        while len(self._requests) >= MAX_COMPILED:
+            self._requests.popitem(last=False)
+        try:
+            self._model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
+            compiled = self._core.compile_model(self._model, "CPU", self._settings)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the graph does not take the shapes {shapes}: {reason}") from error
+        self._requests[shapes] = compiled.create_infer_request()
+        return self._requests[shapes]
+
+    def _tensor(self, array: NDArray[Any]) -> Any:
+        return self._openvino.Tensor(array, shared_memory=True)
+
+
+class _BoundRecurrence:
+    """A request whose state and output change places after every run."""
+
+    def __init__(self, request: Any, state: str, output: str, tensors: dict[str, Any], other: Any):
+        self._request = request
+        self._state, self._output = state, output
+        self._begun = {name: tensor.data for name, tensor in tensors.items()}
+        # They hold the memory that the request reads and writes.
+        self._tensors = tensors
+        self._now, self._next = tensors[state], other
+        for name, tensor in tensors.items():
+            request.set_tensor(name, tensor)
+
+    def advance(self, changed: Arrays) -> None:
+        """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
+        check_changed(self._begun, changed)
+        for name, array in changed.items():
+            (self._now if name == self._state else self._tensors[name]).data[...] = array
+        self._request.set_tensor(self._state, self._now)
+        self._request.set_tensor(self._output, self._next)
+        self._request.infer()
+        self._now, self._next = self._next, self._now
+
+    def read(self) -> NDArray[Any]:
+        """Return a copy of the state."""
+        state: NDArray[Any] = np.array(self._now.data)
+        return state
+
+
+def _settings(threads: int | None) -> dict[Any, Any]:
+    """Return the plugin's settings: one call at a time on all threads, and never less than FP32."""
+    from openvino import properties
+
+    hint = properties.hint
+    settings = {
+        hint.performance_mode: hint.PerformanceMode.LATENCY,
+        hint.execution_mode: hint.ExecutionMode.ACCURACY,
+        hint.inference_precision: "f32",
+    }
+    if threads is not None:
+        settings[properties.inference_num_threads] = threads
+    return settings
+
+
+def _import_openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendMissingError('OpenVINO is not installed: pip install "sbim-deploy[openvino]"') from error
+    return openvino

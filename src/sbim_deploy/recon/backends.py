@@ -1,0 +1,95 @@
+"""Which engine runs a model's graph: the one asked for, or the best that is here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
+from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.io.engine_folder import read_records
+from sbim_deploy.recon.engine_files import ENGINES, open_tensorrt
+
+if TYPE_CHECKING:
+    from sbim_deploy.recon.model import Model
+
+BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
+BACKENDS = ("auto", *BEST_FIRST)
+
+
+def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
+    """Return an engine for one of the model's graphs, such as ``score``.
+
+    A backend that is named is that one or an error. ``auto`` is the first of ``BEST_FIRST`` that is here;
+    the engine's ``description["chosen"]`` says why it is that one.
+
+    Raises:
+        InputError: an unknown backend, or a graph that the model does not have.
+        BackendMissingError: the backend, or with ``auto`` every backend, is not here.
+        EngineIncompatibleError: the engine was built for something else.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    if f"{graph}.onnx" not in model.manifest.files:
+        raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
+    if backend == "auto":
+        return _open_best(model, graph, threads)
+    engine = _open(model, graph, backend, threads)
+    engine.description = {**engine.description, "chosen": "asked for"}
+    return engine
+
+
+def missing_reason(model: Model, graph: str, backend: str) -> str | None:
+    """Say in a few words why a backend cannot be here, or None where it may be, without importing it."""
+    if backend in ("trt", "rtx"):
+        return None if read_records(model.folder / ENGINES, graph, backend) else "no engine built"
+    if backend == "onnxruntime-cuda":
+        return None if _is_distributed("onnxruntime-gpu") else "onnxruntime-gpu not installed"
+    package = {"openvino": "openvino", "onnxruntime": "onnxruntime"}[backend]
+    return None if importlib.util.find_spec(package) is not None else "not installed"
+
+
+def _open_best(model: Model, graph: str, threads: int | None) -> Engine:
+    passed: list[str] = []
+    for backend in BEST_FIRST:
+        reason = missing_reason(model, graph, backend)
+        if reason is None:
+            try:
+                engine = _open(model, graph, backend, threads)
+            except (BackendMissingError, EngineIncompatibleError) as error:
+                reason = str(error)
+            else:
+                because = f", the best that is here: {'; '.join(passed)}" if passed else ""
+                engine.description = {**engine.description, "chosen": f"auto{because}"}
+                return engine
+        passed.append(f"{backend}: {reason}")
+    raise BackendMissingError(
+        f'no backend is here: pip install "sbim-deploy[cpu]" or "sbim-deploy[openvino]" ({"; ".join(passed)})'
+    )
+
+
+def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine:
+    path = model.folder / f"{graph}.onnx"
+    if backend in ("trt", "rtx"):
+        return open_tensorrt(model.folder, model.manifest, graph, backend)
+    if backend == "onnxruntime-cuda":
+        return OnnxRuntimeEngine(path, threads, "CUDAExecutionProvider")
+    if backend == "openvino":
+        return OpenVinoEngine(path, threads)
+    if model.manifest.dtype == "bfloat16":
+        raise EngineIncompatibleError(
+            f"{path}: ONNX Runtime has no bfloat16 convolutions on the CPU: use --backend openvino, an "
+            "engine made by sbim-deploy build, or a model exported in fp16"
+        )
+    return OnnxRuntimeEngine(path, threads)
+
+
+def _is_distributed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,98 @@
+import importlib.util
+import json
+import sys
+
+import pytest
+
+from sbim_deploy.recon import bench
+
+FAST = ("bench", "demo", "--size", "32x24", "--coils", 2, "--steps", 1)
+has_torch = importlib.util.find_spec("torch") is not None
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Spare every test the start of processes, but the one that asks for them."""
+    monkeypatch.setattr(bench, "alone", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(bench, "MIN_REPEATS", 1)
+    monkeypatch.setattr(bench, "REPEAT_S", 0)
+    if has_torch:
+        monkeypatch.setattr("torch.set_num_threads", lambda n: None)
+
+
+def test_a_table_on_stdout_and_progress_on_stderr(cli, monkeypatch):
+    monkeypatch.undo()  # in processes of their own
+    done = cli(*FAST, "--backend", "onnxruntime")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert lines[0].split()[:3] == ["backend", "load", "s"]
+    assert lines[1].startswith("onnxruntime ")
+    assert "a reconstruction is dds with 1 calls" in lines[-2]
+    assert lines[-1].startswith("cpu ")
+    assert "cores" in lines[-1]
+    assert "measuring onnxruntime" in done.err
+    assert any(line.startswith("pytorch-eager") for line in lines) == has_torch
+
+
+def test_json_has_the_machine_the_case_and_every_backend(cli):
+    done = cli(*FAST, "--backend", "onnxruntime", "--backend", "onnxruntime", "--json")
+    report = json.loads(done.out)
+    assert report.keys() == {"machine", "case", "score_flops", "backends"}
+    assert report["case"]["size"] == [32, 24]
+    assert {"cpu", "cores", "python", "numpy", "sbim-deploy"} == report["machine"].keys()
+    assert [each["backend"] for each in report["backends"]] == (
+        ["onnxruntime"] * 2 + ["pytorch-eager"] * has_torch
+    )
+    for each in report["backends"]:
+        assert {"load_s", "first_call_ms", "score_ms", "step_ms", "recon_s", "peak_mb"} <= each.keys()
+        inside = 100 * each["recon_engine_s"] / each["recon_s"]
+        assert inside + each["outside_percent"] == pytest.approx(100)
+        if report["score_flops"] is not None:
+            assert each["gflops"] == pytest.approx(report["score_flops"] / each["score_ms"] / 1e6)
+    if has_torch:
+        assert report["backends"][-1]["ratio_to_eager"] == 1
+
+
+def test_without_torch_and_onnx_the_columns_are_empty_and_it_says_so(cli, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("sbim_deploy.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    for package in ("torch", "onnx"):
+        monkeypatch.setitem(sys.modules, package, None)
+    done = cli(*FAST, "--backend", "onnxruntime")
+    assert done.code == 0
+    assert done.out.splitlines()[1].split()[-2:] == ["-", "-"]
+    assert 'GFLOP/s: pip install "sbim-deploy[export]"' in done.out
+    assert "no PyTorch beside them" in done.err
+
+
+def test_backends_that_turn_out_not_to_be_here_are_left_out_with_the_reason(cli, monkeypatch):
+    from sbim_deploy.recon import backends
+
+    missing = {"trt", "rtx", "openvino"}
+    monkeypatch.setattr(
+        backends, "missing_reason", lambda model, graph, name: name if name in missing else None
+    )
+    done = cli(*FAST)
+    assert done.code == 0
+    assert "left out: onnxruntime" in done.err
+    assert "CUDAExecutionProvider" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("demo", "--backend", "tpu"), 2, "unknown backend 'tpu'"),
+        (("demo", "--backend", "trt"), 4, "tensorrt is not installed"),
+        (("demo", "--size", "128"), 2, "--size is '128': expected HxW"),
+        (("demo", "--size", "100x96"), 2, "takes multiples of 8"),
+        (("demo", "--size", "8x8"), 2, "expected 16 to 1024"),
+        (("demo", "--coils", 0), 2, "coils is 0"),
+        (("demo", "--sampler", "ddpm"), 2, "unknown sampler 'ddpm'"),
+        (("demo", "--steps", 0), 2, "steps is 0"),
+        (("nowhere",), 2, "nowhere: no such folder"),
+    ],
+)
+def test_bad_input_ends_with_one_line(cli, arguments, code, message):
+    done = cli("bench", *arguments)
+    assert done.code == code
+    assert message in done.error_line
