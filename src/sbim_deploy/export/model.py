@@ -22,6 +22,7 @@ from sbim_deploy.export.checkpoint import (
     read_checkpoint,
     read_config,
 )
+from sbim_deploy.export.fold import fold_mean_pools
 from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.precision import DTYPES, in_precision
@@ -125,7 +126,7 @@ def _write(
     loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, dtype: str, opset: int
 ) -> ModelManifest:
     config, multiple = loaded.config, ARCHITECTURES[loaded.architecture].size_multiple
-    network = in_precision(loaded.network, DTYPES[dtype])
+    network = in_precision(fold_mean_pools(loaded.network), DTYPES[dtype])
     files = export_graphs(network, folder, config.channels, multiple, DDS_N_CG, opset)
     levels = NoiseLevels(config.sigma_begin, config.sigma_end, config.n_levels)
     sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
@@ -136,7 +137,7 @@ def _write(
     if config.channels == 2:
         prior = prior_of(levels, sampling)
         image = image_of(loaded.network, prior, multiple)
-        if network is not loaded.network:
+        if dtype != "fp32":
             cost |= image_cost(network, image, prior, multiple)
     write_reference(folder, ParityReference(*scores, image))
     files.append(REFERENCE_NAME)
