@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,3 +64,8 @@ def _without_nonfinite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nonfinite(item) for item in value]
     return value
+
+
+def describe_engine(description: Mapping[str, str]) -> str:
+    """Return one line of what runs the network and why it is that."""
+    return f"engine: {description['backend']} {description['version']} ({description['chosen']})"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.output import note, print_json, progress_bar
+from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
 from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class _Bar:
         self._stack = stack
 
     def started(self, n_slices: int, n_done: int, n_rows: int, engine: Mapping[str, str]) -> None:
-        note(f"engine: {engine['backend']} {engine['version']} ({engine['chosen']})")
+        note(describe_engine(engine))
         if n_done:
             note(f"resuming: {n_done} of {n_slices} slices are done")
         bar = progress_bar(f"{n_slices} slices", n_slices * n_rows, n_done * n_rows)

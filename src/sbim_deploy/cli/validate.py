@@ -9,7 +9,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.extras import needs
-from sbim_deploy.cli.output import print_json, print_table
+from sbim_deploy.cli.output import describe_engine, print_json, print_table
 from sbim_deploy.errors import InputError, ParityError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def validate(
         Path | None, typer.Option(help="The checkpoint that it was exported from, to run PyTorch beside it.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
-    backend: Annotated[str, typer.Option(help="What to check: see recon.")] = "auto",
+    backend: options.Backend = "auto",
     json: options.Json = False,
 ) -> None:
     """Check a model's checksums, and its graphs against PyTorch.
@@ -31,12 +31,14 @@ def validate(
     """
     from dataclasses import asdict
 
+    from sbim_deploy.recon.backends import open_engine
     from sbim_deploy.recon.model import load_model
     from sbim_deploy.recon.parity import check_image, check_model
 
     if (checkpoint is None) != (config is None):
         raise InputError("--checkpoint and --config go together: give both or neither")
     loaded = load_model(model)
+    engine = open_engine(loaded, "score", backend).description
     results = check_model(loaded, backend)
     image_ssim = None
     if loaded.manifest.channels == 2:
@@ -51,6 +53,7 @@ def validate(
             {
                 "digest": loaded.digest,
                 "checksums": "match",
+                "engine": dict(engine),
                 "dtype": loaded.manifest.dtype,
                 "precision_cost": loaded.manifest.precision_cost,
                 "parity": [asdict(r) for r in results],
@@ -58,6 +61,7 @@ def validate(
             }
         )
     else:
+        typer.echo(describe_engine(engine))
         typer.echo(f"checksums match: {', '.join(loaded.manifest.files)}")
         _print_results(results)
         if image_ssim is not None:

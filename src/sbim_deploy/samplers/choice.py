@@ -62,13 +62,15 @@ class Sampler:
     """How a sampler is planned, and which of a choice's numbers it takes.
 
     ``levels`` gives the sigmas of a number of steps, ``plan`` takes them with the data weight, the step_lr
-    and the corrector steps. ``steps`` None is every level of the model.
+    and the corrector steps. ``steps`` None is every level of the model, ``corrector_steps`` None its own
+    number of Langevin steps at a level.
     """
 
     levels: Callable[[Prior, int], Sigmas]
     plan: Callable[[Sigmas, float, float, int], Plan]
     steps: int | None
     takes_corrector: bool = False
+    corrector_steps: int | None = 2
     takes_data_weight: bool = True
 
 
@@ -80,12 +82,11 @@ def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     """
     sampler = SAMPLERS[choice.name]
     steps = choice.steps or sampler.steps or prior.n_levels - prior.start_level
-    default_corrector = prior.n_steps_each if choice.name == "langevin" else 2
     return sampler.plan(
         sampler.levels(prior, steps),
         prior.data_weight if choice.data_weight is None else choice.data_weight,
         prior.step_lr,
-        choice.corrector_steps or default_corrector,
+        choice.corrector_steps or sampler.corrector_steps or prior.n_steps_each,
     )
 
 
@@ -127,5 +128,7 @@ SAMPLERS = {
         lambda sigmas, weight, eps, corrector: plans.reverse_diffusion(sigmas, weight),
         steps=256,
     ),
-    "langevin": Sampler(_langevin_levels, plans.langevin, steps=None, takes_corrector=True),
+    "langevin": Sampler(
+        _langevin_levels, plans.langevin, steps=None, takes_corrector=True, corrector_steps=None
+    ),
 }
