@@ -11,6 +11,7 @@ from sbim_deploy import __version__
 from sbim_deploy.cli.build import build
 from sbim_deploy.cli.demo import demo
 from sbim_deploy.cli.evaluate import evaluate
+from sbim_deploy.cli.experiment import experiment
 from sbim_deploy.cli.export import export
 from sbim_deploy.cli.info import info
 from sbim_deploy.cli.plan import plan
@@ -51,7 +52,7 @@ def _program(
     """
 
 
-for command in (demo, recon, evaluate, simulate, plan, info, export, build, validate, train):
+for command in (demo, recon, evaluate, experiment, simulate, plan, info, export, build, validate, train):
     app.command()(command)
 
 
