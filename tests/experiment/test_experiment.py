@@ -24,6 +24,7 @@ from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.simulate import SimulateSettings, simulate_file, simulate_slice
 from sbim_deploy.samplers.choice import SamplerChoice
 
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 METHODS = ("zero-filled", "bart-l1", "dds", "sbim")
 
 
@@ -259,7 +260,7 @@ FILES = {"simulate": None, "peers": ["zero-filled"], "tuning_slices": []}
 
 def test_files_give_what_the_simulated_scan_gives(cli, write_config, full_file, tmp_path):
     simulated, given = tmp_path / "simulated", tmp_path / "given"
-    changes = {"peers": ["zero-filled"], "maps": True}
+    changes = {"peers": ["zero-filled"], "maps": True, "patterns": ["equispaced", "random"]}
     assert cli("experiment", write_config(**changes), "-o", simulated).code == 0
     done = cli("experiment", write_config(**{**FILES, **changes}, kspace=["scan.h5"]), "-o", given)
     assert done.code == 0, done.err
@@ -268,7 +269,9 @@ def test_files_give_what_the_simulated_scan_gives(cli, write_config, full_file, 
     assert rows == [
         {key: value for key, value in row.items() if key != "scan"} for row in without_seconds(simulated)
     ]
-    assert "scan.h5, slice 0" in (given / "index.html").read_text()
+    page = Page((given / "index.html").read_text())
+    for expected in ("scan.h5, slice 0", "Equispaced lines", "Random lines"):
+        assert expected in page.words
 
 
 @pytest.mark.parametrize(
@@ -299,3 +302,14 @@ def test_without_matplotlib_the_command_says_what_to_install(cli, write_config, 
     done = cli("experiment", write_config(), "-o", tmp_path / "out")
     assert done.code == 4
     assert 'pip install "sbim-deploy[experiment]"' in done.error_line
+
+
+def test_the_quick_experiment_of_the_documentation_finishes(cli, tmp_path):
+    done = cli("experiment", EXPERIMENTS / "quick.yaml", "-o", tmp_path / "quick")
+    assert done.code == 0, done.err
+    rows = rows_of(tmp_path / "quick")
+    n_methods = len({row["method"] for row in rows})
+    assert n_methods >= 3
+    assert len(rows) == 2 * 3 * n_methods
+    quality = {(row["acceleration"], row["slice"], row["method"]): float(row["psnr"]) for row in rows}
+    assert all(quality["2", index, "dds"] > quality["2", index, "zero-filled"] + 5 for index in "012")

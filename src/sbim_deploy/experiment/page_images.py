@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html import escape
 
 import numpy as np
@@ -30,10 +29,11 @@ def image_sections(settings: ExperimentSettings, finished: Finished) -> str:
         return ""
     scan = scan_names(settings)[0]
     references = {index: full_slice(settings, scan, index).reference for index in settings.shown_slices}
-    largest = [
-        np.percentile(_error(image, references[key.slice]), ERROR_PERCENTILE)
-        for key, image in _shown_images(settings, finished)
-    ]
+    largest = []
+    for key in _shown_keys(settings, finished):
+        reference = references[key.slice]
+        error = _error(_image(finished, key, reference), reference)
+        largest.append(np.percentile(error, ERROR_PERCENTILE))
     end = round_up(float(np.median(largest)))
     grids = [
         _grid(settings, finished, scan, index, references[index], end) for index in settings.shown_slices
@@ -76,7 +76,7 @@ def _grid(
 
 
 def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> str:
-    image = _image(finished, key)
+    image = _image(finished, key, reference)
     result = next(each for each in finished.store.results if each.key == key)
     what = escape(f"{key.method}, R = {key.acceleration:g}")
     images = (
@@ -87,21 +87,19 @@ def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> st
     return f"<td>{shown}<span>{result.psnr:.1f} dB, {result.ssim:.3f}</span></td>"
 
 
-def _shown_images(settings: ExperimentSettings, finished: Finished) -> Iterator[tuple[Key, FloatArray]]:
-    scan = scan_names(settings)[0]
-    for index in settings.shown_slices:
-        for setting in all_settings(settings):
-            for method in finished.methods:
-                key = _key(setting, scan, index, method)
-                yield key, _image(finished, key)
+def _shown_keys(settings: ExperimentSettings, finished: Finished) -> list[Key]:
+    return [
+        _key(setting, scan_names(settings)[0], index, method)
+        for index in settings.shown_slices
+        for setting in all_settings(settings)
+        for method in finished.methods
+    ]
 
 
-def _image(finished: Finished, key: Key) -> FloatArray:
+def _image(finished: Finished, key: Key, reference: FloatArray) -> FloatArray:
     image = finished.store.read_image(key)
-    if image is None:
-        raise InputError(
-            f"{finished.store.folder}: an image of {key.method} is damaged; run the command again"
-        )
+    if image is None or image.shape != reference.shape:
+        raise InputError(f"{finished.store.folder}: an image of {key.method} is damaged: remove the folder")
     return image
 
 

@@ -138,7 +138,7 @@ class Store:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
         whole = isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 2
-        return image if whole and np.isfinite(image).all() else None
+        return image if whole else None
 
     def _open_folder(self, identity: dict[str, Any]) -> None:
         record = self.folder / IDENTITY
