@@ -84,7 +84,6 @@ def _best(lines: Sequence[Line], metric: str) -> float:
 def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     """Return what each method is."""
     rows = []
-    versions = finished.identity["peers"]
     choices = {method.name: method.choice for method in settings.methods}
     for name in finished.methods:
         if name in choices:
@@ -95,9 +94,9 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
             if choice.data_weight is not None:
                 given.append(f"data weight {choice.data_weight:g}")
         else:
-            given = [PEERS[name].label]
+            given = [finished.identity["peers"][name]]
             if PEERS[name].weights:
-                given.append(f"version {versions[name]}, regularisation chosen on the tuning slices")
+                given.append("regularisation chosen on the tuning slices")
         rows.append(f'<tr><td>{escape(name)}</td><td class="text">{escape(", ".join(given))}</td></tr>')
     threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     return (
@@ -142,6 +141,7 @@ def record_table(identity: dict[str, Any]) -> str:
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(_plain(value))}</code></td></tr>'
         for name, value in identity.items()
+        if value not in (None, {}, [])
     )
     return f"<table><tbody>{rows}</tbody></table>"
 

@@ -237,5 +237,6 @@ def _identity(
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "model": {"name": model.manifest.name, "digest": model.digest},
         "kspace": {path.name: file_sha256(path) for path in settings.kspace},
-        "peers": peers,
+        # The label too, as it tells the iterations.
+        "peers": {name: version and f"{PEERS[name].label}, {version}" for name, version in peers.items()},
     }
