@@ -1,6 +1,8 @@
-"""An experiment small enough for a test, and a stand-in for a peer that may not be installed."""
+"""An experiment small enough for a test, a stand-in for a peer that may not be installed, and readers."""
 
+import csv
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 
 import numpy as np
 
@@ -37,3 +39,30 @@ class CountedPeer:
             raise KeyboardInterrupt
         self.calls.append((problem.index, weight))
         return problem.mvue / np.float32(1 + abs(np.log10(weight / 0.01)))
+
+
+def rows_of(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(folder):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows_of(folder)]
+
+
+class Page(HTMLParser):
+    """What a page refers to, and its text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.references: list[str] = []
+        self.words = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data):
+        self.words += f" {data}"

@@ -94,7 +94,7 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
             if choice.data_weight is not None:
                 given.append(f"data weight {choice.data_weight:g}")
         else:
-            given = [finished.identity["peers"][name]]
+            given = [finished.identity[f"peer {name}"]]
             if PEERS[name].weights:
                 given.append("regularisation chosen on the tuning slices")
         rows.append(f'<tr><td>{escape(name)}</td><td class="text">{escape(", ".join(given))}</td></tr>')

@@ -225,10 +225,12 @@ def _identity(
     settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
 ) -> dict[str, Any]:
     """Return what decides the results: a run continues only one with the same."""
-    decided_otherwise = {"title", "model", "kspace", "peers"}
+    decided_otherwise = {"title", "methods", "model", "kspace", "peers"}
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {
         **given,
+        "methods": [method.name for method in settings.methods],
+        **{f"method {method.name}": asdict(method.choice) for method in settings.methods},
         "sbim-deploy": __version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
@@ -238,5 +240,5 @@ def _identity(
         "model": {"name": model.manifest.name, "digest": model.digest},
         "kspace": {path.name: file_sha256(path) for path in settings.kspace},
         # The label too, as it tells the iterations.
-        "peers": {name: version and f"{PEERS[name].label}, {version}" for name, version in peers.items()},
+        **{f"peer {name}": version and f"{PEERS[name].label}, {version}" for name, version in peers.items()},
     }
