@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import astuple
-from pathlib import Path
 
 import numpy as np
 
+from sbim_deploy.experiment.bart import bart_version, pics
 from sbim_deploy.mri.masks import effective_acceleration, line_mask
 from sbim_deploy.recon.evaluate import Scores, score
 from sbim_deploy.recon.model import load_model
@@ -28,26 +25,7 @@ from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice
 
-L1_WAVELET = ("pics", "-S", "-l1", "-r", "0.003")
-
-
-def bart_pics(problem: SliceProblem) -> np.ndarray:
-    """Return BART's L1-wavelet reconstruction (rows, columns) with the problem's maps."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-        names = {name: str(Path(folder) / name) for name in ("kspace", "maps", "image")}
-        write_cfl(names["kspace"], problem.kspace)
-        write_cfl(names["maps"], problem.maps)
-        command = ["bart", *L1_WAVELET, names["kspace"], names["maps"], names["image"]]
-        subprocess.run(command, check=True, capture_output=True)
-        data = np.fromfile(names["image"] + ".cfl", dtype=np.complex64)
-    return data.reshape(problem.mvue.shape, order="F")
-
-
-def write_cfl(name: str, coils: np.ndarray) -> None:
-    """Write (coil, rows, columns) with BART's dimensions: read, phase, slice, coil, first one fastest."""
-    stored = np.moveaxis(coils, 0, -1)[:, :, None, :]
-    Path(name + ".hdr").write_text("# Dimensions\n" + " ".join(map(str, stored.shape)) + "\n")
-    stored.astype(np.complex64).ravel(order="F").tofile(name + ".cfl")
+L1_WAVELET = ("-l1", "-r", "0.003")
 
 
 def report(
@@ -88,8 +66,9 @@ def main() -> None:
     print(f"R = {settings.acceleration:g} ({effective_acceleration(mask):.2f} effective), {settings}\n")
     print("| sampler | network calls | PSNR (dB) | SSIM | NRMSE | s a slice |\n|---|---|---|---|---|---|")
     report("zero-filled", None, lambda problem: problem.mvue, cases)
-    if shutil.which("bart"):
-        report("BART `" + " ".join(L1_WAVELET) + "`", None, bart_pics, cases)
+    if bart_version():
+        name = f"BART `pics -S {' '.join(L1_WAVELET)}`"
+        report(name, None, lambda problem: pics(problem, L1_WAVELET, os.cpu_count() or 1), cases)
     else:
         print("BART is not installed: its row is left out")
     model = load_model(arguments.model)

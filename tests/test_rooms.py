@@ -16,9 +16,10 @@ BELOW = {
     "records": set(),
     **dict.fromkeys(FLOOR, GROUND),
     "recon": GROUND | FLOOR,
+    "experiment": GROUND | FLOOR | {"recon"},
     "export": GROUND | FLOOR | {"recon"},
     "training": GROUND | FLOOR | {"recon", "export"},
-    "cli": GROUND | FLOOR | {"recon", "export", "training"},
+    "cli": GROUND | FLOOR | {"recon", "experiment", "export", "training"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml"}
 HEAVY_ROOMS = {"export", "training"}

@@ -33,3 +33,13 @@ def test_equal_images_are_perfect(images):
     _, reference = images
     assert (nrmse(reference, reference), psnr(reference, reference)) == (0, float("inf"))
     assert ssim(reference, reference) == pytest.approx(1)
+
+
+def test_a_given_data_range_takes_the_place_of_the_references_maximum(images):
+    image, reference = images
+    assert psnr(image, reference, 1000.0) == pytest.approx(
+        peak_signal_noise_ratio(reference, image, data_range=1000), rel=1e-6
+    )
+    assert ssim(image, reference, 1000.0) == pytest.approx(
+        structural_similarity(reference, image, data_range=1000), abs=1e-5
+    )

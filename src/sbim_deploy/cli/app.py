@@ -12,6 +12,7 @@ from sbim_deploy.cli.bench import bench
 from sbim_deploy.cli.build import build
 from sbim_deploy.cli.demo import demo
 from sbim_deploy.cli.evaluate import evaluate
+from sbim_deploy.cli.experiment import experiment
 from sbim_deploy.cli.export import export
 from sbim_deploy.cli.info import info
 from sbim_deploy.cli.plan import plan
@@ -52,7 +53,20 @@ def _program(
     """
 
 
-for command in (demo, recon, evaluate, simulate, plan, info, export, build, validate, bench, train):
+for command in (
+    demo,
+    recon,
+    evaluate,
+    experiment,
+    simulate,
+    plan,
+    info,
+    export,
+    build,
+    validate,
+    bench,
+    train,
+):
     app.command()(command)
 
 

@@ -27,6 +27,7 @@ from sbim_deploy.io.result_file import open_result
 from sbim_deploy.records import ComplexArray, FloatArray
 
 MAX_SHOWN = 60
+WITHOUT_RESUME = "start over without --resume"
 BYTES_PER_PIXEL = 16  # complex64, its float32 magnitude and the zero-filled one
 
 
@@ -158,7 +159,7 @@ class ResultWriter:
             found = parse_object(record.read_bytes(), str(record))
         except OSError as error:
             raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
-        _check_same_run(found, self._identity, self._folder)
+        check_same_run(found, self._identity, self._folder, WITHOUT_RESUME)
         for index in self.slice_indices:
             finished = _load_slice(self._slice_path(index))
             if finished is not None and self._shape in (None, finished.image.shape):
@@ -171,7 +172,7 @@ class ResultWriter:
                 found, indices = result.identity, result.slice_indices
         except InputError:
             return  # whatever it is, it is not a finished run, and the output replaces it
-        _check_same_run(found, self._identity, self.path)
+        check_same_run(found, self._identity, self.path, WITHOUT_RESUME)
         self._complete = indices == self.slice_indices
 
     def _start_over(self) -> None:
@@ -225,7 +226,8 @@ def _load_slice(path: Path) -> _FinishedSlice | None:
     return _FinishedSlice(image, zero_filled, np.float32(residual))
 
 
-def _check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path) -> None:
+def check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path, way_out: str) -> None:
+    """Raise InputError, naming what differs, where a run was begun with another identity than this one's."""
     differing = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
     if differing:
         detail = ", ".join(
@@ -233,7 +235,7 @@ def _check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path
         )
         raise InputError(
             f"{where}: was begun by a run that differs in {detail}; "
-            "give the same input and options, or start over without --resume"
+            f"give the same input and options, or {way_out}"
         )
 
 

@@ -104,6 +104,12 @@ def brain_slice(index: int, size: int) -> FloatArray:
     return np.maximum(np.asarray(resized, dtype=np.float32), 0)
 
 
+def n_brain_slices() -> int:
+    """Return how many different brains there are."""
+    with np.load(io.BytesIO(_brain_slices_file()), allow_pickle=False) as stored:
+        return len(stored["scale"])
+
+
 def _slices(
     settings: SimulateSettings, mask: BoolArray, on_slice: Callable[[int], None] | None
 ) -> Iterator[KspaceSlice]:

@@ -1,0 +1,182 @@
+"""One HTML page that needs nothing else: no script, no other file, every picture within it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from sbim_deploy.experiment.page_images import image_sections
+from sbim_deploy.experiment.page_tables import method_table, record_table, score_table, tuning_table
+from sbim_deploy.experiment.pictures import data_uri
+from sbim_deploy.experiment.plots import plot_scores
+from sbim_deploy.experiment.run import Finished
+from sbim_deploy.experiment.scans import scan_names
+from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.summary import Line
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.recon.volume import NOTICE
+
+PLAIN = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
+MASKED = (("masked_psnr", "masked PSNR (dB), as published"), ("masked_ssim", "masked SSIM, as published"))
+
+STYLE = """
+:root { color-scheme: light; --ink: #1c1f23; --soft: #5d646d; --line: #e1e4e8;
+  --paper: #fff; --wash: #f6f7f9; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 28px; }
+header { padding-top: 36px; }
+h1 { font-size: 28px; line-height: 1.25; margin: 0 0 8px; letter-spacing: -0.01em; }
+h2 { font-size: 20px; margin: 44px 0 10px; padding-top: 18px; border-top: 1px solid var(--line); }
+h3 { font-size: 16px; margin: 26px 0 8px; }
+p { margin: 8px 0; max-width: 78ch; }
+.lead { font-size: 17px; color: var(--soft); }
+.notice { display: inline-block; margin: 10px 0 0; padding: 5px 12px; border-radius: 4px; background: #fff4dc;
+  border: 1px solid #f0d79a; font-weight: 600; font-size: 14px; }
+.soft, figcaption { color: var(--soft); font-size: 13.5px; }
+figure { margin: 14px 0; } figure img.plot { width: 100%; height: auto; display: block; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+table.scores { width: 100%; }
+th, td { padding: 5px 9px; text-align: right; vertical-align: top; white-space: nowrap; }
+th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
+tbody tr + tr td { border-top: 1px solid var(--line); }
+tr.setting th { background: var(--wash); text-align: left; padding-top: 9px; border-top: 1px solid #c9ced5; }
+tr.setting th span { font-weight: 400; color: var(--soft); }
+td small { display: block; color: var(--soft); font-size: 12px; }
+td small.better { color: #0a6b3d; } td small.worse { color: #a3271a; }
+td.best b { font-weight: 700; } td b { font-weight: 400; } b { white-space: nowrap; }
+td.text, th.text { text-align: left; white-space: normal; }
+.black { background: #000; color: #d5d8dc; border-radius: 6px; padding: 16px; }
+.black table { font-size: 12px; width: 100%; }
+.black th, .black td { padding: 3px; text-align: center; border: 0; }
+.black th { color: #fff; } .black tbody th { text-align: right; padding-right: 10px; vertical-align: middle;
+  width: 1%; }
+.black td img { display: block; width: 100%; min-width: 96px; height: auto; }
+.black td span { color: #aeb4bc; }
+.black tbody tr + tr td { border: 0; }
+.bar { display: flex; align-items: center; gap: 10px; font-size: 13px; margin: 12px 0 0; color: #d5d8dc; }
+.bar img { width: 240px; height: 10px; border: 1px solid #555; }
+code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
+footer { margin-top: 52px; padding-top: 16px; padding-bottom: 36px; border-top: 1px solid var(--line); }
+@media print { .black { print-color-adjust: exact; } h2 { break-after: avoid; } }
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p class="lead">{lead}</p>
+<p class="notice">{notice}</p>
+</header>
+<main>
+{body}
+</main>
+<footer><p class="soft">{footer}</p></footer>
+</body>
+</html>
+"""
+
+
+def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lines: Sequence[Line]) -> None:
+    """Write the page of a finished experiment.
+
+    Raises:
+        InputError: the page cannot be written.
+    """
+    sections = [
+        *_curves(settings, lines),
+        "<h2>Scores</h2>",
+        _explained(settings, finished),
+        *(score_table(pattern, _of(lines, pattern)) for pattern in settings.patterns),
+        image_sections(settings, finished),
+        "<h2>Methods</h2>",
+        method_table(settings, finished),
+        tuning_table(settings, finished.store.tuned),
+        "<h2>Provenance</h2>",
+        record_table(finished.identity),
+    ]
+    page = PAGE.format(
+        title=escape(settings.title),
+        style=STYLE,
+        lead=escape(_lead(settings, finished)),
+        notice=escape(NOTICE),
+        body="\n".join(sections),
+        footer=escape(f"sbim-deploy {finished.identity['sbim-deploy']}. {NOTICE}"),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
+    sections = ["<h2>Over the acceleration</h2>"]
+    for pattern in settings.patterns:
+        own = _of(lines, pattern)
+        sections += [
+            _figure(
+                plot_scores(own, PLAIN),
+                f"PSNR and SSIM, {pattern} lines",
+                f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
+                "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
+            ),
+            _figure(
+                plot_scores(own, MASKED),
+                f"Masked PSNR and SSIM as published, {pattern} lines",
+                "The same images by the thesis's masked metrics, as its code computed them: set to 0 up to "
+                "5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
+                "reconstruction alone. They are for comparison with its figures only.",
+            ),
+        ]
+    return sections
+
+
+def _figure(svg: bytes, alternative: str, caption: str) -> str:
+    return (
+        f'<figure><img class="plot" src="{data_uri(svg, "image/svg+xml")}" alt="{escape(alternative)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _lead(settings: ExperimentSettings, finished: Finished) -> str:
+    n_slices = len(settings.slices) * len(scan_names(settings))
+    accelerations = ", ".join(f"{value:g}" for value in settings.accelerations)
+    if settings.simulate is not None:
+        scan = settings.simulate
+        slices = f"{n_slices} simulated slices that no network was trained on"
+        data = f"{scan.size} x {scan.size}, {scan.coils} coils, noise {scan.noise:g}"
+    else:
+        slices, data = f"{n_slices} slices", f"from {len(settings.kspace)} files"
+    maps = (
+        "the true coil maps" if settings.maps == "true" else "coil maps from the calibration lines (ESPIRiT)"
+    )
+    return (
+        f"{len(finished.methods)} methods on {slices} ({data}), {' and '.join(settings.patterns)} lines, "
+        f"R = {accelerations}; {maps}, the same for every method."
+    )
+
+
+def _explained(settings: ExperimentSettings, finished: Finished) -> str:
+    left_out = ", ".join(finished.left_out)
+    missing = f" Not installed, and so left out: <b>{escape(left_out)}</b>." if left_out else ""
+    return (
+        "<p>Mean over the slices with their standard deviation; below it the mean of the differences to "
+        f"<b>{escape(settings.baseline)}</b>, slice by slice, and its 95 % bootstrap interval, in colour "
+        "where it leaves out 0. The best mean of each column and acceleration is bold. Slices are "
+        f"resampled as if independent, and with few of them the interval is too short.{missing}</p>"
+    )
+
+
+def _of(lines: Sequence[Line], pattern: str) -> list[Line]:
+    return [line for line in lines if line.setting.pattern == pattern]

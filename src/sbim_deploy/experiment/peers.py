@@ -1,0 +1,82 @@
+"""The methods that a sampler is compared with, and what each needs to be there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbim_deploy import __version__
+from sbim_deploy.experiment.bart import bart_version, pics
+from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.records import ComplexArray
+
+WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+# BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on slices 12 and 13 of thesis.yaml.
+CG_ITERATIONS, WAVELET_ITERATIONS = 100, 200
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A method from elsewhere.
+
+    ``solve`` takes a slice, the weight of its regularisation and the threads, and returns the image (rows,
+    columns) in the units of k-space. ``weights`` is the grid that the weight is chosen from, empty where
+    nothing is tuned. ``version`` is None where the peer is not installed.
+    """
+
+    label: str
+    solve: Callable[[SliceProblem, float, int], ComplexArray]
+    weights: tuple[float, ...]
+    version: Callable[[], str | None]
+    install: str
+
+
+def _zero_filled(problem: SliceProblem, _weight: float, _threads: int) -> ComplexArray:
+    return problem.mvue
+
+
+def _bart_l2(problem: SliceProblem, weight: float, threads: int) -> ComplexArray:
+    return pics(problem, ("-l2", "-i", str(CG_ITERATIONS), "-r", f"{weight:g}"), threads)
+
+
+def _bart_l1(problem: SliceProblem, weight: float, threads: int) -> ComplexArray:
+    return pics(problem, ("-l1", "-i", str(WAVELET_ITERATIONS), "-r", f"{weight:g}"), threads)
+
+
+def _sigpy_sense(problem: SliceProblem, weight: float, _threads: int) -> ComplexArray:
+    """SigPy does not scale the data, so they are brought to the unit that the samplers have."""
+    app = importlib.import_module("sigpy.mri.app")
+    scale = np.float32(problem.scale)
+    solver = app.SenseRecon(
+        problem.kspace / scale, problem.maps, lamda=weight, max_iter=CG_ITERATIONS, show_pbar=False
+    )
+    image: ComplexArray = solver.run().astype(np.complex64) * scale
+    return image
+
+
+def _sigpy_version() -> str | None:
+    try:
+        return importlib.metadata.version("sigpy")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+_BART = "apt-get install bart"
+PEERS = {
+    "zero-filled": Peer("the measured data alone", _zero_filled, (), lambda: __version__, ""),
+    "bart-l2": Peer(f"BART pics -l2, {CG_ITERATIONS} iterations", _bart_l2, WEIGHTS, bart_version, _BART),
+    "bart-l1": Peer(
+        f"BART pics -l1, wavelets, {WAVELET_ITERATIONS} iterations", _bart_l1, WEIGHTS, bart_version, _BART
+    ),
+    "sigpy-sense": Peer(
+        f"SigPy SenseRecon, {CG_ITERATIONS} iterations",
+        _sigpy_sense,
+        WEIGHTS,
+        _sigpy_version,
+        'pip install "sbim-deploy[peers]"',
+    ),
+}

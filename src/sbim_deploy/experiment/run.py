@@ -1,0 +1,244 @@
+"""Every method on every slice at every acceleration, one result at a time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import scipy
+
+from sbim_deploy import __version__
+from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.experiment.masked_metrics import masked_psnr_and_ssim
+from sbim_deploy.experiment.peers import PEERS
+from sbim_deploy.experiment.scans import (
+    FullSlice,
+    Setting,
+    all_settings,
+    check_paths,
+    full_slice,
+    full_slices,
+    problem_acceleration,
+    scan_names,
+    undersample,
+)
+from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.store import Key, Result, Store
+from sbim_deploy.experiment.tuning import tune
+from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.mri.fourier import centre_crop
+from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon.evaluate import score
+from sbim_deploy.recon.model import Model, load_model
+from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.records import ComplexArray, FloatArray
+
+
+class Progress(Protocol):
+    """What is told of an experiment while it goes on."""
+
+    def started(self, n_results: int, n_done: int) -> None:
+        """Begin: how many results there will be, and how many an earlier run has made."""
+
+    def advanced(self) -> None:
+        """Tell that one more result is kept."""
+
+    def said(self, text: str) -> None:
+        """Tell what a reader of the terminal should know."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished experiment: its folder, its identity, its methods in order, and what was not installed."""
+
+    store: Store
+    identity: dict[str, Any]
+    methods: tuple[str, ...]
+    left_out: tuple[str, ...]
+    n_calls: dict[str, int]
+
+
+Solve = Callable[[SliceProblem, Setting], tuple[FloatArray, float]]
+
+
+def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progress) -> Finished:
+    """Run what is not done yet of an experiment; what is finished stays however this ends.
+
+    Raises:
+        InputError: a file, the model or a setting is not what it must be, or the folder holds another run.
+        BackendMissingError: the baseline is a peer that is not installed.
+        SamplingError: a sampler diverged.
+    """
+    versions = {name: PEERS[name].version() for name in settings.peers}
+    left_out = tuple(name for name, version in versions.items() if version is None)
+    _announce(left_out, settings.baseline, progress)
+    model = load_model(settings.model)
+    samplers = {
+        method.name: Reconstructor(model, method.choice, settings.seed, threads=settings.threads)
+        for method in settings.methods
+    }
+    present = tuple(name for name in settings.peers if name not in left_out)
+    methods = (*present, *samplers)
+    _check_scans(settings)
+    engine = next(iter(samplers.values())).engine
+    identity = _identity(settings, model, dict(engine.description), versions)
+    keys = _keys(settings, methods)
+    store = Store(folder, identity, keys, _shown(settings, keys))
+    progress.started(len(keys), len(store.results))
+    if store.pending:
+        _tune_peers(settings, present, store, progress)
+        solvers = {name: _sampler_solver(sampler) for name, sampler in samplers.items()}
+        solvers |= {name: _peer_solver(name, store, settings.threads) for name in present}
+        for (setting, scan, index), slice_keys in groupby(store.pending[:], key=_slice_of):
+            _run_slice(
+                settings, setting, full_slice(settings, scan, index), slice_keys, solvers, store, progress
+            )
+    calls = {name: len(sampler.plan.rows) for name, sampler in samplers.items()}
+    return Finished(store, identity, methods, left_out, calls)
+
+
+def _run_slice(
+    settings: ExperimentSettings,
+    setting: Setting,
+    full: FullSlice,
+    keys: Iterable[Key],
+    solvers: dict[str, Solve],
+    store: Store,
+    progress: Progress,
+) -> None:
+    problem = undersample(full, setting, settings.seed)
+    for key in keys:
+        before = time.perf_counter()
+        image, residual = solvers[key.method](problem, setting)
+        seconds = time.perf_counter() - before
+        scores = score(image, full.reference)
+        result = Result(
+            pattern=key.pattern,
+            acceleration=key.acceleration,
+            effective_acceleration=problem_acceleration(problem),
+            scan=key.scan,
+            slice=key.slice,
+            method=key.method,
+            **asdict(scores),
+            **dict(
+                zip(("masked_psnr", "masked_ssim"), masked_psnr_and_ssim(image, full.reference), strict=True)
+            ),
+            residual=residual,
+            seconds=seconds,
+            seed=settings.seed,
+        )
+        store.add(result, image)
+        progress.advanced()
+
+
+def _sampler_solver(reconstruct: Reconstructor) -> Solve:
+    def solve(problem: SliceProblem, _setting: Setting) -> tuple[FloatArray, float]:
+        (result,) = reconstruct([problem])
+        return np.abs(result.image), result.residual
+
+    return solve
+
+
+def _peer_solver(name: str, store: Store, threads: int) -> Solve:
+    weights = {(each.pattern, each.acceleration): each.weight for each in store.tuned if each.method == name}
+
+    def solve(problem: SliceProblem, setting: Setting) -> tuple[FloatArray, float]:
+        weight = weights.get((setting.pattern, setting.acceleration), 0.0)
+        image = PEERS[name].solve(problem, weight, threads)
+        return np.abs(centre_crop(image, problem.image_shape)), _residual(problem, image)
+
+    return solve
+
+
+def _residual(problem: SliceProblem, image: ComplexArray) -> float:
+    """Return |A x - y| / |y| over what was measured."""
+    difference = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
+    return float(np.linalg.norm(difference) / np.linalg.norm(problem.kspace))
+
+
+def _tune_peers(
+    settings: ExperimentSettings, present: tuple[str, ...], store: Store, progress: Progress
+) -> None:
+    done = {(each.pattern, each.acceleration, each.method) for each in store.tuned}
+    wanted = [
+        (setting, name)
+        for setting in all_settings(settings)
+        for name in present
+        if PEERS[name].weights and (setting.pattern, setting.acceleration, name) not in done
+    ]
+    if not wanted:
+        return
+    slices = list(full_slices(settings, settings.tuning_slices))
+    for setting, name in wanted:
+        tuned = tune(name, setting, slices, settings.seed, settings.threads)
+        store.add_tuned(tuned)
+        progress.said(f"{name}: weight {tuned.weight:g} at {setting.pattern} R = {setting.acceleration:g}")
+
+
+def _announce(left_out: tuple[str, ...], baseline: str, progress: Progress) -> None:
+    for name in left_out:
+        way_out = f"it is not installed: {PEERS[name].install}"
+        if name == baseline:
+            raise BackendMissingError(f"the baseline {name} is missing: {way_out}; or choose another")
+        progress.said(f"{name} is left out, {way_out}")
+
+
+def _check_scans(settings: ExperimentSettings) -> None:
+    """Read every slice, and undersample the first in every way, before hours of work begin."""
+    check_paths(settings.kspace)
+    first = None
+    for full in full_slices(settings, (*settings.slices, *settings.tuning_slices)):
+        first = first or full
+    if first is not None:
+        for setting in all_settings(settings):
+            undersample(first, setting, settings.seed)
+
+
+def _keys(settings: ExperimentSettings, methods: tuple[str, ...]) -> list[Key]:
+    return [
+        Key(setting.pattern, setting.acceleration, scan, index, method)
+        for setting in all_settings(settings)
+        for scan in scan_names(settings)
+        for index in settings.slices
+        for method in methods
+    ]
+
+
+def _shown(settings: ExperimentSettings, keys: list[Key]) -> set[Key]:
+    first = scan_names(settings)[0]
+    return {key for key in keys if key.scan == first and key.slice in settings.shown_slices}
+
+
+def _slice_of(key: Key) -> tuple[Setting, str, int]:
+    return Setting(key.pattern, key.acceleration), key.scan, key.slice
+
+
+def _identity(
+    settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
+) -> dict[str, Any]:
+    """Return what decides the results: a run continues only one with the same."""
+    decided_otherwise = {"title", "methods", "model", "kspace", "peers"}
+    given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
+    return {
+        **given,
+        "methods": [method.name for method in settings.methods],
+        **{f"method {method.name}": asdict(method.choice) for method in settings.methods},
+        "sbim-deploy": __version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "engine": " ".join(engine.values()),
+        # Seconds are of one machine.
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "model": {"name": model.manifest.name, "digest": model.digest},
+        "kspace": {path.name: file_sha256(path) for path in settings.kspace},
+        # The label too, as it tells the iterations.
+        **{f"peer {name}": version and f"{PEERS[name].label}, {version}" for name, version in peers.items()},
+    }

@@ -1,0 +1,127 @@
+"""Fully sampled slices with their references, and the problems that undersampling makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.experiment.settings import TRUE, ExperimentSettings, Simulation
+from sbim_deploy.io.fastmri import KspaceFile, open_kspace
+from sbim_deploy.mri.masks import effective_acceleration, line_mask
+from sbim_deploy.recon.evaluate import reference_magnitude
+from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.records import ComplexArray, FloatArray
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class FullSlice:
+    """A slice before lines are taken away.
+
+    k-space is (coil, rows, columns), ``reference`` the magnitude (rows, columns) of the cropped image,
+    ``maps`` None where they are to be estimated.
+    """
+
+    scan: str
+    index: int
+    kspace: ComplexArray
+    maps: ComplexArray | None
+    reference: FloatArray
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to undersample: a pattern and a nominal acceleration."""
+
+    pattern: str
+    acceleration: float
+
+
+def scan_names(settings: ExperimentSettings) -> list[str]:
+    """Return the names of the scans in the results: those of the files."""
+    return [path.name for path in settings.kspace] or [SIMULATED]
+
+
+def all_settings(settings: ExperimentSettings) -> list[Setting]:
+    """Return every pattern at every acceleration, in the order of the results."""
+    return [Setting(pattern, r) for pattern in settings.patterns for r in settings.accelerations]
+
+
+def full_slices(settings: ExperimentSettings, indices: Iterable[int]) -> Iterator[FullSlice]:
+    """Give the slices of every scan.
+
+    Raises:
+        InputError: a file has no such slice, no reference or no maps, or was undersampled already.
+    """
+    for scan in scan_names(settings):
+        for index in indices:
+            yield full_slice(settings, scan, index)
+
+
+def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice:
+    """Give one slice of a scan; see :func:`full_slices`."""
+    if settings.simulate is not None:
+        return _simulated(settings, settings.simulate, index)
+    path = next(path for path in settings.kspace if path.name == scan)
+    with open_kspace(path) as file:
+        _check_file(file, index, settings.maps)
+        shape = file.recon_shape or (file.n_rows, file.n_columns)
+        maps = file.read_maps(index) if settings.maps == TRUE else None
+        return FullSlice(scan, index, file.read_slice(index), maps, reference_magnitude(file, index, shape))
+
+
+def undersample(full: FullSlice, setting: Setting, seed: int) -> SliceProblem:
+    """Take lines away, and prepare the slice as ``recon`` does.
+
+    Raises:
+        InputError: more acceleration than there are lines, or too few calibration lines for the maps.
+    """
+    try:
+        mask = line_mask(full.kspace.shape[-1], setting.acceleration, setting.pattern, seed=seed)
+    except ValueError as error:
+        raise InputError(f"{full.scan}: cannot undersample: {error}") from error
+    shape = (full.reference.shape[0], full.reference.shape[1])
+    return prepare_slice(full.kspace, full.index, mask, full.maps, shape)
+
+
+def problem_acceleration(problem: SliceProblem) -> float:
+    """Return the effective acceleration of what was measured."""
+    return effective_acceleration(problem.mask)
+
+
+def _simulated(settings: ExperimentSettings, simulation: Simulation, index: int) -> FullSlice:
+    scan = SimulateSettings(
+        n_coils=simulation.coils,
+        size=simulation.size,
+        acceleration=1,
+        noise=simulation.noise,
+        seed=settings.seed,
+    )
+    full = simulate_slice(scan, np.ones(simulation.size, dtype=np.bool_), index)
+    maps = full.maps if settings.maps == TRUE else None
+    return FullSlice(SIMULATED, index, full.kspace, maps, np.abs(full.reference))
+
+
+def _check_file(file: KspaceFile, index: int, maps: str) -> None:
+    if index >= file.n_slices:
+        raise InputError(f"{file.path}: has {file.n_slices} slices, the experiment asks for slice {index}")
+    if file.reference_name is None:
+        raise InputError(f"{file.path}: has no reference image, there is nothing to score against")
+    if maps == TRUE and not file.has_maps:
+        raise InputError(f"{file.path}: has no s_maps: give a file with them, or choose maps: estimated")
+    if file.mask is not None and not file.mask.all():
+        raise InputError(f"{file.path}: was undersampled already, expected all lines")
+
+
+def check_paths(paths: Iterable[Path]) -> None:
+    """Raise InputError for two files of one name: the results could not tell them apart."""
+    names = [path.name for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"kspace has two files of the name {name}: rename one")

@@ -1,0 +1,232 @@
+"""An experiment's folder: what it is, the tuned weights, a row for each result, and the images of the page.
+
+Results are made in one order and appended in it, so the rows of a run that was stopped are the first rows
+of the whole, and a second run goes on after the last.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_writable, replacing
+from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.results import check_same_run
+from sbim_deploy.records import FloatArray
+
+IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "images"
+ANOTHER_FOLDER = "name another folder"
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which result: a method on a slice at a nominal acceleration."""
+
+    pattern: str
+    acceleration: float
+    scan: str
+    slice: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of results.csv; ``seconds`` are of the reconstruction alone, maps and loading not counted."""
+
+    pattern: str
+    acceleration: float
+    effective_acceleration: float
+    scan: str
+    slice: int
+    method: str
+    nrmse: float
+    psnr: float
+    ssim: float
+    masked_psnr: float
+    masked_ssim: float
+    residual: float
+    seconds: float
+    seed: int
+
+    @property
+    def key(self) -> Key:
+        """Which result it is."""
+        return Key(self.pattern, self.acceleration, self.scan, self.slice, self.method)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The weight that a peer was given at an acceleration, and the mean NRMSE of each of the grid's."""
+
+    pattern: str
+    acceleration: float
+    method: str
+    weight: float
+    weights: tuple[float, ...]
+    nrmse: tuple[float, ...]
+
+
+class Store:
+    """The folder of one experiment, begun or continued.
+
+    Attributes:
+        folder: the folder.
+        results: what is finished, the first of ``keys``.
+        tuned: the weights that were chosen.
+
+    Raises:
+        InputError: the folder cannot be written, is not an experiment's, or holds another one.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], keys: Sequence[Key], shown: set[Key]):
+        self.folder = folder
+        self._keys, self._shown = keys, shown
+        # JSON has no tuples: compare what will be read back, not what was given.
+        identity = parse_object(format_object(identity), "the identity of the experiment")
+        self._open_folder(identity)
+        self.tuned = self._read_tuned()
+        self.results = self._read_results()
+
+    @property
+    def pending(self) -> Sequence[Key]:
+        """The results that are still to be made, in order."""
+        return self._keys[len(self.results) :]
+
+    def add_tuned(self, tuned: Tuned) -> None:
+        """Keep a chosen weight."""
+        choices = [*self.tuned, tuned]
+        with replacing(self.folder / TUNING) as temporary:
+            stored = {"choices": [asdict(each) for each in choices]}
+            temporary.write_text(format_object(stored, indent=1), encoding="utf-8")
+        self.tuned = choices
+
+    def add(self, result: Result, image: FloatArray) -> None:
+        """Keep the next result, and its image (rows, columns) where the page shows it.
+
+        Raises:
+            InputError: the disk is full, or the folder was closed to writing.
+        """
+        if result.key != self.pending[0]:
+            raise ValueError(f"got {result.key}, expected {self.pending[0]}")
+        if result.key in self._shown:
+            with replacing(self._image_path(result.key)) as temporary, temporary.open("wb") as file:
+                np.save(file, image.astype(np.float32))
+        path = self.folder / RESULTS
+        try:
+            with path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_line(astuple(result)))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); free the space") from error
+        self.results.append(_rounded(result))
+
+    def read_image(self, key: Key) -> FloatArray | None:
+        """Return a shown result's magnitude (rows, columns), or None where it is missing or damaged."""
+        try:
+            with self._image_path(key).open("rb") as file:
+                image = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+        whole = isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 2
+        return image if whole else None
+
+    def _open_folder(self, identity: dict[str, Any]) -> None:
+        record = self.folder / IDENTITY
+        try:
+            if not record.is_file():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if any(self.folder.iterdir()):
+                    raise InputError(f"{self.folder}: holds other files; {ANOTHER_FOLDER}")
+                (self.folder / IMAGES).mkdir()
+                _write_text(self.folder / RESULTS, HEADER)
+                _write_text(record, format_object(identity, indent=1))
+            found = parse_object(record.read_bytes(), str(record))
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be used ({error.strerror}); {ANOTHER_FOLDER}") from error
+        check_same_run(found, identity, self.folder, ANOTHER_FOLDER)
+        check_writable(self.folder / RESULTS)
+
+    def _read_tuned(self) -> list[Tuned]:
+        path = self.folder / TUNING
+        if not path.is_file():
+            return []
+        try:
+            stored = parse_object(path.read_bytes(), str(path))
+            return [_as_tuned(each) for each in stored["choices"]]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: is damaged; remove the folder, or {ANOTHER_FOLDER}") from error
+
+    def _read_results(self) -> list[Result]:
+        """Read the finished rows; what a kill left of the last one is cut off."""
+        path = self.folder / RESULTS
+        try:
+            text = path.read_bytes().decode("utf-8")
+            whole = text[: text.rfind("\n") + 1]
+            if not whole.startswith(HEADER):
+                raise ValueError("no header")
+            rows = [_as_result(row) for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True)]
+        except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+            raise InputError(f"{path}: is damaged; remove the folder, or {ANOTHER_FOLDER}") from error
+        if [row.key for row in rows] != list(self._keys[: len(rows)]):
+            raise InputError(
+                f"{path}: its rows are not this experiment's; remove the folder, or {ANOTHER_FOLDER}"
+            )
+        lost = (row.key in self._shown and self.read_image(row.key) is None for row in rows)
+        n_kept = next((position for position, is_lost in enumerate(lost) if is_lost), len(rows))
+        if n_kept < len(rows) or whole != text:
+            _write_text(path, "".join(whole.splitlines(keepends=True)[: n_kept + 1]))
+        return rows[:n_kept]
+
+    def _image_path(self, key: Key) -> Path:
+        # A scan's name may hold anything: its number is enough.
+        scan = list(dict.fromkeys(each.scan for each in self._keys)).index(key.scan)
+        name = f"{key.pattern}-R{key.acceleration:g}-{scan}-{key.slice}-{key.method}.npy"
+        return self.folder / IMAGES / name
+
+
+def _line(values: Sequence[object]) -> str:
+    written = io.StringIO(newline="")
+    row = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
+    csv.writer(written, lineterminator="\n").writerow(row)
+    return written.getvalue()
+
+
+HEADER = _line([field.name for field in fields(Result)])
+
+
+def _rounded(result: Result) -> Result:
+    """Return the result as it will be read back, so that a resumed run sees no other digits."""
+    stored = {
+        field.name: f"{value:.6g}"
+        for field in fields(result)
+        if isinstance(value := getattr(result, field.name), float)
+    }
+    return _as_result({**asdict(result), **stored})
+
+
+def _as_result(row: dict[str, Any]) -> Result:
+    convert = {"str": str, "int": int, "float": float}
+    return Result(**{field.name: convert[str(field.type)](row[field.name]) for field in fields(Result)})
+
+
+def _as_tuned(stored: dict[str, Any]) -> Tuned:
+    weights, scores = (tuple(float(value) for value in stored[name]) for name in ("weights", "nrmse"))
+    if len(weights) != len(scores):
+        raise ValueError("weights and nrmse differ in length")
+    names = (str(stored["pattern"]), float(stored["acceleration"]), str(stored["method"]))
+    return Tuned(*names, float(stored["weight"]), weights, scores)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")

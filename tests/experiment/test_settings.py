@@ -1,0 +1,95 @@
+"""An experiment's YAML: what it means, and that what is wrong in it is named."""
+
+from pathlib import Path
+
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.experiment.settings import Simulation, read_settings
+from sbim_deploy.samplers.choice import SamplerChoice
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def test_the_shipped_experiments_are_read():
+    thesis = read_settings(EXPERIMENTS / "thesis.yaml")
+    assert thesis.accelerations == (2, 3, 4, 6, 8, 12)
+    assert [method.name for method in thesis.methods] == ["dds", "sbim", "sbim-ld"]
+    assert thesis.maps == "true"
+    assert thesis.methods[2].choice == SamplerChoice("sbim-ld", steps=32, corrector_steps=2)
+    assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
+
+
+def test_paths_are_relative_to_the_file(write_config):
+    path = write_config(simulate=None, kspace=["scan.h5"], model="model", shown_slices=[2])
+    settings = read_settings(path)
+    assert settings.kspace == (path.parent / "scan.h5",)
+    assert settings.model == path.parent / "model"
+    assert settings.shown_slices == (2,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"acceleration": 4}, "unknown key 'acceleration', expected some of title, accelerations"),
+        ({"methods": [{"sampler": "dds", "step": 4}]}, "methods[0]: unknown key 'step'"),
+        ({"simulate": {"sise": 64}}, "simulate: unknown key 'sise'"),
+        ({"title": None, "slices": None}, "lacks title, slices"),
+        ({"methods": [{"steps": 4}]}, "methods[0]: lacks sampler"),
+        ({"accelerations": 4}, "accelerations is 4, expected a list"),
+        ({"accelerations": [2, "x"]}, "accelerations[1] is 'x', expected a finite number"),
+        ({"accelerations": [float("nan")]}, "accelerations[0] is nan, expected a finite number"),
+        ({"accelerations": [0.5]}, "accelerations has 0.5: expected 1 to 1024"),
+        ({"accelerations": [2, 2]}, "accelerations has 2.0 twice"),
+        ({"accelerations": []}, "accelerations is empty"),
+        ({"slices": [True]}, "slices[0] is True, expected a whole number"),
+        ({"slices": [0, 16]}, "slices has 16: expected 0 to 15"),
+        ({"slices": [0, 5]}, "tuning_slices has [5], which slices has too"),
+        ({"tuning_slices": []}, "tuning_slices is empty"),
+        ({"shown_slices": [1]}, "shown_slices is [1]: expected some of slices"),
+        ({"methods": [{"sampler": "ddx"}]}, "methods[0]: unknown sampler 'ddx'"),
+        ({"methods": [{"sampler": "dds", "steps": 0}]}, "methods[0]: steps is 0"),
+        ({"methods": [{"sampler": "dds"}, {"sampler": "dds", "steps": 4}]}, "methods has dds twice"),
+        ({"methods": [{"sampler": "dds", "name": "../x"}]}, "methods[0]: name is '../x'"),
+        ({"methods": [{"sampler": "dds", "name": "bart-l1"}]}, "which is a peer's"),
+        ({"baseline": "sbm"}, "baseline has 'sbm': expected one of dds, sbim, zero-filled, bart-l1"),
+        ({"patterns": ["radial"]}, "patterns has 'radial'"),
+        ({"peers": ["grappa"]}, "peers has 'grappa'"),
+        ({"maps": "guessed"}, "maps has 'guessed': expected one of estimated, true"),
+        ({"seed": -1}, "seed has -1"),
+        ({"simulate": {"noise": -0.1}}, "simulate: noise has -0.1"),
+        ({"simulate": [64]}, "simulate is list, expected a mapping"),
+        ({"simulate": None}, "simulate and kspace are both given or both missing"),
+        ({"kspace": ["a.h5"]}, "simulate and kspace are both given or both missing"),
+    ],
+)
+def test_what_is_wrong_is_named(cli, write_config, tmp_path, changes, message):
+    path = write_config(**changes)
+    done = cli("experiment", path, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert str(path) in done.error_line
+    assert message in done.error_line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "got list, expected a mapping"),
+        ("a: [1\n", "is not YAML"),
+        ("a: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+        ("1: 2\n", "expected a mapping of names to values"),
+        ("x" * (1 << 20) + ": 1\n", "larger than"),
+        ("[" * 1100, "is not YAML"),
+    ],
+)
+def test_what_is_no_mapping_is_refused(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_settings(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.yaml: cannot be read"):
+        read_settings(tmp_path / "nowhere.yaml")

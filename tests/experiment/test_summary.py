@@ -1,0 +1,47 @@
+"""The summary's numbers, by hand."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from sbim_deploy.experiment.store import Result
+from sbim_deploy.experiment.summary import summarise, write_summary
+
+PSNR = {"base": (20.0, 22.0, 27.0), "ours": (23.0, 24.0, 31.0)}
+
+
+@pytest.fixture
+def results():
+    return [
+        Result("equispaced", 4.0, 3.2, "simulated", index, method, 0.1, psnr, 0.8, 25.0, 0.9, 0.05, index, 0)
+        for index in range(3)
+        for method, psnr in ((name, values[index]) for name, values in PSNR.items())
+    ]
+
+
+def test_differences_are_taken_slice_by_slice(results):
+    base, ours = summarise(results, "base")
+    assert (base.method, ours.method) == ("base", "ours")
+    assert base.scores["psnr"].difference is None
+    assert ours.scores["psnr"].mean.mean == pytest.approx(26)
+    assert ours.scores["psnr"].deviation == pytest.approx(np.std(PSNR["ours"], ddof=1))
+    difference = ours.scores["psnr"].difference
+    assert difference.mean == pytest.approx(3)
+    # The differences are 3, 2 and 4: far surer than either mean.
+    assert 2 <= difference.low < 3 < difference.high <= 4
+    assert (ours.n_slices, ours.effective_acceleration, ours.seconds) == (3, pytest.approx(3.2), 1)
+
+
+def test_methods_on_other_slices_are_not_compared(results):
+    with pytest.raises(ValueError, match="not scored on the same slices"):
+        summarise(results[:-1], "base")
+
+
+def test_the_summary_is_a_table(results, tmp_path):
+    write_summary(tmp_path / "summary.csv", summarise(results, "base"))
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        base, ours = csv.DictReader(file)
+    assert (base["method"], base["psnr_difference"]) == ("base", "")
+    assert float(ours["psnr_difference"]) == pytest.approx(3)
+    assert float(ours["psnr_sd"]) == pytest.approx(np.std(PSNR["ours"], ddof=1), rel=1e-5)
