@@ -178,6 +178,7 @@ def test_recon_refuses_bad_kspace_in_one_line(cli, simulated, tmp_path, out, fau
         (("--steps", 0), "steps is 0"),
         (("--sampler", "sbim", "--steps", 500), "500 noise levels"),
         (("--batch", 0), "batch is 0"),
+        (("--samples", 0), "samples is 0"),
         (("--seed", -1), "seed is -1"),
         (("--threads", 0), "threads is 0"),
         (("--slices", "3"), "--slices is '3': expected A:B"),
@@ -297,10 +298,10 @@ def test_a_stopped_run_says_how_to_go_on(cli, simulated, out, monkeypatch):
 
     original = Reconstructor.__call__
 
-    def stopped(self, problems, on_row=None):
+    def stopped(self, problems, *hooks):
         if problems[0].index == 2:
             raise KeyboardInterrupt
-        return original(self, problems, on_row)
+        return original(self, problems, *hooks)
 
     monkeypatch.setattr(Reconstructor, "__call__", stopped)
     done = cli("recon", simulated, "-o", out, "--steps", 1)

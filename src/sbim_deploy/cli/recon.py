@@ -29,10 +29,13 @@ def recon(
     corrector_steps: options.CorrectorSteps = None,
     data_weight: options.DataWeight = None,
     seed: options.Seed = 0,
+    samples: Annotated[
+        int, typer.Option(help="Images drawn for each slice: their mean and standard deviation are kept.")
+    ] = 1,
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Slices reconstructed together.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: Annotated[str, typer.Option(help="auto or onnxruntime.")] = "auto",
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
@@ -56,6 +59,7 @@ def recon(
         maps=maps,
         choice=SamplerChoice(sampler, steps, corrector_steps, data_weight),
         seed=seed,
+        samples=samples,
         slices=_parse_slices(slices),
         batch=batch,
         backend=backend,
@@ -118,8 +122,8 @@ class _Bar:
         self._move_to = self._stack.enter_context(bar)
         self._done = n_done * n_rows
 
-    def advanced(self, n_slices: int) -> None:
-        self._done += n_slices
+    def advanced(self, n_rows: int) -> None:
+        self._done += n_rows
         self._move_to(self._done)
 
 
