@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 from sbim_deploy.recon.calibration import calibrate_file
@@ -23,7 +22,6 @@ COLUMNS = (
     "samples",
     "PSNR (dB)",
     "SSIM",
-    "s a slice",
     "within 1 sd",
     "within 2 sd",
     "of the posterior",
@@ -33,12 +31,10 @@ COLUMNS = (
 
 def row(kspace: Path, result: Path, settings: ReconSettings) -> tuple[str, ...]:
     """Reconstruct and return the table's cells."""
-    before = time.perf_counter()
     reconstruct_file(kspace, result, settings)
     evaluation, calibration = evaluate_file(result, kspace), calibrate_file(result, kspace)
-    seconds = (time.perf_counter() - before) / len(evaluation.slices)
     mean = evaluation.mean_reconstruction
-    cells = (str(settings.samples), f"{mean.psnr:.2f}", f"{mean.ssim:.3f}", f"{seconds:.1f}")
+    cells = (str(settings.samples), f"{mean.psnr:.2f}", f"{mean.ssim:.3f}")
     if calibration is None:
         return (*cells, "", "", "", "")
     got, expected = calibration.mean_coverage, calibration.expected_coverage

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -126,6 +127,18 @@ def test_residuals_are_told_along_the_way_and_end_with_the_images(graph, rows):
         assert [done for done, _ in of_slice] == rows
         assert of_slice[-1][1] == pytest.approx(result.residual, rel=1e-5)
         assert of_slice[0][1] > 2 * result.residual
+
+
+def test_more_samples_take_no_more_memory():
+    slices = problems(1)
+    peaks = []
+    for samples in (2, 2, 12):  # the first run pays for what is imported and cached
+        reconstruct = Reconstructor(load_model("demo"), SamplerChoice(steps=1), samples=samples)
+        tracemalloc.start()
+        reconstruct(slices)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + slices[0].mvue.nbytes
 
 
 def test_less_than_one_sample_is_refused():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +47,9 @@ def recon(
     ] = None,
     png: Annotated[Path | None, typer.Option(help="A picture to write too.")] = None,
     nifti: Annotated[Path | None, typer.Option(help="A NIfTI volume to write too (.nii, .nii.gz).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A page to write too (.html): images, residuals, provenance.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -68,32 +71,42 @@ def recon(
         undersampling=_parse_undersampling(undersample),
         resume=resume,
     )
-    provenance = run_recon(kspace, output, settings, png, nifti)
+    provenance = run_recon(kspace, output, settings, png, nifti, report)
     if json:
         print_json(provenance)
 
 
 def run_recon(
-    kspace: Path, output: Path, settings: ReconSettings, png: Path | None = None, nifti: Path | None = None
+    kspace: Path,
+    output: Path,
+    settings: ReconSettings,
+    png: Path | None = None,
+    nifti: Path | None = None,
+    report: Path | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct with a bar and a closing line on stderr, and write the pictures asked for."""
+    """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
     from sbim_deploy.io.nifti import check_nifti
     from sbim_deploy.io.results import count_finished
     from sbim_deploy.recon.montage import write_result_montage
+    from sbim_deploy.recon.report import write_report
     from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
 
-    if png is not None:
-        check_writable(png)
+    _check_distinct([kspace, output, png, nifti, report])
+    for picture in (png, report):
+        if picture is not None:
+            check_writable(picture)
     if nifti is not None:
         check_nifti(nifti)
     if not settings.resume and (n_finished := count_finished(output)):
         note(
             f"starting over: {n_finished} finished slices of a stopped run are left out (--resume keeps them)"
         )
+    residuals: list[tuple[int, int, float]] = []
+    on_residual = None if report is None else lambda *told: residuals.append(told)
     try:
         with _shown_progress() as progress:
-            provenance = reconstruct_file(kspace, output, settings, progress)
+            provenance = reconstruct_file(kspace, output, settings, progress, on_residual)
     except KeyboardInterrupt:
         note(f"stopped: {count_finished(output)} finished slices are kept, go on with --resume")
         raise
@@ -101,12 +114,22 @@ def run_recon(
         write_result_montage(png, output, kspace)
     if nifti is not None:
         write_result_nifti(nifti, output, kspace)
+    if report is not None:
+        write_report(report, output, residuals)
     timings, plan = provenance["timings_s"], provenance["plan"]
     note(
         f"{output}: {timings['slices']} slices, {plan['sampler']} with {len(plan['rows'])} network calls, "
         f"{timings['total']:.1f} s. {NOTICE}"
     )
     return provenance
+
+
+def _check_distinct(paths: Sequence[Path | None]) -> None:
+    """Refuse a file that is named twice: the second writing would take the place of the first."""
+    named = [path for path in paths if path is not None]
+    for place, path in enumerate(named):
+        if path.resolve() in [other.resolve() for other in named[:place]]:
+            raise InputError(f"{path}: is named twice among input and outputs: name another file")
 
 
 class _Bar:

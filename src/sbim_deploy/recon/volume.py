@@ -23,7 +23,7 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.nifti import write_nifti
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.results import ResultWriter
-from sbim_deploy.mri.masks import PATTERNS, effective_acceleration, line_mask
+from sbim_deploy.mri.masks import PATTERNS, calibration_block, effective_acceleration, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, OnResidual, Reconstructor
@@ -142,11 +142,17 @@ def reconstruct_file(
             timings.sampling_s += time.perf_counter() - before
         provenance = {
             **identity,
+            "model": {
+                **identity["model"],
+                "training_data": reconstructor.model.manifest.training_data,
+                "intended_use": reconstructor.model.manifest.intended_use,
+            },
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "engine": dict(reconstructor.engine.description),
             "batch": settings.batch,
             "measured": {
                 "acceleration": effective_acceleration(measured),
+                "calibration_lines": _calibration_lines(measured, kspace),
                 "maps": "ESPIRiT" if maps is None else "given",
             },
             "timings_s": {
@@ -187,6 +193,11 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceFile) -> BoolArray | N
     except ValueError as error:
         raise InputError(f"{kspace.path}: cannot undersample: {error}") from error
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
+
+
+def _calibration_lines(measured: BoolArray, kspace: KspaceFile) -> int:
+    block = calibration_block(measured, (kspace.n_rows, kspace.n_columns))
+    return min(int(part.stop - part.start) for part in block)
 
 
 def _check_slices(indices: Sequence[int], kspace: KspaceFile, maps: MapsFile | None) -> None:
