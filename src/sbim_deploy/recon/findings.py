@@ -53,7 +53,7 @@ def facts(result: ResultFile) -> list[tuple[str, str]]:
             percent(float(np.median(residual))),
             f"median residual ({percent(residual.min())} to {percent(residual.max())})",
         ),
-        (str(look_up(made, "plan", "sampler")), f"sampler, {len(row_sigmas(made))} network calls"),
+        (str(look_up(made, "plan", "sampler")), f"sampler, {len(row_sigmas(made))} network calls a sample"),
     ]
     if result.samples > 1:
         found.append((str(result.samples), "samples averaged for each slice"))

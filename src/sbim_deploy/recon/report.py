@@ -210,8 +210,8 @@ def _curves(result: ResultFile, residuals: Residuals) -> str:
         said = "No residuals were kept on the way: the slices were reconstructed by an earlier run."
     elif look_up(result.provenance, "graph") == "reconstruct":
         said = (
-            "The whole plan ran in one call (--graph reconstruct): the start and the end are known, and no "
-            "row between."
+            f"{n_slices} slices{sample}. The whole plan ran in one call (--graph reconstruct): the start and "
+            "the end are known, and no row between."
         )
     else:
         said = (
