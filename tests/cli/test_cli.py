@@ -95,6 +95,33 @@ def test_the_demo_model_validates_without_pytorch(cli):
     assert max(each["relative_l2"] for each in report["parity"]) <= 1e-5
 
 
+def test_samples_and_a_report_in_a_row(cli, simulated, tmp_path):
+    result, page = tmp_path / "r.h5", tmp_path / "page.html"
+    options = ("--steps", 2, "--slices", "0:2", "--samples", 3, "--batch", 2, "--report", page)
+    done = cli("recon", simulated, "-o", result, *options, "--json")
+    assert json.loads(done.out)["samples"] == 3
+    assert "Only" not in done.err
+    assert page.read_text().startswith("<!doctype html>")
+    described = json.loads(cli("info", result, "--json").out)
+    assert (described["samples"], described["standard_deviation"]) == (3, "in the file")
+    scores = json.loads(cli("evaluate", result, "--reference", simulated, "--json").out)
+    assert scores["calibration"]["samples"] == 3
+    assert 0 < scores["calibration"]["mean_coverage"]["within_one"] < 1
+    page.unlink()
+    again = cli("recon", simulated, "-o", result, *options, "--resume")
+    assert again.code == 0
+    assert "by an earlier run" in page.read_text()
+
+
+@pytest.mark.parametrize("option", ["--png", "--report"])
+def test_a_file_named_twice_is_refused(cli, simulated, out, option):
+    for twice in (out, simulated):
+        done = cli("recon", simulated, "-o", out, option, twice)
+        assert done.code == 2
+        assert f"{twice}: is named twice" in done.error_line
+    assert list(out.parent.iterdir()) == []
+
+
 def test_recon_gives_one_image_through_every_graph_and_says_which(cli, simulated, tmp_path):
     images = {}
     for graph in ("score", "step", "reconstruct"):
@@ -178,6 +205,7 @@ def test_recon_refuses_bad_kspace_in_one_line(cli, simulated, tmp_path, out, fau
         (("--steps", 0), "steps is 0"),
         (("--sampler", "sbim", "--steps", 500), "500 noise levels"),
         (("--batch", 0), "batch is 0"),
+        (("--samples", 0), "samples is 0"),
         (("--seed", -1), "seed is -1"),
         (("--threads", 0), "threads is 0"),
         (("--slices", "3"), "--slices is '3': expected A:B"),
@@ -191,6 +219,7 @@ def test_recon_refuses_bad_kspace_in_one_line(cli, simulated, tmp_path, out, fau
         (("--maps", "nowhere.h5"), "nowhere.h5: no such file"),
         (("--png", "/nowhere/x.png"), "/nowhere does not exist"),
         (("--nifti", "x.img"), "x.img: the name must end in .nii"),
+        (("--report", "/nowhere/x.html"), "/nowhere does not exist"),
     ],
 )
 def test_recon_refuses_bad_options_before_any_work(cli, simulated, out, arguments, message):
@@ -327,10 +356,10 @@ def test_a_stopped_run_says_how_to_go_on(cli, simulated, out, monkeypatch):
 
     original = Reconstructor.__call__
 
-    def stopped(self, problems, on_row=None):
+    def stopped(self, problems, *hooks):
         if problems[0].index == 2:
             raise KeyboardInterrupt
-        return original(self, problems, on_row)
+        return original(self, problems, *hooks)
 
     monkeypatch.setattr(Reconstructor, "__call__", stopped)
     done = cli("recon", simulated, "-o", out, "--steps", 1)

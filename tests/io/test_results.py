@@ -82,6 +82,43 @@ def test_output_holds_magnitudes_and_slice_indices(path: Path) -> None:
         np.testing.assert_array_equal(file["reconstruction"][1], np.abs(image_of(2)))
 
 
+def test_a_standard_deviation_is_kept_with_the_number_of_samples(path: Path) -> None:
+    identity, deviation = {**IDENTITY, "samples": 4}, np.arange(35, dtype=np.float32).reshape(5, 7)
+    with ResultWriter(path, identity, (0, 1), resume=False) as writer:
+        writer.write(0, image_of(0), image_of(0), 0.0, deviation)
+    with ResultWriter(path, identity, (0, 1), resume=True) as writer:
+        assert writer.pending == (1,)
+        with pytest.raises(ValueError, match="that others lack"):
+            writer.write(1, image_of(1), image_of(1), 0.0)
+        with pytest.raises(ValueError, match=r"not float32 \(5, 7\)"):
+            writer.write(1, image_of(1), image_of(1), 0.0, deviation[:2])
+        writer.write(1, image_of(1), image_of(1), 0.0, 2 * deviation)
+        writer.finish({})
+    with open_result(path) as result:
+        assert (result.samples, result.has_standard_deviation) == (4, True)
+        for position in (0, 1):
+            np.testing.assert_array_equal(
+                result.read_standard_deviation(position), (position + 1) * deviation
+            )
+
+
+def test_a_result_of_one_sample_has_no_standard_deviation(path: Path) -> None:
+    finish(path)
+    with open_result(path) as result:
+        assert (result.samples, result.has_standard_deviation) == (1, False)
+        with pytest.raises(InputError, match="--samples 2"):
+            result.read_standard_deviation(0)
+
+
+@pytest.mark.parametrize("samples", [1, "4", None])
+def test_a_standard_deviation_of_no_number_of_samples_is_refused(path: Path, samples: Any) -> None:
+    with ResultWriter(path, {"samples": samples}, (0,), resume=False) as writer:
+        writer.write(0, image_of(0), image_of(0), 0.0, np.zeros((5, 7), np.float32))
+        writer.finish({})
+    with pytest.raises(InputError, match="'identity' has samples"):
+        open_result(path)
+
+
 def test_provenance_of_a_megabyte_is_kept(path: Path) -> None:
     plan = [{"level": level, "sigma": level / 7, "note": "x" * 200} for level in range(4000)]
     with ResultWriter(path, IDENTITY, (0,), resume=False) as writer:
@@ -283,6 +320,8 @@ def test_result_that_lacks_a_part_is_refused(path: Path, missing: str) -> None:
         ("image", np.zeros((5, 7), np.complex64)),
         ("zero_filled", np.zeros((3, 5, 7), np.complex64)),
         ("zero_filled", np.zeros((3, 5, 6), np.float32)),
+        ("standard_deviation", np.zeros((3, 5, 6), np.float32)),
+        ("standard_deviation", np.zeros((3, 5, 7), np.complex64)),
         ("residual", np.zeros(2, np.float32)),
         ("slice_index", np.zeros(3, np.float32)),
     ],
@@ -290,7 +329,8 @@ def test_result_that_lacks_a_part_is_refused(path: Path, missing: str) -> None:
 def test_result_with_a_part_of_another_kind_is_refused(path: Path, name: str, values: Any) -> None:
     finish(path)
     with h5py.File(path, "r+") as file:
-        del file[name]
+        if name in file:
+            del file[name]
         file[name] = values
     with pytest.raises(InputError, match=name):
         open_result(path)

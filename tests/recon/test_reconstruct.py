@@ -1,3 +1,6 @@
+import itertools
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -8,9 +11,11 @@ from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.evaluate import score
 from sbim_deploy.recon.model import load_model
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
 from sbim_deploy.recon.simulate import SimulateSettings, brain_slice, simulate_slice
 from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice
+from sbim_deploy.samplers.moments import RunningMoments
+from sbim_deploy.samplers.noise import NoiseStream
 
 
 def problems(n=4, size=64, acceleration=2.0):
@@ -75,6 +80,72 @@ def test_a_scaled_scan_gives_the_scaled_image():
     np.testing.assert_allclose(1e6 * small, large, atol=1e-2 * np.abs(large).max())
 
 
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_samples_are_averaged_and_their_spread_kept_however_many_run_together(graph):
+    model, choice, slices = load_model("demo"), SamplerChoice(steps=3), problems(2)
+    noises = [NoiseStream(0, [0, 1], (64, 64), [k, k]).draw().copy() for k in range(3)]
+    assert all((a != b).all() for a, b in itertools.pairwise(noises))
+    one, together, apart = (
+        Reconstructor(model, choice, graph=graph, samples=k, samples_at_once=at_once)(slices)
+        for k, at_once in ((1, 1), (3, 2), (3, 1))
+    )
+    for first, a, b in zip(one, together, apart, strict=True):
+        limit = 1e-5 * np.abs(first.image).max()
+        np.testing.assert_allclose(a.image, b.image, rtol=0, atol=limit)
+        np.testing.assert_allclose(a.standard_deviation, b.standard_deviation, rtol=0, atol=limit)
+        assert a.residual == pytest.approx(b.residual, rel=1e-4)
+        assert first.standard_deviation is None
+        assert a.residual < first.residual * 1.01
+        assert a.standard_deviation.dtype == np.float32
+        distance = np.abs(first.image - a.image)
+        # No sample of three is farther from their mean than sqrt(2) standard deviations.
+        assert (distance <= 1.415 * a.standard_deviation + limit).all()
+        assert distance.mean() > 0.3 * a.standard_deviation.mean() > 0
+
+
+def test_the_moments_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    images = (rng.standard_normal((9, 4, 5, 2)) + 3).astype(np.float32).view(np.complex64)[..., 0]
+    moments = RunningMoments((4, 5))
+    for image in images:
+        moments.add(image)
+    np.testing.assert_allclose(moments.mean, images.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(moments.standard_deviation(), images.std(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("graph", "rows"), [("step", [0, 1, 2, 3]), ("score", [0, 1, 2, 3]), ("reconstruct", [0, 3])]
+)
+def test_residuals_are_told_along_the_way_and_end_with_the_images(graph, rows):
+    reconstruct = Reconstructor(load_model("demo"), SamplerChoice(steps=3), graph=graph)
+    told = []
+    results = reconstruct(problems(2), on_residual=lambda *each: told.append(each))
+    plain = reconstruct(problems(2))
+    for result, silent in zip(results, plain, strict=True):
+        np.testing.assert_array_equal(result.image, silent.image)
+        of_slice = [(done, residual) for index, done, residual in told if index == result.index]
+        assert [done for done, _ in of_slice] == rows
+        assert of_slice[-1][1] == pytest.approx(result.residual, rel=1e-5)
+        assert of_slice[0][1] > 2 * result.residual
+
+
+def test_more_samples_take_no_more_memory():
+    slices = problems(1)
+    peaks = []
+    for samples in (2, 2, 12):  # the first run pays for what is imported and cached
+        reconstruct = Reconstructor(load_model("demo"), SamplerChoice(steps=1), samples=samples)
+        tracemalloc.start()
+        reconstruct(slices)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] + slices[0].mvue.nbytes
+
+
+def test_less_than_one_sample_is_refused():
+    with pytest.raises(InputError, match="samples is 0"):
+        Reconstructor(load_model("demo"), samples=0)
+
+
 def test_a_negative_seed_is_refused():
     with pytest.raises(InputError, match="seed is -1"):
         Reconstructor(load_model("demo"), seed=-1)
@@ -84,3 +155,8 @@ def test_progress_is_told_of_every_row():
     seen = []
     Reconstructor(load_model("demo"), SamplerChoice(steps=3))(problems(1), seen.append)
     assert seen == [1, 2, 3]
+    seen.clear()
+    Reconstructor(load_model("demo"), SamplerChoice(steps=2), samples=3, samples_at_once=2)(
+        problems(1), seen.append
+    )
+    assert seen == [2, 4, 5, 6]

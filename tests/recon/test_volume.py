@@ -62,11 +62,11 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_file(simulated, tmp
     original = Reconstructor.__call__
     calls = []
 
-    def interrupted(self, problems, on_row=None):
+    def interrupted(self, problems, *hooks):
         calls.append(problems[0].index)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(self, problems, on_row)
+        return original(self, problems, *hooks)
 
     monkeypatch.setattr(Reconstructor, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -76,6 +76,35 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_file(simulated, tmp
     assert calls == [0, 1, 2, 2, 3]
     np.testing.assert_array_equal(images(resumed), images(straight))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_samples_go_on_where_they_stopped_and_the_file_says_how_many(simulated, tmp_path, monkeypatch):
+    sampled = replace(FAST, samples=3, slices=(0, 3))
+    straight, resumed = tmp_path / "a.h5", tmp_path / "b.h5"
+    reconstruct_file(simulated, straight, replace(sampled, batch=6))
+    original = Reconstructor.__call__
+
+    def stopped(self, problems, *hooks):
+        if problems[0].index == 1:
+            raise KeyboardInterrupt
+        return original(self, problems, *hooks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reconstructor, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct_file(simulated, resumed, sampled)
+    with pytest.raises(InputError, match=r"samples \(got 2, expected 3\)"):
+        reconstruct_file(simulated, resumed, replace(sampled, samples=2, resume=True))
+    provenance = reconstruct_file(simulated, resumed, replace(sampled, resume=True))
+    assert (provenance["samples"], provenance["timings_s"]["slices"]) == (3, 2)
+    np.testing.assert_allclose(images(resumed), images(straight), atol=1e-5)
+    with open_result(straight) as a, open_result(resumed) as b:
+        for position in range(3):
+            deviation = a.read_standard_deviation(position)
+            assert deviation.mean() > 0
+            np.testing.assert_allclose(deviation, b.read_standard_deviation(position), atol=1e-5)
+    description = describe(resumed)
+    assert (description["samples"], description["standard_deviation"]) == (3, "in the file")
 
 
 def test_a_run_that_was_killed_before_its_last_step_is_finished(simulated, tmp_path, monkeypatch):
@@ -130,6 +159,10 @@ def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):
 
     reconstruct_file(simulated, tmp_path / "out.h5", replace(FAST, batch=3), Progress())
     assert heard == [(4, 0, 2), 3, 3, 1, 1]
+    heard.clear()
+    settings = replace(FAST, batch=2, samples=3, slices=(0, 1), graph="reconstruct")
+    reconstruct_file(simulated, tmp_path / "out.h5", settings, Progress())
+    assert heard == [(1, 0, 6), 4, 2]
 
 
 def test_maps_can_come_from_a_file(simulated, tmp_path):

@@ -10,6 +10,7 @@ from sbim_deploy.mri.sense import Sense
 from sbim_deploy.samplers import plans
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.loop import run_plan, starting_point
+from sbim_deploy.samplers.moments import RunningMoments
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 from sbim_deploy.samplers.schedules import geometric
@@ -103,6 +104,39 @@ class TestPosterior:
         assert ratio[:8].mean() == pytest.approx(1, abs=0.15)
         assert ratio[-8:].mean() == pytest.approx(1, abs=0.15)
 
+    def test_the_standard_deviation_over_samples_is_the_posteriors(self, posterior):
+        """Reverse diffusion with the exact score samples the posterior.
+
+        Over K samples of a pixel with variance V, sd^2 K / (K - 1) is V on average, with a standard error of
+        V / sqrt(K - 1); 4.5 of them, and 0.05 V for the plan's finite steps, are allowed in each pixel.
+        """
+        mean, values, vectors = posterior
+        expected = (2 * values * np.abs(vectors) ** 2).sum(axis=1).reshape(SHAPE)
+        assert expected.max() > 1.5 * expected.min()
+        k, at_once = 400, 50
+        plan = plans.reverse_diffusion(geometric(5, 0.02, 80), 0.0)
+        plan = replace(plan, start_image=1.0, start_noise=5.0)
+        start = np.tile(mean.astype(np.complex64).reshape(1, *SHAPE), (at_once, 1, 1))
+        sense, _, backprojection = problem()
+        moments = RunningMoments(SHAPE)
+        for first in range(0, k, at_once):
+            noise = NoiseStream(3, [7] * at_once, SHAPE, range(first, first + at_once))
+            drawn = run_plan(
+                plan,
+                self.score(posterior),
+                sense.normal,
+                backprojection,
+                starting_point(plan, start, noise),
+                noise,
+                np.full(at_once, NOISE_LEVEL, dtype=np.float32),
+            )
+            for image in drawn:
+                moments.add(image)
+        ratio = moments.standard_deviation() ** 2 * k / (k - 1) / expected
+        assert np.abs(ratio - 1).max() < 4.5 / np.sqrt(k - 1) + 0.05
+        offset = np.abs(moments.mean.reshape(-1) - mean) ** 2 / (expected.reshape(-1) / k)
+        assert offset.max() < 16  # of an exponential variable of mean 1
+
     @pytest.mark.parametrize("steps", [20, 80])
     def test_sbim_leaves_more_noise_than_ddim_because_its_steps_are_shorter(self, posterior, steps):
         """The square root of p. 64-65 makes each step shorter than the exact one."""
@@ -193,11 +227,11 @@ def test_a_slice_is_the_same_in_any_batch():
 
 
 def test_noise_depends_on_seed_slice_and_sample_alone():
-    def first(seed, slices, sample=0):
-        return NoiseStream(seed, slices, SHAPE, sample).draw().copy()
+    def first(seed, slices, samples=None):
+        return NoiseStream(seed, slices, SHAPE, samples).draw().copy()
 
     np.testing.assert_array_equal(first(1, [3, 7])[1], first(1, [7])[0])
-    others = [first(2, [7]), first(1, [8]), first(1, [7], sample=1)]
+    others = [first(2, [7]), first(1, [8]), first(1, [7], samples=[1])]
     assert all((first(1, [7]) != other).all() for other in others)
     many = NoiseStream(0, range(50), SHAPE).draw()
     assert many.real.std() == pytest.approx(1, abs=0.03)
@@ -209,6 +243,21 @@ def test_progress_counts_the_rows():
     seen = []
     run(plans.sbim(geometric(5, 0.1, 4), 5.0), lambda x, s: -x, sense, backprojection, on_row=seen.append)
     assert seen == [1, 2, 3, 4]
+
+
+def test_the_state_can_be_watched_from_the_start_to_the_image():
+    sense, _, backprojection = problem()
+    seen = []
+    image = run(
+        plans.sbim(geometric(5, 0.1, 4), 5.0),
+        lambda x, s: -x,
+        sense,
+        backprojection,
+        on_state=lambda rows, x: seen.append((rows, x.copy())),
+    )
+    assert [rows for rows, _ in seen] == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(seen[0][1], NoiseStream(0, [0], SHAPE).draw())
+    np.testing.assert_array_equal(seen[-1][1], image)
 
 
 def test_the_first_non_finite_score_stops_the_run_and_names_the_slice():

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.output import print_json, print_table
+from sbim_deploy.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
+    from sbim_deploy.recon.calibration import Calibration, Coverage
     from sbim_deploy.recon.evaluate import Evaluation, Scores
 
 
@@ -25,17 +26,21 @@ def evaluate(
     """Score a reconstruction against its reference.
 
     NRMSE, PSNR and SSIM of the magnitude, with zero-filling beside it; the data range is the reference's
-    maximum.
+    maximum. Where the result has a standard deviation, how well it tells the error.
     """
     from dataclasses import asdict
 
+    from sbim_deploy.recon.calibration import calibrate_file
     from sbim_deploy.recon.evaluate import evaluate_file
 
     evaluation = evaluate_file(result, reference, mask_below)
+    calibration = calibrate_file(result, reference)
     if json:
-        print_json(asdict(evaluation))
-    else:
-        print_evaluation(evaluation)
+        print_json({**asdict(evaluation), "calibration": calibration and asdict(calibration)})
+        return
+    print_evaluation(evaluation)
+    if calibration is not None:
+        _print_calibration(calibration)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -47,6 +52,29 @@ def print_evaluation(evaluation: Evaluation) -> None:
     ]
     means = ("mean", *_cells(evaluation.mean_reconstruction), *_cells(evaluation.mean_zero_filled), "")
     print_table(columns, [*rows, means])
+
+
+def _print_calibration(calibration: Calibration) -> None:
+    """Print how much of the object's error one and two standard deviations cover, and should."""
+    print_table(
+        ("", "within 1 sd", "within 2 sd", "correlation of sd and error"),
+        [
+            *(
+                (f"slice {each.index}", *_fractions(each.coverage), f"{each.correlation:.3f}")
+                for each in calibration.slices
+            ),
+            ("mean", *_fractions(calibration.mean_coverage), f"{calibration.mean_correlation:.3f}"),
+            ("posterior", *_fractions(calibration.expected_coverage), ""),
+        ],
+    )
+    note(
+        f"standard deviation of {calibration.samples} samples against the {calibration.error} error, where "
+        "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give"
+    )
+
+
+def _fractions(coverage: Coverage) -> tuple[str, str]:
+    return f"{coverage.within_one:.3f}", f"{coverage.within_two:.3f}"
 
 
 def _cells(scores: Scores) -> tuple[str, str, str]:

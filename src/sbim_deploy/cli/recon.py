@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,10 +29,13 @@ def recon(
     corrector_steps: options.CorrectorSteps = None,
     data_weight: options.DataWeight = None,
     seed: options.Seed = 0,
+    samples: Annotated[
+        int, typer.Option(help="Images drawn for each slice: their mean and standard deviation are kept.")
+    ] = 1,
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Slices reconstructed together.")] = 1,
+    batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: options.Backend = "auto",
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
@@ -44,6 +47,9 @@ def recon(
     ] = None,
     png: Annotated[Path | None, typer.Option(help="A picture to write too.")] = None,
     nifti: Annotated[Path | None, typer.Option(help="A NIfTI volume to write too (.nii, .nii.gz).")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="A page to write too (.html): images, residuals, provenance.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -56,6 +62,7 @@ def recon(
         maps=maps,
         choice=SamplerChoice(sampler, steps, corrector_steps, data_weight),
         seed=seed,
+        samples=samples,
         slices=_parse_slices(slices),
         batch=batch,
         backend=backend,
@@ -64,32 +71,42 @@ def recon(
         undersampling=_parse_undersampling(undersample),
         resume=resume,
     )
-    provenance = run_recon(kspace, output, settings, png, nifti)
+    provenance = run_recon(kspace, output, settings, png, nifti, report)
     if json:
         print_json(provenance)
 
 
 def run_recon(
-    kspace: Path, output: Path, settings: ReconSettings, png: Path | None = None, nifti: Path | None = None
+    kspace: Path,
+    output: Path,
+    settings: ReconSettings,
+    png: Path | None = None,
+    nifti: Path | None = None,
+    report: Path | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct with a bar and a closing line on stderr, and write the pictures asked for."""
+    """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
     from sbim_deploy.io.nifti import check_nifti
     from sbim_deploy.io.results import count_finished
     from sbim_deploy.recon.montage import write_result_montage
+    from sbim_deploy.recon.report import write_report
     from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
 
-    if png is not None:
-        check_writable(png)
+    _check_distinct([kspace, output, png, nifti, report])
+    for picture in (png, report):
+        if picture is not None:
+            check_writable(picture)
     if nifti is not None:
         check_nifti(nifti)
     if not settings.resume and (n_finished := count_finished(output)):
         note(
             f"starting over: {n_finished} finished slices of a stopped run are left out (--resume keeps them)"
         )
+    residuals: list[tuple[int, int, float]] = []
+    on_residual = None if report is None else lambda *told: residuals.append(told)
     try:
         with _shown_progress() as progress:
-            provenance = reconstruct_file(kspace, output, settings, progress)
+            provenance = reconstruct_file(kspace, output, settings, progress, on_residual)
     except KeyboardInterrupt:
         note(f"stopped: {count_finished(output)} finished slices are kept, go on with --resume")
         raise
@@ -97,12 +114,22 @@ def run_recon(
         write_result_montage(png, output, kspace)
     if nifti is not None:
         write_result_nifti(nifti, output, kspace)
+    if report is not None:
+        write_report(report, output, residuals)
     timings, plan = provenance["timings_s"], provenance["plan"]
     note(
         f"{output}: {timings['slices']} slices, {plan['sampler']} with {len(plan['rows'])} network calls, "
         f"{timings['total']:.1f} s. {NOTICE}"
     )
     return provenance
+
+
+def _check_distinct(paths: Sequence[Path | None]) -> None:
+    """Refuse a file that is named twice: the second writing would take the place of the first."""
+    named = [path for path in paths if path is not None]
+    for place, path in enumerate(named):
+        if path.resolve() in [other.resolve() for other in named[:place]]:
+            raise InputError(f"{path}: is named twice among input and outputs: name another file")
 
 
 class _Bar:
@@ -119,8 +146,8 @@ class _Bar:
         self._move_to = self._stack.enter_context(bar)
         self._done = n_done * n_rows
 
-    def advanced(self, n_slices: int) -> None:
-        self._done += n_slices
+    def advanced(self, n_rows: int) -> None:
+        self._done += n_rows
         self._move_to(self._done)
 
 

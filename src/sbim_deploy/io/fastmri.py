@@ -44,6 +44,7 @@ class KspaceFile(OpenFile):
         field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
         voxel_mm: (row, column, slice) size of its voxels, or None.
         reference_name: the dataset that `read_reference` reads, or None.
+        has_complex_reference: whether it has a phase.
         has_maps: whether the file holds coil maps, dataset `s_maps`.
     """
 
@@ -62,6 +63,7 @@ class KspaceFile(OpenFile):
         self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [(self.n_rows, self.n_columns)])
         self.has_maps = self._maps is not None
         self._reference = self._find_reference()
+        self.has_complex_reference = self._reference is not None and self._reference.dtype.kind == "c"
         self.reference_name: str | None = self._reference and self._reference.name.strip("/")
 
     def read_slice(self, index: int) -> ComplexArray:

@@ -12,6 +12,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import (
     OpenFile,
     check_stack,
+    find_dataset,
     open_hdf5,
     read_finite,
     read_json_attribute,
@@ -32,6 +33,8 @@ class ResultFile(OpenFile):
         shape: (rows, columns) of each image.
         slice_indices: for each image the slice of the k-space file it was made from.
         residual: float32 (n_slices,), the relative distance of each image from the measured data.
+        samples: how many samples each image is the mean of.
+        has_standard_deviation: whether their spread is in the file.
         identity: what the run was made of.
         provenance: how the images came about.
     """
@@ -42,10 +45,14 @@ class ResultFile(OpenFile):
         check_stack(self._images, path, IMAGE_AXES, "c")
         self._zero_filled = require_dataset(file, path, "zero_filled")
         check_stack(self._zero_filled, path, IMAGE_AXES, "f")
-        if self._zero_filled.shape != self._images.shape:
-            raise InputError(
-                f"{path}: 'zero_filled' is {self._zero_filled.shape}, 'image' {self._images.shape}"
-            )
+        self._deviations = find_dataset(file, path, "standard_deviation")
+        self.has_standard_deviation = self._deviations is not None
+        if self._deviations is not None:
+            check_stack(self._deviations, path, IMAGE_AXES, "f")
+        for dataset in (self._zero_filled, self._deviations):
+            if dataset is not None and dataset.shape != self._images.shape:
+                name = dataset.name.strip("/")
+                raise InputError(f"{path}: {name!r} is {dataset.shape}, 'image' {self._images.shape}")
         self.n_slices: int = self._images.shape[0]
         self.shape: tuple[int, int] = self._images.shape[1:]
         indices = _read_column(file, path, "slice_index", self.n_slices, "i")
@@ -53,6 +60,7 @@ class ResultFile(OpenFile):
         self.residual: FloatArray = _read_column(file, path, "residual", self.n_slices, "f")
         self.identity = read_json_attribute(file, path, "identity")
         self.provenance = read_json_attribute(file, path, "provenance")
+        self.samples = self._read_samples()
 
     def read_image(self, position: int) -> ComplexArray:
         """Read the image at a position of `slice_indices`, complex64 (rows, columns).
@@ -71,6 +79,26 @@ class ResultFile(OpenFile):
         """
         image: FloatArray = read_finite(self._zero_filled, self.path, position, np.float32)
         return image
+
+    def read_standard_deviation(self, position: int) -> FloatArray:
+        """Read sqrt(mean |x - mean|^2) over the samples x of an image, float32 (rows, columns).
+
+        Raises:
+            InputError: there is none, no such image, or damaged or non-finite data.
+        """
+        if self._deviations is None:
+            raise InputError(f"{self.path}: no standard deviation: reconstruct with --samples 2 or more")
+        deviation: FloatArray = read_finite(self._deviations, self.path, position, np.float32)
+        return deviation
+
+    def _read_samples(self) -> int:
+        samples = self.identity.get("samples", 1)
+        least = 2 if self.has_standard_deviation else 1
+        if not isinstance(samples, int) or samples < least:
+            raise InputError(
+                f"{self.path}: attribute 'identity' has samples {samples!r}, expected {least} or more"
+            )
+        return samples
 
 
 def open_result(path: Path) -> ResultFile:

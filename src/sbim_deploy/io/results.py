@@ -28,7 +28,7 @@ from sbim_deploy.records import ComplexArray, FloatArray
 
 MAX_SHOWN = 60
 WITHOUT_RESUME = "start over without --resume"
-BYTES_PER_PIXEL = 16  # complex64, its float32 magnitude and the zero-filled one
+BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
 
 class ResultWriter:
@@ -59,7 +59,7 @@ class ResultWriter:
         self._folder = _partial_folder(path)
         # JSON has no tuples: compare what will be read back, not what was given.
         self._identity = parse_object(format_object(identity), "the identity of the run")
-        self._shape: tuple[int, ...] | None = None
+        self._form: _Form | None = None
         self._done: set[int] = set()
         self._complete = False
         if resume and (self._folder / "run.json").is_file():
@@ -85,7 +85,14 @@ class ResultWriter:
             return ()
         return tuple(index for index in self.slice_indices if index not in self._done)
 
-    def write(self, index: int, image: ComplexArray, zero_filled: ComplexArray, residual: float) -> None:
+    def write(
+        self,
+        index: int,
+        image: ComplexArray,
+        zero_filled: ComplexArray,
+        residual: float,
+        standard_deviation: FloatArray | None = None,
+    ) -> None:
         """Keep one finished slice.
 
         Args:
@@ -93,22 +100,26 @@ class ResultWriter:
             image: complex64 (rows, columns), of one size in all slices.
             zero_filled: the image of the measured data alone, of the same size.
             residual: the relative distance of the image from the measured data.
+            standard_deviation: float32, of the same size, in all slices or in none.
 
         Raises:
             InputError: the slice cannot be written.
         """
         if index not in self.slice_indices:
             raise ValueError(f"slice {index} is not one of this run")
-        if image.ndim != 2 or image.dtype != np.complex64 or self._shape not in (None, image.shape):
+        shape = image.shape if self._form is None else self._form.shape
+        if image.ndim != 2 or image.dtype != np.complex64 or image.shape != shape:
+            raise ValueError(f"image is {image.dtype} {image.shape}, expected complex64 {shape}")
+        if zero_filled.shape != shape:
+            raise ValueError(f"zero_filled is {zero_filled.shape}, expected {shape}")
+        finished = _FinishedSlice(image, np.abs(zero_filled), np.float32(residual), standard_deviation)
+        if not finished.is_sound or self._form not in (None, finished.form):
             raise ValueError(
-                f"image is {image.dtype} {image.shape}, expected complex64 {self._shape or '2 axes'}"
+                f"slice {index} has a standard deviation that is not float32 {shape}, or that others lack"
             )
-        if zero_filled.shape != image.shape:
-            raise ValueError(f"zero_filled is {zero_filled.shape}, expected {image.shape}")
         with replacing(self._slice_path(index)) as temporary:
-            magnitude = np.abs(zero_filled)
-            np.savez(temporary, image=image, zero_filled=magnitude, residual=np.float32(residual))
-        self._shape = image.shape
+            np.savez(temporary, **finished.arrays)
+        self._form = finished.form
         self._done.add(index)
 
     def finish(self, provenance: dict[str, Any]) -> None:
@@ -122,13 +133,14 @@ class ResultWriter:
         """
         if self._complete:
             return
-        if self.pending or self._shape is None:
+        if self.pending or self._form is None:
             raise ValueError(f"slices {self.pending} are not written yet")
-        check_free_space(self._folder, len(self.slice_indices) * math.prod(self._shape) * BYTES_PER_PIXEL)
+        n_bytes = len(self.slice_indices) * math.prod(self._form.shape) * BYTES_PER_PIXEL
+        check_free_space(self._folder, n_bytes)
         # Assembled within the folder, so that a kill meanwhile leaves nothing beside the output.
         assembled = self._folder / self.path.name
         with writing(assembled) as file:
-            self._assemble(file, (len(self.slice_indices), *self._shape))
+            self._assemble(file, self._form)
             write_json_attribute(file, "identity", self._identity)
             write_json_attribute(file, "provenance", provenance)
         with replacing(self.path) as temporary:
@@ -136,18 +148,24 @@ class ResultWriter:
         self._complete = True
         self._discard()
 
-    def _assemble(self, file: h5py.File, shape: tuple[int, ...]) -> None:
-        # In chunks: on a full disk HDF5 crashes when a dataset without them is freed.
-        images = file.create_dataset("image", shape, np.complex64, chunks=(1, *shape[1:]))
-        magnitudes = file.create_dataset("reconstruction", shape, np.float32, chunks=(1, *shape[1:]))
-        zero_filled = file.create_dataset("zero_filled", shape, np.float32, chunks=(1, *shape[1:]))
-        residuals = file.create_dataset("residual", shape[:1], np.float32)
+    def _assemble(self, file: h5py.File, form: _Form) -> None:
+        def stack(name: str, dtype: type) -> h5py.Dataset:
+            # In chunks: on a full disk HDF5 crashes when a dataset without them is freed.
+            shape = (len(self.slice_indices), *form.shape)
+            return file.create_dataset(name, shape, dtype, chunks=(1, *form.shape))
+
+        images, magnitudes = stack("image", np.complex64), stack("reconstruction", np.float32)
+        zero_filled = stack("zero_filled", np.float32)
+        deviations = stack("standard_deviation", np.float32) if form.has_deviation else None
+        residuals = file.create_dataset("residual", (len(self.slice_indices),), np.float32)
         for position, index in enumerate(self.slice_indices):
             finished = _load_slice(self._slice_path(index))
-            if finished is None or finished.image.shape != shape[1:]:
+            if finished is None or finished.form != form:
                 raise InputError(f"{self._slice_path(index)}: is damaged; run again with --resume")
             images[position], residuals[position] = finished.image, finished.residual
             magnitudes[position], zero_filled[position] = np.abs(finished.image), finished.zero_filled
+            if deviations is not None:
+                deviations[position] = finished.standard_deviation
         file["slice_index"] = np.asarray(self.slice_indices, np.int32)
 
     def _slice_path(self, index: int) -> Path:
@@ -162,8 +180,8 @@ class ResultWriter:
         check_same_run(found, self._identity, self._folder, WITHOUT_RESUME)
         for index in self.slice_indices:
             finished = _load_slice(self._slice_path(index))
-            if finished is not None and self._shape in (None, finished.image.shape):
-                self._shape = finished.image.shape
+            if finished is not None and self._form in (None, finished.form):
+                self._form = finished.form
                 self._done.add(index)
 
     def _adopt_output(self) -> None:
@@ -207,10 +225,40 @@ def _partial_folder(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
+class _Form:
+    """What the slices of a run have in common."""
+
+    shape: tuple[int, ...]
+    has_deviation: bool
+
+
+@dataclass(frozen=True)
 class _FinishedSlice:
     image: ComplexArray
     zero_filled: FloatArray
     residual: np.float32
+    standard_deviation: FloatArray | None
+
+    @property
+    def form(self) -> _Form:
+        return _Form(self.image.shape, self.standard_deviation is not None)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+    @property
+    def is_sound(self) -> bool:
+        magnitudes = (self.zero_filled, self.standard_deviation)
+        return (
+            self.image.dtype == np.complex64
+            and self.image.ndim == 2
+            and self.residual.shape == ()
+            and all(
+                each is None or (each.dtype == np.float32 and each.shape == self.image.shape)
+                for each in magnitudes
+            )
+        )
 
 
 def _load_slice(path: Path) -> _FinishedSlice | None:
@@ -218,12 +266,10 @@ def _load_slice(path: Path) -> _FinishedSlice | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
+            finished = _FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"))
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
-    whole = image.dtype == np.complex64 and image.ndim == 2 and residual.shape == ()
-    if not whole or zero_filled.dtype != np.float32 or zero_filled.shape != image.shape:
-        return None
-    return _FinishedSlice(image, zero_filled, np.float32(residual))
+    return finished if finished.is_sound else None
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path, way_out: str) -> None:

@@ -22,7 +22,7 @@ from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.recon.backends import open_engine
-from sbim_deploy.recon.grid import put_on_grid
+from sbim_deploy.recon.grid import put_on_grid, stack_slices
 from sbim_deploy.recon.machine import peak_memory_mb
 from sbim_deploy.recon.model import Model, load_model, sampling_prior
 from sbim_deploy.recon.parity import step_tensors
@@ -221,7 +221,7 @@ def _problem(case: Case) -> SliceProblem:
 def _measure_step(model: Model, engine: Engine, problem: SliceProblem) -> float:
     row = GuidedRow(sigma=1.0, step_size=0.1, noise_scale=0.1, data_weight=5.0)
     plan = Plan("bench", start_image=1.0, start_noise=1.0, rows=(row,))
-    inputs = step_tensors(row, put_on_grid([problem], plan, 0, model.manifest.size_multiple))
+    inputs = step_tensors(row, put_on_grid(stack_slices([problem]), plan, 0, model.manifest.size_multiple))
     engine.run(inputs)
     return _median_s(lambda: engine.run(inputs))
 

@@ -12,7 +12,7 @@ from sbim_deploy.io.fastmri import KspaceFile, open_kspace
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.recon.metrics import nrmse, psnr, ssim
-from sbim_deploy.records import FloatArray
+from sbim_deploy.records import ComplexArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,23 @@ def evaluate_file(result_path: Path, reference_path: Path, mask_below: float = 0
 
 def reference_magnitude(kspace: KspaceFile, index: int, shape: tuple[int, int]) -> FloatArray:
     """Return the magnitude of a slice's reference, cropped to the result's shape."""
-    reference: FloatArray = np.abs(kspace.read_reference(index))
+    magnitude: FloatArray = np.abs(read_reference(kspace, index, shape))
+    return magnitude
+
+
+def read_reference(kspace: KspaceFile, index: int, shape: tuple[int, int]) -> ComplexArray | FloatArray:
+    """Return a slice's reference, cropped to the result's shape.
+
+    Raises:
+        InputError: there is none, or it is smaller than the result, or zero.
+    """
+    reference = kspace.read_reference(index)
     if any(large < small for large, small in zip(reference.shape, shape, strict=True)):
         raise InputError(
             f"{kspace.path}: the reference is {reference.shape}, smaller than the result's {shape}: "
             "is it the file that was reconstructed?"
         )
-    cropped: FloatArray = centre_crop(reference, shape)
+    cropped: ComplexArray | FloatArray = centre_crop(reference, shape)
     if not cropped.any():
         raise InputError(f"{kspace.path}: the reference of slice {index} is zero: there is nothing to score")
     return cropped

@@ -13,7 +13,7 @@ from sbim_deploy.mri.sense import encoding_matrices
 from sbim_deploy.recon.channels import from_channels, to_channels
 from sbim_deploy.recon.grid import GridProblem
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
-from sbim_deploy.samplers.loop import check_finite
+from sbim_deploy.samplers.loop import OnState, check_finite
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 
@@ -56,9 +56,15 @@ def operator_inputs(problem: GridProblem) -> dict[str, FloatArray]:
 
 
 def run_steps(
-    engine: Engine, plan: Plan, problem: GridProblem, on_row: Callable[[int], None] | None = None
+    engine: Engine,
+    plan: Plan,
+    problem: GridProblem,
+    on_row: Callable[[int], None] | None = None,
+    on_state: OnState | None = None,
 ) -> ComplexArray:
     """Return the images (slice, rows, columns) after a plan, row by row; x stays where the engine runs.
+
+    Unless it is asked for with ``on_state``: then every row waits for the device and copies x from it.
 
     Raises:
         SamplingError: a non-finite value; looked for every few rows, since looking waits for the device.
@@ -69,23 +75,33 @@ def run_steps(
     first = {name: array[0] for name, array in numbers.items()}
     recurrence = engine.recur("x", "x_next", {**operator_inputs(problem), **first, "x": x, "z": z})
     last = len(plan.rows) - 1
+    if on_state is not None:
+        on_state(0, problem.start)
     for index, row in enumerate(plan.rows):
         changed = {name: array[index] for name, array in numbers.items()}
         if row.noise_scale:
             changed["z"] = to_channels(problem.noise.draw(), z)
         recurrence.advance(changed)
-        if index % ROWS_BETWEEN_CHECKS == 0 or index == last:
+        if on_state is not None or index % ROWS_BETWEEN_CHECKS == 0 or index == last:
             x = recurrence.read()
             _check(x, plan, index, problem.noise)
+        if on_state is not None:
+            on_state(index + 1, from_channels(x))
         if on_row is not None:
             on_row(index + 1)
     return from_channels(x)
 
 
 def run_whole(
-    engine: Engine, plan: Plan, problem: GridProblem, on_row: Callable[[int], None] | None = None
+    engine: Engine,
+    plan: Plan,
+    problem: GridProblem,
+    on_row: Callable[[int], None] | None = None,
+    on_state: OnState | None = None,
 ) -> ComplexArray:
     """As :func:`run_steps`, with as many rows in a call as their noise fits into 256 MiB: mostly all of them.
+
+    The hooks hear of no row within a call.
 
     Raises:
         SamplingError: a non-finite value after a call.
@@ -93,11 +109,15 @@ def run_whole(
     operator, x = operator_inputs(problem), to_channels(problem.start)
     n_rows = len(plan.rows)
     rows_a_call = min(n_rows, max(1, MAX_NOISE_BYTES // x.nbytes))
+    if on_state is not None:
+        on_state(0, problem.start)
     for begin in range(0, n_rows, rows_a_call):
         part = replace(plan, rows=plan.rows[begin : begin + rows_a_call])
         done = begin + len(part.rows)
         x = engine.run({**operator, **rows_inputs(part, problem), "x": x})["image"]
         _check(x, plan, done - 1, problem.noise)
+        if on_state is not None:
+            on_state(done, from_channels(x))
         if on_row is not None:
             on_row(done)
     return from_channels(x)

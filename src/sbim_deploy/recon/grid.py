@@ -20,8 +20,9 @@ from sbim_deploy.samplers.plan import Plan
 class GridProblem:
     """A batch of slices: the plan's first x and A^H y / scale are (slice, rows, columns) of the grid.
 
-    ``sense`` has the shape of k-space, which the grid may be larger than; ``noise`` has given what the start
-    took; ``noise_level`` (slice,) is sigma_y / scale.
+    A slice may be there more than once, for samples with noise of their own. ``sense`` has the shape of
+    k-space, which the grid may be larger than; ``noise`` has given what the start took; ``noise_level``
+    (slice,) is sigma_y / scale.
     """
 
     sense: Sense
@@ -36,27 +37,46 @@ class GridProblem:
         return self.start.shape[1], self.start.shape[2]
 
 
-def put_on_grid(problems: Sequence[SliceProblem], plan: Plan, seed: int, size_multiple: int) -> GridProblem:
-    """Return slices of one shape on the smallest grid of multiples that holds them.
+@dataclass(frozen=True)
+class SliceBatch:
+    """Slices of one shape: their operator, k-space (slice, coil, rows, columns) and scales (slice,)."""
+
+    problems: tuple[SliceProblem, ...]
+    sense: Sense
+    kspace: ComplexArray
+    scales: FloatArray
+
+
+def stack_slices(problems: Sequence[SliceProblem]) -> SliceBatch:
+    """Return slices side by side.
 
     Raises:
         ValueError: the slices' shapes differ.
     """
-    sense = Sense(
-        np.stack([problem.maps for problem in problems]), np.stack([problem.mask for problem in problems])
+    maps, masks, kspace = (
+        np.stack([getattr(problem, name) for problem in problems]) for name in ("maps", "mask", "kspace")
     )
-    rows, columns = (-(-n // size_multiple) * size_multiple for n in sense.image_shape)
-    scales = np.array([problem.scale for problem in problems], dtype=np.float32)[:, None, None]
-    kspace, mvues = (
-        np.stack([getattr(problem, name) for problem in problems]) for name in ("kspace", "mvue")
-    )
-    noise = NoiseStream(seed, [problem.index for problem in problems], (rows, columns))
+    scales = np.array([problem.scale for problem in problems], dtype=np.float32)
+    return SliceBatch(tuple(problems), Sense(maps, masks), kspace, scales)
+
+
+def put_on_grid(
+    batch: SliceBatch, plan: Plan, seed: int, size_multiple: int, samples: Sequence[int] = (0,)
+) -> GridProblem:
+    """Return slices on the smallest grid of multiples that holds them, all of them for each sample."""
+    sense, problems, n = batch.sense, batch.problems, len(samples)
+    rows, columns = (-(-size // size_multiple) * size_multiple for size in sense.image_shape)
+    scales = batch.scales[:, None, None]
+    mvues = centre_pad(np.stack([problem.mvue for problem in problems]) / scales, (rows, columns))
+    backprojection = centre_pad(sense.adjoint(batch.kspace) / scales, (rows, columns))
+    indices = [problem.index for problem in problems]
+    noise = NoiseStream(seed, indices * n, (rows, columns), np.repeat(samples, len(problems)).tolist())
     return GridProblem(
-        sense,
-        starting_point(plan, centre_pad(mvues / scales, (rows, columns)), noise),
-        centre_pad(sense.adjoint(kspace) / scales, (rows, columns)),
+        sense if n == 1 else Sense(np.tile(sense.maps, (n, 1, 1, 1)), np.tile(sense.mask, (n, 1, 1))),
+        starting_point(plan, np.tile(mvues, (n, 1, 1)), noise),
+        np.tile(backprojection, (n, 1, 1)),
         noise,
-        np.array([problem.noise / problem.scale for problem in problems], dtype=np.float32),
+        np.array([problem.noise / problem.scale for problem in problems] * n, dtype=np.float32),
     )
 
 

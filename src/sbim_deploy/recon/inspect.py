@@ -82,6 +82,7 @@ def _describe_result(path: Path) -> dict[str, Any]:
             "slices": result.n_slices,
             "rows": result.shape[0],
             "columns": result.shape[1],
+            "standard_deviation": "in the file" if result.has_standard_deviation else None,
             "residual": [round(float(value), 5) for value in result.residual],
             "sampler": plan["sampler"],
             "network_calls": len(plan["rows"]),

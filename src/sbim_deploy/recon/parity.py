@@ -18,7 +18,7 @@ from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
-from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid
+from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.metrics import ssim
 from sbim_deploy.recon.model import Model
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
@@ -111,7 +111,7 @@ def whole_problem() -> SliceProblem:
 def whole_image(plan: Plan, score: Score, size_multiple: int) -> ComplexArray:
     """Return the image (rows, columns) of :func:`whole_problem` with a score of one's own, by numpy."""
     slice_problem = whole_problem()
-    problem = put_on_grid([slice_problem], plan, 0, size_multiple)
+    problem = put_on_grid(stack_slices([slice_problem]), plan, 0, size_multiple)
     normal = normal_on_grid(problem)
     x = run_plan(
         plan, score, normal, problem.backprojection, problem.start, problem.noise, problem.noise_level

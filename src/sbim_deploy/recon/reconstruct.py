@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,29 +15,35 @@ from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
-from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid
+from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.model import Model, sampling_prior
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
-from sbim_deploy.samplers.loop import run_plan
+from sbim_deploy.samplers.loop import OnState, run_plan
+from sbim_deploy.samplers.moments import RunningMoments
 from sbim_deploy.samplers.plan import Plan, ProximalRow
 
 DEFAULT_GRAPH = "step"
 GRAPHS = (DEFAULT_GRAPH, "score", "reconstruct")
+
+OnResidual = Callable[[int, int, float], None]
+"""(slice, rows done, |A x - y| / |y|), before the first row too."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
     """One slice's images, complex64 (rows, columns) in the units of its k-space.
 
-    ``residual`` is |A x - y| / |y| over what was measured, before cropping.
+    ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
+    before cropping. ``standard_deviation``, where there is more than one sample, is sqrt(mean |x - mean|^2).
     """
 
     index: int
     image: ComplexArray
     zero_filled: ComplexArray
     residual: float
+    standard_deviation: FloatArray | None = None
 
 
 class Reconstructor:
@@ -50,11 +57,13 @@ class Reconstructor:
         threads: of the engine; None is one for each core.
         graph: ``step`` runs a row of the plan in one call, ``reconstruct`` the whole plan, and ``score`` the
             network alone, with numpy for the rest: the reference that the others are tested against.
+        samples: images drawn for each slice, with independent noise.
+        samples_at_once: how many of them run together, which changes the speed and the memory alone.
         open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
 
     Raises:
         InputError: the model cannot reconstruct complex images, has too few levels for the steps, or no such
-            graph.
+            graph; or there is less than one sample.
         BackendMissingError: the backend is not installed.
     """
 
@@ -66,6 +75,8 @@ class Reconstructor:
         backend: str = "auto",
         threads: int | None = None,
         graph: str = DEFAULT_GRAPH,
+        samples: int = 1,
+        samples_at_once: int = 1,
         open_graph: Callable[[str], Engine] | None = None,
     ):
         if model.manifest.channels != 2:
@@ -75,8 +86,11 @@ class Reconstructor:
             )
         if seed < 0:
             raise InputError(f"seed is {seed}: expected 0 or more")
+        if min(samples, samples_at_once) < 1:
+            raise InputError(f"samples is {samples}, {samples_at_once} at once: expected at least 1")
         self.model = model
         self.seed = seed
+        self.samples, self._samples_at_once = samples, samples_at_once
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
@@ -85,29 +99,43 @@ class Reconstructor:
         self.engine: Engine = self._open_graph(self._file_stem(graph))
         self._both_directions_engine: Engine | None = None
 
+    @property
+    def n_calls(self) -> int:
+        """The network calls that a slice takes: the plan's rows for each sample."""
+        return len(self.plan.rows) * self.samples
+
     def __call__(
-        self, problems: Sequence[SliceProblem], on_row: Callable[[int], None] | None = None
+        self,
+        problems: Sequence[SliceProblem],
+        on_row: Callable[[int], None] | None = None,
+        on_residual: OnResidual | None = None,
     ) -> list[Reconstruction]:
-        """Reconstruct slices of one shape together; ``on_row`` gets the number of rows done.
+        """Reconstruct slices of one shape together.
+
+        ``on_row`` gets the number of network calls done for each slice, of :attr:`n_calls`. ``on_residual``
+        hears of the first sample's way to the data; asked for, it costs the forward operator in every row.
 
         Raises:
             SamplingError: the sampler diverged.
             ValueError: the slices' shapes differ.
         """
-        on_grid = self._put_on_grid(problems)
-        sense, scales = on_grid.sense, np.array([problem.scale for problem in problems], dtype=np.float32)
-        images = centre_crop(self._sample(on_grid, on_row), sense.image_shape)
-        images *= scales[:, None, None]
-        kspace = np.stack([problem.kspace for problem in problems])
-        residuals = _relative_distance(sense.forward(images), kspace)
+        batch = stack_slices(problems)
+        moments = self._draw_samples(batch, on_row, on_residual)
+        residuals = _relative_distance(batch.sense.forward(moments.mean), batch.kspace)
+        deviations = moments.standard_deviation()
+
+        def cropped(array: Any, problem: SliceProblem) -> Any:
+            return np.ascontiguousarray(centre_crop(array, problem.image_shape))
+
         return [
             Reconstruction(
                 problem.index,
-                np.ascontiguousarray(centre_crop(image, problem.image_shape)),
-                np.ascontiguousarray(centre_crop(problem.mvue, problem.image_shape)),
-                float(residual),
+                cropped(moments.mean[i], problem),
+                cropped(problem.mvue, problem),
+                float(residuals[i]),
+                cropped(deviations[i], problem) if self.samples > 1 else None,
             )
-            for problem, image, residual in zip(problems, images, residuals, strict=True)
+            for i, problem in enumerate(problems)
         ]
 
     def graph_inputs(self, problems: Sequence[SliceProblem]) -> tuple[str, dict[str, FloatArray]]:
@@ -115,19 +143,35 @@ class Reconstructor:
 
         The graph's output is in units of each slice's scale.
         """
-        on_grid = self._put_on_grid(problems)
+        on_grid = self._put_on_grid(stack_slices(problems))
         inputs = {**operator_inputs(on_grid), **rows_inputs(self.plan, on_grid)}
         both_directions = on_grid.sense.mask.shape[-2] > 1
         return f"{self._file_stem('reconstruct', both_directions)}.onnx", inputs
 
-    def _put_on_grid(self, problems: Sequence[SliceProblem]) -> GridProblem:
-        return put_on_grid(problems, self.plan, self.seed, self.model.manifest.size_multiple)
+    def _draw_samples(
+        self, batch: SliceBatch, on_row: Callable[[int], None] | None, on_residual: OnResidual | None
+    ) -> RunningMoments:
+        """Return the moments of the samples' images (slice, rows, columns), in units of k-space."""
+        moments = RunningMoments(batch.kspace.shape[:1] + batch.sense.image_shape)
+        for first in range(0, self.samples, self._samples_at_once):
+            samples = range(first, min(first + self._samples_at_once, self.samples))
+            on_grid = self._put_on_grid(batch, samples)
+            on_state = _residual_hook(batch, on_residual) if on_residual and first == 0 else None
+            drawn = self._run_plan(on_grid, _calls_hook(on_row, samples, len(self.plan.rows)), on_state)
+            for images in np.split(centre_crop(drawn, batch.sense.image_shape), len(samples)):
+                moments.add(_in_kspace_units(images, batch))
+        return moments
 
-    def _sample(self, problem: GridProblem, on_row: Callable[[int], None] | None) -> ComplexArray:
+    def _put_on_grid(self, batch: SliceBatch, samples: Sequence[int] = (0,)) -> GridProblem:
+        return put_on_grid(batch, self.plan, self.seed, self.model.manifest.size_multiple, samples)
+
+    def _run_plan(
+        self, problem: GridProblem, on_row: Callable[[int], None] | None, on_state: OnState | None
+    ) -> ComplexArray:
         engine = self._engine_for(problem.sense)
         if self.graph != "score":
             run = run_steps if self.graph == "step" else run_whole
-            return run(engine, self.plan, problem, on_row)
+            return run(engine, self.plan, problem, on_row, on_state)
         return run_plan(
             self.plan,
             EngineScore(engine, len(problem.start), problem.grid),
@@ -137,6 +181,7 @@ class Reconstructor:
             problem.noise,
             problem.noise_level,
             on_row,
+            on_state,
         )
 
     def _engine_for(self, sense: Sense) -> Engine:
@@ -159,6 +204,33 @@ class Reconstructor:
             )
         kind = "proximal" if isinstance(first, ProximalRow) else "guided"
         return f"{graph}-{kind}{'-2d' if both_directions else ''}"
+
+
+def _calls_hook(
+    on_row: Callable[[int], None] | None, samples: range, n_rows: int
+) -> Callable[[int], None] | None:
+    """Return the hook of a pass: the rows of the samples before it, and those of its own so far."""
+    if on_row is None:
+        return None
+    return lambda rows_done: on_row(samples.start * n_rows + len(samples) * rows_done)
+
+
+def _residual_hook(batch: SliceBatch, on_residual: OnResidual) -> OnState:
+    """Return a hook that tells the residuals of a pass's first sample."""
+
+    def on_state(rows_done: int, x: ComplexArray) -> None:
+        first_samples = centre_crop(x[: len(batch.problems)], batch.sense.image_shape)
+        images = _in_kspace_units(first_samples, batch)
+        residuals = _relative_distance(batch.sense.forward(images), batch.kspace)
+        for problem, residual in zip(batch.problems, residuals, strict=True):
+            on_residual(problem.index, rows_done, float(residual))
+
+    return on_state
+
+
+def _in_kspace_units(images: ComplexArray, batch: SliceBatch) -> ComplexArray:
+    scaled: ComplexArray = images * batch.scales[:, None, None]
+    return scaled
 
 
 def _relative_distance(got: ComplexArray, expected: ComplexArray) -> FloatArray:

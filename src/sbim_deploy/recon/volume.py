@@ -23,10 +23,10 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.nifti import write_nifti
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.results import ResultWriter
-from sbim_deploy.mri.masks import PATTERNS, effective_acceleration, line_mask
+from sbim_deploy.mri.masks import PATTERNS, calibration_block, effective_acceleration, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
-from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, OnResidual, Reconstructor
 from sbim_deploy.records import BoolArray
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import plan_as_dict
@@ -49,12 +49,17 @@ class Undersampling:
 
 @dataclass(frozen=True)
 class ReconSettings:
-    """How to reconstruct a file; ``slices`` is a half-open range, None is all of them."""
+    """How to reconstruct a file; ``slices`` is a half-open range, None is all of them.
+
+    ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
+    first.
+    """
 
     model: str | Path = DEMO
     maps: Path | None = None
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
+    samples: int = 1
     slices: tuple[int, int] | None = None
     batch: int = 1
     backend: str = "auto"
@@ -65,7 +70,7 @@ class ReconSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, value in (("batch", self.batch), ("threads", self.threads)):
+        for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
 
@@ -74,21 +79,26 @@ class Progress(Protocol):
     """What is told of a run while it goes on."""
 
     def started(self, n_slices: int, n_done: int, n_rows: int, engine: Mapping[str, str]) -> None:
-        """Begin: the slices of the run, how many an earlier run has done, the network calls of each.
+        """Begin: the slices of the run, how many an earlier run has done, the calls of each over all samples.
 
         ``engine`` is the description of what runs the network.
         """
 
-    def advanced(self, n_slices: int) -> None:
-        """A row of the plan is done for a batch of so many slices."""
+    def advanced(self, n_rows: int) -> None:
+        """So many rows are done, over all slices of a batch and all samples."""
 
 
 def reconstruct_file(
-    kspace_path: Path, output_path: Path, settings: ReconSettings, progress: Progress | None = None
+    kspace_path: Path,
+    output_path: Path,
+    settings: ReconSettings,
+    progress: Progress | None = None,
+    on_residual: OnResidual | None = None,
 ) -> dict[str, Any]:
     """Reconstruct a fastMRI file and return the output's provenance.
 
     The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
+    ``on_residual`` hears of the residual after every row, which it costs time to compute.
 
     Raises:
         InputError: a file, the model or a setting is not what it must be.
@@ -109,6 +119,8 @@ def reconstruct_file(
             settings.backend,
             settings.threads,
             settings.graph,
+            settings.samples,
+            min(settings.samples, settings.batch),
         )
         identity = _identity(kspace_path, settings, reconstructor)
         writer = stack.enter_context(ResultWriter(output_path, identity, indices, settings.resume))
@@ -116,23 +128,35 @@ def reconstruct_file(
         _check_slices(pending, kspace, maps)
         measured = measured_mask(kspace.read_slice(indices[0]), indices[0], mask)
         if progress is not None:
-            n_rows, engine = len(reconstructor.plan.rows), reconstructor.engine.description
-            progress.started(len(indices), len(indices) - len(pending), n_rows, engine)
+            n_done, engine = len(indices) - len(pending), reconstructor.engine.description
+            progress.started(len(indices), n_done, reconstructor.n_calls, engine)
         timings = _Timings()
         problems = _problems(pending, kspace, mask, maps, timings)
-        for batch in _batches(problems, settings.batch):
+        for batch in _batches(problems, max(1, settings.batch // settings.samples)):
             before = time.perf_counter()
             on_row = None if progress is None else _row_counter(progress, len(batch))
-            for result in reconstructor(batch, on_row):
-                writer.write(result.index, result.image, result.zero_filled, result.residual)
+            for result in reconstructor(batch, on_row, on_residual):
+                writer.write(
+                    result.index,
+                    result.image,
+                    result.zero_filled,
+                    result.residual,
+                    result.standard_deviation,
+                )
             timings.sampling_s += time.perf_counter() - before
         provenance = {
             **identity,
+            "model": {
+                **identity["model"],
+                "training_data": reconstructor.model.manifest.training_data,
+                "intended_use": reconstructor.model.manifest.intended_use,
+            },
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "engine": dict(reconstructor.engine.description),
             "batch": settings.batch,
             "measured": {
                 "acceleration": effective_acceleration(measured),
+                "calibration_lines": _calibration_lines(measured, kspace),
                 "maps": "ESPIRiT" if maps is None else "given",
             },
             "timings_s": {
@@ -175,6 +199,11 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceFile) -> BoolArray | N
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
 
 
+def _calibration_lines(measured: BoolArray, kspace: KspaceFile) -> int:
+    block = calibration_block(measured, (kspace.n_rows, kspace.n_columns))
+    return min(int(part.stop - part.start) for part in block)
+
+
 def _check_slices(indices: Sequence[int], kspace: KspaceFile, maps: MapsFile | None) -> None:
     """Read every slice once before the first is reconstructed: a bad one must not end hours of work."""
     for index in indices:
@@ -213,6 +242,7 @@ def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconst
         "backend": reconstructor.engine.description["backend"],
         "graph": reconstructor.graph,
         "seed": settings.seed,
+        "samples": settings.samples,
         "slices": settings.slices,
         "undersampling": None if undersampling is None else asdict(undersampling),
         "plan": plan_as_dict(reconstructor.plan),
@@ -247,7 +277,14 @@ def _batches(problems: Iterator[SliceProblem], size: int) -> Iterator[list[Slice
 
 
 def _row_counter(progress: Progress, n_slices: int) -> Callable[[int], None]:
-    return lambda _row: progress.advanced(n_slices)
+    counted = 0
+
+    def on_row(n_calls: int) -> None:
+        nonlocal counted
+        progress.advanced((n_calls - counted) * n_slices)
+        counted = n_calls
+
+    return on_row
 
 
 def write_result_nifti(path: Path, result_path: Path, kspace_path: Path) -> None:

@@ -15,6 +15,9 @@ from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 Score = Callable[[ComplexArray, float], ComplexArray]
 """(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns); the loop may overwrite what it returns."""
 
+OnState = Callable[[int, ComplexArray], None]
+"""(rows done, x), x complex64 (slice, rows, columns), not to be kept; called before the first row too."""
+
 
 def starting_point(plan: Plan, image: ComplexArray, noise: NoiseStream) -> ComplexArray:
     """Return the x (slice, rows, columns) that a plan starts from, for MVUE / scale."""
@@ -31,18 +34,21 @@ def run_plan(
     noise: NoiseStream,
     noise_level: FloatArray,
     on_row: Callable[[int], None] | None = None,
+    on_state: OnState | None = None,
 ) -> ComplexArray:
     """Return the images (slice, rows, columns) that a plan ends with.
 
     ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
     ``start`` is the plan's :func:`starting_point`, which is overwritten, and ``noise_level`` (slice,) is
-    sigma_y / scale. ``on_row`` is called with the number of rows done.
+    sigma_y / scale. ``on_row`` is called with the number of rows done, ``on_state`` with x too.
 
     Raises:
         SamplingError: a non-finite value, with the row and the slices that have it.
     """
     x = start
     work = np.empty_like(x)
+    if on_state is not None:
+        on_state(0, x)
     # What overflows is met by the check of every row, and named there.
     with np.errstate(over="ignore", invalid="ignore"):
         for index, row in enumerate(plan.rows):
@@ -55,6 +61,8 @@ def run_plan(
                 x = _proximal_update(x, s, row, normal, backprojection, noise_level)
             if row.noise_scale:
                 x += np.multiply(noise.draw(), np.float32(row.noise_scale), out=work)
+            if on_state is not None:
+                on_state(index + 1, x)
             if on_row is not None:
                 on_row(index + 1)
         check_finite(np.isfinite(inner(x, x)), plan, len(plan.rows) - 1, noise.slices)
@@ -65,7 +73,8 @@ def check_finite(finite: BoolArray, plan: Plan, index: int, slices: tuple[int, .
     """Raise SamplingError where a slice, one flag of ``finite`` for each of ``slices``, is not finite."""
     if finite.all():
         return
-    bad = ", ".join(str(name) for name, good in zip(slices, finite, strict=True) if not good)
+    # A slice with several samples in the batch is named once.
+    bad = ", ".join(dict.fromkeys(str(name) for name, good in zip(slices, finite, strict=True) if not good))
     raise SamplingError(
         f"{plan.sampler} diverged: slice {bad} is not finite in row {index + 1} of {len(plan.rows)} (sigma "
         f"{plan.rows[index].sigma:g}); use more steps, a smaller data weight or another sampler"

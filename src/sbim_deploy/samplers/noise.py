@@ -13,13 +13,19 @@ from sbim_deploy.records import ComplexArray
 
 
 class NoiseStream:
-    """Successive complex normals of a batch of slices, with unit variance in each part."""
+    """Successive complex normals of a batch of slices, with unit variance in each part.
 
-    def __init__(self, seed: int, slices: Sequence[int], shape: tuple[int, int], sample: int = 0):
+    ``samples`` has a number for each of ``slices``, which may then name a slice more than once; None is 0 for
+    all of them.
+    """
+
+    def __init__(
+        self, seed: int, slices: Sequence[int], shape: tuple[int, int], samples: Sequence[int] | None = None
+    ):
         self.slices = tuple(slices)
+        keys = zip(self.slices, samples or [0] * len(self.slices), strict=True)
         self._generators = [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(index, sample))))
-            for index in self.slices
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))) for key in keys
         ]
         self._buffer = np.empty((len(self.slices), *shape), dtype=np.complex64)
 
