@@ -27,11 +27,12 @@ class VarianceExploding(nn.Module):
         super().__init__()
         self.network, self.prediction = network, prediction
         knots = torch.from_numpy(sigmas[::-1].astype(np.float32))
-        steps = (knots[1:].double() / knots[:-1].double()).log().float()
-        if not bool((steps > 0).all()):
+        if not bool((knots[1:] > knots[:-1]).all()):
             raise InputError(f"{len(sigmas)} levels lie too close together for single precision")
+        rates = 1 / (knots[1:].double() / knots[:-1].double()).log()
         self.register_buffer("knots", knots, persistent=False)
-        self.register_buffer("steps", steps, persistent=False)
+        # Steps per unit of log sigma, none beyond the last level.
+        self.register_buffer("rates", torch.cat([rates, torch.zeros(1)]).float(), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return the score of ``x`` at the noise levels ``sigma``."""
@@ -50,7 +51,7 @@ class VarianceExploding(nn.Module):
 
         A step's own sigma gives it exactly; levels beyond the schedule give its ends.
         """
-        knots, steps = self.get_buffer("knots"), self.get_buffer("steps")
-        index = (sigma[:, None] >= knots[1:-1]).sum(dim=1)
-        passed = torch.log(sigma / knots[index]) / steps[index]
-        return index + passed.clamp(0, 1)
+        knots, rates = self.get_buffer("knots"), self.get_buffer("rates")
+        index = (sigma[:, None] >= knots[1:]).sum(dim=1)
+        passed = torch.log(sigma / knots[index]) * rates[index]
+        return index + passed.clamp(min=0)
