@@ -83,6 +83,17 @@ def test_the_network_hears_the_step(unet_folder):
     assert (early - late).norm() > 1e-2 * early.norm()
 
 
+@pytest.mark.parametrize(("width", "cosines_first", "shift"), [(8, True, 0), (64, False, 1), (9, True, 0)])
+def test_the_embedding_of_the_step_is_the_librarys(width, cosines_first, shift):
+    from diffusers.models.embeddings import Timesteps
+
+    from sbim_deploy.export.unet import _StepEmbedding
+
+    t = torch.tensor([0.0, 0.5, 123.25, 999.0])
+    expected = Timesteps(width, cosines_first, shift)(t)
+    torch.testing.assert_close(_StepEmbedding(width, cosines_first, shift)(t), expected, rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_levels_are_those_of_the_librarys_scheduler(tmp_path, schedule):
     from diffusers import DDPMScheduler

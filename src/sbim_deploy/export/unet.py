@@ -6,6 +6,7 @@ come from safetensors alone, which hold no code.
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from diffusers import UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.bijection import PREDICTIONS, VarianceExploding
@@ -119,13 +121,39 @@ def load_unet(folder: Path) -> LoadedNetwork:
 
 
 class _Prediction(nn.Module):
-    def __init__(self, unet: nn.Module):
+    def __init__(self, unet: Any):
         super().__init__()
         self.unet = unet
+        config = unet.config
+        unet.time_proj = _StepEmbedding(
+            config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         predicted: Tensor = self.unet(x, t, return_dict=False)[0]
         return predicted
+
+
+class _StepEmbedding(nn.Module):
+    """The library's embedding of the step, with its frequencies as numbers that every backend shares.
+
+    At step 999 the last bit of a frequency, on which exponentials differ, is 6e-5 of a radian.
+    """
+
+    def __init__(self, n_channels: int, cosines_first: bool, shift: float):
+        super().__init__()
+        self.cosines_first, self.odd = cosines_first, n_channels % 2
+        half = n_channels // 2
+        exponents = torch.arange(half, dtype=torch.float64) / (half - shift)
+        frequencies = torch.exp(-math.log(10_000) * exponents).float()
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        # In single precision whatever the network's: so it was trained.
+        angles = t[:, None].float() * self.get_buffer("frequencies").float()
+        parts = [torch.sin(angles), torch.cos(angles)]
+        embedded = torch.cat(parts[::-1] if self.cosines_first else parts, dim=-1)
+        return F.pad(embedded, (0, 1)) if self.odd else embedded
 
 
 def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -144,7 +172,7 @@ def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is no network fails below
             unet = UNet2DModel(**options).eval()
-            _Prediction(unet)(torch.empty(1, 2, size, size), torch.empty(1))
+            unet(torch.empty(1, 2, size, size), torch.empty(1))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: its options make no network ({reason}); check them") from error
