@@ -18,13 +18,15 @@ from sbim_deploy.export.checkpoint import (
 from sbim_deploy.export.network import ARCHITECTURES
 from sbim_deploy.io.model_folder import NoiseLevels
 
+UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+
 
 @dataclass(frozen=True)
 class LoadedNetwork:
     """A network with the weights that were chosen, and where it came from.
 
     ``network`` maps x (n, channels, H, W) and sigma (n,) to the score; H and W are multiples of
-    ``size_multiple``. ``weights_path`` is the file of its weights.
+    ``size_multiple``.
     """
 
     network: nn.Module
@@ -33,7 +35,6 @@ class LoadedNetwork:
     ema: bool
     size_multiple: int
     levels: NoiseLevels
-    weights_path: Path
 
 
 def load_network(path: Path, config_path: Path | None = None, ema: bool | None = None) -> LoadedNetwork:
@@ -56,6 +57,16 @@ def load_network(path: Path, config_path: Path | None = None, ema: bool | None =
     return _load_ncsnv2(path, config_path, ema)
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file of the weights: the checkpoint itself, or the one in a folder that diffusers wrote."""
+    return unet_folder(path) / UNET_WEIGHTS_NAME if path.is_dir() else path
+
+
+def unet_folder(folder: Path) -> Path:
+    """Return where the UNet is in a folder that diffusers wrote: a pipeline's has one for it."""
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
 def _load_ncsnv2(path: Path, config_path: Path, ema: bool | None) -> LoadedNetwork:
     config = read_config(config_path)
     checkpoint = read_checkpoint(path)
@@ -71,7 +82,6 @@ def _load_ncsnv2(path: Path, config_path: Path, ema: bool | None) -> LoadedNetwo
         use_ema,
         ARCHITECTURES[architecture].size_multiple,
         NoiseLevels(config.sigma_begin, config.sigma_end, config.n_levels),
-        path,
     )
 
 

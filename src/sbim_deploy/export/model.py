@@ -15,7 +15,7 @@ import torch
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
-from sbim_deploy.export.load import LoadedNetwork, load_network
+from sbim_deploy.export.load import LoadedNetwork, load_network, weights_file
 from sbim_deploy.export.precision import DTYPES, in_precision
 from sbim_deploy.export.reference import image_cost, image_of, score_cost, scores_of, three_levels
 from sbim_deploy.io.atomic import check_writable
@@ -76,14 +76,16 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         made = Path(temporary) / "model"
         made.mkdir()
-        manifest = _write(loaded, made, folder.name, dtype, opset)
+        manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset)
         if folder.exists():
             shutil.move(folder, Path(temporary) / "replaced")
         made.rename(folder)
     return manifest
 
 
-def _write(loaded: LoadedNetwork, folder: Path, name: str, dtype: str, opset: int) -> ModelManifest:
+def _write(
+    loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, dtype: str, opset: int
+) -> ModelManifest:
     config, levels, multiple = loaded.config, loaded.levels, loaded.size_multiple
     network = in_precision(loaded.network, DTYPES[dtype])
     files = export_graphs(network, folder, config.channels, multiple, DDS_N_CG, opset)
@@ -114,7 +116,7 @@ def _write(loaded: LoadedNetwork, folder: Path, name: str, dtype: str, opset: in
         opset=opset,
         n_cg=DDS_N_CG,
         precision_cost=cost,
-        checkpoint_sha256=file_sha256(loaded.weights_path),
+        checkpoint_sha256=file_sha256(weights_file(checkpoint_path)),
         training_data=config.dataset,
         intended_use=INTENDED_USE,
         anatomy=config.anatomy,

@@ -9,7 +9,7 @@ import torch
 from sbim_deploy.engines.parity import Parity, compare
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.graphs import make_updates
-from sbim_deploy.export.load import load_network
+from sbim_deploy.export.load import load_network, weights_file
 from sbim_deploy.export.reference import scores_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.recon.model import Model, open_engine
@@ -27,10 +27,9 @@ def check_against_checkpoint(
         InputError: the checkpoint cannot be read, or is another one than the model was exported from.
     """
     manifest = model.manifest
-    loaded = load_network(checkpoint_path, config_path, manifest.ema)
-    if file_sha256(loaded.weights_path) != manifest.checkpoint_sha256:
+    if file_sha256(weights_file(checkpoint_path)) != manifest.checkpoint_sha256:
         raise InputError(f"{checkpoint_path}: {model.folder} was exported from another checkpoint")
-    network = loaded.network
+    network = load_network(checkpoint_path, config_path, manifest.ema).network
     levels = manifest.noise_levels
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     x, sigma_of, expected = scores_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)

@@ -22,13 +22,12 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.bijection import PREDICTIONS, VarianceExploding
 from sbim_deploy.export.checkpoint import NetworkConfig, check_weights
-from sbim_deploy.export.load import LoadedNetwork
+from sbim_deploy.export.load import LoadedNetwork, unet_folder, weights_file
 from sbim_deploy.export.options import boolean, list_of, one_of, read_options, real, whole
 from sbim_deploy.io.model_folder import VP, NoiseLevels
 from sbim_deploy.samplers.schedules import Sigmas, variance_preserving
 
 ARCHITECTURE = "UNet2DModel"
-WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 PICKLE_NAME = "diffusion_pytorch_model.bin"
 SCHEDULER_NAME = "scheduler_config.json"
 MAX_STEPS = 10_000
@@ -89,8 +88,7 @@ def load_unet(folder: Path) -> LoadedNetwork:
     Raises:
         InputError: a file is missing, is not what it must be, or asks for what is not supported.
     """
-    own = folder / "unet" if (folder / "unet").is_dir() else folder
-    config_path, weights_path = own / "config.json", own / WEIGHTS_NAME
+    config_path, weights_path = unet_folder(folder) / "config.json", weights_file(folder)
     if not config_path.is_file():
         raise InputError(
             f"{folder}: neither config.json nor unet/config.json is there: expected a folder that diffusers "
@@ -116,7 +114,6 @@ def load_unet(folder: Path) -> LoadedNetwork:
         ema=False,
         size_multiple=_size_multiple(options),
         levels=NoiseLevels(begin, end, sigmas.size, VP, tuple(sigmas.tolist())),
-        weights_path=weights_path,
     )
 
 
@@ -188,7 +185,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         if path.with_name(PICKLE_NAME).exists():
             raise InputError(
-                f"{path.parent}: has {PICKLE_NAME}, a pickle, which may run code, and no {WEIGHTS_NAME}: "
+                f"{path.parent}: has {PICKLE_NAME}, a pickle, which may run code, and no {path.name}: "
                 "save the model again with save_pretrained(..., safe_serialization=True)"
             )
         raise InputError(f"{path}: no such file: expected the weights in one file of safetensors")
