@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sbim_deploy.export.model import load_network
+from sbim_deploy.export.load import load_network
 from sbim_deploy.training.batches import to_channels
 from sbim_deploy.training.dsm import held_out_loss
 from sbim_deploy.training.pool import held_out_pool

@@ -21,7 +21,7 @@ BELOW = {
     "training": GROUND | FLOOR | {"recon", "export"},
     "cli": GROUND | FLOOR | {"recon", "experiment", "export", "training"},
 }
-HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml"}
+HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml", "diffusers", "safetensors"}
 HEAVY_ROOMS = {"export", "training"}
 
 

@@ -7,7 +7,7 @@ from random_checkpoints import CONFIG, random_weights, write_random_checkpoint
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import architecture_of, build_network, read_checkpoint, read_config
-from sbim_deploy.export.model import load_network
+from sbim_deploy.export.load import load_network
 from sbim_deploy.export.network import ARCHITECTURES
 
 

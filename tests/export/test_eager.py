@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.export.eager import EagerEngine, measure_eager
 from sbim_deploy.recon.bench import Case
 from sbim_deploy.recon.model import DEMO_FOLDER, load_model
@@ -21,3 +24,10 @@ def test_it_is_measured_like_an_engine(monkeypatch):
     assert measured.backend == "pytorch-eager"
     assert measured.step_ms is None
     assert measured.recon_engine_s + measured.outside_ms / 1000 == pytest.approx(measured.recon_s)
+
+
+def test_a_network_that_is_not_built_here_is_left_out_with_a_reason():
+    model = load_model("demo")
+    other = replace(model, manifest=replace(model.manifest, architecture="UNet2DModel"))
+    with pytest.raises(BackendMissingError, match="UNet2DModel is not built here"):
+        EagerEngine(other)

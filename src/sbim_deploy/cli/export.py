@@ -12,9 +12,11 @@ from sbim_deploy.cli.output import note
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint in the published layout (.pth).")],
-    config: Annotated[Path, typer.Option(help="The YAML beside it.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint (.pth), or a folder of diffusers with a UNet2DModel.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The model folder to write.")],
+    config: Annotated[Path | None, typer.Option(help="The YAML beside a checkpoint.")] = None,
     ema: Annotated[
         bool | None, typer.Option("--ema/--raw", help="Which weights; default: EMA where there are any.")
     ] = None,
@@ -23,7 +25,7 @@ def export(
     ] = "fp32",
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; default 20, or 22 for bf16.")] = None,
 ) -> None:
-    """Export a pretrained NCSNv2 to a model folder of ONNX graphs."""
+    """Export a pretrained NCSNv2, or a diffusion model (VP), to a model folder of ONNX graphs."""
     with needs("export"):
         from sbim_deploy.export.model import export_model
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def validate(
     model: Annotated[Path, typer.Argument(help='A model folder, or "demo".')],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="The checkpoint that it was exported from, to run PyTorch beside it.")
+        Path | None, typer.Option(help="What it was exported from, to run PyTorch beside it.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     backend: options.Backend = "auto",
@@ -35,8 +35,11 @@ def validate(
     from sbim_deploy.recon.model import load_model
     from sbim_deploy.recon.parity import check_image, check_model
 
-    if (checkpoint is None) != (config is None):
-        raise InputError("--checkpoint and --config go together: give both or neither")
+    diffusers_folder = checkpoint is not None and checkpoint.is_dir()
+    if not diffusers_folder and (checkpoint is None) != (config is None):
+        raise InputError(
+            "--checkpoint and --config go together, but for a diffusers folder: give both or none"
+        )
     loaded = load_model(model)
     engine = open_engine(loaded, "score", backend).description
     results = check_model(loaded, backend)
@@ -44,7 +47,7 @@ def validate(
     if loaded.manifest.channels == 2:
         image, image_ssim = check_image(loaded, backend)
         results.append(image)
-    if checkpoint is not None and config is not None:
+    if checkpoint is not None:
         with needs("export"):
             from sbim_deploy.export.parity import check_against_checkpoint
         results += check_against_checkpoint(loaded, checkpoint, config)

@@ -26,7 +26,7 @@ MAX_CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """What a checkpoint's YAML says: the network, its noise levels, and how it was sampled."""
+    """What a checkpoint's config says: the network, its noise levels, and how it was sampled."""
 
     ngf: int
     channels: int
@@ -210,7 +210,20 @@ def build_network(config: NetworkConfig, weights: Mapping[str, Tensor], source: 
         ARCHITECTURES[architecture_of(weights, source)], config.ngf, config.channels, config.centred_input
     )
     parameters = {name: tensor for name, tensor in weights.items() if name != "sigmas"}
-    expected = network.state_dict()
+    says = f"the config (ngf {config.ngf}, {config.channels} channels)"
+    check_weights(parameters, network.state_dict(), source, says)
+    network.load_state_dict(parameters)
+    return network.eval()
+
+
+def check_weights(
+    parameters: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path, says: str
+) -> None:
+    """Check that parameters are finite and have the names and shapes ``expected`` by what a config ``says``.
+
+    Raises:
+        InputError: they do not, with the first that does not.
+    """
     missing = sorted(expected.keys() - parameters.keys())
     unknown = sorted(parameters.keys() - expected.keys())
     if missing or unknown:
@@ -220,13 +233,11 @@ def build_network(config: NetworkConfig, weights: Mapping[str, Tensor], source: 
     for name, tensor in parameters.items():
         if tensor.shape != expected[name].shape:
             raise InputError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, the config (ngf {config.ngf}, "
-                f"{config.channels} channels) makes it {tuple(expected[name].shape)}: is it the right YAML?"
+                f"{source}: {name} has shape {tuple(tensor.shape)}, {says} makes it "
+                f"{tuple(expected[name].shape)}: is it the right config?"
             )
         if not torch.isfinite(tensor).all():
             raise InputError(f"{source}: {name} holds NaN or infinite weights")
-    network.load_state_dict(parameters)
-    return network.eval()
 
 
 def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:

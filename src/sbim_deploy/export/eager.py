@@ -11,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from sbim_deploy.engines.engine import Arrays, Recurrence
+from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.recon.bench import Case, Measurement, measure
 from sbim_deploy.recon.model import Model, load_model
+
+EAGER = "pytorch-eager"
 
 
 class EagerEngine:
@@ -21,10 +24,14 @@ class EagerEngine:
 
     def __init__(self, model: Model):
         manifest = model.manifest
+        if manifest.architecture not in ARCHITECTURES:
+            raise BackendMissingError(
+                f"{EAGER} measures {', '.join(ARCHITECTURES)}: {manifest.architecture} is not built here"
+            )
         architecture = ARCHITECTURES[manifest.architecture]
         self._network = ScoreNetwork(architecture, manifest.ngf, manifest.channels).eval()
         self.description: Mapping[str, str] = {
-            "backend": "pytorch-eager",
+            "backend": EAGER,
             "version": torch.__version__,
             "device": "cpu",
         }

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
-from sbim_deploy.export.network import ConvMeanPool, ScoreNetwork
+from sbim_deploy.export.network import ConvMeanPool
 
 
-def fold_mean_pools(network: ScoreNetwork) -> ScoreNetwork:
+def fold_mean_pools(network: nn.Module) -> nn.Module:
     """Return a network that computes the same, to rounding, with less arithmetic.
 
     The mean of each 2 x 2 block of a 3 x 3 convolution is a 4 x 4 convolution with stride 2, which takes 16

@@ -15,7 +15,6 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from sbim_deploy.export.fuse import fuse_plan, fuse_step
-from sbim_deploy.export.network import ScoreNetwork
 from sbim_deploy.export.updates import (
     BothDirectionsNormal,
     GuidedUpdate,
@@ -42,7 +41,7 @@ def make_updates(n_cg: int) -> dict[str, GuidedUpdate | ProximalUpdate]:
 
 
 def export_graphs(
-    network: ScoreNetwork, folder: Path, channels: int, size_multiple: int, n_cg: int, opset: int
+    network: nn.Module, folder: Path, channels: int, size_multiple: int, n_cg: int, opset: int
 ) -> list[str]:
     """Write the graphs and their weights into ``folder`` and return the files' names.
 

@@ -6,7 +6,6 @@ import logging
 import platform
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,9 @@ import torch
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import (
-    NetworkConfig,
-    architecture_of,
-    build_network,
-    read_checkpoint,
-    read_config,
-)
 from sbim_deploy.export.fold import fold_mean_pools
 from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
-from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.export.load import LoadedNetwork, load_network, weights_file
 from sbim_deploy.export.precision import DTYPES, in_precision
 from sbim_deploy.export.reference import image_cost, image_of, score_cost, scores_of, three_levels
 from sbim_deploy.io.atomic import check_writable
@@ -33,7 +25,6 @@ from sbim_deploy.io.model_folder import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     ModelManifest,
-    NoiseLevels,
     SamplingDefaults,
     describe_file,
     write_manifest,
@@ -49,39 +40,9 @@ MIN_OPSET, MAX_OPSET = 18, 23
 BF16_OPSET = 22
 
 
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A network with the weights that were chosen, and where it came from."""
-
-    network: ScoreNetwork
-    config: NetworkConfig
-    architecture: str
-    ema: bool
-
-
-def load_network(checkpoint_path: Path, config_path: Path, ema: bool | None = None) -> LoadedNetwork:
-    """Load a network; ``ema`` None takes the EMA weights where the checkpoint has them.
-
-    Raises:
-        InputError: a file is not what it must be, or EMA weights are asked for and there are none.
-    """
-    config = read_config(config_path)
-    checkpoint = read_checkpoint(checkpoint_path)
-    if ema and checkpoint.ema is None:
-        raise InputError(f"{checkpoint_path}: it has no EMA weights: leave --ema out, or use --raw")
-    use_ema = checkpoint.ema is not None if ema is None else ema
-    weights = checkpoint.ema if use_ema and checkpoint.ema is not None else checkpoint.raw
-    return LoadedNetwork(
-        build_network(config, weights, checkpoint_path),
-        config,
-        architecture_of(weights, checkpoint_path),
-        use_ema,
-    )
-
-
 def export_model(
     checkpoint_path: Path,
-    config_path: Path,
+    config_path: Path | None,
     folder: Path,
     ema: bool | None = None,
     dtype: str = "fp32",
@@ -89,6 +50,7 @@ def export_model(
 ) -> ModelManifest:
     """Write a model folder: its graphs, their weights and the manifest.
 
+    ``checkpoint_path`` is a checkpoint with its YAML, or a folder that diffusers wrote, without.
     ``dtype`` is the convolutions' precision: fp32, fp16 or bf16, see :mod:`sbim_deploy.export.precision`.
 
     An older model folder of this name is replaced, once the new one is whole.
@@ -125,12 +87,11 @@ def export_model(
 def _write(
     loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, dtype: str, opset: int
 ) -> ModelManifest:
-    config, multiple = loaded.config, ARCHITECTURES[loaded.architecture].size_multiple
+    config, levels, multiple = loaded.config, loaded.levels, loaded.size_multiple
     network = in_precision(fold_mean_pools(loaded.network), DTYPES[dtype])
     files = export_graphs(network, folder, config.channels, multiple, DDS_N_CG, opset)
-    levels = NoiseLevels(config.sigma_begin, config.sigma_end, config.n_levels)
     sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
-    sigmas = three_levels(config.sigma_begin, config.sigma_end)
+    sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     scores = scores_of(loaded.network, sigmas, config.channels)
     cost = score_cost(network, *scores)
     image = np.empty((0, 0), np.complex64)
@@ -156,7 +117,7 @@ def _write(
         opset=opset,
         n_cg=DDS_N_CG,
         precision_cost=cost,
-        checkpoint_sha256=file_sha256(checkpoint_path),
+        checkpoint_sha256=file_sha256(weights_file(checkpoint_path)),
         training_data=config.dataset,
         intended_use=INTENDED_USE,
         anatomy=config.anatomy,

@@ -9,7 +9,7 @@ import torch
 from sbim_deploy.engines.parity import Parity, compare
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.graphs import make_updates
-from sbim_deploy.export.model import load_network
+from sbim_deploy.export.load import load_network, weights_file
 from sbim_deploy.export.reference import scores_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.recon.backends import open_engine
@@ -19,14 +19,16 @@ from sbim_deploy.recon.parity import fused_kinds, row_of, row_problem, step_tens
 OTHER_GRID = (80, 96)
 
 
-def check_against_checkpoint(model: Model, checkpoint_path: Path, config_path: Path) -> list[Parity]:
+def check_against_checkpoint(
+    model: Model, checkpoint_path: Path, config_path: Path | None = None
+) -> list[Parity]:
     """Run PyTorch and the engines on the same inputs at sigma_max, the middle and sigma_min.
 
     Raises:
         InputError: the checkpoint cannot be read, or is another one than the model was exported from.
     """
     manifest = model.manifest
-    if file_sha256(checkpoint_path) != manifest.checkpoint_sha256:
+    if file_sha256(weights_file(checkpoint_path)) != manifest.checkpoint_sha256:
         raise InputError(f"{checkpoint_path}: {model.folder} was exported from another checkpoint")
     network = load_network(checkpoint_path, config_path, manifest.ema).network
     levels = manifest.noise_levels

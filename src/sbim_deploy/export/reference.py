@@ -6,8 +6,8 @@ import copy
 
 import numpy as np
 import torch
+from torch import nn
 
-from sbim_deploy.export.network import ScoreNetwork
 from sbim_deploy.recon.channels import from_channels, to_channels
 from sbim_deploy.recon.metrics import ssim
 from sbim_deploy.recon.parity import noisy_phantom, whole_image
@@ -23,7 +23,7 @@ def three_levels(sigma_begin: float, sigma_end: float) -> list[float]:
 
 
 def scores_of(
-    network: ScoreNetwork,
+    network: nn.Module,
     sigmas: list[float],
     channels: int,
     grid: tuple[int, int] = REFERENCE_GRID,
@@ -40,7 +40,7 @@ def scores_of(
     return x, sigma, score.astype(np.float32)
 
 
-def image_of(network: ScoreNetwork, prior: Prior, size_multiple: int) -> ComplexArray:
+def image_of(network: nn.Module, prior: Prior, size_multiple: int) -> ComplexArray:
     """Return a whole reconstruction by the default sampler, with PyTorch's scores in FP32."""
 
     def score(x: ComplexArray, sigma: float) -> ComplexArray:
@@ -51,9 +51,7 @@ def image_of(network: ScoreNetwork, prior: Prior, size_multiple: int) -> Complex
     return whole_image(make_plan(SamplerChoice(), prior), score, size_multiple)
 
 
-def score_cost(
-    network: ScoreNetwork, x: FloatArray, sigma: FloatArray, score: FloatArray
-) -> dict[str, float]:
+def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: FloatArray) -> dict[str, float]:
     """Return the relative L2 error of a network, in its own precision, from the exact ``score``, by level.
 
     Computed by PyTorch, since ONNX Runtime computes half precision in FP32 on a CPU.
@@ -66,9 +64,7 @@ def score_cost(
     }
 
 
-def image_cost(
-    network: ScoreNetwork, image: ComplexArray, prior: Prior, size_multiple: int
-) -> dict[str, float]:
+def image_cost(network: nn.Module, image: ComplexArray, prior: Prior, size_multiple: int) -> dict[str, float]:
     """Return the NRMSE and the SSIM of a network's whole reconstruction against the one in FP32."""
     got = image_of(network, prior, size_multiple)
     return {

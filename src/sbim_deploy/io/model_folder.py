@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,23 @@ MAX_MANIFEST_BYTES = 1024**2
 WAY_OUT = "export the model again"
 NEWER = "export the model again or update sbim-deploy"
 
+VP = "variance-preserving"
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """The noise levels the model was trained on, from the largest sigma to the smallest."""
+    """The noise levels the model was trained on, from the largest sigma to the smallest.
+
+    They are geometric, or the steps of a variance-preserving schedule, which ``vp_sigmas`` lists.
+    """
 
     sigma_begin: float
     sigma_end: float
     n_levels: int
     distribution: str = "geometric"
+    vp_sigmas: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise InputError for levels that do not fall."""
@@ -49,8 +56,22 @@ class NoiseLevels:
                 f"noise levels go from {self.sigma_begin} to {self.sigma_end} in {self.n_levels}, "
                 "expected sigma_begin > sigma_end > 0 and n_levels of at least 2"
             )
-        if self.distribution != "geometric":
-            raise InputError(f"distribution is {self.distribution!r}, expected 'geometric'")
+        if self.distribution not in ("geometric", VP):
+            raise InputError(f"distribution is {self.distribution!r}, expected 'geometric' or {VP!r}")
+        if self.distribution == "geometric" and self.vp_sigmas:
+            raise InputError("distribution is 'geometric' and vp_sigmas lists levels, expected none")
+        if self.distribution == VP:
+            self._check_vp_sigmas()
+
+    def _check_vp_sigmas(self) -> None:
+        levels = self.vp_sigmas
+        if len(levels) != self.n_levels:
+            raise InputError(f"vp_sigmas lists {len(levels)} levels, expected n_levels, {self.n_levels}")
+        numbers = all(isinstance(level, float) for level in levels)
+        if not numbers or (levels[0], levels[-1]) != (self.sigma_begin, self.sigma_end):
+            raise InputError("vp_sigmas are not numbers from sigma_begin to sigma_end")
+        if not all(high > low for high, low in pairwise(levels)):
+            raise InputError("vp_sigmas do not fall")
 
 
 @dataclass(frozen=True)
@@ -91,10 +112,10 @@ class FileEntry:
 class ModelManifest:
     """What a model folder holds and how the model was made.
 
-    Rows and columns of the network's input must be multiples of `size_multiple`. `n_cg` is the number of
-    conjugate-gradient steps that the proximal graphs take. `precision_cost` is what PyTorch in the graphs'
-    `dtype` loses against the original: the relative L2 error of the score at three levels, the NRMSE and the
-    SSIM of an image.
+    Rows and columns of the network's input must be multiples of `size_multiple`. `ngf` is the width of its
+    first stage, `n_cg` the number of conjugate-gradient steps that the proximal graphs take. `precision_cost`
+    is what PyTorch in the graphs' `dtype` loses against the original: the relative L2 error of the score at
+    three levels, the NRMSE and the SSIM of an image.
     """
 
     format_version: int
@@ -222,13 +243,24 @@ def _manifest_from(stored: dict[str, Any]) -> ModelManifest:
     return ModelManifest(
         **{
             **stored,
-            "noise_levels": _nested("noise_levels", stored["noise_levels"], NoiseLevels),
+            "noise_levels": _noise_levels(stored["noise_levels"]),
             "sampling": _nested("sampling", stored["sampling"], SamplingDefaults),
             "precision_cost": as_mapping("precision_cost", stored["precision_cost"]),
             "exported_with": as_mapping("exported_with", stored["exported_with"]),
             "files": {name: _nested(f"files[{name!r}]", entry, FileEntry) for name, entry in files.items()},
         }
     )
+
+
+def _noise_levels(stored: object) -> NoiseLevels:
+    # Models exported before there were variance-preserving ones do not have the list.
+    mapping = {"vp_sigmas": [], **as_mapping("noise_levels", stored)}
+    if not isinstance(mapping["vp_sigmas"], list):
+        raise InputError(f"vp_sigmas is {type(mapping['vp_sigmas']).__name__}, expected a list")
+    levels: NoiseLevels = _nested(
+        "noise_levels", {**mapping, "vp_sigmas": tuple(mapping["vp_sigmas"])}, NoiseLevels
+    )
+    return levels
 
 
 def _nested(where: str, stored: object, kind: type[Any]) -> Any:

@@ -61,4 +61,5 @@ def prior_of(levels: NoiseLevels, sampling: SamplingDefaults) -> Prior:
         n_steps_each=sampling.n_steps_each,
         data_weight=sampling.data_weight,
         start_level=sampling.start_level,
+        vp_sigmas=levels.vp_sigmas,
     )

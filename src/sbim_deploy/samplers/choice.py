@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plans
@@ -19,7 +22,11 @@ DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 6, 1.0
 
 @dataclass(frozen=True)
 class Prior:
-    """What a model says of its own sampling: its noise levels and its published settings."""
+    """What a model says of its own sampling: its noise levels and its published settings.
+
+    ``vp_sigmas`` are the levels, largest first, of a model that was trained on a variance-preserving
+    schedule; others have geometric ones.
+    """
 
     sigma_begin: float
     sigma_end: float
@@ -28,6 +35,7 @@ class Prior:
     n_steps_each: int
     data_weight: float
     start_level: int
+    vp_sigmas: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,22 @@ def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     """
     sampler = SAMPLERS[choice.name]
     steps = choice.steps or sampler.steps or prior.n_levels - prior.start_level
-    return sampler.plan(
-        sampler.levels(prior, steps),
+    sigmas = sampler.levels(prior, steps)
+    plan = sampler.plan(
+        sigmas,
         prior.data_weight if choice.data_weight is None else choice.data_weight,
         prior.step_lr,
         choice.corrector_steps or sampler.corrector_steps or prior.n_steps_each,
     )
+    if prior.vp_sigmas and not plan.start_image:
+        # z ~ N(0, I) is where the variance-preserving process ends: x_VP = x_VE / sqrt(1 + sigma^2).
+        plan = replace(plan, start_noise=math.sqrt(1 + sigmas[0] ** 2))
+    return plan
 
 
 def _model_levels(prior: Prior) -> Sigmas:
+    if prior.vp_sigmas:
+        return np.array(prior.vp_sigmas)
     return geometric(prior.sigma_begin, prior.sigma_end, prior.n_levels)
 
 

@@ -9,10 +9,30 @@ from sbim_deploy.errors import InputError
 
 Sigmas = NDArray[np.float64]
 
+MAX_SIGMA = 1e6
+
 
 def geometric(sigma_begin: float, sigma_end: float, n_levels: int) -> Sigmas:
     """Return ``n_levels`` sigmas with a constant ratio, as NCSNv2 has (arXiv:2006.09011, section 3)."""
     return np.geomspace(sigma_begin, sigma_end, n_levels)
+
+
+def variance_preserving(betas: Sigmas) -> Sigmas:
+    """Return the sigmas of a variance-preserving process whose step t adds noise of the variance betas[t].
+
+    sigma_t = sqrt(1 / a_t - 1) with a_t = prod_{i <= t} (1 - beta_i) (Dimos 2022, p. 62, equations 5 and 6).
+
+    Raises:
+        InputError: a beta is not between 0 and 1, or the last sigma is beyond single precision's use.
+    """
+    if not (np.all(betas > 0) and np.all(betas < 1)):
+        raise InputError("the betas are not all between 0 and 1: no variance-preserving schedule")
+    # log1p and expm1, since the first step's 1 - a_t is small.
+    with np.errstate(over="ignore"):
+        sigmas: Sigmas = np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))[::-1].copy()
+    if not sigmas[0] <= MAX_SIGMA:
+        raise InputError(f"the schedule ends at a sigma of {sigmas[0]:g}: expected at most {MAX_SIGMA:g}")
+    return sigmas
 
 
 def subsample(sigmas: Sigmas, n_levels: int) -> Sigmas:
