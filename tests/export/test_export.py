@@ -93,7 +93,7 @@ def test_a_folder_that_is_no_model_is_not_replaced(checkpoint_path, config_path,
     ("arguments", "message"),
     [
         (("--opset", 11), "opset is 11: expected 18 to"),
-        (("--config", "nowhere.yaml"), "nowhere.yaml: cannot read the config"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
         (("-o", "/nowhere/model"), "/nowhere does not exist"),
     ],
 )

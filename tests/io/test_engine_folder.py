@@ -122,5 +122,5 @@ def test_what_is_no_json_or_far_too_long_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not JSON"):
         read_record(path)
     path.write_bytes(b" " * (1024**2 + 1))
-    with pytest.raises(InputError, match="no record of an engine"):
+    with pytest.raises(InputError, match="expected a short JSON file"):
         read_record(path)

@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
-
-MAX_CONFIG_BYTES = 1 << 20
+from sbim_deploy.io.yaml_file import read_yaml_mapping
 
 
 @dataclass(frozen=True)
@@ -62,31 +60,11 @@ def read_config(path: Path) -> NetworkConfig:
     Raises:
         InputError: the file is missing, is no YAML mapping, or lacks keys (all of them are named).
     """
-    document = read_yaml(path)
+    document = read_yaml_mapping(path, "export")
     nested = document.get("langevin_config", document)
     if not isinstance(nested, dict):
         raise InputError(f"{path}: langevin_config is no mapping with data, model and sampling")
     return _config_from(nested, path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        InputError: the file is missing, too large, or no YAML mapping.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, not a network's YAML")
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the config ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{path}: not valid YAML: {detail}") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: expected a mapping with data, model and sampling")
-    return document
 
 
 def _config_from(document: Mapping[str, Any], path: Path) -> NetworkConfig:

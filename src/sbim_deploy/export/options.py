@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.json_object import parse_object
+from sbim_deploy.io.json_object import read_object
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_LIST = 8
@@ -64,14 +64,7 @@ def read_options(
     Raises:
         InputError: the file cannot be read, lacks options (all of them are named), or one has another value.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the folder") from error
-    if len(text) > MAX_CONFIG_BYTES:
-        raise InputError(f"{path}: is longer than {MAX_CONFIG_BYTES} bytes, no config; check the folder")
-    options = parse_object(text, str(path))
+    options = read_object(path, MAX_CONFIG_BYTES, "check the folder")
     missing = [name for name in required if name not in options]
     if missing:
         raise InputError(f"{path}: the config lacks {', '.join(missing)}")

@@ -12,7 +12,7 @@ from typing import Any
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.json_object import format_object, read_object
 from sbim_deploy.io.stored_record import (
     as_mapping,
     check_keys,
@@ -101,17 +101,9 @@ def read_record(path: Path) -> EngineRecord:
     Raises:
         InputError: it is not as it must be.
     """
+    stored = read_object(path, MAX_RECORD_BYTES, WAY_OUT)
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_RECORD_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if len(text) > MAX_RECORD_BYTES:
-        raise InputError(
-            f"{path}: is longer than {MAX_RECORD_BYTES} bytes, no record of an engine; {WAY_OUT}"
-        )
-    try:
-        return _record_from(parse_object(text, str(path)))
+        return _record_from(stored)
     except InputError as error:
         known = str(error).startswith(str(path))
         raise error if known else InputError(f"{path}: {error}; {WAY_OUT}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from sbim_deploy.errors import InputError
@@ -35,3 +36,19 @@ def format_object(value: dict[str, Any], indent: int | None = None) -> str:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def read_object(path: Path, max_bytes: int, way_out: str) -> dict[str, Any]:
+    """Read a file of at most ``max_bytes`` that holds one JSON object; ``way_out`` ends the messages.
+
+    Raises:
+        InputError: the file cannot be read, is longer, or is not such an object.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(max_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if len(text) > max_bytes:
+        raise InputError(f"{path}: is longer than {max_bytes} bytes, expected a short JSON file; {way_out}")
+    return parse_object(text, str(path))

@@ -15,7 +15,7 @@ from typing import Any
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.json_object import format_object, read_object
 from sbim_deploy.io.stored_record import (
     as_mapping,
     check_keys,
@@ -173,15 +173,9 @@ def read_manifest(folder: Path) -> ModelManifest:
     path = folder / MANIFEST_NAME
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; {folder} is not a model folder, export the model again")
+    stored = read_object(path, MAX_MANIFEST_BYTES, WAY_OUT)
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise InputError(f"{path}: is longer than {MAX_MANIFEST_BYTES} bytes, not a manifest; export again")
-    try:
-        return _manifest_from(parse_object(text, str(path)))
+        return _manifest_from(stored)
     except InputError as error:
         known = str(error).startswith(str(path))
         raise error if known else InputError(f"{path}: {error}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import read_yaml
+from sbim_deploy.io.yaml_file import read_yaml_mapping
 
 PRECISIONS = ("fp32", "fp16")
 POSITIVE = (
@@ -79,7 +79,7 @@ def read_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
     Raises:
         InputError: the recipe cannot be read, has a key that is no setting, or a value that cannot be one.
     """
-    section = read_yaml(path).get("training", {})
+    section = read_yaml_mapping(path, "train").get("training", {})
     if not isinstance(section, dict):
         raise InputError(f"{path}: training is {section!r}, expected a mapping")
     types = {field.name: str(field.type) for field in fields(TrainSettings)}
