@@ -45,7 +45,7 @@ def test_train_resume_and_start_from_a_checkpoint(cli, config, tmp_path):
         (("--iterations", 1, "--size", 30), "size is 30: NCSNv2Deepest needs a multiple of 8"),
         (("--iterations", 1, "--resume"), "no such checkpoint"),
         (("--iterations", 1, "--resume", "--start", "c.pth"), "give one of them"),
-        (("--iterations", 1, "--config", "nowhere.yaml"), "nowhere.yaml: cannot read the config"),
+        (("--iterations", 1, "--config", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
     ],
 )
 def test_train_refuses_bad_options_in_one_line(cli, config, tmp_path, arguments, message):

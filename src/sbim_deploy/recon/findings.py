@@ -96,8 +96,7 @@ def warnings(result: ResultFile) -> list[str]:
     training_data = str(look_up(made, "model", "training_data"))
     if training_data.startswith("synthetic"):
         found.append(
-            f"The model was trained on {training_data} images, not on patients: it may draw what it was "
-            "trained on."
+            f"The model was trained on {training_data}, not on patients: it may draw what it was trained on."
         )
     timed = look_up(made, "timings_s", "slices")
     if isinstance(timed, int) and timed < result.n_slices:
