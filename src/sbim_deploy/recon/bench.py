@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,15 +101,17 @@ def measure(model: Model, case: Case, open_graph: Callable[[str], Engine], graph
     x = np.random.default_rng(0).standard_normal((1, model.manifest.channels, *case.size), dtype=np.float32)
     inputs = {"x": x, "sigma": np.ones(1, dtype=np.float32)}
     load_s, engine = _timed(lambda: open_graph("score"))
-    first_s, _ = _timed(lambda: engine.run(inputs))
-    score_s = _median_s(lambda: engine.run(inputs))
-    peak_mb = peak_memory_mb()
+    first_s, _ = _timed(partial(engine.run, inputs))
+    score_s = _median_s(partial(engine.run, inputs))
+    peak_mb, description = peak_memory_mb(), engine.description
+    # One engine at a time: the threads of an idle ONNX Runtime spin, and slow the next one down.
+    del engine
     step_s = None if graph == "score" else _measure_step(model, open_graph("step-guided"), problem)
     recon_s, engine_s, n_calls = _measure_reconstruction(model, case, open_graph, graph, problem)
     return Measurement(
-        backend=engine.description["backend"],
-        version=engine.description["version"],
-        device=engine.description.get("device", ""),
+        backend=description["backend"],
+        version=description["version"],
+        device=description.get("device", ""),
         load_s=load_s,
         first_call_ms=1000 * first_s,
         score_ms=1000 * score_s,
