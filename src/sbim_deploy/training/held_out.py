@@ -7,6 +7,7 @@ OUTPUT is an .npz that holds ``magnitude`` (16, 256, 256), uint16, and ``scale``
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,19 +39,23 @@ def write_held_out(path: Path) -> None:
         np.savez_compressed(file, magnitude=np.stack(magnitudes), scale=np.stack(scales))
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command and return its exit code."""
+def run_writer(write: Callable[[Path], None], suffix: str, module: str, arguments: list[str]) -> int:
+    """Run a module that writes one file, given its name as the only argument, and return its exit code."""
     try:
-        if len(arguments) != 1 or not arguments[0].endswith(".npz"):
+        if len(arguments) != 1 or not arguments[0].endswith(suffix):
             raise InputError(
-                f"got the arguments {arguments}, expected one .npz: "
-                "python -m sbim_deploy.training.held_out OUTPUT.npz"
+                f"got the arguments {arguments}, expected one {suffix}: python -m {module} OUTPUT{suffix}"
             )
-        write_held_out(Path(arguments[0]))
+        write(Path(arguments[0]))
     except SbimDeployError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and return its exit code."""
+    return run_writer(write_held_out, ".npz", "sbim_deploy.training.held_out", arguments)
 
 
 if __name__ == "__main__":

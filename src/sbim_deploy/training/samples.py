@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.io.atomic import replacing
+from sbim_deploy.training.held_out import run_writer
 from sbim_deploy.training.pool import held_out_pool
 
 N_ROWS, N_COLUMNS, SIZE = 8, 8, 128
@@ -27,17 +27,7 @@ def write_samples(path: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run the command and return its exit code."""
-    try:
-        if len(arguments) != 1 or not arguments[0].endswith(".png"):
-            raise InputError(
-                f"got the arguments {arguments}, expected one .png: "
-                "python -m sbim_deploy.training.samples OUTPUT.png"
-            )
-        write_samples(Path(arguments[0]))
-    except SbimDeployError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return error.exit_code
-    return 0
+    return run_writer(write_samples, ".png", "sbim_deploy.training.samples", arguments)
 
 
 if __name__ == "__main__":
