@@ -5,6 +5,7 @@ import torch
 from random_checkpoints import random_weights
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.export import parity
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.parity import check_against_checkpoint
@@ -104,3 +105,20 @@ def test_export_refuses_bad_input(cli, checkpoint_path, config_path, tmp_path, a
     assert done.code == 2
     assert message in done.error_line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoint_is_compared_on_the_backend_that_was_asked_for(
+    cli, model, checkpoint_path, config_path
+):
+    options = ("--checkpoint", checkpoint_path, "--config", config_path, "--backend", "onnxruntime", "--json")
+    with pytest.MonkeyPatch.context() as patch:
+        opened = []
+        open_one = parity.open_engine
+
+        def recorded(model, graph, backend="auto", threads=None):
+            opened.append(backend)
+            return open_one(model, graph, backend, threads)
+
+        patch.setattr(parity, "open_engine", recorded)
+        assert cli("validate", model.folder, *options).code == 0
+    assert opened == ["onnxruntime"] * 5

@@ -50,7 +50,7 @@ def validate(
     if checkpoint is not None:
         with needs("export"):
             from sbim_deploy.export.parity import check_against_checkpoint
-        results += check_against_checkpoint(loaded, checkpoint, config)
+        results += check_against_checkpoint(loaded, checkpoint, config, backend)
     if json:
         print_json(
             {

@@ -20,7 +20,7 @@ OTHER_GRID = (80, 96)
 
 
 def check_against_checkpoint(
-    model: Model, checkpoint_path: Path, config_path: Path | None = None
+    model: Model, checkpoint_path: Path, config_path: Path | None = None, backend: str = "auto"
 ) -> list[Parity]:
     """Run PyTorch and the engines on the same inputs at sigma_max, the middle and sigma_min.
 
@@ -35,13 +35,14 @@ def check_against_checkpoint(
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     x, sigma_of, expected = scores_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
     network = network.double()
-    got = open_engine(model, "score").run({"x": x, "sigma": sigma_of})["score"]
+    got = open_engine(model, "score", backend).run({"x": x, "sigma": sigma_of})["score"]
     results = [
         compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected[i], tolerance(sigma, manifest.dtype))
         for i, sigma in enumerate(sigmas)
     ]
     for kind in fused_kinds(manifest):
-        engine, update = open_engine(model, f"step-{kind}"), make_updates(manifest.n_cg)[kind].double()
+        engine = open_engine(model, f"step-{kind}", backend)
+        update = make_updates(manifest.n_cg)[kind].double()
         for sigma in sigmas:
             inputs = step_tensors(row_of(kind, sigma, manifest.n_cg), row_problem(kind, sigma, seed=100))
             tensors = {name: torch.from_numpy(array).double() for name, array in inputs.items()}
