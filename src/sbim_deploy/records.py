@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 ComplexArray = NDArray[np.complex64]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class SliceGeometry:
+    """Where an image lies in the patient, in the coordinates of DICOM and MRD: left, posterior, superior, mm.
+
+    An image is (rows, columns) with the readout along the rows: going down a column of pixels is along
+    ``read_dir``, going along a row of pixels is along ``phase_dir``; both are unit vectors, and
+    ``slice_dir`` is normal to them. ``position`` is the place of pixel (rows // 2, columns // 2).
+    ``field_of_view_mm`` is the (row, column, slice) extent of the whole image.
+    """
+
+    position: Vector
+    read_dir: Vector
+    phase_dir: Vector
+    slice_dir: Vector
+    field_of_view_mm: Vector

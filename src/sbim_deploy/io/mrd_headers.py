@@ -1,0 +1,139 @@
+"""The fixed parts of MRD: the headers of readouts, images and waveforms, byte by byte, and the flags.
+
+ISMRMRD 1.x (Inati et al. 2017, doi:10.1002/mrm.26089; schema in https://ismrmrd.readthedocs.io). All is
+little-endian, in files and on the wire alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from sbim_deploy.records import ComplexArray, FloatArray
+
+COUNTERS = np.dtype(
+    [
+        ("kspace_encode_step_1", "<u2"),
+        ("kspace_encode_step_2", "<u2"),
+        ("average", "<u2"),
+        ("slice", "<u2"),
+        ("contrast", "<u2"),
+        ("phase", "<u2"),
+        ("repetition", "<u2"),
+        ("set", "<u2"),
+        ("segment", "<u2"),
+        ("user", "<u2", (8,)),
+    ]
+)
+
+_PLACE = [
+    ("position", "<f4", (3,)),
+    ("read_dir", "<f4", (3,)),
+    ("phase_dir", "<f4", (3,)),
+    ("slice_dir", "<f4", (3,)),
+    ("patient_table_position", "<f4", (3,)),
+]
+_USER = [("user_int", "<i4", (8,)), ("user_float", "<f4", (8,))]
+
+ACQUISITION_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("scan_counter", "<u4"),
+        ("acquisition_time_stamp", "<u4"),
+        ("physiology_time_stamp", "<u4", (3,)),
+        ("number_of_samples", "<u2"),
+        ("available_channels", "<u2"),
+        ("active_channels", "<u2"),
+        ("channel_mask", "<u8", (16,)),
+        ("discard_pre", "<u2"),
+        ("discard_post", "<u2"),
+        ("center_sample", "<u2"),
+        ("encoding_space_ref", "<u2"),
+        ("trajectory_dimensions", "<u2"),
+        ("sample_time_us", "<f4"),
+        *_PLACE,
+        ("idx", COUNTERS),
+        *_USER,
+    ]
+)
+
+IMAGE_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("data_type", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("matrix_size", "<u2", (3,)),
+        ("field_of_view", "<f4", (3,)),
+        ("channels", "<u2"),
+        *_PLACE,
+        ("average", "<u2"),
+        ("slice", "<u2"),
+        ("contrast", "<u2"),
+        ("phase", "<u2"),
+        ("repetition", "<u2"),
+        ("set", "<u2"),
+        ("acquisition_time_stamp", "<u4"),
+        ("physiology_time_stamp", "<u4", (3,)),
+        ("image_type", "<u2"),
+        ("image_index", "<u2"),
+        ("image_series_index", "<u2"),
+        *_USER,
+        ("attribute_string_len", "<u4"),
+    ]
+)
+
+WAVEFORM_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("scan_counter", "<u4"),
+        ("time_stamp", "<u4"),
+        ("number_of_samples", "<u2"),
+        ("channels", "<u2"),
+        ("sample_time_us", "<f4"),
+        ("waveform_id", "<u2"),
+    ],
+    align=True,  # the one header that the C library does not pack: 40 bytes
+)
+
+
+class Flag(IntEnum):
+    """Flags of a readout that matter here; flag n is bit n - 1 of the header's ``flags``."""
+
+    LAST_IN_SLICE = 8
+    LAST_IN_REPETITION = 14
+    IS_NOISE_MEASUREMENT = 19
+    IS_PARALLEL_CALIBRATION = 20
+    IS_PARALLEL_CALIBRATION_AND_IMAGING = 21
+    IS_REVERSE = 22
+    IS_NAVIGATION_DATA = 23
+    IS_PHASECORR_DATA = 24
+    LAST_IN_MEASUREMENT = 25
+    IS_HPFEEDBACK_DATA = 26
+    IS_DUMMYSCAN_DATA = 27
+    IS_RTFEEDBACK_DATA = 28
+    IS_SURFACECOILCORRECTIONSCAN_DATA = 29
+    IS_PHASE_STABILIZATION_REFERENCE = 30
+    IS_PHASE_STABILIZATION = 31
+
+
+@dataclass(frozen=True)
+class Readout:
+    """One acquisition: its header (a record of ACQUISITION_HEADER), its samples and its trajectory.
+
+    ``data`` is complex64 (channel, sample), ``trajectory`` float32 (sample, dimension) or None.
+    """
+
+    header: np.void
+    data: ComplexArray
+    trajectory: FloatArray | None = None
+
+    def has(self, flag: Flag) -> bool:
+        """Tell whether the readout carries a flag."""
+        return bool(int(self.header["flags"]) >> (flag - 1) & 1)
