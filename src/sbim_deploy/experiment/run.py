@@ -97,7 +97,7 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
         _tune_peers(settings, present, store, progress)
         solvers = {name: _sampler_solver(sampler) for name, sampler in samplers.items()}
         solvers |= {name: _peer_solver(name, store, settings.threads) for name in present}
-        for (setting, scan, index), slice_keys in groupby(store.pending[:], key=_slice_of):
+        for (setting, scan, index), slice_keys in groupby(store.pending, key=_slice_of):
             _run_slice(
                 settings, setting, full_slice(settings, scan, index), slice_keys, solvers, store, progress
             )
@@ -224,12 +224,13 @@ def _slice_of(key: Key) -> tuple[Setting, str, int]:
 def _identity(
     settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
 ) -> dict[str, Any]:
-    """Return what decides the results: a run continues only one with the same."""
-    decided_otherwise = {"title", "methods", "model", "kspace", "peers"}
+    """Return what decides a result: a run continues only one with the same, but may have more of them."""
+    decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline"} | {
+        *("accelerations", "patterns", "slices", "shown_slices")
+    }
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {
         **given,
-        "methods": [method.name for method in settings.methods],
         **{f"method {method.name}": asdict(method.choice) for method in settings.methods},
         "sbim-deploy": __version__,
         "numpy": np.__version__,
