@@ -82,7 +82,9 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     _announce(left_out, settings.baseline, progress)
     model = load_model(settings.model)
     samplers = {
-        method.name: Reconstructor(model, method.choice, settings.seed, threads=settings.threads)
+        method.name: Reconstructor(
+            model, method.choice, settings.seed, threads=settings.threads, samples=method.samples
+        )
         for method in settings.methods
     }
     present = tuple(name for name in settings.peers if name not in left_out)
@@ -101,7 +103,7 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
             _run_slice(
                 settings, setting, full_slice(settings, scan, index), slice_keys, solvers, store, progress
             )
-    calls = {name: len(sampler.plan.rows) for name, sampler in samplers.items()}
+    calls = {name: sampler.n_calls for name, sampler in samplers.items()}
     return Finished(store, identity, methods, left_out, calls)
 
 
@@ -231,7 +233,7 @@ def _identity(
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {
         **given,
-        **{f"method {method.name}": asdict(method.choice) for method in settings.methods},
+        **{f"method {method.name}": method.numbers() for method in settings.methods},
         "sbim-deploy": __version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
