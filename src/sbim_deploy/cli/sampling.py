@@ -21,11 +21,11 @@ def chosen_sampler(preset: str | None, samples: int | None, sampler: str | None,
     from sbim_deploy.samplers.presets import Preset, find_preset
 
     if preset is None:
-        return Preset(SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers), samples or 1)  # type: ignore[arg-type]
+        return Preset(SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers), 1 if samples is None else samples)  # type: ignore[arg-type]
     found = find_preset(preset)
     given = {"sampler": sampler, **numbers}
     for name, value in given.items():
         if value is not None:
             option = name.replace("_", "-")
             raise InputError(f"--preset {preset} and --{option} are both given: a preset is whole, give one")
-    return Preset(found.choice, samples or found.samples)
+    return Preset(found.choice, found.samples if samples is None else samples)

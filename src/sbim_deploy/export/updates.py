@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sbim_deploy.samplers.conjugate_gradient import CONVERGED
+
 Normal = Callable[[Tensor], Tensor]
 """x -> A^H A x, (n, 2, H, W)."""
 
@@ -155,7 +157,8 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
     """Return above / below; 0 where a slice has converged, so that it stays where it is."""
-    return torch.where(below > 0, above / torch.where(below > 0, below, 1.0), 0.0)
+    has_converged = below <= CONVERGED
+    return torch.where(has_converged, 0.0, above / torch.where(has_converged, 1.0, below))
 
 
 def _real_matrix(matrix: Tensor) -> Tensor:
