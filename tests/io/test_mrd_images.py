@@ -11,6 +11,7 @@ from sbim_deploy.io.mrd_images import (
     image_attributes,
     image_header,
     image_pixels,
+    pixel_bits,
     scale_to_int16,
     series_scale,
 )
@@ -117,3 +118,4 @@ def test_one_scale_fills_the_bits_and_clips():
     assert scale_to_int16(images * 2, scale).max() == 4095
     assert scale_to_int16(images, series_scale(4.0, 15), 15).max() == 32767
     assert series_scale(0.0) == 1
+    assert [pixel_bits(bits) for bits in (None, 12, 14, 16)] == [12, 12, 14, 15]

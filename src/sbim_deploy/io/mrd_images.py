@@ -19,7 +19,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.mrd_headers import IMAGE_HEADER
 from sbim_deploy.records import ComplexArray, FloatArray, SliceGeometry, Vector
 
-BITS_STORED = 12
+BITS_STORED, MAX_BITS = 12, 15  # what scanners take, and what a signed pixel holds
 NOTICE = "research use only"
 
 _VERSION = 1
@@ -63,6 +63,11 @@ def image_pixels(
         steps = tuple(1 - size % 2 for size in image.shape)
         image = np.roll(np.flip(image), steps, axis=(0, 1))
     return np.ascontiguousarray(image.T)
+
+
+def pixel_bits(bits_stored: int | None) -> int:
+    """Return the bits of the pixels for what a scan's header asks for: 12 without, at most 15."""
+    return BITS_STORED if bits_stored is None else min(bits_stored, MAX_BITS)
 
 
 def series_scale(maximum: float, bits: int = BITS_STORED) -> float:
