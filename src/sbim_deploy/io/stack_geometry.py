@@ -86,8 +86,23 @@ def stack_slices(geometries: Sequence[SliceGeometry], shape: tuple[int, int]) ->
     return Stack(tuple(int(index) for index in order), affine)
 
 
+def known_geometries(geometries: Sequence[SliceGeometry | None]) -> list[SliceGeometry]:
+    """Return the geometries of slices that all have one, or nothing where none has.
+
+    Raises:
+        InputError: some have one and others have none.
+    """
+    known = [geometry for geometry in geometries if geometry is not None]
+    if known and len(known) != len(geometries):
+        raise InputError(
+            f"{len(known)} of {len(geometries)} slices have a known place, expected all or none; "
+            "write them apart (--slices)"
+        )
+    return known
+
+
 def slice_spacing(geometries: Sequence[SliceGeometry], shape: tuple[int, int]) -> float | None:
-    """Return the distance in mm between neighbours of a stack; None for one slice, and where there is none."""
+    """Return the distance in mm between neighbours of a stack; None for one slice, or where there is none."""
     if len(geometries) < 2:
         return None
     try:
