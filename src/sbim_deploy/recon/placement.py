@@ -136,6 +136,14 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
     return slice(row, row + n_kept), column, kept
 
 
+def is_nearer(header: np.void, other: np.void | None, grid: Grid) -> bool:
+    """Tell whether a readout lies nearer to the centre of k-space than another, or there is no other."""
+    if other is None:
+        return True
+    ours, theirs = (int(each["idx"]["kspace_encode_step_1"]) for each in (header, other))
+    return abs(ours - grid.center_line) < abs(theirs - grid.center_line)
+
+
 def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeometry | None:
     """Return where the image of a slice lies, by a readout's header; None where its directions are all zero.
 
