@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -90,19 +91,15 @@ class CflFile:
 
 
 class CflKspace(CflFile):
-    """k-space of BART, with what a fastMRI file has beside it: here there is none of it.
+    """k-space of BART; what is zero in every coil was not sampled, for there is no mask.
 
-    What is zero in every coil was not sampled: BART's files have no mask.
+    Attributes:
+        mask, recon_shape, voxel_mm: None, the file does not say.
     """
 
     mask: BoolArray | None = None
-    encoded_shape: tuple[int, int] | None = None
     recon_shape: tuple[int, int] | None = None
-    field_of_view_mm: Vector | None = None
     voxel_mm: Vector | None = None
-    reference_name: str | None = None
-    has_complex_reference = False
-    has_maps = False
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the k-space of one slice, complex64 (coils, rows, columns).
@@ -112,17 +109,17 @@ class CflKspace(CflFile):
         """
         return self.read_coils(index)
 
-    def read_maps(self, index: int) -> ComplexArray:
-        """Raise InputError: there are none."""
-        raise InputError(f"{self.path}: has no maps; estimate the coil maps or give a maps file")
-
-    def read_reference(self, index: int) -> ComplexArray:
-        """Raise InputError: there is none."""
-        raise InputError(f"{self.path}: has no reference image")
+    def read_calibration(self, index: int) -> ComplexArray | None:
+        """Return None: the lines to estimate maps from are in the slice itself."""
+        return None
 
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return None: BART's files do not say where a slice lies."""
         return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the file is, as JSON's types."""
+        return {"format": "BART .cfl"}
 
 
 class CflMaps(CflFile):
@@ -188,18 +185,22 @@ def write_cfl_images(path: Path, images: ComplexArray) -> None:
     write_cfl(path, moved.reshape((rows, columns, *[1] * (SLICE - 2), n_slices)))
 
 
-def check_maps_size(maps: CflMaps, n_slices: int, n_coils: int, shapes: list[tuple[int, int]]) -> None:
-    """Compare maps with the k-space they go with; ``shapes`` are the (rows, columns) that will do.
+def open_cfl_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> CflMaps:
+    """Open coil maps and compare them with the k-space they go with.
+
+    ``shapes`` are the (rows, columns) that will do, the k-space's first.
 
     Raises:
-        InputError: they are of another size.
+        InputError: the file is not as it must be, or is of another size.
     """
+    maps = CflMaps(path)
     got = (maps.n_slices, maps.n_coils, maps.n_rows, maps.n_columns)
     if got not in [(n_slices, n_coils, *shape) for shape in shapes]:
         expected = (n_slices, n_coils, *shapes[0])
         raise InputError(
-            f"{maps.path}: maps are {got} (slices, coils, rows, columns), expected {expected} as k-space has"
+            f"{path}: maps are {got} (slices, coils, rows, columns), expected {expected} as k-space has"
         )
+    return maps
 
 
 def _read_sizes(path: Path) -> list[int]:
