@@ -219,7 +219,7 @@ def test_bart_s_kspace_and_maps_give_bart_s_image(cli, tmp_path):
         assert png.exists()
         with CflFile(tmp_path / "out.cfl") as ours, CflFile(tmp_path / "pics.cfl") as theirs:
             image, expected = np.abs(ours.read_coils(0)[0]), np.abs(theirs.read_coils(0)[0])
-        # Fully sampled: what the sampler adds is small, and the scale is the data's. BART's maps end at the head.
+        # Fully sampled: what the sampler adds is small, and the scale is the data's. BART's maps end early.
         difference = (image - expected)[expected > 0]
         assert np.linalg.norm(difference) < 0.05 * np.linalg.norm(expected)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def recon(
-    kspace: Annotated[Path, typer.Argument(help="A fastMRI or an MRD (ISMRMRD) HDF5 file.")],
+    kspace: Annotated[Path, typer.Argument(help="A fastMRI or an MRD (ISMRMRD) HDF5 file, or BART's .cfl.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a folder for DICOM.")],
     output_format: Annotated[
         str | None,
@@ -30,7 +30,8 @@ def recon(
     ] = "plain",
     model: options.Model = Path("demo"),
     maps: Annotated[
-        Path | None, typer.Option(help="An HDF5 file with s_maps; default: estimated by ESPIRiT.")
+        Path | None,
+        typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated by ESPIRiT."),
     ] = None,
     sampler: options.Sampler = options.DEFAULT_SAMPLER,
     steps: options.Steps = None,
