@@ -13,8 +13,8 @@ from sbim_deploy.io import cfl, dicom, nifti
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.io.derivation import derivation_of
 from sbim_deploy.io.image_series import ImageSeries
-from sbim_deploy.io.mrd_image_file import write_mrd_images
 from sbim_deploy.io.mrd_images import Orientation, pixel_bits
+from sbim_deploy.io.mrd_series import write_mrd_images
 from sbim_deploy.io.mrd_xml import Protocol
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.stack_geometry import known_geometries, slice_affine, stack_slices

@@ -6,8 +6,8 @@ from series_samples import BRIGHT, DERIVATION, SHAPE, VOXEL_MM, stack
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.mrd_headers import ACQUISITION_HEADER
-from sbim_deploy.io.mrd_image_file import write_mrd_images
 from sbim_deploy.io.mrd_images import Orientation
+from sbim_deploy.io.mrd_series import write_mrd_images
 
 
 @pytest.fixture
