@@ -97,7 +97,7 @@ def test_the_encoding_matrices_make_the_operator():
 
 
 def test_the_weight_of_the_prior_follows_each_slices_noise():
-    plan = plans.dds(np.array([0.2, 0.1]), gamma=0.01, noise_weight=0.5, n_cg=6, eta=1.0)
+    plan = plans.dds(np.array([0.2, 0.1]), gamma=0.01, noise_weight=0.5, n_cg=10, eta=1.0)
     numbers = plan_inputs(plan, np.array([0.0, 0.02], np.float32))
     np.testing.assert_allclose(numbers["gamma"][:, 0], 0.01)
     expected = [0.01 + row.noise_gamma * 0.02**2 for row in plan.rows]

@@ -11,6 +11,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.cli.sampling import chosen_sampler
 from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
@@ -33,14 +34,22 @@ def recon(
         Path | None,
         typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated by ESPIRiT."),
     ] = None,
-    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    preset: options.Preset = None,
+    sampler: options.Sampler = None,
     steps: options.Steps = None,
     corrector_steps: options.CorrectorSteps = None,
     data_weight: options.DataWeight = None,
+    guidance: options.Guidance = None,
+    schedule: options.Schedule = None,
+    start_sigma: options.StartSigma = None,
+    prior_weight: options.PriorWeight = None,
     seed: options.Seed = 0,
     samples: Annotated[
-        int, typer.Option(help="Images drawn for each slice: their mean and standard deviation are kept.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Images drawn for each slice: their mean and standard deviation are kept; default 1."
+        ),
+    ] = None,
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
@@ -64,14 +73,25 @@ def recon(
 ) -> None:
     """Reconstruct undersampled multi-coil k-space."""
     from sbim_deploy.recon.volume import ReconSettings
-    from sbim_deploy.samplers.choice import SamplerChoice
 
+    chosen = chosen_sampler(
+        preset,
+        samples,
+        sampler,
+        steps=steps,
+        corrector_steps=corrector_steps,
+        data_weight=data_weight,
+        guidance=guidance,
+        schedule=schedule,
+        start_sigma=start_sigma,
+        prior_weight=prior_weight,
+    )
     settings = ReconSettings(
         model=model,
         maps=maps,
-        choice=SamplerChoice(sampler, steps, corrector_steps, data_weight),
+        choice=chosen.choice,
         seed=seed,
-        samples=samples,
+        samples=chosen.samples,
         slices=_parse_slices(slices),
         batch=batch,
         backend=backend,

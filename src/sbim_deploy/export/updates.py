@@ -63,12 +63,12 @@ Operator = PhaseEncodeNormal | BothDirectionsNormal
 
 
 class GuidedUpdate(nn.Module):
-    """x + step_size (s - data_weight g |s| / |g|) + noise_scale z.
+    """x + step_size (s - w g) + noise_scale z, with w = data_weight |s| / |g| + likelihood_gain.
 
     g = A^H A x - A^H y; norms are per slice.
     """
 
-    inputs = ("x", "step_size", "noise_scale", "data_weight", "z", "backprojection")
+    inputs = ("x", "step_size", "noise_scale", "data_weight", "likelihood_gain", "z", "backprojection")
 
     def __init__(self, operator: Operator):
         super().__init__()
@@ -81,6 +81,7 @@ class GuidedUpdate(nn.Module):
         step_size: Tensor,
         noise_scale: Tensor,
         data_weight: Tensor,
+        likelihood_gain: Tensor,
         z: Tensor,
         backprojection: Tensor,
         operator_inputs: tuple[Tensor, ...],
@@ -92,7 +93,8 @@ class GuidedUpdate(nn.Module):
         g = self.operator(*operator_inputs)(x) - backprojection
         score_norm, g_norm = _inner(score, score).sqrt(), _inner(g, g).sqrt()
         pull = torch.where(g_norm > 0, _per_slice(data_weight) * score_norm / g_norm.clamp_min(1e-30), 0.0)
-        following: Tensor = x + _per_slice(step_size) * (score - pull * g) + _per_slice(noise_scale) * z
+        weight = pull + _per_slice(likelihood_gain)
+        following: Tensor = x + _per_slice(step_size) * (score - weight * g) + _per_slice(noise_scale) * z
         return following
 
 
