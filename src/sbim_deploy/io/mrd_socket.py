@@ -142,7 +142,10 @@ class SocketStream:
 
 def _allocate(n_bytes: int) -> memoryview:
     # The system gives the pages of an uninitialised array when they are written: a length alone costs none.
-    return np.empty(n_bytes, np.uint8).data
+    try:
+        return np.empty(n_bytes, np.uint8).data
+    except MemoryError:
+        raise ProtocolError(f"a part of {n_bytes} bytes does not fit in memory; lower the limit") from None
 
 
 def _left(deadline: float) -> float:
