@@ -13,6 +13,7 @@ from sbim_deploy.io.mrd_messages import (
     Error,
     Header,
     PeerGoneError,
+    PeerIdleError,
     PeerTimeoutError,
     ProtocolError,
     Text,
@@ -113,9 +114,11 @@ def test_a_silent_peer_meets_the_idle_time_out():
     one, other = streams(idle=SHORT)
     with one, other:
         started = time.monotonic()
-        with pytest.raises(PeerTimeoutError, match=r"no message came for 0\.2 s"):
+        with pytest.raises(PeerIdleError, match=r"no message came for 0\.2 s"):
             one.receive(LIMITS)
         assert SHORT <= time.monotonic() - started < 2
+        other.send(Text("late"))
+        assert one.receive(LIMITS) == Text("late")
 
 
 def test_a_peer_that_drips_bytes_meets_the_message_s_time_out():
