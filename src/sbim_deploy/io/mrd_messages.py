@@ -31,6 +31,10 @@ class PeerTimeoutError(ProtocolError):
     """The peer sent or took too little in the time that it had."""
 
 
+class PeerIdleError(PeerTimeoutError):
+    """The peer began no message; one that it begins later can still be read."""
+
+
 class MessageId(IntEnum):
     """The number that a message begins with."""
 

@@ -12,7 +12,13 @@ from typing import Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.mrd_messages import Message, PeerGoneError, PeerTimeoutError, ProtocolError
+from sbim_deploy.io.mrd_messages import (
+    Message,
+    PeerGoneError,
+    PeerIdleError,
+    PeerTimeoutError,
+    ProtocolError,
+)
 from sbim_deploy.io.mrd_stream import Limits, read_message, write_message
 
 _DRAIN_BYTES = 64 * 1024
@@ -75,13 +81,14 @@ class SocketStream:
 
         Raises:
             PeerGoneError: the peer ended the connection, or it broke.
-            PeerTimeoutError: nothing came within the idle time-out, or too little within the message's.
+            PeerIdleError: nothing came within the idle time-out; to be called again, or given up.
+            PeerTimeoutError: the rest did not come within the message time-out.
         """
         view = _allocate(n_bytes)
         try:
             n_read = self._receive_into(view, time.monotonic() + self._idle_timeout)
         except TimeoutError:
-            raise PeerTimeoutError(
+            raise PeerIdleError(
                 f"no message came for {self._idle_timeout:g} s, expected one or the end of the session"
             ) from None
         if not n_read:
@@ -142,7 +149,10 @@ class SocketStream:
 
 def _allocate(n_bytes: int) -> memoryview:
     # The system gives the pages of an uninitialised array when they are written: a length alone costs none.
-    return np.empty(n_bytes, np.uint8).data
+    try:
+        return np.empty(n_bytes, np.uint8).data
+    except MemoryError:
+        raise ProtocolError(f"a part of {n_bytes} bytes does not fit in memory; lower the limit") from None
 
 
 def _left(deadline: float) -> float:
