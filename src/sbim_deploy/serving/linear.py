@@ -45,4 +45,6 @@ def _cg_sense(sense: Sense, problem: SliceProblem) -> ComplexArray:
         return out
 
     weight = np.full(1, CG_WEIGHT, np.float32)
-    return solve_proximal(normal, backprojection, np.zeros_like(backprojection), weight, CG_STEPS)[0]
+    start = np.zeros_like(backprojection)
+    image: ComplexArray = solve_proximal(normal, backprojection, start, weight, CG_STEPS)[0]
+    return image

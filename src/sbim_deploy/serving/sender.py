@@ -1,4 +1,4 @@
-"""The sending half of a session: images in the order in which slices completed, none later than its deadline."""
+"""The sending half of a session: images in the order in which slices completed, none past its deadline."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sbim_deploy.errors import SbimDeployError
+from sbim_deploy.io.mrd_messages import Close, Error, Message, ProtocolError, Text
 from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import Close, Error, Message, ProtocolError, Text
 from sbim_deploy.recon.readouts import AssembledSlice
 from sbim_deploy.serving.log import warn
 from sbim_deploy.serving.outcome import resolve
@@ -48,13 +48,21 @@ class Sender:
         self.bits: int | None = None
         self._stream, self._service, self._number, self._on_sent = stream, service, number, on_sent
         self._outbox: queue.Queue[Pending | Message | None] = queue.Queue(MAX_UNSENT)
+        self._unsent, self._counting = 0, threading.Lock()
         self._images: ImageSeries | None = None
         self._thread = threading.Thread(target=self._run, name=f"sender-{number}", daemon=True)
         self._thread.start()
 
     def put(self, item: Pending | Message) -> None:
         """Send something after what came before; waits while 64 things are unsent."""
+        with self._counting:
+            self._unsent += 1
         self._outbox.put(item)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is unsent."""
+        return self._unsent > 0
 
     def put_error(self, error: Exception) -> None:
         """Tell the client, as its kind of peer understands it, what went wrong."""
@@ -63,7 +71,7 @@ class Sender:
 
     def finish(self) -> None:
         """Send CLOSE and wait until everything is sent, or given up."""
-        self._outbox.put(Close())
+        self.put(Close())
         self._outbox.put(None)
         self._thread.join()
 
@@ -73,7 +81,7 @@ class Sender:
         self._stream.close()
 
     def _run(self) -> None:
-        for item in iter(self._outbox.get, None):
+        while (item := self._outbox.get()) is not None:
             try:
                 if not self.broken.is_set():
                     self._send(item)
@@ -84,6 +92,8 @@ class Sender:
                 warn("send-failed", session=self._number, error=type(error).__name__)
                 self._send_last_words(error)
             finally:
+                with self._counting:
+                    self._unsent -= 1
                 if isinstance(item, Pending):
                     self._service.worker.cancel(item.job)
                     self._on_sent(item.job)

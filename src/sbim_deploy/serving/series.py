@@ -17,7 +17,7 @@ from sbim_deploy.io.mrd_images import (
     scale_to_int16,
     series_scale,
 )
-from sbim_deploy.io.mrd_stream import Image
+from sbim_deploy.io.mrd_messages import Image
 from sbim_deploy.recon.readouts import AssembledSlice
 from sbim_deploy.records import FloatArray
 from sbim_deploy.serving.outcome import Outcome

@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.mrd_messages import Close, Error, ProtocolError, Text
 from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import Close, Error, ProtocolError, Text
 from sbim_deploy.recon.model import load_model, sampling_prior
 from sbim_deploy.serving.budget import MemoryBudget
 from sbim_deploy.serving.log import log, warn
@@ -122,7 +122,8 @@ class Server:
         if not self._refusals.acquire(blocking=False):
             stream.close()
             return
-        text = f"sbim-deploy: error: {self._settings.max_sessions} sessions are open, as many as may be: try later"
+        n_sessions = self._settings.max_sessions
+        text = f"sbim-deploy: error: {n_sessions} sessions are open, as many as may be: try later"
 
         def refuse() -> None:
             with suppress(ProtocolError):

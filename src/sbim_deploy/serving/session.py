@@ -1,7 +1,7 @@
 """One client's session: configuration, header, parameters, readouts in; images out as slices complete.
 
-The session's own thread reads; a sender's thread sends. Reading waits while the engine's queue is full, and so
-the client's sending does.
+The session's own thread reads, a sender's thread sends. Reading waits while the engine's queue is full, and
+so does the client's sending.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from functools import partial
 from sbim_deploy.errors import SbimDeployError
 from sbim_deploy.io.ismrmrd_header import parse_root
 from sbim_deploy.io.mrd_headers import Readout
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import (
+from sbim_deploy.io.mrd_messages import (
     Close,
     ConfigFile,
     ConfigText,
     Header,
-    Limits,
     Message,
     PeerGoneError,
+    PeerIdleError,
     ProtocolError,
     Text,
     Waveform,
 )
+from sbim_deploy.io.mrd_socket import SocketStream
+from sbim_deploy.io.mrd_stream import Limits
 from sbim_deploy.io.mrd_xml import MrdHeader, parse_mrd_header
+from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.readouts import AssembledSlice, SliceAssembler
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.serving.budget import Share
@@ -103,9 +105,7 @@ class Session:
     def _hold(self, assembler: SliceAssembler) -> None:
         self._share.hold(assembler, assembler.n_bytes)
 
-    def _submit(
-        self, complete: list[AssembledSlice], request: Request, account: Callable[[], None]
-    ) -> None:
+    def _submit(self, complete: list[AssembledSlice], request: Request, account: Callable[[], None]) -> None:
         account()
         for data in complete:
             job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
@@ -114,11 +114,19 @@ class Session:
             self._service.worker.submit(job)
 
     def _next(self, *expected: type[Message]) -> Message:
-        message = self._stream.receive(self._limits)
+        message = self._receive()
         if not isinstance(message, expected):
             wanted = " or ".join(dict.fromkeys(_name(kind) for kind in expected))
             raise ProtocolError(f"wrong order: got {_name(type(message))}, expected {wanted}")
         return message
+
+    def _receive(self) -> Message:
+        while True:
+            try:
+                return self._stream.receive(self._limits)
+            except PeerIdleError:
+                if not self.sender.is_busy:  # a client may wait for its images
+                    raise
 
     def _configuration(self, message: Message) -> str:
         if isinstance(message, ConfigFile):
@@ -143,6 +151,11 @@ def configuration_of_xml(text: str) -> str:
     """
     named = parse_root(text.encode(), "the configuration").find(".//preset")
     return DEFAULT_PRESET if named is None else (named.text or "").strip()
+
+
+def prepare(data: AssembledSlice) -> SliceProblem:
+    """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file."""
+    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape)
 
 
 def _name(kind: type[Message]) -> str:
