@@ -55,12 +55,11 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
-        from sbim_deploy.io.mrd_images import Orientation
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.openrecon import LABEL_KEY, encode_label
         from sbim_deploy.serving.openrecon import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_orientation
 
     settings = ServeSettings(
         host=host,
@@ -73,7 +72,7 @@ def serve(
         max_message_bytes=int(max_message * MIB),
         max_memory_bytes=int(max_memory * GIB),
         deadline_s=deadline,
-        orientation=Orientation(orientation),
+        orientation=parse_orientation(orientation),
         gadgetron=gadgetron,
         save_raw=save_raw,
         metrics_port=metrics_port,

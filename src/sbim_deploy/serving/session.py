@@ -33,7 +33,7 @@ from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.serving.budget import Share
 from sbim_deploy.serving.log import warn
 from sbim_deploy.serving.parameters import Request, make_request, parse_parameters
-from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear
+from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear, preset_name
 from sbim_deploy.serving.raw_file import RawFile
 from sbim_deploy.serving.sender import Pending, Sender
 from sbim_deploy.serving.service import Service
@@ -75,7 +75,7 @@ class Session:
             self._stream.close(0 if self.sender.broken.is_set() else LINGER_S)
 
     def _receive_all(self) -> None:
-        configuration = self._configuration(self._next(ConfigFile, ConfigText))
+        configuration = preset_name(self._configuration(self._next(ConfigFile, ConfigText)))
         text = self._next(Header)
         assert isinstance(text, Header)
         header = parse_mrd_header(text.xml, "the header")
