@@ -1,4 +1,4 @@
-"""What a scanner gets when the model fails, runs out of memory, is late or hangs: an image, marked as such."""
+"""What a scanner gets when the model fails, is out of memory, is late or hangs: an image, marked as such."""
 
 import threading
 import time

@@ -171,7 +171,8 @@ def test_a_configuration_may_come_as_text(server):
 def test_gadgetron_may_send_any_xml_and_gets_errors_as_its_own_message():
     xml = "<configuration><stream><preset>{}</preset></stream></configuration>"
     with serving(gadgetron=True) as server:
-        for text, kind in [(xml.format("zero-filled"), Image), ("<configuration/>", Image), (xml.format("x"), Error)]:
+        named, unknown = xml.format("zero-filled"), xml.format("x")
+        for text, kind in [(named, Image), ("<configuration/>", Image), (unknown, Error), ("<", Error)]:
             with connected(server) as stream:
                 stream.send(ConfigText(text))
                 stream.send(Header(header_xml()))

@@ -81,8 +81,8 @@ def serve(
         label = make_label(port)
         print_json({"label": label, LABEL_KEY: encode_label(label)})
         return
-    set_up_log(log_json)
     server = Server(settings)
+    set_up_log(log_json)
     note(describe_engine(server.engine))
     if not is_loopback(host):
         note(
@@ -91,7 +91,7 @@ def serve(
         )
     if server.metrics_port is not None:
         note(f"metrics on http://{host}:{server.metrics_port}/metrics")
-    typer.echo(f"listening on {host}:{server.port}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.drain())
+    typer.echo(f"listening on {host}:{server.port}")
     server.run()

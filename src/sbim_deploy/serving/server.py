@@ -131,11 +131,11 @@ class Server:
         try:
             session.run()
         finally:
-            del self._sessions[session]
             self._service.metrics.sessions.labels(session.outcome).inc()
             seconds = round(time.monotonic() - began, 3)
             times = session.sender.times.summary()
             log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **times)
+            del self._sessions[session]
 
     def _turn_away(self, stream: SocketStream) -> None:
         """Say that the server is full, in a thread of its own; a crowd is turned away without words."""
