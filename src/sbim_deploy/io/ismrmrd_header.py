@@ -16,7 +16,7 @@ from sbim_deploy.errors import InputError
 MAX_HEADER_BYTES = 1024**2
 MAX_MATRIX_SIZE = 2**20
 
-_NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"
+NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"
 _AXES = ("x", "y", "z")
 
 
@@ -52,22 +52,31 @@ def parse_header(text: bytes, where: str) -> ScanGeometry:
         InputError: the text is longer than 1 MiB, not well-formed XML, declares a document type or an
             entity, or lacks the geometry.
     """
+    encoding = parse_root(text, where).find(f"{NAMESPACE}encoding")
+    if encoding is None:
+        raise InputError(f"{where}: has no <encoding> of the ISMRMRD namespace; repair or remove it")
+    return ScanGeometry(
+        encoded=read_space(encoding, "encodedSpace", where),
+        recon=read_space(encoding, "reconSpace", where),
+    )
+
+
+def parse_root(text: bytes, where: str) -> ElementTree.Element:
+    """Read an XML text that is not trusted; `where` names it in error messages.
+
+    Raises:
+        InputError: the text is longer than 1 MiB, not well-formed XML, or declares a document type or an
+            entity.
+    """
     if len(text) > MAX_HEADER_BYTES:
         raise InputError(f"{where}: is {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")
     # In UTF-16 the declarations would slip past a search for their ASCII bytes.
     if b"\0" in text or re.search(rb"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise InputError(f"{where}: holds a DOCTYPE, an ENTITY or a null byte, expected plain ISMRMRD XML")
     try:
-        root = ElementTree.fromstring(text)  # noqa: S314
+        return ElementTree.fromstring(text)  # noqa: S314
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
         raise InputError(f"{where}: is not well-formed XML ({error}); repair or remove it") from error
-    encoding = root.find(f"{_NAMESPACE}encoding")
-    if encoding is None:
-        raise InputError(f"{where}: has no <encoding> of the ISMRMRD namespace; repair or remove it")
-    return ScanGeometry(
-        encoded=_read_space(encoding, "encodedSpace", where),
-        recon=_read_space(encoding, "reconSpace", where),
-    )
 
 
 def format_header(geometry: ScanGeometry) -> str:
@@ -92,7 +101,12 @@ def format_header(geometry: ScanGeometry) -> str:
     )
 
 
-def _read_space(encoding: ElementTree.Element, name: str, where: str) -> Space:
+def read_space(encoding: ElementTree.Element, name: str, where: str) -> Space:
+    """Read one space, `encodedSpace` or `reconSpace`, of an <encoding>.
+
+    Raises:
+        InputError: it is missing, or its sizes are none that a scan can have.
+    """
     try:
         x, y, z = (int(_text(encoding, name, "matrixSize", axis)) for axis in _AXES)
         extents = tuple(float(_text(encoding, name, "fieldOfView_mm", axis)) for axis in _AXES)
@@ -102,7 +116,7 @@ def _read_space(encoding: ElementTree.Element, name: str, where: str) -> Space:
 
 
 def _text(encoding: ElementTree.Element, *names: str) -> str:
-    found = encoding.findtext("/".join(f"{_NAMESPACE}{name}" for name in names))
+    found = encoding.findtext("/".join(f"{NAMESPACE}{name}" for name in names))
     if found is None:
         raise InputError(f"no <{'/'.join(names[1:])}>")
     return found

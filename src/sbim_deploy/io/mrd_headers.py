@@ -121,6 +121,13 @@ class Flag(IntEnum):
     IS_SURFACECOILCORRECTIONSCAN_DATA = 29
     IS_PHASE_STABILIZATION_REFERENCE = 30
     IS_PHASE_STABILIZATION = 31
+    COMPRESSION1 = 53
+    COMPRESSION2 = 54
+    COMPRESSION3 = 55
+    COMPRESSION4 = 56
+
+
+COMPRESSIONS = sum(1 << (flag - 1) for flag in Flag if flag.name.startswith("COMPRESSION"))
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,21 @@ def whitening_matrix(noise: ComplexArray, bandwidth_ratio: float = 1.0) -> Compl
     n_coils, n_samples = noise.shape
     if n_samples <= n_coils:
         raise ValueError(f"noise whitening: {n_samples} samples for {n_coils} coils, expected more")
-    covariance = (noise @ noise.conj().T) / (n_samples - 1)
+    return whitening_of_covariance((noise @ noise.conj().T) / (n_samples - 1), bandwidth_ratio)
+
+
+def whitening_of_covariance(covariance: ComplexArray, bandwidth_ratio: float = 1.0) -> ComplexArray:
+    """Return the matrix of :func:`whitening_matrix` from the (coil, coil) covariance of the noise.
+
+    Raises:
+        ValueError: coils whose noise is linearly dependent.
+    """
     try:
         factor = scipy.linalg.cholesky(covariance, lower=True)
     except np.linalg.LinAlgError as error:
         raise ValueError("noise whitening: the coils' noise is linearly dependent (a dead coil?)") from error
-    inverse = scipy.linalg.solve_triangular(factor, np.eye(n_coils), lower=True)
-    matrix: ComplexArray = (np.sqrt(2 * bandwidth_ratio) * inverse).astype(noise.dtype)
+    inverse = scipy.linalg.solve_triangular(factor, np.eye(len(covariance)), lower=True)
+    matrix: ComplexArray = (np.sqrt(2 * bandwidth_ratio) * inverse).astype(covariance.dtype)
     return matrix
 
 

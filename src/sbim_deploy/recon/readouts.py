@@ -1,0 +1,239 @@
+"""Readouts in, in the order in which they come, and slices of k-space out as they become complete."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.mrd_headers import Flag, Readout
+from sbim_deploy.io.mrd_xml import MrdHeader
+from sbim_deploy.recon.noise_scan import NoiseScan, dwell_us
+from sbim_deploy.recon.placement import (
+    CALIBRATION,
+    IMAGE,
+    IMAGE_AND_CALIBRATION,
+    MAX_SLICE_BYTES,
+    NOISE,
+    Grid,
+    make_grid,
+    place,
+    readout_role,
+    slice_geometry,
+)
+from sbim_deploy.recon.prepare import MIN_CALIB_WIDTH
+from sbim_deploy.recon.slice_buffer import CalibrationLines, Key, Series, SliceBuffer, describe_key, slice_key
+from sbim_deploy.records import ComplexArray, SliceGeometry
+
+MAX_KEPT_LINES = 48  # of a slice's own centre, for another repetition that has none
+
+
+@dataclass(frozen=True, eq=False)
+class AssembledSlice:
+    """One slice of one series, complete.
+
+    Attributes:
+        series, slice: its counters.
+        kspace: complex64 (coil, rows, columns), readout along the rows and not cropped, averaged over what
+            was repeated, whitened where there were noise readouts, and zero where nothing was acquired.
+        calibration: the same grid with the readouts to estimate coil maps from, or None for k-space's own.
+        image_shape: (rows, columns) of the image, the middle of the grid.
+        geometry: where the image lies in the patient, or None where the scan does not say.
+        header: the header of the readout nearest the centre of k-space.
+        calibration_series: the series whose readouts ``calibration`` has, or None.
+        whitened: whether there were noise readouts.
+    """
+
+    series: Series
+    slice: int
+    kspace: ComplexArray
+    calibration: ComplexArray | None
+    image_shape: tuple[int, int]
+    geometry: SliceGeometry | None
+    header: np.void
+    calibration_series: Series | None = None
+    whitened: bool = False
+
+
+class SliceAssembler:
+    """Puts readouts where they belong.
+
+    A slice is complete at LAST_IN_SLICE, at its last average where the header counts them; all are at
+    LAST_IN_MEASUREMENT and at :meth:`finish`. Slices may interleave. Noise readouts count for the slices
+    that complete after them.
+
+    Args:
+        header: the scan's header.
+        max_bytes: the most that slices in progress may take together, or None for no bound but one slice's.
+
+    Attributes:
+        dropped: how many readouts were left out, by kind.
+    """
+
+    def __init__(self, header: MrdHeader, max_bytes: int | None = None) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.noise = NoiseScan(header.noise_bandwidth)
+        self._header = header
+        self._max_bytes = max_bytes
+        self._n_coils: int | None = None
+        self._grids: dict[int, Grid] = {}
+        self._images: dict[Key, SliceBuffer] = {}
+        self._calibrations: dict[Key, SliceBuffer] = {}
+        self._kept: dict[tuple[int, int], CalibrationLines] = {}
+        self._done: set[Key] = set()
+
+    def add(self, readout: Readout) -> list[AssembledSlice]:
+        """Take a readout, and return the slices that it completes.
+
+        Raises:
+            InputError: the readout is not what the header says, not Cartesian, compressed, does not fit, has
+                other channels than those before it, belongs to a complete slice, or needs too much memory.
+        """
+        role = self._role(readout.header)
+        complete: list[AssembledSlice] = []
+        if role == NOISE:
+            self.noise.add(readout)
+        elif role not in (IMAGE, CALIBRATION, IMAGE_AND_CALIBRATION):
+            self.dropped[role] += 1
+        else:
+            key = slice_key(readout.header)
+            self._place(readout, key, role)
+            if (
+                role != CALIBRATION
+                and readout.has(Flag.LAST_IN_SLICE)
+                and self._is_last_average(readout.header)
+            ):
+                complete.append(self._complete(key))
+                self._done.add(key)
+        if readout.has(Flag.LAST_IN_MEASUREMENT):
+            complete += self.finish()
+        return complete
+
+    def finish(self) -> list[AssembledSlice]:
+        """Return the slices that are left, by series and slice, and forget everything but the noise.
+
+        Raises:
+            InputError: see :meth:`add`.
+        """
+        complete = [self._complete(key) for key in sorted(self._images)]
+        self._calibrations.clear()
+        self._kept.clear()
+        self._done.clear()
+        return complete
+
+    def _role(self, header: np.void) -> str:
+        mode = self._header.encodings[encoding_index(header, self._header)].calibration_mode
+        return readout_role(int(header["flags"]), mode)
+
+    def _place(self, readout: Readout, key: Key, role: str) -> None:
+        series, _ = key
+        where = describe_key(key)
+        if key in self._done:
+            raise InputError(f"{where}: gets a readout after LAST_IN_SLICE, expected none; check the flags")
+        grid = self._grid(series.encoding)
+        rows, column, samples = place(readout, grid, where)
+        self._n_coils = self._n_coils or len(samples)
+        if len(samples) != self._n_coils:
+            raise InputError(
+                f"{where}: a readout has {len(samples)} channels, expected {self._n_coils} as the first"
+            )
+        # What is image and calibration needs no second copy unless there are readouts of calibration alone.
+        separate = self._header.encodings[series.encoding].calibration_mode not in ("embedded", "interleaved")
+        buffers = []
+        if role != CALIBRATION:
+            buffers.append(self._buffer(self._images, key, grid))
+        if role == CALIBRATION or (role == IMAGE_AND_CALIBRATION and separate):
+            buffers.append(self._buffer(self._calibrations, key, grid))
+        for buffer in buffers:
+            buffer.add(rows, column, samples, readout.header)
+
+    def _grid(self, encoding: int) -> Grid:
+        if encoding not in self._grids:
+            self._grids[encoding] = make_grid(self._header.encodings[encoding], f"encoding space {encoding}")
+        return self._grids[encoding]
+
+    def _buffer(self, buffers: dict[Key, SliceBuffer], key: Key, grid: Grid) -> SliceBuffer:
+        if key not in buffers:
+            assert self._n_coils is not None
+            wanted = grid.shape[0] * grid.shape[1] * self._n_coils * np.dtype(np.complex64).itemsize
+            total = wanted + sum(
+                each.n_bytes for each in (*self._images.values(), *self._calibrations.values())
+            )
+            total += sum(each.n_bytes for each in self._kept.values())
+            if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
+                raise InputError(
+                    f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "
+                    f"expected at most {MAX_SLICE_BYTES} and {self._max_bytes}; allow more memory"
+                )
+            buffers[key] = SliceBuffer(grid, self._n_coils)
+        return buffers[key]
+
+    def _is_last_average(self, header: np.void) -> bool:
+        limit = self._header.encodings[int(header["encoding_space_ref"])].average
+        return limit is None or int(header["idx"]["average"]) >= limit.maximum
+
+    def _complete(self, key: Key) -> AssembledSlice:
+        series, number = key
+        buffer = self._images.pop(key)
+        grid = self._grids[series.encoding]
+        encoding = self._header.encodings[series.encoding]
+        assert buffer.header is not None
+        matrix = self.noise.whitening(buffer.n_coils, dwell_us(buffer.header))
+        kspace = buffer.averaged(matrix)
+        source = self._calibration(key, buffer, kspace, matrix)
+        return AssembledSlice(
+            series=series,
+            slice=number,
+            kspace=kspace,
+            calibration=None if source is None else source.on_grid(kspace.shape),
+            image_shape=grid.image_shape,
+            geometry=slice_geometry(buffer.header, encoding, describe_key(key)),
+            header=buffer.header,
+            calibration_series=None if source is None else source.series,
+            whitened=matrix is not None,
+        )
+
+    def _calibration(
+        self, key: Key, buffer: SliceBuffer, kspace: ComplexArray, matrix: ComplexArray | None
+    ) -> CalibrationLines | None:
+        """Return the calibration readouts where they are better than the slice's own centre."""
+        place_of = (key[0].encoding, key[1])
+        centre = buffer.centre_columns()
+        own_width = len(centre)
+        separate = self._calibrations.pop(key, None)
+        if separate is not None:
+            self._kept[place_of] = CalibrationLines(
+                key[0], separate.columns(), separate.averaged(matrix), True
+            )
+        kept = self._kept.get(place_of) or self._borrowed(place_of, matrix)
+        if kept is not None and (kept.separate or own_width < MIN_CALIB_WIDTH) and kept.width > own_width:
+            return kept
+        if own_width >= MIN_CALIB_WIDTH and (kept is None or not kept.separate):
+            self._kept[place_of] = CalibrationLines(key[0], _middle(centre), kspace, False)
+        return None
+
+    def _borrowed(self, place_of: tuple[int, int], matrix: ComplexArray | None) -> CalibrationLines | None:
+        for (series, number), buffer in sorted(self._calibrations.items(), key=lambda item: item[0]):
+            if (series.encoding, number) == place_of:
+                return CalibrationLines(series, buffer.columns(), buffer.averaged(matrix), True)
+        return None
+
+
+def _middle(columns: NDArray[np.intp]) -> NDArray[np.intp]:
+    cut = max(len(columns) - MAX_KEPT_LINES, 0)
+    return columns[cut // 2 : len(columns) - (cut - cut // 2)]
+
+
+def encoding_index(header: np.void, scan: MrdHeader) -> int:
+    """Return the encoding space of a readout.
+
+    Raises:
+        InputError: the scan's header has no such space.
+    """
+    index = int(header["encoding_space_ref"])
+    if index >= len(scan.encodings):
+        raise InputError(f"a readout is of encoding space {index}, expected one of {len(scan.encodings)}")
+    return index
