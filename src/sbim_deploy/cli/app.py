@@ -18,6 +18,7 @@ from sbim_deploy.cli.info import info
 from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
 from sbim_deploy.cli.replay import replay
+from sbim_deploy.cli.serve import serve
 from sbim_deploy.cli.simulate import simulate
 from sbim_deploy.cli.train import train
 from sbim_deploy.cli.validate import validate
@@ -68,6 +69,7 @@ for command in (
     bench,
     train,
     replay,
+    serve,
 ):
     app.command()(command)
 

@@ -85,6 +85,12 @@ class SliceAssembler:
         self._kept: dict[tuple[int, int], CalibrationLines] = {}
         self._done: set[Key] = set()
 
+    @property
+    def n_bytes(self) -> int:
+        """The memory that slices in progress, and the calibration lines that are kept, take."""
+        buffers = sum(each.n_bytes for each in (*self._images.values(), *self._calibrations.values()))
+        return buffers + sum(each.n_bytes for each in self._kept.values())
+
     def add(self, readout: Readout) -> list[AssembledSlice]:
         """Take a readout, and return the slices that it completes.
 
