@@ -2,9 +2,9 @@
 
     python benchmarks/served_latency.py [--pairs 15] [--size 128] [--coils 8] [--config dds] [--backend auto]
 
-The server is the command, in a process of its own, on loopback; recon's own time is preparation and sampling of the
-same slice in this process. The two take turns, so that other work on the machine slows both; medians are
-compared. Needs the extra serve.
+The server is the command, in a process of its own, on loopback; recon's own time is preparation and sampling
+of the same slice in this process. The two take turns, so that other work on the machine slows both; medians
+are compared. Needs the extra serve.
 """
 
 from __future__ import annotations
@@ -112,12 +112,14 @@ def main() -> None:
                 times["served"].append(latency)
                 times["own"].append(alone)
 
-    ours, theirs = median(times["served"]), median(times["own"])
-    print(f"| {options.config}, {options.size} x {options.size}, {options.coils} coils | median s | least | most |")
+    ratio = median(times["served"]) / median(times["own"])
+    size = f"{options.size} x {options.size}"
+    print(f"| {options.config}, {size}, {options.coils} coils | median s | least | most |")
     print("|---|---|---|---|")
     for name, seconds in times.items():
         print(f"| {name} | {median(seconds):.3f} | {min(seconds):.3f} | {max(seconds):.3f} |")
-    print(f"served / own: {ours / theirs:.3f} over {options.pairs} pairs, {own.engine.description['backend']}")
+    backend = own.engine.description["backend"]
+    print(f"served / own: {ratio:.3f} over {options.pairs} pairs, {backend}")
     print(", ".join(f"{name} {value}" for name, value in machine().items()))
 
 

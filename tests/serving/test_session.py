@@ -23,7 +23,9 @@ from mrd_client import (
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.io.mrd_images import Orientation
 from sbim_deploy.io.mrd_messages import Close, ConfigFile, ConfigText, Error, Header, Image, Text
+from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
 from sbim_deploy.recon.prepare import prepare_slice
+from simulated_mrd import make_scan, write_mrd
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,28 @@ def test_a_slice_comes_back_as_recon_makes_it_with_its_place_and_how_it_was_made
     assert "research use only" in history
     assert "research use only" in meta["ImageComments"]
     assert "fallback" not in history
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        {"oversampling": 2, "acceleration": 3, "calib_width": 12, "calibration_mode": "separate"},
+        {"n_averages": 2, "noise": 0.01, "n_noise_readouts": 4, "skipped_lines": 6, "reversed_lines": True},
+    ],
+    ids=["oversampled-separate-calibration", "averaged-whitened-partial-reversed"],
+)
+def test_a_scan_comes_back_as_recon_makes_it_of_the_file(server, model, tmp_path, scan):
+    made = make_scan(n_slices=2, size=48, interleaved=True, acceleration=scan.pop("acceleration", 1), **scan)
+    images = run_session(server, made.readouts, xml=made.xml)
+    assert len(images) == 2
+    with open_mrd_kspace(write_mrd(tmp_path / "scan.h5", made)) as file:
+        for index, image in enumerate(images):
+            problem = prepare_slice(
+                file.read_slice(index), index, None, None, file.recon_shape, file.read_calibration(index)
+            )
+            (expected,) = model._reconstructor([problem])
+            assert pixels(image).shape == (48, 48)
+            assert_like(pixels(image), np.abs(expected.image))
 
 
 def test_interleaved_slices_come_in_the_order_in_which_they_complete(server, model):

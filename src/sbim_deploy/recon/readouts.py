@@ -172,10 +172,7 @@ class SliceAssembler:
         if key not in buffers:
             assert self._n_coils is not None
             wanted = grid.shape[0] * grid.shape[1] * self._n_coils * np.dtype(np.complex64).itemsize
-            total = wanted + sum(
-                each.n_bytes for each in (*self._images.values(), *self._calibrations.values())
-            )
-            total += sum(each.n_bytes for each in self._kept.values())
+            total = wanted + self.n_bytes
             if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
                 raise InputError(
                     f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "

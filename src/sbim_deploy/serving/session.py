@@ -109,7 +109,9 @@ class Session:
         account()
         for data in complete:
             job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
-            self._share.hold(job, data.kspace.nbytes)
+            self._share.hold(
+                job, data.kspace.nbytes + (0 if data.calibration is None else data.calibration.nbytes)
+            )
             self.sender.put(Pending(data, job))  # first: in the queue it may wait past its deadline
             self._service.worker.submit(job)
 
@@ -155,7 +157,7 @@ def configuration_of_xml(text: str) -> str:
 
 def prepare(data: AssembledSlice) -> SliceProblem:
     """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file."""
-    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape)
+    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape, calibration=data.calibration)
 
 
 def _name(kind: type[Message]) -> str:
