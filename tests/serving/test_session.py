@@ -64,6 +64,8 @@ def test_a_slice_comes_back_as_recon_makes_it_with_its_place_and_how_it_was_made
     assert "research use only" in history
     assert "research use only" in meta["ImageComments"]
     assert "fallback" not in history
+    assert (meta["WindowCenter"], meta["WindowWidth"]) == ("512", "1024")
+    assert np.percentile(pixels(image), 99.9) == pytest.approx(4095 / 4, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TextIO
 
 LOGGER = logging.getLogger("sbim_deploy.serving")
@@ -23,6 +25,12 @@ def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
 def warn(event: str, **fields: Any) -> None:
     """Write an event that someone should look at."""
     log(event, logging.WARNING, **fields)
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and the line that an unexpected error came from: its own text may repeat data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
 
 
 def set_up_log(as_json: bool, stream: TextIO | None = None) -> None:

@@ -58,7 +58,7 @@ def _reason(job: SliceJob) -> str:
             return "diverged"
         case MemoryError():
             return "memory"
-        case InputError():
+        case InputError() if job.problem is None:
             return "data"
         case _:
             return "engine"

@@ -12,7 +12,7 @@ from sbim_deploy.errors import SbimDeployError
 from sbim_deploy.io.mrd_messages import Close, Error, Message, ProtocolError, Text
 from sbim_deploy.io.mrd_socket import SocketStream
 from sbim_deploy.recon.readouts import AssembledSlice
-from sbim_deploy.serving.log import warn
+from sbim_deploy.serving.log import place_of, warn
 from sbim_deploy.serving.outcome import resolve
 from sbim_deploy.serving.series import ImageSeries
 from sbim_deploy.serving.service import Service
@@ -89,7 +89,7 @@ class Sender:
                 self.give_up()
             except Exception as error:
                 # A bug, or numbers that MRD cannot hold: the client shall not wait for what does not come.
-                warn("send-failed", session=self._number, error=type(error).__name__)
+                warn("crash", session=self._number, error=type(error).__name__, place=place_of(error))
                 self._send_last_words(error)
             finally:
                 with self._counting:

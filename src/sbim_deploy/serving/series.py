@@ -32,7 +32,8 @@ class ImageSeries:
 
     Later images are not there yet when the first is sent, so the first fixes the scale for all: its 99.9th
     percentile becomes a quarter of the greatest pixel, and what is more than four times as bright is
-    clipped and counted. Images of different repetitions and contrasts can so be compared.
+    clipped and counted. The window that the attributes name shows that percentile as white. Images of
+    different repetitions and contrasts can so be compared.
     """
 
     def __init__(self, orientation: Orientation, bits: int | None):
@@ -61,7 +62,12 @@ class ImageSeries:
         series_number, image_number = self._next_numbers(data.series, data.slice)
         header = image_header((n_rows, n_columns), image_number, series_number, data.header, data.geometry)
         attributes = image_attributes(
-            header, _history(outcome), _comment(outcome), f"{outcome.method} research use only", self._bits
+            header,
+            _history(outcome),
+            _comment(outcome),
+            f"{outcome.method} research use only",
+            self._bits,
+            2**self._bits // HEAD_ROOM,
         )
         return Image(header, attributes, image_pixels(pixels, self._orientation)[None, None]), n_clipped
 

@@ -102,7 +102,12 @@ class Server:
                 time.sleep(ACCEPT_S)
                 continue
             number += 1
-            self._admit(connection, str(address[0]), number)
+            try:
+                self._admit(connection, str(address[0]), number)
+            except (OSError, RuntimeError) as error:
+                # The peer has gone already, or there is no thread for it: the next one may fare better.
+                connection.close()
+                warn("session-not-begun", session=number, error=type(error).__name__)
         self._finish()
 
     def drain(self) -> None:

@@ -31,7 +31,7 @@ from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.readouts import AssembledSlice, SliceAssembler
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.serving.budget import Share
-from sbim_deploy.serving.log import warn
+from sbim_deploy.serving.log import place_of, warn
 from sbim_deploy.serving.parameters import Request, make_request, parse_parameters
 from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear, preset_name
 from sbim_deploy.serving.raw_file import RawFile
@@ -66,6 +66,7 @@ class Session:
         except SbimDeployError as error:
             self._refuse(error, error)
         except Exception as error:
+            warn("crash", session=self.number, error=type(error).__name__, place=place_of(error))
             self._refuse(error, RuntimeError("the server failed; its log says where"))
         finally:
             if self._raw is not None:
