@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,13 @@ def test_names_mean_presets_and_the_default_ones_the_default():
         assert make_request(name).preset == DEFAULT_PRESET
     with pytest.raises(InputError, match="unknown configuration"):
         make_request("../dds")
+
+
+def test_the_page_lists_every_name_and_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", page, re.M)
+    listed = {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
+    assert {*PRESETS, *DEFAULT_NAMES, *Parameters.model_fields} <= listed
 
 
 def test_parameters_change_the_request():
