@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def recon(
-    kspace: Annotated[Path, typer.Argument(help="A fastMRI HDF5 file.")],
+    kspace: Annotated[Path, typer.Argument(help="A fastMRI or an MRD (ISMRMRD) HDF5 file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
     model: options.Model = Path("demo"),
     maps: Annotated[

@@ -55,12 +55,11 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
-        from sbim_deploy.io.mrd_images import Orientation
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.openrecon import LABEL_KEY, encode_label
         from sbim_deploy.serving.openrecon import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_orientation
 
     settings = ServeSettings(
         host=host,
@@ -73,7 +72,7 @@ def serve(
         max_message_bytes=int(max_message * MIB),
         max_memory_bytes=int(max_memory * GIB),
         deadline_s=deadline,
-        orientation=Orientation(orientation),
+        orientation=parse_orientation(orientation),
         gadgetron=gadgetron,
         save_raw=save_raw,
         metrics_port=metrics_port,
@@ -82,8 +81,8 @@ def serve(
         label = make_label(port)
         print_json({"label": label, LABEL_KEY: encode_label(label)})
         return
-    set_up_log(log_json)
     server = Server(settings)
+    set_up_log(log_json)
     note(describe_engine(server.engine))
     if not is_loopback(host):
         note(
@@ -92,7 +91,7 @@ def serve(
         )
     if server.metrics_port is not None:
         note(f"metrics on http://{host}:{server.metrics_port}/metrics")
-    typer.echo(f"listening on {host}:{server.port}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.drain())
+    typer.echo(f"listening on {host}:{server.port}")
     server.run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,7 +25,7 @@ from sbim_deploy.io.hdf5 import (
     require_dataset,
 )
 from sbim_deploy.io.ismrmrd_header import MAX_HEADER_BYTES, ScanGeometry, parse_header
-from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 MAX_COILS = 1024
 COIL_AXES = ("slices", "coils", "rows", "columns")
@@ -74,6 +75,18 @@ class KspaceFile(OpenFile):
         """
         kspace: ComplexArray = read_finite(self._kspace, self.path, index, np.complex64)
         return kspace.reshape(self.n_coils, self.n_rows, self.n_columns)
+
+    def read_calibration(self, index: int) -> ComplexArray | None:
+        """Return None: the lines to estimate maps from are in the slice itself."""
+        return None
+
+    def geometry(self, index: int) -> SliceGeometry | None:
+        """Return None: fastMRI files do not say how the patient lay."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the file is, as JSON's types."""
+        return {"format": "fastMRI HDF5"}
 
     def read_maps(self, index: int) -> ComplexArray:
         """Read the coil maps of one slice, complex64 (coils, rows, columns).

@@ -1,4 +1,4 @@
-"""What a file or a folder is: k-space, a result or a model."""
+"""What a file or a folder is: k-space (fastMRI or MRD), a result or a model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.fastmri import open_kspace
 from sbim_deploy.io.hdf5 import dataset_names
+from sbim_deploy.io.mrd_file import is_mrd
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.recon.model import DEMO, load_model
+from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -27,6 +29,8 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_kspace(path)
     if "reconstruction" in names:
         return _describe_result(path)
+    if is_mrd(path):
+        return _describe_mrd(path)
     raise InputError(
         f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
     )
@@ -70,6 +74,24 @@ def _describe_kspace(path: Path) -> dict[str, Any]:
             "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
             "maps": "in the file" if kspace.has_maps else None,
             "reference": kspace.reference_name,
+        }
+
+
+def _describe_mrd(path: Path) -> dict[str, Any]:
+    with open_mrd_kspace(path) as kspace:
+        mask = sampled_mask(kspace.read_slice(0))
+        return {
+            "kind": "k-space",
+            "slices": kspace.n_slices,
+            "coils": kspace.n_coils,
+            "rows": kspace.n_rows,
+            "columns": kspace.n_columns,
+            "image_shape": kspace.recon_shape,
+            "voxel_mm": kspace.voxel_mm,
+            "placed_in_the_patient": kspace.geometry(0) is not None,
+            "acceleration": effective_acceleration(mask) if mask.any() else None,
+            "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
+            **kspace.describe(),
         }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from sbim_deploy.io.fastmri import KspaceFile, open_kspace
+from sbim_deploy.io.mrd_file import is_mrd
 from sbim_deploy.io.png import Panel, write_montage
 from sbim_deploy.io.result_file import ResultFile, open_result
 from sbim_deploy.recon.evaluate import reference_magnitude, score
@@ -22,11 +24,18 @@ def write_result_montage(path: Path, result_path: Path, kspace_path: Path) -> No
     Raises:
         InputError: a file is not what it must be, or the picture cannot be written.
     """
-    with open_result(result_path) as result, open_kspace(kspace_path) as kspace:
+    with ExitStack() as stack:
+        result = stack.enter_context(open_result(result_path))
+        # MRD files hold no reference.
+        kspace = None if is_mrd(kspace_path) else stack.enter_context(open_kspace(kspace_path))
         n_rows = min(MAX_ROWS, result.n_slices)
         positions = np.unique(np.linspace(0, result.n_slices - 1, n_rows).round().astype(int))
-        panels = _with_reference if kspace.reference_name else _without_reference
-        rows = [panels(result, kspace, int(position)) for position in positions]
+        rows = [
+            _with_reference(result, kspace, int(position))
+            if kspace is not None and kspace.reference_name
+            else _without_reference(result, int(position))
+            for position in positions
+        ]
         write_montage(path, rows, _caption(result))
 
 
@@ -44,7 +53,7 @@ def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> li
     ]
 
 
-def _without_reference(result: ResultFile, _kspace: KspaceFile, position: int) -> list[Panel]:
+def _without_reference(result: ResultFile, position: int) -> list[Panel]:
     image, zero_filled = np.abs(result.read_image(position)), result.read_zero_filled(position)
     # A few bright pixels must not darken the picture.
     window = (0.0, float(np.percentile(image, 99.8)) or 1.0)

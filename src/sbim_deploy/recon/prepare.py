@@ -44,6 +44,7 @@ def prepare_slice(
     mask: BoolArray | None = None,
     maps: ComplexArray | None = None,
     image_shape: tuple[int, int] | None = None,
+    calibration: ComplexArray | None = None,
 ) -> SliceProblem:
     """Check a slice, crop its readout oversampling, and find its maps, its MVUE and its scale.
 
@@ -54,6 +55,7 @@ def prepare_slice(
         maps: (coil, rows, columns), at the rows of k-space or of ``image_shape``; None estimates them by
             ESPIRiT from the calibration lines.
         image_shape: (rows, columns) of the image; None is the grid of k-space.
+        calibration: k-space of the same shape to estimate the maps from; None takes ``kspace`` itself.
 
     Raises:
         InputError: nothing was sampled, no maps and no calibration lines, or maps of another shape.
@@ -63,7 +65,12 @@ def prepare_slice(
     kspace = kspace * mask
     if mask.shape[0] == 1:
         kspace = _crop_readout(kspace, image_shape[0])
-    maps = _estimate_maps(kspace, mask, index) if maps is None else _fit_maps(maps, kspace.shape, index)
+    if maps is not None:
+        maps = _fit_maps(maps, kspace.shape, index)
+    elif calibration is not None:
+        maps = _separate_maps(calibration, kspace.shape[-2:], index)
+    else:
+        maps = _estimate_maps(kspace, mask, index)
     combined = mvue(kspace, maps)
     scale = percentile_scale(combined)
     if scale == 0:
@@ -119,6 +126,13 @@ def _estimate_maps(kspace: ComplexArray, mask: BoolArray, index: int) -> Complex
     # Few lines leave few windows for a large kernel: half the width gave the truest maps at 5 to 12 lines.
     kernel_width = min(max(width // 2, MIN_KERNEL_WIDTH), MAX_KERNEL_WIDTH)
     return espirit_maps(calibration, (rows, columns), kernel_width=kernel_width)
+
+
+def _separate_maps(calibration: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:
+    mask = sampled_mask(calibration)
+    if mask.shape[0] == 1:
+        calibration = _crop_readout(calibration, shape[0])
+    return centre_crop(_estimate_maps(calibration, mask, index), shape)
 
 
 def _fit_maps(maps: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:

@@ -28,6 +28,8 @@ from sbim_deploy.recon.prepare import MIN_CALIB_WIDTH
 from sbim_deploy.recon.slice_buffer import CalibrationLines, Key, Series, SliceBuffer, describe_key, slice_key
 from sbim_deploy.records import ComplexArray, SliceGeometry
 
+__all__ = ["AssembledSlice", "Series", "SliceAssembler", "encoding_index"]
+
 MAX_KEPT_LINES = 48  # of a slice's own centre, for another repetition that has none
 
 
@@ -112,7 +114,7 @@ class SliceAssembler:
                 and readout.has(Flag.LAST_IN_SLICE)
                 and self._is_last_average(readout.header)
             ):
-                complete.append(self._complete(key))
+                complete.append(self.complete(key))
                 self._done.add(key)
         if readout.has(Flag.LAST_IN_MEASUREMENT):
             complete += self.finish()
@@ -124,11 +126,16 @@ class SliceAssembler:
         Raises:
             InputError: see :meth:`add`.
         """
-        complete = [self._complete(key) for key in sorted(self._images)]
+        complete = [self.complete(key) for key in sorted(self._images)]
+        self.reset()
+        return complete
+
+    def reset(self) -> None:
+        """Forget all readouts but those of noise."""
+        self._images.clear()
         self._calibrations.clear()
         self._kept.clear()
         self._done.clear()
-        return complete
 
     def _role(self, header: np.void) -> str:
         mode = self._header.encodings[encoding_index(header, self._header)].calibration_mode
@@ -165,10 +172,7 @@ class SliceAssembler:
         if key not in buffers:
             assert self._n_coils is not None
             wanted = grid.shape[0] * grid.shape[1] * self._n_coils * np.dtype(np.complex64).itemsize
-            total = wanted + sum(
-                each.n_bytes for each in (*self._images.values(), *self._calibrations.values())
-            )
-            total += sum(each.n_bytes for each in self._kept.values())
+            total = wanted + self.n_bytes
             if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
                 raise InputError(
                     f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "
@@ -181,7 +185,12 @@ class SliceAssembler:
         limit = self._header.encodings[int(header["encoding_space_ref"])].average
         return limit is None or int(header["idx"]["average"]) >= limit.maximum
 
-    def _complete(self, key: Key) -> AssembledSlice:
+    def complete(self, key: Key) -> AssembledSlice:
+        """Return the slice of a key from the readouts that there are.
+
+        Raises:
+            InputError: its noise readouts or its directions are not what they must be.
+        """
         series, number = key
         buffer = self._images.pop(key)
         grid = self._grids[series.encoding]
@@ -209,11 +218,11 @@ class SliceAssembler:
         place_of = (key[0].encoding, key[1])
         centre = buffer.centre_columns()
         own_width = len(centre)
-        separate = self._calibrations.pop(key, None)
-        if separate is not None:
-            self._kept[place_of] = CalibrationLines(
-                key[0], separate.columns(), separate.averaged(matrix), True
-            )
+        if key in self._calibrations:
+            separate = self._separate(key, matrix)
+            del self._calibrations[key]
+            if separate.width >= MIN_CALIB_WIDTH:
+                self._kept[place_of] = separate
         kept = self._kept.get(place_of) or self._borrowed(place_of, matrix)
         if kept is not None and (kept.separate or own_width < MIN_CALIB_WIDTH) and kept.width > own_width:
             return kept
@@ -222,10 +231,14 @@ class SliceAssembler:
         return None
 
     def _borrowed(self, place_of: tuple[int, int], matrix: ComplexArray | None) -> CalibrationLines | None:
-        for (series, number), buffer in sorted(self._calibrations.items(), key=lambda item: item[0]):
-            if (series.encoding, number) == place_of:
-                return CalibrationLines(series, buffer.columns(), buffer.averaged(matrix), True)
+        for key in sorted(self._calibrations):
+            if (key[0].encoding, key[1]) == place_of:
+                return self._separate(key, matrix)
         return None
+
+    def _separate(self, key: Key, matrix: ComplexArray | None) -> CalibrationLines:
+        buffer = self._calibrations[key]
+        return CalibrationLines(key[0], buffer.columns(), buffer.averaged(matrix), True)
 
 
 def _middle(columns: NDArray[np.intp]) -> NDArray[np.intp]:

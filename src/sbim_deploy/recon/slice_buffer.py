@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.whitening import mix_coils
-from sbim_deploy.recon.placement import Grid
+from sbim_deploy.recon.placement import Grid, is_nearer
 from sbim_deploy.records import ComplexArray
 
 
@@ -69,7 +69,7 @@ class SliceBuffer:
         """Add the samples (coil, row) of one readout."""
         self._sums[:, rows, column] += samples
         self._counts[rows, column] += 1
-        if self.header is None or self._distance(header) < self._distance(self.header):
+        if is_nearer(header, self.header, self._grid):
             self.header = header.copy()
 
     def averaged(self, matrix: ComplexArray | None) -> ComplexArray:
@@ -85,10 +85,7 @@ class SliceBuffer:
 
     def centre_columns(self) -> NDArray[np.intp]:
         """Return those of them that form the run around the centre."""
-        return _centre_run(self.columns(), self._grid.shape[1])
-
-    def _distance(self, header: np.void) -> int:
-        return abs(int(header["idx"]["kspace_encode_step_1"]) - self._grid.center_line)
+        return centre_run(self.columns(), self._grid.shape[1])
 
 
 class CalibrationLines:
@@ -112,7 +109,7 @@ class CalibrationLines:
         self._columns = columns
         self._lines = kspace[:, :, columns]
         self.n_bytes = self._lines.nbytes
-        self.width = len(_centre_run(columns, kspace.shape[-1]))
+        self.width = len(centre_run(columns, kspace.shape[-1]))
 
     def on_grid(self, shape: tuple[int, ...]) -> ComplexArray:
         """Return k-space (coil, rows, columns) of these lines."""
@@ -121,7 +118,8 @@ class CalibrationLines:
         return kspace
 
 
-def _centre_run(columns: NDArray[np.intp], n_columns: int) -> NDArray[np.intp]:
+def centre_run(columns: NDArray[np.intp], n_columns: int) -> NDArray[np.intp]:
+    """Return those of some columns that form the run around the centre of all ``n_columns``."""
     sampled = np.zeros((1, n_columns), np.bool_)
     sampled[0, columns] = True
     block = calibration_block(sampled, (1, n_columns))[1]

@@ -18,15 +18,16 @@ import scipy
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_writable
-from sbim_deploy.io.fastmri import KspaceFile, MapsFile, open_kspace, open_maps
+from sbim_deploy.io.fastmri import MapsFile, open_maps
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.nifti import write_nifti
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.results import ResultWriter
-from sbim_deploy.mri.masks import PATTERNS, calibration_block, effective_acceleration, line_mask
+from sbim_deploy.mri.masks import PATTERNS, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, OnResidual, Reconstructor
+from sbim_deploy.recon.sources import KspaceSource, describe_measured, open_source
 from sbim_deploy.records import BoolArray
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import plan_as_dict
@@ -95,7 +96,7 @@ def reconstruct_file(
     progress: Progress | None = None,
     on_residual: OnResidual | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct a fastMRI file and return the output's provenance.
+    """Reconstruct a fastMRI or an MRD file and return the output's provenance.
 
     The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
     ``on_residual`` hears of the residual after every row, which it costs time to compute.
@@ -108,7 +109,7 @@ def reconstruct_file(
     started = time.perf_counter()
     check_writable(output_path)
     with ExitStack() as stack:
-        kspace = stack.enter_context(open_kspace(kspace_path))
+        kspace = stack.enter_context(open_source(kspace_path))
         indices = _slice_indices(settings.slices, kspace)
         mask = _sampling_mask(settings, kspace)
         maps = _open_maps(settings, kspace, stack)
@@ -155,8 +156,7 @@ def reconstruct_file(
             "engine": dict(reconstructor.engine.description),
             "batch": settings.batch,
             "measured": {
-                "acceleration": effective_acceleration(measured),
-                "calibration_lines": _calibration_lines(measured, kspace),
+                **describe_measured(kspace, indices[0], measured),
                 "maps": "ESPIRiT" if maps is None else "given",
             },
             "timings_s": {
@@ -179,7 +179,7 @@ class _Timings:
     sampling_s: float = 0.0
 
 
-def _slice_indices(bounds: tuple[int, int] | None, kspace: KspaceFile) -> range:
+def _slice_indices(bounds: tuple[int, int] | None, kspace: KspaceSource) -> range:
     start, stop = bounds or (0, kspace.n_slices)
     if not 0 <= start < stop <= kspace.n_slices:
         raise InputError(
@@ -188,7 +188,7 @@ def _slice_indices(bounds: tuple[int, int] | None, kspace: KspaceFile) -> range:
     return range(start, stop)
 
 
-def _sampling_mask(settings: ReconSettings, kspace: KspaceFile) -> BoolArray | None:
+def _sampling_mask(settings: ReconSettings, kspace: KspaceSource) -> BoolArray | None:
     wanted = settings.undersampling
     if wanted is None:
         return kspace.mask
@@ -199,12 +199,7 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceFile) -> BoolArray | N
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
 
 
-def _calibration_lines(measured: BoolArray, kspace: KspaceFile) -> int:
-    block = calibration_block(measured, (kspace.n_rows, kspace.n_columns))
-    return min(int(part.stop - part.start) for part in block)
-
-
-def _check_slices(indices: Sequence[int], kspace: KspaceFile, maps: MapsFile | None) -> None:
+def _check_slices(indices: Sequence[int], kspace: KspaceSource, maps: MapsFile | None) -> None:
     """Read every slice once before the first is reconstructed: a bad one must not end hours of work."""
     for index in indices:
         if not kspace.read_slice(index).any():
@@ -213,7 +208,7 @@ def _check_slices(indices: Sequence[int], kspace: KspaceFile, maps: MapsFile | N
             maps.read_maps(index)
 
 
-def _open_maps(settings: ReconSettings, kspace: KspaceFile, stack: ExitStack) -> MapsFile | None:
+def _open_maps(settings: ReconSettings, kspace: KspaceSource, stack: ExitStack) -> MapsFile | None:
     if settings.maps is None:
         return None
     shapes = [(kspace.n_rows, kspace.n_columns)]
@@ -251,7 +246,7 @@ def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconst
 
 def _problems(
     indices: Sequence[int],
-    kspace: KspaceFile,
+    kspace: KspaceSource,
     mask: BoolArray | None,
     maps: MapsFile | None,
     timings: _Timings,
@@ -264,6 +259,7 @@ def _problems(
             mask,
             None if maps is None else maps.read_maps(index),
             kspace.recon_shape,
+            kspace.read_calibration(index) if maps is None else None,
         )
         timings.preparation_s += time.perf_counter() - before
         yield problem
@@ -293,6 +289,6 @@ def write_result_nifti(path: Path, result_path: Path, kspace_path: Path) -> None
     Raises:
         InputError, BackendMissingError: see :func:`sbim_deploy.io.nifti.write_nifti`.
     """
-    with open_result(result_path) as result, open_kspace(kspace_path) as kspace:
+    with open_result(result_path) as result, open_source(kspace_path) as kspace:
         volume = np.stack([np.abs(result.read_image(position)) for position in range(result.n_slices)])
         write_nifti(path, volume, kspace.voxel_mm)

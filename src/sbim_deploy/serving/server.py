@@ -65,6 +65,26 @@ class Server:
         """The port of the metrics, or None."""
         return None if self._monitor is None else self._monitor.port
 
+    @property
+    def buffered_bytes(self) -> int:
+        """What the sessions' data take now."""
+        return self._service.budget.taken
+
+    @property
+    def open_sessions(self) -> int:
+        """The sessions that are open."""
+        return len(self._sessions)
+
+    @property
+    def queued_slices(self) -> int:
+        """The slices that wait for the engine."""
+        return self._service.worker.queued
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine is not held by one slice for three times the deadline."""
+        return self._service.worker.busy_for < HANG_FACTOR * self._settings.deadline_s
+
     def run(self) -> None:
         """Accept sessions until :meth:`drain`, then let those that are there finish, for a minute at most."""
         log("listening", host=self._settings.host, port=self.port, backend=self.engine["backend"])
@@ -111,11 +131,11 @@ class Server:
         try:
             session.run()
         finally:
-            del self._sessions[session]
             self._service.metrics.sessions.labels(session.outcome).inc()
             seconds = round(time.monotonic() - began, 3)
             times = session.sender.times.summary()
             log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **times)
+            del self._sessions[session]
 
     def _turn_away(self, stream: SocketStream) -> None:
         """Say that the server is full, in a thread of its own; a crowd is turned away without words."""
@@ -161,7 +181,7 @@ class Server:
                 settings.host,
                 settings.metrics_port,
                 metrics,
-                lambda: worker.busy_for < HANG_FACTOR * settings.deadline_s,
+                lambda: self.healthy,
                 lambda: not self._draining.is_set() and len(self._sessions) < settings.max_sessions,
             )
         except OSError as error:

@@ -33,7 +33,7 @@ from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.serving.budget import Share
 from sbim_deploy.serving.log import warn
 from sbim_deploy.serving.parameters import Request, make_request, parse_parameters
-from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear
+from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear, preset_name
 from sbim_deploy.serving.raw_file import RawFile
 from sbim_deploy.serving.sender import Pending, Sender
 from sbim_deploy.serving.service import Service
@@ -75,7 +75,7 @@ class Session:
             self._stream.close(0 if self.sender.broken.is_set() else LINGER_S)
 
     def _receive_all(self) -> None:
-        configuration = self._configuration(self._next(ConfigFile, ConfigText))
+        configuration = preset_name(self._configuration(self._next(ConfigFile, ConfigText)))
         text = self._next(Header)
         assert isinstance(text, Header)
         header = parse_mrd_header(text.xml, "the header")
@@ -109,7 +109,9 @@ class Session:
         account()
         for data in complete:
             job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
-            self._share.hold(job, data.kspace.nbytes)
+            self._share.hold(
+                job, data.kspace.nbytes + (0 if data.calibration is None else data.calibration.nbytes)
+            )
             self.sender.put(Pending(data, job))  # first: in the queue it may wait past its deadline
             self._service.worker.submit(job)
 
@@ -155,7 +157,7 @@ def configuration_of_xml(text: str) -> str:
 
 def prepare(data: AssembledSlice) -> SliceProblem:
     """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file."""
-    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape)
+    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape, calibration=data.calibration)
 
 
 def _name(kind: type[Message]) -> str:

@@ -58,6 +58,19 @@ class ServeSettings:
                 raise InputError(f"max {name} is {size} bytes: expected at least 1 MiB")
 
 
+def parse_orientation(text: str) -> Orientation:
+    """Return an orientation by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    try:
+        return Orientation(text)
+    except ValueError:
+        known = ", ".join(Orientation)
+        raise InputError(f"unknown orientation {text!r}: expected one of {known}") from None
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host is this machine alone."""
     if host == "localhost":

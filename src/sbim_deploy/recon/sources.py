@@ -1,0 +1,65 @@
+"""Files of k-space, of whatever format, as a run sees them: slices by number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from sbim_deploy.io.fastmri import open_kspace
+from sbim_deploy.io.mrd_file import is_mrd
+from sbim_deploy.mri.masks import calibration_block, effective_acceleration, sampled_mask
+from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
+from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
+
+
+class KspaceSource(Protocol):
+    """An open file of k-space; :class:`sbim_deploy.io.fastmri.KspaceFile` says what each part is."""
+
+    path: Path
+    n_slices: int
+    n_coils: int
+    n_rows: int
+    n_columns: int
+    mask: BoolArray | None
+    recon_shape: tuple[int, int] | None
+    voxel_mm: tuple[float, float, float] | None
+
+    def __enter__(self) -> Self:
+        """Return the file itself."""
+
+    def __exit__(self, *_error: Any) -> None:
+        """Close it."""
+
+    def read_slice(self, index: int) -> ComplexArray:
+        """Read the k-space of one slice, complex64 (coils, rows, columns)."""
+
+    def read_calibration(self, index: int) -> ComplexArray | None:
+        """Read the lines to estimate its maps from, of the same shape, or None where its own will do."""
+
+    def geometry(self, index: int) -> SliceGeometry | None:
+        """Return where its image lies in the patient, or None where the file does not say."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the file is, as JSON's types."""
+
+
+def open_source(path: Path) -> KspaceSource:
+    """Open an MRD or a fastMRI file; its content tells which it is.
+
+    Raises:
+        InputError: see :func:`sbim_deploy.recon.mrd_kspace.open_mrd_kspace` and
+            :func:`sbim_deploy.io.fastmri.open_kspace`.
+    """
+    return open_mrd_kspace(path) if is_mrd(path) else open_kspace(path)
+
+
+def describe_measured(source: KspaceSource, index: int, measured: BoolArray) -> dict[str, Any]:
+    """Return the acceleration of a slice's measured mask, its calibration lines, and what the file is."""
+    calibration = source.read_calibration(index)
+    lines = measured if calibration is None else sampled_mask(calibration)
+    block = calibration_block(lines, (source.n_rows, source.n_columns))
+    return {
+        "acceleration": effective_acceleration(measured),
+        "calibration_lines": min(int(part.stop - part.start) for part in block),
+        "scan": source.describe(),
+    }
