@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ from sbim_deploy.io.mrd_messages import (
 from sbim_deploy.io.mrd_stream import Limits, read_message, write_message
 
 _DRAIN_BYTES = 64 * 1024
+_LARGE_BYTES = 1024**2
 
 
 class SocketStream:
@@ -148,10 +150,15 @@ class SocketStream:
 
 
 def _allocate(n_bytes: int) -> memoryview:
-    # The system gives the pages of an uninitialised array when they are written: a length alone costs none.
+    # The system gives the pages of either when they are written: a length alone costs none. A large array
+    # from the heap would be huge pages, and leave holes in it that other threads do not fill.
     try:
-        return np.empty(n_bytes, np.uint8).data
-    except MemoryError:
+        return (
+            memoryview(mmap.mmap(-1, n_bytes))
+            if n_bytes >= _LARGE_BYTES
+            else np.empty(n_bytes, np.uint8).data
+        )
+    except (MemoryError, OSError):
         raise ProtocolError(f"a part of {n_bytes} bytes does not fit in memory; lower the limit") from None
 
 
