@@ -1,6 +1,6 @@
 """MRD scans of a known object, made readout by readout: for tests of what reads, streams and serves them.
 
-k-space is the Fourier sum written out, sample by sample: no transform of the package is used.
+k-space is the Fourier sum written out as a matrix: no transform of the package is used.
 """
 
 from __future__ import annotations
@@ -201,16 +201,21 @@ def _calibration_lines(settings: ScanSettings) -> range:
     return range(start, start + settings.calib_width)
 
 
+def _fourier_sum(n_samples: int, n_pixels: int) -> Any:
+    """Return the matrix from the pixels around the centre to the samples, as it is defined."""
+    samples, pixels = np.arange(n_samples) - n_samples // 2, np.arange(n_pixels) - n_pixels // 2
+    return np.exp(-2j * np.pi * np.outer(samples, pixels) / n_samples) / np.sqrt(n_samples)
+
+
 class _Scanner:
     """Acquires readouts one after another."""
 
     def __init__(self, settings: ScanSettings, images: Any, maps: Any, rng: np.random.Generator) -> None:
-        self.settings, self.images, self.maps, self.rng = settings, images, maps, rng
+        self.settings, self.rng = settings, rng
         self.readouts: list[Readout] = []
-        n = settings.oversampling * settings.size
-        pixels = np.arange(settings.size) - settings.size // 2
-        samples = np.arange(n) - n // 2
-        self.read_encoding = np.exp(-2j * np.pi * np.outer(samples, pixels) / n) / np.sqrt(n)
+        self.n_samples = settings.oversampling * settings.size
+        read, phase = _fourier_sum(self.n_samples, settings.size), _fourier_sum(settings.size, settings.size)
+        self.kspace = read @ (maps * images[:, :, None]) @ phase.T
 
     def run(self, lines: list[list[int]]) -> list[Readout]:
         settings = self.settings
@@ -251,14 +256,10 @@ class _Scanner:
 
     def _acquire(self, line: int, average: int, repetition: int, slice_index: int, flags: int) -> None:
         settings = self.settings
-        pixels = np.arange(settings.size) - settings.size // 2
-        offset = line - settings.size // 2
-        phase_encoding = np.exp(-2j * np.pi * offset * pixels / settings.size) / np.sqrt(settings.size)
-        profile = (self.maps * self.images[repetition, slice_index]) @ phase_encoding
-        samples = profile @ self.read_encoding.T
+        samples = self.kspace[repetition, slice_index, :, :, line]
         samples = samples + self._noise(samples.shape[1])
         samples = samples[:, settings.skipped_samples :]
-        center = self.read_encoding.shape[0] // 2 - settings.skipped_samples
+        center = self.n_samples // 2 - settings.skipped_samples
         if settings.discarded:
             junk = self.rng.standard_normal((2, settings.n_coils, settings.discarded))
             samples = np.concatenate([junk[0], samples, junk[1]], axis=1)
@@ -279,7 +280,7 @@ class _Scanner:
 
     def _acquire_noise(self) -> None:
         settings = self.settings
-        samples = self._noise(self.read_encoding.shape[0])
+        samples = self._noise(self.n_samples)
         # A longer dwell time lets less noise through.
         samples = samples * np.sqrt(settings.dwell_us / settings.noise_dwell_us)
         flag = 1 << (Flag.IS_NOISE_MEASUREMENT - 1)

@@ -3,11 +3,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from simulated_mrd import make_scan, write_mrd
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.mrd_file import is_mrd, open_mrd
 from sbim_deploy.io.mrd_headers import ACQUISITION_HEADER, Flag
+from simulated_mrd import make_scan, write_mrd
 
 
 @pytest.fixture(scope="module")

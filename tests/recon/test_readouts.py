@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_mrd import NO_DIRECTIONS, make_scan
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.mrd_headers import Flag
 from sbim_deploy.io.mrd_xml import parse_mrd_header
 from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_fft, centred_ifft
 from sbim_deploy.recon.readouts import Series, SliceAssembler
+from simulated_mrd import NO_DIRECTIONS, make_scan
 
 
 def assembled(scan, max_bytes=None, xml=None):
@@ -320,7 +320,7 @@ def test_slices_in_progress_are_bounded_together():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda readouts: readouts[3:4] + [replace(with_header(readouts[4], active_channels=3),
+        (lambda readouts: [readouts[3], replace(with_header(readouts[4], active_channels=3),
                                                    data=readouts[4].data[:3])], "3 channels, expected 4"),
         (lambda readouts: [*readouts[:-1], flagged(readouts[-1], Flag.LAST_IN_SLICE), readouts[0]],
          "after LAST_IN_SLICE"),

@@ -85,8 +85,8 @@ def make_grid(encoding: Encoding, where: str) -> Grid:
     ratios = [ours / theirs for ours, theirs in pairs]
     if max(ratios) > MAX_RATIO:
         raise InputError(
-            f"{where}: encodedSpace is {max(ratios):g} times as wide as reconSpace, expected at most {MAX_RATIO} "
-            "times; check the fields of view"
+            f"{where}: encodedSpace is {max(ratios):g} times as wide as reconSpace, expected at most "
+            f"{MAX_RATIO} times; check the fields of view"
         )
     # The image's voxels on the field of view that was encoded.
     finest = [round(n * ratio) for n, ratio in zip(image, ratios, strict=False)]
