@@ -72,7 +72,8 @@ def encode_label(label: dict[str, Any]) -> str:
 def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
     said = {"id": name, "label": {"en": field.title}, "information": {"en": field.description}}
     if name == "config":
-        values = [{"id": choice, "name": {"en": choice}} for choice in (AS_CONFIGURED, *PRESETS)]
+        names = {AS_CONFIGURED: AS_CONFIGURED, **{key: each.description for key, each in PRESETS.items()}}
+        values = [{"id": choice, "name": {"en": words}} for choice, words in names.items()]
         return {"type": "choice", **said, "values": values, "default": field.default}
     bounds = {type(bound).__name__: bound for bound in field.metadata}
     return {

@@ -41,7 +41,7 @@ class Sender:
     """
 
     def __init__(
-        self, stream: SocketStream, service: Service, number: int, on_sent: Callable[[SliceJob], None]
+        self, stream: SocketStream, service: Service, number: int, on_sent: Callable[[AssembledSlice], None]
     ):
         self.times = SliceTimes()
         self.broken = threading.Event()
@@ -96,7 +96,7 @@ class Sender:
                     self._unsent -= 1
                 if isinstance(item, Pending):
                     self._service.worker.cancel(item.job)
-                    self._on_sent(item.job)
+                    self._on_sent(item.data)
 
     def _send(self, item: Pending | Message) -> None:
         if not isinstance(item, Pending):

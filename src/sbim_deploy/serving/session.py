@@ -6,7 +6,6 @@ so does the client's sending.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from sbim_deploy.errors import SbimDeployError
@@ -99,20 +98,17 @@ class Session:
             if isinstance(message, Readout):
                 if self._raw is not None:
                     self._raw.append(message)
-                self._submit(assembler.add(message), request, partial(self._hold, assembler))
+                self._submit(assembler.add(message), request, assembler)
             message = self._next(Readout, Waveform, Close)
-        self._submit(assembler.finish(), request, partial(self._hold, assembler))
+        self._submit(assembler.finish(), request, assembler)
 
-    def _hold(self, assembler: SliceAssembler) -> None:
+    def _submit(self, complete: list[AssembledSlice], request: Request, assembler: SliceAssembler) -> None:
         self._share.hold(assembler, assembler.n_bytes)
-
-    def _submit(self, complete: list[AssembledSlice], request: Request, account: Callable[[], None]) -> None:
-        account()
+        for data in complete:
+            n_copies = 1 if data.calibration is None else 2
+            self._share.hold(data, n_copies * data.kspace.nbytes)
         for data in complete:
             job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
-            self._share.hold(
-                job, data.kspace.nbytes + (0 if data.calibration is None else data.calibration.nbytes)
-            )
             self.sender.put(Pending(data, job))  # first: in the queue it may wait past its deadline
             self._service.worker.submit(job)
 
