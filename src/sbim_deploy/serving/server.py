@@ -12,6 +12,7 @@ from sbim_deploy.io.mrd_messages import Close, Error, ProtocolError, Text
 from sbim_deploy.io.mrd_socket import SocketStream
 from sbim_deploy.recon.model import load_model, sampling_prior
 from sbim_deploy.serving.budget import MemoryBudget
+from sbim_deploy.serving.heap import HeapTrimmer
 from sbim_deploy.serving.log import log, warn
 from sbim_deploy.serving.monitor import Metrics, Monitor
 from sbim_deploy.serving.parameters import make_request
@@ -90,8 +91,9 @@ class Server:
         log("listening", host=self._settings.host, port=self.port, backend=self.engine["backend"])
         if not is_loopback(self._settings.host):
             warn("open-to-the-network", host=self._settings.host, authentication=False, encryption=False)
-        number = 0
+        number, heap = 0, HeapTrimmer()
         while not self._draining.is_set():
+            heap.trim_when_due()
             try:
                 connection, address = self._listener.accept()
             except TimeoutError:
