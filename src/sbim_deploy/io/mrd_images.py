@@ -134,6 +134,7 @@ def image_attributes(
     comment: str,
     description: str,
     bits: int = BITS_STORED,
+    white: int | None = None,
 ) -> str:
     """Write the XML attributes of a magnitude image with pixels up to 2^bits - 1.
 
@@ -143,7 +144,9 @@ def image_attributes(
         comment: a line for the reader (ImageComments); "research use only" is put at its end.
         description: what the scanner appends to the name of the series (SequenceDescriptionAdditional).
         bits: bits stored.
+        white: the pixel that the window shows as white; None is the greatest there can be.
     """
+    window = 2**bits if white is None else white
     attributes: dict[str, Sequence[str]] = {
         "DataRole": ["Image"],
         "ImageProcessingHistory": [*history, NOTICE],
@@ -152,8 +155,8 @@ def image_attributes(
         "Keep_image_geometry": ["1"],
         "ImageRowDir": _cosines(header["read_dir"]),
         "ImageColumnDir": _cosines(header["phase_dir"]),
-        "WindowCenter": [str(2 ** (bits - 1))],
-        "WindowWidth": [str(2**bits)],
+        "WindowCenter": [str(window // 2)],
+        "WindowWidth": [str(window)],
     }
     root = ElementTree.Element("ismrmrdMeta")
     for name, values in attributes.items():

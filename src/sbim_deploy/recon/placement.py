@@ -27,7 +27,7 @@ DROPPED = {
     Flag.IS_PHASE_STABILIZATION: "phase stabilisation",
 }
 MAX_SLICE_BYTES = 2 * 1024**3
-MAX_RATIO = 1024
+MAX_RATIO = 64
 DIRECTION_TOLERANCE = 0.01
 
 
@@ -81,11 +81,15 @@ def make_grid(encoding: Encoding, where: str) -> Grid:
             "transform along the partitions first"
         )
     encoded, image = encoding.encoded.matrix_size[:2], encoding.recon.matrix_size[:2]
-    extents = zip(encoding.encoded.field_of_view_mm, encoding.recon.field_of_view_mm, strict=True)
+    pairs = zip(encoding.encoded.field_of_view_mm, encoding.recon.field_of_view_mm, strict=True)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    if max(ratios) > MAX_RATIO:
+        raise InputError(
+            f"{where}: encodedSpace is {max(ratios):g} times as wide as reconSpace, expected at most "
+            f"{MAX_RATIO} times; check the fields of view"
+        )
     # The image's voxels on the field of view that was encoded.
-    finest = [
-        round(n * min(ours / theirs, MAX_RATIO)) for n, (ours, theirs) in zip(image, extents, strict=False)
-    ]
+    finest = [round(n * ratio) for n, ratio in zip(image, ratios, strict=False)]
     shape = (max(encoded[0], image[0], finest[0]), max(encoded[1], image[1], finest[1]))
     if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
         raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
