@@ -27,7 +27,7 @@ def test_samples_of_the_posterior_cover_what_is_expected(samples, is_complex):
     error = moments.mean - truth
     distance = np.abs(error if is_complex else error.real)
     for n in (1, 2):
-        got = np.mean(distance <= n * moments.standard_deviation())
+        got = np.mean(distance <= n * np.sqrt(moments.variance()))
         assert got == pytest.approx(expected_coverage(n, samples, is_complex), abs=0.005)
 
 

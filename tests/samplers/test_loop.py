@@ -134,7 +134,7 @@ class TestPosterior:
             )
             for image in drawn:
                 moments.add(image)
-        ratio = moments.standard_deviation() ** 2 * k / (k - 1) / expected
+        ratio = moments.variance() * k / (k - 1) / expected
         assert np.abs(ratio - 1).max() < 4.5 / np.sqrt(k - 1) + 0.05
         offset = np.abs(moments.mean.reshape(-1) - mean) ** 2 / (expected.reshape(-1) / k)
         assert offset.max() < 16  # of an exponential variable of mean 1

@@ -18,6 +18,7 @@ from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run
 from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.model import Model, sampling_prior
 from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.uncertainty import conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import OnState, run_plan
@@ -36,7 +37,8 @@ class Reconstruction:
     """One slice's images, complex64 (rows, columns) in the units of its k-space.
 
     ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
-    before cropping. ``standard_deviation``, where there is more than one sample, is sqrt(mean |x - mean|^2).
+    before cropping. ``standard_deviation``, where there is more than one sample, is sqrt(E |x - mean|^2): of
+    the samples, and of what the last row's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
     """
 
     index: int
@@ -122,7 +124,7 @@ class Reconstructor:
         batch = stack_slices(problems)
         moments = self._draw_samples(batch, on_row, on_residual)
         residuals = _relative_distance(batch.sense.forward(moments.mean), batch.kspace)
-        deviations = moments.standard_deviation()
+        deviations = self._standard_deviations(batch, moments)
 
         def cropped(array: Any, problem: SliceProblem) -> Any:
             return np.ascontiguousarray(centre_crop(array, problem.image_shape))
@@ -133,7 +135,7 @@ class Reconstructor:
                 cropped(moments.mean[i], problem),
                 cropped(problem.mvue, problem),
                 float(residuals[i]),
-                cropped(deviations[i], problem) if self.samples > 1 else None,
+                None if deviations is None else cropped(deviations[i], problem),
             )
             for i, problem in enumerate(problems)
         ]
@@ -161,6 +163,14 @@ class Reconstructor:
             for images in np.split(centre_crop(drawn, batch.sense.image_shape), len(samples)):
                 moments.add(_in_kspace_units(images, batch))
         return moments
+
+    def _standard_deviations(self, batch: SliceBatch, moments: RunningMoments) -> FloatArray | None:
+        if self.samples == 1:
+            return None
+        deviations: FloatArray = np.sqrt(
+            moments.variance() + conditional_variance(batch, self.plan, self.seed)
+        )
+        return deviations
 
     def _put_on_grid(self, batch: SliceBatch, samples: Sequence[int] = (0,)) -> GridProblem:
         return put_on_grid(batch, self.plan, self.seed, self.model.manifest.size_multiple, samples)

@@ -30,7 +30,7 @@ class RunningMoments:
         offset *= np.float32((1 - 1 / self.count) ** 0.5)
         self._sum_of_squares += offset.real**2 + offset.imag**2
 
-    def standard_deviation(self) -> FloatArray:
-        """Return sqrt(mean |x - mean|^2), of both parts together, float32 as the images' shape."""
-        deviation: FloatArray = np.sqrt(self._sum_of_squares / np.float32(self.count))
-        return deviation
+    def variance(self) -> FloatArray:
+        """Return mean |x - mean|^2, of both parts together, float32 as the images' shape."""
+        variance: FloatArray = self._sum_of_squares / np.float32(self.count)
+        return variance
