@@ -19,6 +19,7 @@ from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
 from sbim_deploy.cli.simulate import simulate
 from sbim_deploy.cli.train import train
+from sbim_deploy.cli.triton import triton
 from sbim_deploy.cli.validate import validate
 from sbim_deploy.errors import SbimDeployError
 
@@ -65,6 +66,7 @@ for command in (
     build,
     validate,
     bench,
+    triton,
     train,
 ):
     app.command()(command)

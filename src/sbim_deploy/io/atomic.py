@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all: written under a hidden name, renamed at the end."""
+"""Files and folders that appear whole or not at all: written under a hidden name, renamed at the end."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,28 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside `folder`, renamed to it on success and removed on any exception.
+
+    A folder of that name is removed once the new one is whole; whether it may be is for the caller to check.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    check_writable(folder.parent / f"{folder.name}.new")
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            yield made
+            if folder.exists():
+                shutil.move(folder, Path(temporary) / "replaced")
+            made.rename(folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def check_free_space(folder: Path, n_bytes: int) -> None:
