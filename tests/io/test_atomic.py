@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.atomic import check_free_space, check_writable, replacing, replacing_folder
 
 
 def test_file_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
@@ -107,3 +107,38 @@ def test_disk_that_fills_up_is_one_line_and_no_crash(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.count("cannot be written") for line in done.stdout.splitlines()] == [1, 1]
     assert [each.name for each in tmp_path.iterdir()] == [".b.h5.partial"]
+
+
+def test_folder_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "older").write_text("older")
+    with replacing_folder(folder) as made:
+        (made / "new").write_text("new")
+        assert (folder / "older").is_file()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_exception_leaves_the_older_folder_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "older").write_text("older")
+
+    def fail_half_way() -> None:
+        with replacing_folder(folder) as made:
+            (made / "half").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert [path.name for path in folder.iterdir()] == ["older"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"), replacing_folder(tmp_path / "no" / "out"):
+        pass
