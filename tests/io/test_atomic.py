@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space, check_writable, replacing, replacing_folder
+from sbim_deploy.io.atomic import (
+    check_free_space,
+    check_new_folder,
+    check_writable,
+    replacing,
+    replacing_folder,
+)
 
 
 def test_file_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
@@ -109,24 +115,48 @@ def test_disk_that_fills_up_is_one_line_and_no_crash(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [".b.h5.partial"]
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    wanted = tmp_path / "out"
-    with pytest.raises(InputError, match="cannot be written"), replacing_folder(wanted) as folder:
-        [(folder / name).write_text("half") for name in ("a", "none/b")]
-    assert not list(tmp_path.iterdir())
-    wanted.mkdir()
-    with replacing_folder(wanted) as folder:
-        (folder / "a").write_text("whole")
-    assert [each.name for each in tmp_path.iterdir()] == ["out"]
-    assert (wanted / "a").read_text() == "whole"
-
-
-def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
+def test_a_folder_with_something_in_it_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
     for name in ("kept", "link", "kept/file"):
-        with pytest.raises(InputError, match="is no empty folder"), replacing_folder(tmp_path / name):
-            pass
-    with pytest.raises(InputError, match="none does not exist"), replacing_folder(tmp_path / "none" / "out"):
+        with pytest.raises(InputError, match="is no empty folder"):
+            check_new_folder(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    check_new_folder(tmp_path / "empty")
+    check_new_folder(tmp_path / "none")
+
+
+def test_folder_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "older").write_text("older")
+    with replacing_folder(folder) as made:
+        (made / "new").write_text("new")
+        assert (folder / "older").is_file()
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_exception_leaves_the_older_folder_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "older").write_text("older")
+
+    def fail_half_way() -> None:
+        with replacing_folder(folder) as made:
+            (made / "half").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert [path.name for path in folder.iterdir()] == ["older"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"), replacing_folder(tmp_path / "no" / "out"):
         pass

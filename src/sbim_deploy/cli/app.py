@@ -21,6 +21,7 @@ from sbim_deploy.cli.replay import replay
 from sbim_deploy.cli.serve import serve
 from sbim_deploy.cli.simulate import simulate
 from sbim_deploy.cli.train import train
+from sbim_deploy.cli.triton import triton
 from sbim_deploy.cli.validate import validate
 from sbim_deploy.errors import SbimDeployError
 
@@ -67,6 +68,7 @@ for command in (
     build,
     validate,
     bench,
+    triton,
     train,
     replay,
     serve,

@@ -27,6 +27,7 @@ def bench(
     backend: Annotated[
         list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
     ] = None,
+    url: options.Url = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     preset: options.Preset = None,
@@ -40,9 +41,10 @@ def bench(
     from sbim_deploy.recon.model import load_model
 
     loaded = load_model(model)
-    case = Case(_parse_size(size), coils, chosen_sampler(preset, None, sampler, steps=steps).choice)
+    choice = chosen_sampler(preset, None, sampler, steps=steps).choice
+    case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
-    measured = _measure_all(loaded, case, backend)
+    measured = _measure_all(loaded, case, _at_url(backend, url))
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
     if json:
@@ -57,21 +59,22 @@ def bench(
     typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
 
 
-def _parse_size(text: str) -> tuple[int, int]:
-    rows, cross, columns = text.partition("x")
-    if not (cross and rows.isdecimal() and columns.isdecimal()):
-        raise InputError(f"--size is {text!r}: expected HxW, two whole numbers, such as 384x320")
-    return int(rows), int(columns)
+def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
+    """Return the backends asked for, those of a server with its address."""
+    if url is None:
+        return asked
+    if not set(asked or ()) & {*options.SERVED}:
+        raise InputError(f"--url is {url[:80]!r}: give it with --backend triton or triton-trt")
+    return [options.backend_at(name, url) if name in options.SERVED else name for name in asked or ()]
 
 
 def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Measurement]:
     """Measure what was asked for, or what is here; what turns out not to be here is said."""
-    from sbim_deploy.recon.backends import BACKENDS, BEST_FIRST, missing_reason
+    from sbim_deploy.recon.backends import BEST_FIRST, check_backend, missing_reason
     from sbim_deploy.recon.bench import alone, measure_backend
 
     for name in asked or ():
-        if name not in BACKENDS:
-            raise InputError(f"unknown backend {name!r}: expected one of {', '.join(BACKENDS)}")
+        check_backend(name)
     measured = []
     for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
         note(f"measuring {name}")

@@ -7,12 +7,19 @@ from typing import Annotated
 
 import typer
 
+from sbim_deploy.errors import InputError
+
 # Equal to samplers.choice.DEFAULT_SAMPLER, which would cost the import of numpy here; a test compares them.
 DEFAULT_SAMPLER = "dds"
 
+SERVED = ("triton", "triton-trt")
+
 Backend = Annotated[
     str,
-    typer.Option(help="auto (the best that is here), onnxruntime, onnxruntime-cuda, openvino, trt or rtx."),
+    typer.Option(
+        help="auto (the best that is here), onnxruntime, onnxruntime-cuda, openvino, trt, rtx, or, on a "
+        "server, triton or triton-trt."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one that ships.')]
@@ -51,4 +58,26 @@ StartSigma = Annotated[
 PriorWeight = Annotated[
     float | None, typer.Option(help="Weight of the denoised image against the data, for dds.")
 ]
+Url = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="The server's gRPC, for triton and triton-trt.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the rows and columns that ``--size HxW`` says."""
+    rows, cross, columns = text.partition("x")
+    if not (cross and rows.isdecimal() and columns.isdecimal()):
+        raise InputError(f"--size is {text!r}: expected HxW, two whole numbers, such as 384x320")
+    return int(rows), int(columns)
+
+
+def backend_at(backend: str, url: str | None) -> str:
+    """Return the one name of a backend with its address, such as triton://127.0.0.1:8001."""
+    if url is None:
+        return backend
+    if backend not in SERVED:
+        raise InputError(
+            f"--url is {url[:80]!r} with --backend {backend}: only triton and triton-trt have one"
+        )
+    return f"{backend}://{url}"

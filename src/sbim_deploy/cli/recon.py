@@ -55,6 +55,7 @@ def recon(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: options.Backend = "auto",
+    url: options.Url = None,
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
     ] = "step",
@@ -94,7 +95,7 @@ def recon(
         samples=chosen.samples,
         slices=_parse_slices(slices),
         batch=batch,
-        backend=backend,
+        backend=options.backend_at(backend, url),
         threads=threads,
         graph=graph,
         undersampling=_parse_undersampling(undersample),

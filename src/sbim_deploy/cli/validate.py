@@ -23,6 +23,7 @@ def validate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     backend: options.Backend = "auto",
+    url: options.Url = None,
     json: options.Json = False,
 ) -> None:
     """Check a model's checksums, and its graphs against PyTorch.
@@ -40,6 +41,7 @@ def validate(
         raise InputError(
             "--checkpoint and --config go together, but for a diffusers folder: give both or none"
         )
+    backend = options.backend_at(backend, url)
     loaded = load_model(model)
     engine = open_engine(loaded, "score", backend).description
     results = check_model(loaded, backend)

@@ -1,8 +1,8 @@
-"""What an ONNX file says of its inputs, for engines that forget the names of its free sizes.
+"""What an ONNX file says of its inputs and outputs, for engines that forget the names of its free sizes.
 
-Of the protocol-buffer encoding only what leads there is read: ModelProto.graph (7), GraphProto.input (11),
-ValueInfoProto.name (1) and type (2), TypeProto.tensor_type (1), its elem_type (1) and shape (2),
-TensorShapeProto.dim (1), dim_value (1) and dim_param (2).
+Of the protocol-buffer encoding only what leads there is read: ModelProto.graph (7), GraphProto.input (11)
+and output (12), ValueInfoProto.name (1) and type (2), TypeProto.tensor_type (1), its elem_type (1) and shape
+(2), TensorShapeProto.dim (1), dim_value (1) and dim_param (2).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sbim_deploy.engines.engine import TensorSpec
 from sbim_deploy.errors import InputError
 
 DTYPES = {1: np.float32, 7: np.int64, 10: np.float16}
+INPUT, OUTPUT = 11, 12
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 Value = int | memoryview
@@ -27,16 +28,30 @@ def read_inputs(path: Path) -> dict[str, TensorSpec]:
     Raises:
         InputError: the file cannot be read, or is no ONNX graph.
     """
+    return _read(path, INPUT)
+
+
+def read_outputs(path: Path) -> dict[str, TensorSpec]:
+    """Return the graph's outputs by name.
+
+    Raises:
+        InputError: the file cannot be read, or is no ONNX graph.
+    """
+    return _read(path, OUTPUT)
+
+
+def _read(path: Path, number: int) -> dict[str, TensorSpec]:
     try:
         data = memoryview(path.read_bytes())
-        inputs = [_spec(value) for value in _parts(_part(data, 7), 11)]
+        tensors = [_spec(value) for value in _parts(_part(data, 7), number)]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, LookupError) as error:
         raise InputError(f"{path}: damaged, or not an ONNX graph: export the model again") from error
-    if not inputs:
-        raise InputError(f"{path}: damaged, or not an ONNX graph: it has no inputs")
-    return {spec.name: spec for spec in inputs}
+    if not tensors:
+        what = "inputs" if number == INPUT else "outputs"
+        raise InputError(f"{path}: damaged, or not an ONNX graph: it has no {what}")
+    return {spec.name: spec for spec in tensors}
 
 
 def _spec(value_info: memoryview) -> TensorSpec:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
 from sbim_deploy.export.load import LoadedNetwork, load_network, weights_file
 from sbim_deploy.export.precision import DTYPES, in_precision
 from sbim_deploy.export.reference import image_cost, image_of, score_cost, scores_of, three_levels
-from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.io.atomic import check_writable, replacing_folder
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.model_folder import (
     FORMAT_VERSION,
@@ -74,13 +72,8 @@ def export_model(
     loaded = load_network(checkpoint_path, config_path, ema)
     # Warnings about operators of torchvision, which no network here uses.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        made = Path(temporary) / "model"
-        made.mkdir()
+    with replacing_folder(folder) as made:
         manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset)
-        if folder.exists():
-            shutil.move(folder, Path(temporary) / "replaced")
-        made.rename(folder)
     return manifest
 
 

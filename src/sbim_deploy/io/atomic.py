@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all: written under a hidden name, renamed at the end."""
+"""Files and folders that appear whole or not at all: written under a hidden name, renamed at the end."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,24 +64,28 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path`, renamed to it on success and removed on any exception.
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside `folder`, renamed to it on success and removed on any exception.
+
+    A folder of that name is removed once the new one is whole; whether it may be is for the caller to check.
 
     Raises:
-        InputError: see :func:`check_new_folder`; or a file within cannot be written (a full disk).
+        InputError: the folder cannot be written.
     """
-    check_new_folder(path)
-    temporary = _temporary_name(path)
+    _check_beside(folder)
     try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _flush_to_disk(file)
-        os.replace(temporary, path)  # an empty folder at `path` gives way
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            yield made
+            for file in made.rglob("*"):
+                if file.is_file():
+                    _flush_to_disk(file)
+            if folder.exists():
+                shutil.move(folder, Path(temporary) / "replaced")
+            made.rename(folder)
     except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise _unwritable(folder, error) from error
 
 
 def check_new_folder(path: Path) -> None:

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.engines.triton_server import check_address
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.io.engine_folder import read_records
 from sbim_deploy.recon.engine_files import ENGINES, open_tensorrt
+from sbim_deploy.recon.served_model import SUFFIXES, open_served
 
 if TYPE_CHECKING:
     from sbim_deploy.recon.model import Model
 
 BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
-BACKENDS = ("auto", *BEST_FIRST)
+SERVED = tuple(SUFFIXES)
+"""Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
+BACKENDS = ("auto", *BEST_FIRST, *SERVED)
 
 
 def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
@@ -31,8 +35,7 @@ def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | 
         BackendMissingError: the backend, or with ``auto`` every backend, is not here.
         EngineIncompatibleError: the engine was built for something else.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    check_backend(backend)
     if f"{graph}.onnx" not in model.manifest.files:
         raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
     if backend == "auto":
@@ -40,6 +43,21 @@ def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | 
     engine = _open(model, graph, backend, threads)
     engine.description = {**engine.description, "chosen": "asked for"}
     return engine
+
+
+def check_backend(backend: str) -> None:
+    """Raise InputError for a name that is no backend's, or an address that is missing or too many."""
+    name, _, address = backend.partition("://")
+    if name not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    if name in SERVED:
+        if not address:
+            raise InputError(
+                f"backend {name} needs the server's address: give --url HOST:PORT, or --backend {name}://HOST:PORT"
+            )
+        check_address(address)
+    elif name != backend:
+        raise InputError(f"backend {name} takes no address, got {backend!r}: leave it out")
 
 
 def missing_reason(model: Model, graph: str, backend: str) -> str | None:
@@ -73,6 +91,11 @@ def _open_best(model: Model, graph: str, threads: int | None) -> Engine:
 
 def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine:
     path = model.folder / f"{graph}.onnx"
+    name, _, address = backend.partition("://")
+    if name in SERVED:
+        if threads is not None:
+            raise InputError(f"threads is {threads}: backend {name} computes with the server's: leave it out")
+        return open_served(model, graph, name, address)
     if backend in ("trt", "rtx"):
         return open_tensorrt(model.folder, model.manifest, graph, backend)
     if backend == "onnxruntime-cuda":

@@ -23,7 +23,7 @@ def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int
     solutions of problems whose data and x0 are noise (Papandreou and Yuille, Gaussian sampling by local
     perturbations, NIPS 2010): ``n_probes`` of them, without the network, the same for a slice in any batch.
 
-    The result is (slice, rows, columns); 0 for guided plans, which end with no such problem, and without noise.
+    The result is (slice, rows, columns): 0 without noise, and for guided plans, which solve no such problem.
     """
     row, sense = plan.rows[-1], batch.sense
     shape = (len(batch.problems), *sense.image_shape)
