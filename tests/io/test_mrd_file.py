@@ -133,6 +133,22 @@ def test_a_file_of_another_make_is_refused(path, name, dataset, words):
     assert words in refused(path)
 
 
+def test_readouts_that_were_never_stored_are_refused(path):
+    with h5py.File(path, "a") as file:
+        file["dataset/data"].resize((10**7,))
+    assert "bytes for 10000000 readouts" in refused(path)
+
+
+def test_a_compressed_table_is_read(scan, path):
+    with h5py.File(path, "a") as file:
+        records = file["dataset/data"][:]
+        del file["dataset/data"]
+        file.create_dataset("dataset/data", data=records, chunks=(len(records),), compression="gzip")
+    with open_mrd(path) as file:
+        for readout, made in zip(file.readouts(), scan.readouts, strict=True):
+            np.testing.assert_array_equal(readout.data, made.data)
+
+
 def test_no_link_leads_out_of_the_file(path, tmp_path):
     outside = tmp_path / "outside.h5"
     path.rename(outside)

@@ -309,6 +309,16 @@ def test_samples_that_are_not_finite_are_refused():
     refused(scan, replace(scan.readouts[0], data=scan.readouts[0].data * np.nan), "not finite")
 
 
+def test_samples_too_large_to_compute_with_are_refused():
+    scan = make_scan(n_averages=2, n_noise_readouts=4, noise=0.1)
+    huge = np.full_like(scan.readouts[4].data, 3e38)
+    scan.readouts[4:] = [replace(readout, data=huge) for readout in scan.readouts[4:]]
+    with pytest.raises(InputError, match="too large"):
+        assembled(scan)
+    with pytest.raises(InputError, match=r"dependent|infs"):
+        assembled(replace(scan, readouts=[replace(readout, data=huge) for readout in scan.readouts]))
+
+
 def test_slices_in_progress_are_bounded_together():
     scan = make_scan(n_slices=3, interleaved=True)
     one = 4 * 64 * 32 * 8

@@ -25,6 +25,7 @@ MAX_READOUTS = 2**24
 MAX_READOUT_BYTES = 256 * 1024**2
 MAX_CHUNK_BYTES = 256 * 1024**2
 HEADERS_AT_ONCE = 4096
+MAX_COMPRESSION = 1032  # of deflate
 
 _FLOATS = h5py.vlen_dtype(np.float32)
 _SAMPLES = np.dtype([("traj", _FLOATS), ("data", _FLOATS)])
@@ -205,10 +206,17 @@ def _read_xml(file: h5py.File, path: Path, name: str) -> bytes:
 def _check_table(data: h5py.Dataset, path: Path, name: str) -> None:
     with reading(path, repr(name)):
         shape, dtype, chunks = data.shape, data.dtype, data.chunks
+        n_stored, filtered = data.id.get_storage_size(), data.id.get_create_plist().get_nfilters() > 0
     if shape is None or len(shape) != 1 or not 1 <= shape[0] <= MAX_READOUTS:
         raise InputError(f"{path}: {name!r} has shape {shape}, expected 1 to {MAX_READOUTS} readouts")
     if chunks is not None and chunks[0] * dtype.itemsize > MAX_CHUNK_BYTES:
         raise InputError(f"{path}: {name!r} has chunks of {chunks[0]} readouts, too large; repack the file")
+    # A few bytes can claim millions of readouts that were never stored.
+    if n_stored * (MAX_COMPRESSION if filtered else 1) < shape[0] * dtype.itemsize:
+        raise InputError(
+            f"{path}: {name!r} has {n_stored} bytes for {shape[0]} readouts, expected {dtype.itemsize} "
+            "for each; the file is incomplete, fetch it again"
+        )
     fields = dtype.fields or {}
     samples = [
         h5py.check_vlen_dtype(fields[part][0]) if part in fields else None for part in ("traj", "data")

@@ -75,9 +75,9 @@ class NoiseScan:
             known = image_dwell_us > 0 and self.dwell_us > 0
             ratio = image_dwell_us / self.dwell_us * self._bandwidth if known else 0.5
             try:
-                matrix = whitening_of_covariance(
-                    (self._products / (self.n_samples - 1)).astype(np.complex64), ratio
-                )
+                with np.errstate(over="ignore"):  # an infinite covariance is refused as a dependent one is
+                    covariance = (self._products / (self.n_samples - 1)).astype(np.complex64)
+                    matrix = whitening_of_covariance(covariance, ratio)
             except ValueError as error:
                 raise InputError(f"{error}: remove the noise readouts to go without whitening") from error
             self._matrices[image_dwell_us] = matrix

@@ -77,8 +77,7 @@ def make_grid(encoding: Encoding, where: str) -> Grid:
         )
     if encoding.encoded.matrix_size[2] > 1 or (encoding.step_2 and encoding.step_2.maximum):
         raise InputError(
-            f"{where}: is 3D, {encoding.encoded.matrix_size[2]} partitions, expected 2D slices: "
-            "transform along the partitions first"
+            f"{where}: is 3D, with a second phase encode, expected 2D slices: transform along it first"
         )
     encoded, image = encoding.encoded.matrix_size[:2], encoding.recon.matrix_size[:2]
     pairs = zip(encoding.encoded.field_of_view_mm, encoding.recon.field_of_view_mm, strict=True)

@@ -197,8 +197,11 @@ class SliceAssembler:
         encoding = self._header.encodings[series.encoding]
         assert buffer.header is not None
         matrix = self.noise.whitening(buffer.n_coils, dwell_us(buffer.header))
-        kspace = buffer.averaged(matrix)
-        source = self._calibration(key, buffer, kspace, matrix)
+        try:
+            kspace = buffer.averaged(matrix)
+            source = self._calibration(key, buffer, kspace, matrix)
+        except ValueError as error:
+            raise InputError(f"{describe_key(key)}: {error}; leave the slice out") from error
         return AssembledSlice(
             series=series,
             slice=number,

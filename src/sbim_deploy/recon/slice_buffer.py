@@ -67,17 +67,27 @@ class SliceBuffer:
 
     def add(self, rows: slice, column: int, samples: ComplexArray, header: np.void) -> None:
         """Add the samples (coil, row) of one readout."""
-        self._sums[:, rows, column] += samples
+        with np.errstate(over="ignore"):  # what overflows is met when the slice is complete
+            self._sums[:, rows, column] += samples
         self._counts[rows, column] += 1
         if is_nearer(header, self.header, self._grid):
             self.header = header.copy()
 
     def averaged(self, matrix: ComplexArray | None) -> ComplexArray:
-        """Return k-space (coil, rows, columns), averaged over what was repeated, whitened by a matrix."""
+        """Return k-space (coil, rows, columns), averaged over what was repeated, whitened by a matrix.
+
+        Raises:
+            ValueError: the values are too large to be computed with.
+        """
         kspace = self._sums
-        if self._counts.max() > 1:
-            kspace = (kspace / np.maximum(self._counts, 1)).astype(np.complex64)
-        return kspace if matrix is None else mix_coils(matrix, kspace)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._counts.max() > 1:
+                kspace = (kspace / np.maximum(self._counts, 1)).astype(np.complex64)
+            if matrix is not None:
+                kspace = mix_coils(matrix, kspace)
+        if not np.isfinite(kspace).all():
+            raise ValueError("values are too large, expected float32 with room to compute")
+        return kspace
 
     def columns(self) -> NDArray[np.intp]:
         """Return the columns that have samples."""
