@@ -1,9 +1,10 @@
 """What averaging samples gains, and what their standard deviation tells: docs/results.md, "Uncertainty".
 
-    python benchmarks/uncertainty.py [--samples 1 2 4 8] [--slices 4] [--sampler dds] [--model demo]
+    python benchmarks/uncertainty.py [--samples 8] [--slices 4] [--preset balanced] [--model demo]
 
-The scan is that of `sbim-deploy simulate`, reconstructed with its own coil maps, so that the error is
-known as a complex number. Needs the extra cpu.
+The scans are those of `sbim-deploy simulate`, reconstructed with their own coil maps, so that the error is
+known as a complex number. For each acceleration the factor of the standard deviation is found on slices 12
+and on, and the coverage counted on slices 0 and on, without the factor and with it. Needs the extra cpu.
 """
 
 from __future__ import annotations
@@ -12,54 +13,71 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sbim_deploy.recon.calibration import calibrate_file
+from sbim_deploy.recon.calibration import Calibration, calibrate_file
 from sbim_deploy.recon.evaluate import evaluate_file
 from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
 from sbim_deploy.recon.volume import ReconSettings, reconstruct_file
-from sbim_deploy.samplers.choice import DEFAULT_SAMPLER, SAMPLERS, SamplerChoice
+from sbim_deploy.samplers.presets import PRESETS
 
+FIRST_TUNING_SLICE = 12
 COLUMNS = (
-    "samples",
-    "PSNR (dB)",
+    "R",
+    "one sample: PSNR (dB)",
+    "SSIM",
+    "mean: PSNR",
     "SSIM",
     "within 1 sd",
     "within 2 sd",
-    "of the posterior",
     "correlation",
+    "factor",
+    "within 2 factor sd",
 )
 
 
-def row(kspace: Path, result: Path, settings: ReconSettings) -> tuple[str, ...]:
-    """Reconstruct and return the table's cells."""
+def calibrated(kspace: Path, result: Path, settings: ReconSettings) -> Calibration:
     reconstruct_file(kspace, result, settings)
-    evaluation, calibration = evaluate_file(result, kspace), calibrate_file(result, kspace)
-    mean = evaluation.mean_reconstruction
-    cells = (str(settings.samples), f"{mean.psnr:.2f}", f"{mean.ssim:.3f}")
-    if calibration is None:
-        return (*cells, "", "", "", "")
-    got, expected = calibration.mean_coverage, calibration.expected_coverage
-    posterior = f"{expected.within_one:.3f}, {expected.within_two:.3f}"
-    coverage = (f"{got.within_one:.3f}", f"{got.within_two:.3f}", posterior)
-    return (*cells, *coverage, f"{calibration.mean_correlation:.2f}")
+    calibration = calibrate_file(result, kspace)
+    assert calibration is not None
+    return calibration
+
+
+def row(folder: Path, acceleration: float, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the table's cells."""
+    kspace, result = folder / "kspace.h5", folder / "result.h5"
+    n = arguments.slices
+    simulate_file(kspace, SimulateSettings(FIRST_TUNING_SLICE + n, acceleration=acceleration))
+    choice = PRESETS[arguments.preset].choice
+
+    def settings(first: int, samples: int, factor: float = 1.0) -> ReconSettings:
+        given = {"maps": kspace, "choice": choice, "samples": samples, "slices": (first, first + n)}
+        return ReconSettings(arguments.model, sd_factor=factor, **given)
+
+    reconstruct_file(kspace, result, settings(0, 1))
+    one = evaluate_file(result, kspace).mean_reconstruction
+    factor = calibrated(kspace, result, settings(FIRST_TUNING_SLICE, arguments.samples)).sd_factor
+    plain = calibrated(kspace, result, settings(0, arguments.samples))
+    mean = evaluate_file(result, kspace).mean_reconstruction
+    corrected = calibrated(kspace, result, settings(0, arguments.samples, factor))
+    return (
+        f"{acceleration:g}",
+        *(f"{one.psnr:.2f}", f"{one.ssim:.3f}", f"{mean.psnr:.2f}", f"{mean.ssim:.3f}"),
+        *(f"{plain.mean_coverage.within_one:.3f}", f"{plain.mean_coverage.within_two:.3f}"),
+        *(f"{plain.mean_correlation:.2f}", f"{factor:.2f}", f"{corrected.mean_coverage.within_two:.3f}"),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--samples", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--slices", type=int, default=4)
-    parser.add_argument("--acceleration", type=float, default=4)
-    parser.add_argument("--sampler", choices=list(SAMPLERS), default=DEFAULT_SAMPLER)
+    parser.add_argument("--accelerations", type=float, nargs="+", default=[2, 4, 6, 8])
+    parser.add_argument("--preset", choices=list(PRESETS), default="balanced")
     parser.add_argument("--model", default="demo")
     arguments = parser.parse_args()
-
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory() as folder:
-        kspace, result = Path(folder) / "kspace.h5", Path(folder) / "result.h5"
-        simulate_file(kspace, SimulateSettings(arguments.slices, acceleration=arguments.acceleration))
-        print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-        for samples in arguments.samples:
-            choice = SamplerChoice(arguments.sampler)
-            settings = ReconSettings(arguments.model, maps=kspace, choice=choice, samples=samples)
-            print(f"| {' | '.join(row(kspace, result, settings))} |", flush=True)
+        for acceleration in arguments.accelerations:
+            print(f"| {' | '.join(row(Path(folder), acceleration, arguments))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,19 +57,25 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def _print_calibration(calibration: Calibration) -> None:
     """Print how much of the object's error one and two standard deviations cover, and should."""
     print_table(
-        ("", "within 1 sd", "within 2 sd", "correlation of sd and error"),
+        ("", "within 1 sd", "within 2 sd", "correlation of sd and error", "factor for 95 %"),
         [
             *(
-                (f"slice {each.index}", *_fractions(each.coverage), f"{each.correlation:.3f}")
+                (
+                    f"slice {each.index}",
+                    *_fractions(each.coverage),
+                    f"{each.correlation:.3f}",
+                    f"{each.factor:.2f}",
+                )
                 for each in calibration.slices
             ),
-            ("mean", *_fractions(calibration.mean_coverage), f"{calibration.mean_correlation:.3f}"),
-            ("posterior", *_fractions(calibration.expected_coverage), ""),
+            ("mean", *_fractions(calibration.mean_coverage), f"{calibration.mean_correlation:.3f}", ""),
+            ("posterior", *_fractions(calibration.expected_coverage), "", ""),
         ],
     )
     note(
         f"standard deviation of {calibration.samples} samples against the {calibration.error} error, where "
-        "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give"
+        "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give. "
+        f"For scans like these: recon --sd-factor {calibration.sd_factor:.2f}"
     )
 
 

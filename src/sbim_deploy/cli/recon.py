@@ -50,6 +50,9 @@ def recon(
             help="Images drawn for each slice: their mean and standard deviation are kept; default 1."
         ),
     ] = None,
+    sd_factor: Annotated[
+        float, typer.Option(help="Multiplies the standard deviation, as evaluate found it on such scans.")
+    ] = 1.0,
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
@@ -93,6 +96,7 @@ def recon(
         choice=chosen.choice,
         seed=seed,
         samples=chosen.samples,
+        sd_factor=sd_factor,
         slices=_parse_slices(slices),
         batch=batch,
         backend=options.backend_at(backend, url),

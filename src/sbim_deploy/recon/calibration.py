@@ -27,11 +27,15 @@ class Coverage:
 
 @dataclass(frozen=True)
 class SliceCalibration:
-    """A slice's coverage, and the correlation of |error| and standard deviation over its pixels."""
+    """A slice's coverage, and the correlation of |error| and standard deviation over its pixels.
+
+    ``factor`` is what the standard deviation needs for 95 % of the errors to lie within two of them.
+    """
 
     index: int
     coverage: Coverage
     correlation: float
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Calibration:
     """The slices of a result, their means, and what samples of the true posterior would give.
 
     Pixels count where the reference is at least 5 % of its maximum. ``error`` is what was compared:
-    ``complex`` is the difference of the complex images, ``magnitude`` that of their magnitudes.
+    ``complex`` is the difference of the complex images, ``magnitude`` that of their magnitudes. ``sd_factor``
+    is the factor that the result was made with, times the mean of its slices': what to reconstruct scans like
+    these with (split conformal prediction: Angelopoulos and Bates, arXiv:2107.07511, section 2.3.2).
     """
 
     samples: int
@@ -47,6 +53,7 @@ class Calibration:
     slices: tuple[SliceCalibration, ...]
     mean_coverage: Coverage
     mean_correlation: float
+    sd_factor: float
     expected_coverage: Coverage
 
 
@@ -77,6 +84,7 @@ def calibrate_file(result_path: Path, reference_path: Path) -> Calibration | Non
             float(np.mean([each.coverage.within_two for each in slices])),
         ),
         float(np.mean([each.correlation for each in slices])),
+        float(result.provenance.get("sd_factor", 1.0)) * float(np.mean([each.factor for each in slices])),
         Coverage(*(expected_coverage(n, result.samples, is_complex) for n in (1, 2))),
     )
 
@@ -112,4 +120,7 @@ def _compare(index: int, error: FloatArray, deviation: FloatArray) -> SliceCalib
     coverage = Coverage(float(np.mean(error <= deviation)), float(np.mean(error <= 2 * deviation)))
     is_constant = np.ptp(error) == 0 or np.ptp(deviation) == 0
     correlation = float("nan") if is_constant else float(np.corrcoef(error, deviation)[0, 1])
-    return SliceCalibration(index, coverage, correlation)
+    ratios = np.divide(
+        error, deviation, out=np.where(error > 0, np.inf, 0).astype(error.dtype), where=deviation > 0
+    )
+    return SliceCalibration(index, coverage, correlation, float(np.quantile(ratios, 0.95)) / 2)

@@ -61,6 +61,7 @@ class Reconstructor:
             network alone, with numpy for the rest: the reference that the others are tested against.
         samples: images drawn for each slice, with independent noise.
         samples_at_once: how many of them run together, which changes the speed and the memory alone.
+        sd_factor: multiplies the standard deviation.
         open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
 
     Raises:
@@ -79,6 +80,7 @@ class Reconstructor:
         graph: str = DEFAULT_GRAPH,
         samples: int = 1,
         samples_at_once: int = 1,
+        sd_factor: float = 1.0,
         open_graph: Callable[[str], Engine] | None = None,
     ):
         if model.manifest.channels != 2:
@@ -93,6 +95,7 @@ class Reconstructor:
         self.model = model
         self.seed = seed
         self.samples, self._samples_at_once = samples, samples_at_once
+        self._sd_factor = np.float32(sd_factor)
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
@@ -167,9 +170,8 @@ class Reconstructor:
     def _standard_deviations(self, batch: SliceBatch, moments: RunningMoments) -> FloatArray | None:
         if self.samples == 1:
             return None
-        deviations: FloatArray = np.sqrt(
-            moments.variance() + conditional_variance(batch, self.plan, self.seed)
-        )
+        variance = moments.variance() + conditional_variance(batch, self.plan, self.seed)
+        deviations: FloatArray = self._sd_factor * np.sqrt(variance)
         return deviations
 
     def _put_on_grid(self, batch: SliceBatch, samples: Sequence[int] = (0,)) -> GridProblem:

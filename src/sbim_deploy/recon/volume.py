@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +57,7 @@ class ReconSettings:
     """How to reconstruct a file; ``slices`` is a half-open range, None is all of them.
 
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
-    first.
+    first. ``sd_factor`` multiplies the standard deviation, as scans with a reference were found to need it.
     """
 
     model: str | Path = DEMO
@@ -64,6 +65,7 @@ class ReconSettings:
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
     samples: int = 1
+    sd_factor: float = 1.0
     slices: tuple[int, int] | None = None
     batch: int = 1
     backend: str = "auto"
@@ -77,6 +79,12 @@ class ReconSettings:
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
+        if not 0 < self.sd_factor < math.inf:
+            raise InputError(f"sd factor is {self.sd_factor:g}: expected a finite number above 0")
+        if self.samples == 1 and self.sd_factor != 1:
+            raise InputError(
+                "sd factor is given, but one sample has no standard deviation: draw more of them"
+            )
 
 
 class Progress(Protocol):
@@ -125,6 +133,7 @@ def reconstruct_file(
             settings.graph,
             settings.samples,
             min(settings.samples, settings.batch),
+            settings.sd_factor,
         )
         identity = _identity(kspace_path, settings, reconstructor)
         writer = stack.enter_context(ResultWriter(output_path, identity, indices, settings.resume))
@@ -241,6 +250,7 @@ def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconst
         "graph": reconstructor.graph,
         "seed": settings.seed,
         "samples": settings.samples,
+        "sd_factor": settings.sd_factor,
         "slices": settings.slices,
         "undersampling": None if undersampling is None else asdict(undersampling),
         "plan": plan_as_dict(reconstructor.plan),
