@@ -22,7 +22,7 @@ from sbim_deploy.io.mrd_messages import Close, Image, ProtocolError
 from sbim_deploy.io.mrd_socket import SocketStream
 from sbim_deploy.io.mrd_stream import Limits
 
-CONFIG, PARAMETERS = "dds-fast", '{"version": "1", "parameters": {"seed": 1}}'
+CONFIG, PARAMETERS = "fast", '{"version": "1", "parameters": {"seed": 1}}'
 
 
 class Server:

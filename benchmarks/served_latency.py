@@ -1,6 +1,6 @@
 """What serving costs a slice: from its last readout sent to its image received, beside recon's own time.
 
-    python benchmarks/served_latency.py [--pairs 15] [--size 128] [--coils 8] [--config dds] [--backend auto]
+    python benchmarks/served_latency.py [--pairs 15] [--size 128] [--coils 8] [--config fast] [--backend auto]
 
 The server is the command, in a process of its own, on loopback; recon's own time is preparation and sampling
 of the same slice in this process. The two take turns, so that other work on the machine slows both; medians
@@ -32,7 +32,7 @@ from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.records import ComplexArray
-from sbim_deploy.serving.presets import PRESETS, Linear
+from sbim_deploy.serving.configurations import CONFIGURATIONS, Linear
 
 LIMITS = Limits()
 COMMAND = "from sbim_deploy.cli.app import main; main()"
@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--coils", type=int, default=8)
-    sampled = [name for name, preset in PRESETS.items() if not isinstance(preset.method, Linear)]
-    parser.add_argument("--config", default="dds", choices=sampled)
+    sampled = [name for name, each in CONFIGURATIONS.items() if not isinstance(each.method, Linear)]
+    parser.add_argument("--config", default="balanced", choices=sampled)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
@@ -99,7 +99,7 @@ def main() -> None:
     space = Space((options.size, options.size, 1), (220.0, 220.0, 5.0))
     settings = SimulateSettings(1, options.coils, options.size, 4.0)
     kspace = simulate_slice(settings, line_mask(options.size, 4.0), 0).kspace
-    method = PRESETS[options.config].method
+    method = CONFIGURATIONS[options.config].method
     assert not isinstance(method, Linear)
     own = Reconstructor(load_model("demo"), method, backend=options.backend, threads=options.threads)
     times: dict[str, list[float]] = {"served": [], "own": []}

@@ -96,7 +96,7 @@ def test_metrics_count_sessions_slices_and_fallbacks_and_health_and_readiness_ar
         for line in (
             'sbim_sessions_total{outcome="completed"} 2.0',
             'sbim_sessions_total{outcome="refused"} 1.0',
-            'sbim_slices_total{method="dds"} 2.0',
+            'sbim_slices_total{method="balanced"} 2.0',
             'sbim_fallbacks_total{reason="data"} 1.0',
             "sbim_slice_latency_seconds_count 3.0",
             "sbim_buffered_bytes 0.0",

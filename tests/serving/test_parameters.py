@@ -3,15 +3,16 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
+from sbim_deploy.serving.configurations import CONFIGURATIONS, DEFAULT_NAMES, Linear
 from sbim_deploy.serving.openrecon import encode_label, openrecon_label
 from sbim_deploy.serving.parameters import Parameters, make_request, parse_parameters
-from sbim_deploy.serving.presets import DEFAULT_NAMES, DEFAULT_PRESET, PRESETS, Linear
 
 
 def check_label(label):
@@ -62,9 +63,10 @@ def test_the_labels_defaults_and_every_choice_are_taken():
 
 def test_names_mean_presets_and_the_default_ones_the_default():
     for name, preset in PRESETS.items():
-        assert make_request(name).method == preset.method
+        request = make_request(name)
+        assert (request.method, request.samples) == (preset.choice, preset.samples)
     for name in DEFAULT_NAMES:
-        assert make_request(name).preset == DEFAULT_PRESET
+        assert make_request(name).configuration == DEFAULT_PRESET
     with pytest.raises(InputError, match="unknown configuration"):
         make_request("../dds")
 
@@ -73,16 +75,14 @@ def test_the_page_lists_every_name_and_every_field():
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     cells = re.findall(r"^\| (`.*?) \|", page, re.M)
     listed = {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
-    assert {*PRESETS, *DEFAULT_NAMES, *Parameters.model_fields} <= listed
+    assert {*CONFIGURATIONS, *DEFAULT_NAMES, *Parameters.model_fields} <= listed
 
 
 def test_parameters_change_the_request():
-    parameters = parse_parameters(
-        '{"parameters": {"config": "sbim-ld", "steps": 5, "samples": 2, "seed": 7}}'
-    )
-    request = make_request("dds", parameters)
-    assert request.preset == "sbim-ld"
-    assert request.method == SamplerChoice("sbim-ld", steps=5)
+    parameters = parse_parameters('{"parameters": {"config": "thesis", "steps": 5, "samples": 2, "seed": 7}}')
+    request = make_request("fast", parameters)
+    assert request.configuration == "thesis"
+    assert request.method == replace(PRESETS["thesis"].choice, steps=5)
     assert (request.samples, request.seed) == (2, 7)
     assert make_request("cg-sense", parse_parameters("{}")).method is Linear.CG_SENSE
 
@@ -93,7 +93,7 @@ def test_parameters_change_the_request():
         '{"parameters": {"steps": "4"}}',
         '{"parameters": {"steps": 4.5}}',
         '{"parameters": {"steps": true}}',
-        '{"parameters": {"samples": 0}}',
+        '{"parameters": {"samples": -1}}',
         '{"parameters": {"seed": -1}}',
         '{"parameters": []}',
         '{"parameters": {"seed": NaN}}',

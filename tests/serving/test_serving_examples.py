@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import pytest
 from test_parameters import check_label
 
+from sbim_deploy.serving.configurations import CONFIGURATIONS
 from sbim_deploy.serving.openrecon import LABEL_KEY, encode_label, openrecon_label
-from sbim_deploy.serving.presets import PRESETS
 from sbim_deploy.serving.session import configuration_of_xml
 from sbim_deploy.serving.settings import DEFAULT_PORT, is_loopback
 
@@ -27,7 +27,7 @@ def test_the_gadgetrons_chain_connects_to_the_servers_port_and_names_a_configura
     assert int(connect.get("port")) == DEFAULT_PORT
     assert is_loopback(connect.get("address"))
     sent = ElementTree.tostring(external.find("configuration"), encoding="unicode")
-    assert configuration_of_xml(sent) in PRESETS
+    assert configuration_of_xml(sent) in CONFIGURATIONS
 
 
 def test_the_containers_label_is_what_the_server_prints_and_keeps_openrecons_rules(cli):

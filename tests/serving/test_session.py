@@ -59,7 +59,7 @@ def test_a_slice_comes_back_as_recon_makes_it_with_its_place_and_how_it_was_made
     meta = attributes(image)
     assert meta["DataRole"] == "Image"
     history = " ".join(meta["ImageProcessingHistory"])
-    assert "dds" in history
+    assert "balanced" in history
     assert "residual" in history
     assert "research use only" in history
     assert "research use only" in meta["ImageComments"]
@@ -142,7 +142,7 @@ def test_parameters_may_name_the_configuration_as_openrecon_does(server):
 @pytest.mark.parametrize(
     ("config", "parameters", "said"),
     [
-        ("invertcontrast", None, "unknown configuration 'invertcontrast': expected one of dds,"),
+        ("invertcontrast", None, "unknown configuration 'invertcontrast': expected one of fast,"),
         ("default", '{"parameters": {"config": "os.system"}}', "unknown configuration 'os.system'"),
         ("default", '{"parameters": {"steps": 100000}}', "parameters.steps"),
         ("default", '{"parameters": {"stepz": 4}}', "parameters.stepz"),
@@ -212,7 +212,7 @@ def test_gadgetron_may_send_any_xml_and_gets_errors_as_its_own_message():
 
 def test_a_silent_client_is_let_go_in_words_and_one_that_waits_for_its_image_is_not():
     with serving(idle_timeout_s=0.3) as server, connected(server) as silent:
-        begin(silent, "sbim-ld", parameters=None)
+        begin(silent, "thesis", parameters=None)
         for readout in readouts(kspace_of(0)):
             silent.send(readout)
         image, error = receive_all(silent)

@@ -41,7 +41,7 @@ def bench(
     from sbim_deploy.recon.model import load_model
 
     loaded = load_model(model)
-    choice = chosen_sampler(preset, None, sampler, steps=steps).choice
+    choice, _ = chosen_sampler(preset, None, sampler, steps=steps)
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
     measured = _measure_all(loaded, case, _at_url(backend, url))

@@ -30,7 +30,7 @@ def plan(
     from sbim_deploy.samplers.choice import make_plan
     from sbim_deploy.samplers.plan import plan_as_dict
 
-    chosen = chosen_sampler(
+    choice, _ = chosen_sampler(
         preset,
         None,
         sampler,
@@ -42,7 +42,7 @@ def plan(
         start_sigma=start_sigma,
         prior_weight=prior_weight,
     )
-    made = plan_as_dict(make_plan(chosen.choice, sampling_prior(read_manifest(model_folder(model)))))
+    made = plan_as_dict(make_plan(choice, sampling_prior(read_manifest(model_folder(model)))))
     if json:
         print_json(made)
         return

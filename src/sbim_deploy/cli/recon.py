@@ -78,7 +78,7 @@ def recon(
     """Reconstruct undersampled multi-coil k-space."""
     from sbim_deploy.recon.volume import ReconSettings
 
-    chosen = chosen_sampler(
+    choice, n_samples = chosen_sampler(
         preset,
         samples,
         sampler,
@@ -93,9 +93,9 @@ def recon(
     settings = ReconSettings(
         model=model,
         maps=maps,
-        choice=chosen.choice,
+        choice=choice,
         seed=seed,
-        samples=chosen.samples,
+        samples=n_samples,
         sd_factor=sd_factor,
         slices=_parse_slices(slices),
         batch=batch,

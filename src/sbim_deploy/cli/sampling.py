@@ -8,24 +8,27 @@ from sbim_deploy.cli.options import DEFAULT_SAMPLER
 from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from sbim_deploy.samplers.presets import Preset
+    from sbim_deploy.samplers.choice import SamplerChoice
 
 
-def chosen_sampler(preset: str | None, samples: int | None, sampler: str | None, **numbers: object) -> Preset:
-    """Return the preset of a name, or the sampler of the options; ``numbers`` are SamplerChoice's.
+def chosen_sampler(
+    preset: str | None, samples: int | None, sampler: str | None, **numbers: object
+) -> tuple[SamplerChoice, int]:
+    """Return a preset's sampler and number of samples, or the options'; ``numbers`` are SamplerChoice's.
 
     Raises:
         InputError: both are given, one is unknown, or a number is out of range.
     """
     from sbim_deploy.samplers.choice import SamplerChoice
-    from sbim_deploy.samplers.presets import Preset, find_preset
+    from sbim_deploy.samplers.presets import find_preset
 
     if preset is None:
-        return Preset(SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers), 1 if samples is None else samples)  # type: ignore[arg-type]
+        choice = SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers)  # type: ignore[arg-type]
+        return choice, 1 if samples is None else samples
     found = find_preset(preset)
     given = {"sampler": sampler, **numbers}
     for name, value in given.items():
         if value is not None:
             option = name.replace("_", "-")
             raise InputError(f"--preset {preset} and --{option} are both given: a preset is whole, give one")
-    return Preset(found.choice, found.samples if samples is None else samples)
+    return found.choice, found.samples if samples is None else samples

@@ -10,8 +10,9 @@ from sbim_deploy.samplers.choice import SamplerChoice
 
 @dataclass(frozen=True)
 class Preset:
-    """A sampler, and how many of its images are averaged for each slice."""
+    """A sampler, how many of its images are averaged for each slice, and what it is, for people."""
 
+    description: str
     choice: SamplerChoice
     samples: int = 1
 
@@ -19,11 +20,15 @@ class Preset:
 # Searched with the demo model on tuning slices by benchmarks/search_presets.py: docs/results.md. `thesis` is
 # its sampler with the corrector, as published (p. 75).
 PRESETS = {
-    "fast": Preset(SamplerChoice("dds", steps=8)),
-    "balanced": Preset(SamplerChoice("dds", steps=32)),
-    "thesis": Preset(SamplerChoice("sbim-ld", steps=32, corrector_steps=2)),
-    "best": Preset(SamplerChoice("dds", steps=96)),
+    "fast": Preset("decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8)),
+    "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
+    "thesis": Preset(
+        "SBIM with a Langevin corrector, 97 network calls",
+        SamplerChoice("sbim-ld", steps=32, corrector_steps=2),
+    ),
+    "best": Preset("decomposed diffusion sampling, 96 network calls", SamplerChoice("dds", steps=96)),
 }
+DEFAULT_PRESET = "balanced"
 
 
 def find_preset(name: str) -> Preset:

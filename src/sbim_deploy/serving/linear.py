@@ -10,7 +10,7 @@ from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
-from sbim_deploy.serving.presets import Linear
+from sbim_deploy.serving.configurations import Linear
 
 CG_STEPS, CG_WEIGHT = 12, 0.01
 

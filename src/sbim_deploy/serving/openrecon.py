@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from sbim_deploy import __version__
 from sbim_deploy.io.json_object import format_object
+from sbim_deploy.serving.configurations import CONFIGURATIONS
 from sbim_deploy.serving.parameters import AS_CONFIGURED, Parameters
-from sbim_deploy.serving.presets import PRESETS
 
 LABEL_KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
 PROTOCOL = {"protocol": "ISMRMRD", "version": "1.4.1"}
@@ -72,7 +72,8 @@ def encode_label(label: dict[str, Any]) -> str:
 def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
     said = {"id": name, "label": {"en": field.title}, "information": {"en": field.description}}
     if name == "config":
-        names = {AS_CONFIGURED: AS_CONFIGURED, **{key: each.description for key, each in PRESETS.items()}}
+        described = {key: each.description for key, each in CONFIGURATIONS.items()}
+        names = {AS_CONFIGURED: AS_CONFIGURED, **described}
         values = [{"id": choice, "name": {"en": words}} for choice, words in names.items()]
         return {"type": "choice", **said, "values": values, "default": field.default}
     bounds = {type(bound).__name__: bound for bound in field.metadata}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sbim_deploy.errors import InputError, SamplingError
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.serving.configurations import Linear
 from sbim_deploy.serving.linear import coil_magnitude, linear_image
-from sbim_deploy.serving.presets import Linear
 from sbim_deploy.serving.worker import SliceJob
 
 COIL_MAGNITUDE = "root-sum-of-squares"
@@ -36,7 +36,7 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
     measured data alone are combined. A slice without maps becomes the root sum of squares of its coils.
     """
     if job.wait() and job.error is None and job.image is not None:
-        return Outcome(job.image, job.request.preset, job.residual)
+        return Outcome(job.image, job.request.configuration, job.residual)
     reason = _reason(job)
     if job.problem is None:
         return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.json_object import parse_object
 from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.serving.presets import PRESETS, Linear, preset_name
+from sbim_deploy.serving.configurations import CONFIGURATIONS, Linear, configuration_name
 
 WHERE = "parameters"
 AS_CONFIGURED = "default"
@@ -30,7 +30,11 @@ class Parameters(BaseModel):
         0, ge=0, le=MAX_STEPS, title="Steps", description="Predictor steps; 0 is the configuration's own."
     )
     samples: int = Field(
-        1, ge=1, le=MAX_SAMPLES, title="Samples", description="Samples of which the image is the mean."
+        0,
+        ge=0,
+        le=MAX_SAMPLES,
+        title="Samples",
+        description="Samples of which the image is the mean; 0 is the configuration's own.",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="Seed of the noise.")
 
@@ -46,9 +50,9 @@ class _Message(BaseModel):
 
 @dataclass(frozen=True)
 class Request:
-    """How a session's slices are reconstructed; ``preset`` is the name it goes by."""
+    """How a session's slices are reconstructed; ``configuration`` is the name it goes by."""
 
-    preset: str
+    configuration: str
     method: SamplerChoice | Linear
     samples: int = 1
     seed: int = 0
@@ -77,13 +81,14 @@ def make_request(configuration: str, parameters: Parameters | None = None) -> Re
         InputError: an unknown name, or a number that the configuration would ignore.
     """
     parameters = parameters or Parameters.model_construct()
-    name = preset_name(configuration)
+    name = configuration_name(configuration)
     if parameters.config != AS_CONFIGURED:
-        name = preset_name(parameters.config)
-    method = PRESETS[name].method
+        name = configuration_name(parameters.config)
+    chosen = CONFIGURATIONS[name]
+    method, samples = chosen.method, parameters.samples or chosen.samples
     if isinstance(method, Linear):
-        if parameters.steps or parameters.samples > 1:
+        if parameters.steps or samples > 1:
             raise InputError(f"{WHERE}: {name} has no steps and no samples: leave them out")
     elif parameters.steps:
         method = replace(method, steps=parameters.steps)
-    return Request(name, method, parameters.samples, parameters.seed)
+    return Request(name, method, samples, parameters.seed)

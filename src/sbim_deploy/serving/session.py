@@ -29,10 +29,11 @@ from sbim_deploy.io.mrd_xml import MrdHeader, parse_mrd_header
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.readouts import AssembledSlice, SliceAssembler
 from sbim_deploy.samplers.choice import make_plan
+from sbim_deploy.samplers.presets import DEFAULT_PRESET
 from sbim_deploy.serving.budget import Share
+from sbim_deploy.serving.configurations import Linear, configuration_name
 from sbim_deploy.serving.log import place_of, warn
 from sbim_deploy.serving.parameters import Request, make_request, parse_parameters
-from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear, preset_name
 from sbim_deploy.serving.raw_file import RawFile
 from sbim_deploy.serving.sender import Pending, Sender
 from sbim_deploy.serving.service import Service
@@ -75,7 +76,7 @@ class Session:
             self._stream.close(0 if self.sender.broken.is_set() else LINGER_S)
 
     def _receive_all(self) -> None:
-        configuration = preset_name(self._configuration(self._next(ConfigFile, ConfigText)))
+        configuration = configuration_name(self._configuration(self._next(ConfigFile, ConfigText)))
         text = self._next(Header)
         assert isinstance(text, Header)
         header = parse_mrd_header(text.xml, "the header")

@@ -15,9 +15,9 @@ from sbim_deploy.recon.model import Model
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import ComplexArray
+from sbim_deploy.serving.configurations import Linear
 from sbim_deploy.serving.linear import linear_image
 from sbim_deploy.serving.parameters import Request
-from sbim_deploy.serving.presets import Linear
 
 QUEUE_LENGTH = 8
 KEPT_RECONSTRUCTORS = 32
@@ -157,7 +157,7 @@ class Worker:
 
     def _make_reconstructor(self, request: Request) -> Reconstructor:
         if isinstance(request.method, Linear):
-            raise SamplingError(f"{request.preset} has no sampler")
+            raise SamplingError(f"{request.configuration} has no sampler")
         return Reconstructor(
             self._model, request.method, request.seed, samples=request.samples, open_graph=self._open_graph
         )

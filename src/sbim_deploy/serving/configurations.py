@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
 
 
 class Linear(StrEnum):
@@ -17,37 +18,37 @@ class Linear(StrEnum):
 
 
 @dataclass(frozen=True)
-class Preset:
-    """A configuration: what it is, for people, and how it reconstructs."""
+class Configuration:
+    """What it is, for people, how it reconstructs, and of how many samples the image is the mean."""
 
     description: str
     method: SamplerChoice | Linear
+    samples: int = 1
 
 
-PRESETS = {
-    "dds": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds")),
-    "dds-fast": Preset("decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8)),
-    "sbim": Preset("SBIM, 33 network calls", SamplerChoice("sbim")),
-    "sbim-ld": Preset("SBIM with a Langevin corrector, 97 network calls", SamplerChoice("sbim-ld")),
-    "cg-sense": Preset("CG-SENSE, without the network", Linear.CG_SENSE),
-    "zero-filled": Preset("the measured data alone, without the network", Linear.ZERO_FILLED),
+CONFIGURATIONS = {
+    **{
+        name: Configuration(preset.description, preset.choice, preset.samples)
+        for name, preset in PRESETS.items()
+    },
+    "cg-sense": Configuration("CG-SENSE, without the network", Linear.CG_SENSE),
+    "zero-filled": Configuration("the measured data alone, without the network", Linear.ZERO_FILLED),
 }
-DEFAULT_PRESET = "dds"
 # What clients send that have nothing to choose; OpenRecon sends its own name.
 DEFAULT_NAMES = ("default", "openrecon")
 
 _SHOWN_CHARACTERS = 40
 
 
-def preset_name(asked: str) -> str:
-    """Return the name in :data:`PRESETS` that a client's name means.
+def configuration_name(asked: str) -> str:
+    """Return the name in :data:`CONFIGURATIONS` that a client's name means.
 
     Raises:
         InputError: the name is not on the list.
     """
     if asked in DEFAULT_NAMES:
         return DEFAULT_PRESET
-    if asked not in PRESETS:
-        known = ", ".join([*PRESETS, *DEFAULT_NAMES])
+    if asked not in CONFIGURATIONS:
+        known = ", ".join([*CONFIGURATIONS, *DEFAULT_NAMES])
         raise InputError(f"unknown configuration {asked[:_SHOWN_CHARACTERS]!r}: expected one of {known}")
     return asked
