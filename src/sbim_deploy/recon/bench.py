@@ -18,21 +18,17 @@ from numpy.typing import NDArray
 
 from sbim_deploy.engines.engine import Arrays, Engine, Recurrence
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.mri.coils import birdcage_maps
-from sbim_deploy.mri.fourier import centred_fft
-from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.grid import put_on_grid, stack_slices
 from sbim_deploy.recon.machine import peak_memory_mb
 from sbim_deploy.recon.model import Model, load_model, sampling_prior
-from sbim_deploy.recon.parity import step_tensors
-from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.parity import phantom_problem, step_tensors
+from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.plan import GuidedRow, Plan
 
-ACCELERATION, NOISE = 4.0, 0.01
+ACCELERATION = 4.0
 # Calls are repeated for so many seconds, but at least and at most so often.
 REPEAT_S, MIN_REPEATS, MAX_REPEATS = 3.0, 3, 30
 
@@ -97,7 +93,7 @@ def measure(model: Model, case: Case, open_graph: Callable[[str], Engine], graph
     """
     check_case(model, case)
     before_mb = peak_memory_mb()
-    problem = _problem(case)
+    problem = phantom_problem(case.size, case.coils, ACCELERATION, seed=0)
     x = np.random.default_rng(0).standard_normal((1, model.manifest.channels, *case.size), dtype=np.float32)
     inputs = {"x": x, "sigma": np.ones(1, dtype=np.float32)}
     load_s, engine = _timed(lambda: open_graph("score"))
@@ -210,15 +206,6 @@ def _measure_reconstruction(
         runs.append((total, timed[0].seconds))
     total, inside = sorted(runs)[len(runs) // 2]
     return total, inside, len(reconstructor.plan.rows)
-
-
-def _problem(case: Case) -> SliceProblem:
-    rng = np.random.default_rng(0)
-    maps = birdcage_maps(case.coils, case.size)
-    kspace = centred_fft(maps * (shepp_logan(case.size) * smooth_phase(case.size, rng)))
-    noise = rng.standard_normal((*kspace.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-    measured = (kspace + NOISE * noise) * line_mask(case.size[1], ACCELERATION)
-    return prepare_slice(measured.astype(np.complex64), maps=maps)
 
 
 def _measure_step(model: Model, engine: Engine, problem: SliceProblem) -> float:

@@ -104,11 +104,16 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
 
 def whole_problem() -> SliceProblem:
     """Return a slice whose image is compared from end to end: 64 x 64, 4 coils, every third line."""
-    rng = np.random.default_rng(7)
-    maps = birdcage_maps(STEP_COILS, WHOLE_GRID)
-    noise = rng.standard_normal((STEP_COILS, *WHOLE_GRID, 2), dtype=np.float32).view(np.complex64)[..., 0]
-    kspace = centred_fft(maps * noisy_phantom(WHOLE_GRID, 0.0, 7)) + np.float32(0.01) * noise
-    return prepare_slice((kspace * line_mask(WHOLE_GRID[1], 3)).astype(np.complex64), maps=maps)
+    return phantom_problem(WHOLE_GRID, STEP_COILS, 3, seed=7)
+
+
+def phantom_problem(shape: tuple[int, int], n_coils: int, acceleration: float, seed: int) -> SliceProblem:
+    """Return a slice of the phantom with its own coil maps: equispaced lines, noise of 0.01 in each part."""
+    rng = np.random.default_rng(seed)
+    maps = birdcage_maps(n_coils, shape)
+    noise = rng.standard_normal((n_coils, *shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    kspace = centred_fft(maps * noisy_phantom(shape, 0.0, seed)) + np.float32(0.01) * noise
+    return prepare_slice((kspace * line_mask(shape[1], acceleration)).astype(np.complex64), maps=maps)
 
 
 def whole_image(plan: Plan, score: Score, size_multiple: int) -> ComplexArray:
