@@ -16,10 +16,11 @@ BELOW = {
     "records": set(),
     **dict.fromkeys(FLOOR, GROUND),
     "recon": GROUND | FLOOR,
+    "serving": GROUND | FLOOR | {"recon"},
     "experiment": GROUND | FLOOR | {"recon"},
     "export": GROUND | FLOOR | {"recon"},
     "training": GROUND | FLOOR | {"recon", "export"},
-    "cli": GROUND | FLOOR | {"recon", "experiment", "export", "training"},
+    "cli": GROUND | FLOOR | {"recon", "serving", "experiment", "export", "training"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml", "diffusers", "safetensors"}
 HEAVY_ROOMS = {"export", "training"}

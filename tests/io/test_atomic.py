@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.atomic import check_free_space, check_writable, replacing, replacing_folder
 
 
 def test_file_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
@@ -107,3 +107,26 @@ def test_disk_that_fills_up_is_one_line_and_no_crash(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.count("cannot be written") for line in done.stdout.splitlines()] == [1, 1]
     assert [each.name for each in tmp_path.iterdir()] == [".b.h5.partial"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    wanted = tmp_path / "out"
+    with pytest.raises(InputError, match="cannot be written"), replacing_folder(wanted) as folder:
+        [(folder / name).write_text("half") for name in ("a", "none/b")]
+    assert not list(tmp_path.iterdir())
+    wanted.mkdir()
+    with replacing_folder(wanted) as folder:
+        (folder / "a").write_text("whole")
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert (wanted / "a").read_text() == "whole"
+
+
+def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in ("kept", "link", "kept/file"):
+        with pytest.raises(InputError, match="is no empty folder"), replacing_folder(tmp_path / name):
+            pass
+    with pytest.raises(InputError, match="none does not exist"), replacing_folder(tmp_path / "none" / "out"):
+        pass

@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 def manifest_of(folder: Path) -> ModelManifest:
     return ModelManifest(
-        format_version=2,
+        format_version=3,
         name="brain",
         architecture="NCSNv2Deepest",
         ngf=128,
@@ -96,8 +96,8 @@ def test_missing_folder_and_manifest_are_refused(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ('{"name": NaN}', "NaN"),
         ("{}", "format_version is None"),
-        ('{"format_version": 1}', "format_version is 1, expected 2"),
-        ('{"format_version": 2}', "lacks"),
+        ('{"format_version": 1}', "format_version is 1, expected 3"),
+        ('{"format_version": 3}', "lacks"),
         (b"\xff\xfe\x00", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         (" " * (1024**2 + 1), "1048576"),

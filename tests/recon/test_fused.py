@@ -97,7 +97,7 @@ def test_the_encoding_matrices_make_the_operator():
 
 
 def test_the_weight_of_the_prior_follows_each_slices_noise():
-    plan = plans.dds(np.array([0.2, 0.1]), gamma=0.01, noise_weight=0.5, n_cg=6, eta=1.0)
+    plan = plans.dds(np.array([0.2, 0.1]), gamma=0.01, noise_weight=0.5, n_cg=10, eta=1.0)
     numbers = plan_inputs(plan, np.array([0.0, 0.02], np.float32))
     np.testing.assert_allclose(numbers["gamma"][:, 0], 0.01)
     expected = [0.01 + row.noise_gamma * 0.02**2 for row in plan.rows]
@@ -115,3 +115,16 @@ def test_a_sampler_that_diverges_is_named_with_the_slice(graph):
 def test_an_unknown_graph_is_refused_with_those_that_there_are():
     with pytest.raises(InputError, match="unknown graph 'loop': expected one of step, score, reconstruct"):
         Reconstructor(load_model("demo"), graph="loop")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_data_that_conjugate_gradients_solve_at_once_upset_no_engine(backend):
+    """Fully sampled, A^H A is the identity: the steps after the first find nothing left."""
+    pytest.importorskip(backend)
+    maps, image = birdcage_maps(4, (48, 48)), brain_slice(0, 48)
+    problem = prepare_slice(centred_fft(maps * image).astype(np.complex64), maps=maps)
+    score, step = (
+        Reconstructor(load_model("demo"), SamplerChoice(steps=4), backend=backend, graph=graph)([problem])[0]
+        for graph in ("score", "step")
+    )
+    assert np.linalg.norm(step.image - score.image) <= 1e-4 * np.linalg.norm(score.image)

@@ -8,6 +8,7 @@ import pytest
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.samplers import plans
+from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.loop import run_plan, starting_point
 from sbim_deploy.samplers.moments import RunningMoments
@@ -17,6 +18,7 @@ from sbim_deploy.samplers.schedules import geometric
 
 SHAPE = (6, 5)
 NOISE_LEVEL = 0.5
+PRIOR = Prior(10.0, 0.02, 400, step_lr=1e-4, n_steps_each=3, data_weight=5.0, start_level=0)
 
 
 def random_complex(rng, shape):
@@ -175,6 +177,38 @@ def test_a_guided_row_is_its_formula_with_norms_per_slice():
         g = (matrix[i] @ start[i].reshape(-1)).reshape(SHAPE) - backprojection[i]
         guided = s[i] - 5.0 * g * np.linalg.norm(s[i]) / np.linalg.norm(g)
         np.testing.assert_allclose(image[i], start[i] + 0.3 * guided + 0.2 * z[i], atol=2e-5)
+
+
+def test_likelihood_guidance_is_the_gradient_of_the_noised_likelihood():
+    sense, matrix, backprojection = problem(n=2)
+    rng = np.random.default_rng(5)
+    s, start = random_complex(rng, (2, *SHAPE)), random_complex(rng, (2, *SHAPE))
+    plan = Plan("x", 1.0, 0.0, (GuidedRow(0.7, 0.3, 0.0, 0.0, likelihood_weight=2.0),))
+    image = run(plan, lambda x, sigma: s.copy(), sense, backprojection, n=2, start=start)
+    for i in range(2):
+        g = (matrix[i] @ start[i].reshape(-1)).reshape(SHAPE) - backprojection[i]
+        expected = start[i] + 0.3 * (s[i] - 2.0 / (NOISE_LEVEL**2 + 0.7**2) * g)
+        np.testing.assert_allclose(image[i], expected, atol=2e-5)
+
+
+def test_likelihood_guidance_samples_the_likelihood_where_the_prior_is_flat():
+    """With A = I and no prior the noised posterior is N(y, sigma_y^2 + sigma^2), and its score is exact."""
+    shape, y = (64, 64), np.complex64(2 - 1j)
+    plan = make_plan(SamplerChoice("reverse-diffusion", steps=200, guidance="likelihood"), PRIOR)
+    noise = NoiseStream(1, [0], shape)
+    data = np.full((1, *shape), y)
+    plan = replace(plan, start_noise=PRIOR.sigma_begin)
+    start = starting_point(plan, np.zeros_like(data), noise)
+
+    def copied(x, out):
+        out[...] = x
+        return out
+
+    level = np.array([NOISE_LEVEL], dtype=np.float32)
+    image = run_plan(plan, lambda x, sigma: np.zeros_like(x), copied, data, start, noise, level)
+    assert image.mean() == pytest.approx(y, abs=0.05)
+    variance = NOISE_LEVEL**2 + PRIOR.sigma_end**2
+    assert np.var(image) / 2 == pytest.approx(variance, rel=0.08)
 
 
 def test_a_proximal_row_is_its_formula():

@@ -7,7 +7,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plans
 from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.plan import GuidedRow, plan_as_dict
-from sbim_deploy.samplers.schedules import geometric, starting_at, subsample
+from sbim_deploy.samplers.schedules import geometric, karras, starting_at, subsample
 
 PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
 SIGMAS = np.array([2.0, 1.0, 0.5])
@@ -107,11 +107,48 @@ def test_n_steps_are_n_steps(name):
         ({"name": "sbim", "data_weight": -1.0}, "data weight is -1"),
         ({"name": "sbim", "data_weight": float("nan")}, "data weight is nan"),
         ({"name": "dds", "data_weight": 5.0}, "dds has no data weight"),
+        ({"name": "dds", "guidance": "likelihood"}, "dds has no guidance"),
+        ({"name": "sbim", "guidance": "both"}, "unknown guidance 'both': expected one of norm-matched, like"),
+        ({"name": "sbim", "prior_weight": 1.0}, "sbim has no prior weight"),
+        ({"prior_weight": -1.0}, "prior weight is -1"),
+        ({"schedule": "linear"}, "unknown schedule 'linear': expected one of geometric, karras"),
+        ({"start_sigma": 0.0}, "start sigma is 0: expected a finite number above 0"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(choice, message):
     with pytest.raises(InputError, match=message):
         SamplerChoice(**choice)
+
+
+def test_the_karras_schedule_is_equation_5():
+    sigmas = karras(80.0, 0.002, 18)
+    at = (80 ** (1 / 7) + 5 / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    assert (sigmas[0], sigmas[-1], sigmas.size) == (80.0, 0.002, 18)
+    assert sigmas[5] == pytest.approx(at, rel=1e-12)
+    assert karras(80.0, 0.002, 1).tolist() == [0.002]
+
+
+def test_a_plan_starts_from_the_measured_image_at_the_sigma_that_is_asked_for():
+    plan = make_plan(SamplerChoice("ddim", steps=4, start_sigma=0.5, schedule="karras"), PUBLISHED)
+    assert (plan.start_image, plan.start_noise) == (1.0, 0.5)
+    assert [row.sigma for row in plan.rows] == pytest.approx(karras(0.5, 0.0066, 5).tolist())
+    dds = make_plan(SamplerChoice("dds", steps=4, start_sigma=0.5, prior_weight=2.0), PUBLISHED)
+    assert (dds.start_image, dds.start_noise, dds.rows[0].sigma) == (1.0, 0.5, 0.5)
+    assert dds.rows[0].noise_gamma == pytest.approx(2.0 / 0.5**2)
+
+
+@pytest.mark.parametrize("start_sigma", [0.001, 300.0])
+def test_a_start_that_the_model_does_not_know_is_refused(start_sigma):
+    with pytest.raises(InputError, match=f"start sigma is {start_sigma:g}: expected more than the last"):
+        make_plan(SamplerChoice("sbim", start_sigma=start_sigma), PUBLISHED)
+
+
+def test_likelihood_guidance_takes_the_place_of_matched_norms():
+    matched = make_plan(SamplerChoice("sbim", steps=4), PUBLISHED).rows
+    likely = make_plan(SamplerChoice("sbim", steps=4, guidance="likelihood"), PUBLISHED).rows
+    assert [(row.data_weight, row.likelihood_weight) for row in matched] == [(5.0, 0.0)] * 4 + [(0.0, 0.0)]
+    assert [(row.data_weight, row.likelihood_weight) for row in likely] == [(0.0, 1.0)] * 4 + [(0.0, 0.0)]
+    assert [row.step_size for row in likely] == [row.step_size for row in matched]
 
 
 def test_more_steps_than_levels_is_refused():
@@ -122,4 +159,6 @@ def test_more_steps_than_levels_is_refused():
 def test_a_plan_as_json_has_the_rows_by_name():
     as_dict = plan_as_dict(plans.sbim(SIGMAS, 5.0))
     assert as_dict["start"] == {"image": 0.0, "noise": 1.0}
-    assert as_dict["rows"][2] == {"sigma": 0.5, "step_size": 0.25, "noise_scale": 0.0, "data_weight": 0.0}
+    assert as_dict["rows"][2] == {"sigma": 0.5, "step_size": 0.25, "noise_scale": 0.0, "data_weight": 0.0} | {
+        "likelihood_weight": 0.0
+    }

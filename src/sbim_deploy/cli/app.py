@@ -17,6 +17,8 @@ from sbim_deploy.cli.export import export
 from sbim_deploy.cli.info import info
 from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
+from sbim_deploy.cli.replay import replay
+from sbim_deploy.cli.serve import serve
 from sbim_deploy.cli.simulate import simulate
 from sbim_deploy.cli.train import train
 from sbim_deploy.cli.validate import validate
@@ -66,6 +68,8 @@ for command in (
     validate,
     bench,
     train,
+    replay,
+    serve,
 ):
     app.command()(command)
 

@@ -12,6 +12,7 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.extras import needs
 from sbim_deploy.cli.output import note, print_json, print_table
+from sbim_deploy.cli.sampling import chosen_sampler
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def bench(
     ] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
-    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    preset: options.Preset = None,
+    sampler: options.Sampler = None,
     steps: options.Steps = None,
     json: options.Json = False,
 ) -> None:
@@ -36,10 +38,9 @@ def bench(
     from sbim_deploy.recon.bench import Case, check_case
     from sbim_deploy.recon.machine import machine
     from sbim_deploy.recon.model import load_model
-    from sbim_deploy.samplers.choice import SamplerChoice
 
     loaded = load_model(model)
-    case = Case(_parse_size(size), coils, SamplerChoice(sampler, steps))
+    case = Case(_parse_size(size), coils, chosen_sampler(preset, None, sampler, steps=steps).choice)
     check_case(loaded, case)
     measured = _measure_all(loaded, case, backend)
     flops = _count_flops(loaded, case)
@@ -51,7 +52,7 @@ def bench(
     arithmetic = 'GFLOP/s: pip install "sbim-deploy[export]"' if flops is None else f"{flops / 1e9:.1f} GFLOP"
     typer.echo(
         f"{loaded.manifest.name}, ngf {loaded.manifest.ngf}, {size}, {coils} coils; a score call is "
-        f"{arithmetic}; a reconstruction is {sampler} with {measured[0].network_calls} calls"
+        f"{arithmetic}; a reconstruction is {case.choice.name} with {measured[0].network_calls} calls"
     )
     typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
 

@@ -18,6 +18,7 @@ def demo(
 ) -> None:
     """Simulate, reconstruct, score and draw, in one go: a first look."""
     from sbim_deploy.recon.evaluate import evaluate_file
+    from sbim_deploy.recon.outputs import Output
     from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
     from sbim_deploy.recon.volume import ReconSettings
 
@@ -32,6 +33,6 @@ def demo(
         f"{kspace}: {settings.n_slices} synthetic brain slices, {settings.n_coils} coils, "
         f"{settings.size} x {settings.size}, acceleration {settings.acceleration:g}"
     )
-    run_recon(kspace, result, ReconSettings(), png=picture)
+    run_recon(kspace, Output(result), ReconSettings(), png=picture)
     print_evaluation(evaluate_file(result, kspace))
     note(f"look at {picture}")

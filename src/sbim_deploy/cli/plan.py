@@ -8,24 +8,41 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import print_json, print_table
+from sbim_deploy.cli.sampling import chosen_sampler
 
 
 def plan(
-    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    preset: options.Preset = None,
+    sampler: options.Sampler = None,
     steps: options.Steps = None,
     corrector_steps: options.CorrectorSteps = None,
     data_weight: options.DataWeight = None,
+    guidance: options.Guidance = None,
+    schedule: options.Schedule = None,
+    start_sigma: options.StartSigma = None,
+    prior_weight: options.PriorWeight = None,
     model: options.Model = Path("demo"),
     json: options.Json = False,
 ) -> None:
     """Print a sampler as the table of numbers that it applies."""
     from sbim_deploy.io.model_folder import read_manifest
     from sbim_deploy.recon.model import model_folder, sampling_prior
-    from sbim_deploy.samplers.choice import SamplerChoice, make_plan
+    from sbim_deploy.samplers.choice import make_plan
     from sbim_deploy.samplers.plan import plan_as_dict
 
-    choice = SamplerChoice(sampler, steps, corrector_steps, data_weight)
-    made = plan_as_dict(make_plan(choice, sampling_prior(read_manifest(model_folder(model)))))
+    chosen = chosen_sampler(
+        preset,
+        None,
+        sampler,
+        steps=steps,
+        corrector_steps=corrector_steps,
+        data_weight=data_weight,
+        guidance=guidance,
+        schedule=schedule,
+        start_sigma=start_sigma,
+        prior_weight=prior_weight,
+    )
+    made = plan_as_dict(make_plan(chosen.choice, sampling_prior(read_manifest(model_folder(model)))))
     if json:
         print_json(made)
         return

@@ -11,27 +11,45 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
-from sbim_deploy.errors import InputError
+from sbim_deploy.cli.sampling import chosen_sampler
+from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
+    from sbim_deploy.recon.outputs import Output
     from sbim_deploy.recon.volume import ReconSettings, Undersampling
 
 
 def recon(
-    kspace: Annotated[Path, typer.Argument(help="A fastMRI or an MRD (ISMRMRD) HDF5 file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
+    kspace: Annotated[Path, typer.Argument(help="A fastMRI or an MRD (ISMRMRD) HDF5 file, or BART's .cfl.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a folder for DICOM.")],
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help="h5, mrd, dicom, nifti or cfl; default by the output's name, else h5."),
+    ] = None,
+    orientation: Annotated[
+        str, typer.Option(help="Of MRD images: plain, or turned by 180 degrees as some scanners expect.")
+    ] = "plain",
     model: options.Model = Path("demo"),
     maps: Annotated[
-        Path | None, typer.Option(help="An HDF5 file with s_maps; default: estimated by ESPIRiT.")
+        Path | None,
+        typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated by ESPIRiT."),
     ] = None,
-    sampler: options.Sampler = options.DEFAULT_SAMPLER,
+    preset: options.Preset = None,
+    sampler: options.Sampler = None,
     steps: options.Steps = None,
     corrector_steps: options.CorrectorSteps = None,
     data_weight: options.DataWeight = None,
+    guidance: options.Guidance = None,
+    schedule: options.Schedule = None,
+    start_sigma: options.StartSigma = None,
+    prior_weight: options.PriorWeight = None,
     seed: options.Seed = 0,
     samples: Annotated[
-        int, typer.Option(help="Images drawn for each slice: their mean and standard deviation are kept.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Images drawn for each slice: their mean and standard deviation are kept; default 1."
+        ),
+    ] = None,
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
@@ -55,14 +73,25 @@ def recon(
 ) -> None:
     """Reconstruct undersampled multi-coil k-space."""
     from sbim_deploy.recon.volume import ReconSettings
-    from sbim_deploy.samplers.choice import SamplerChoice
 
+    chosen = chosen_sampler(
+        preset,
+        samples,
+        sampler,
+        steps=steps,
+        corrector_steps=corrector_steps,
+        data_weight=data_weight,
+        guidance=guidance,
+        schedule=schedule,
+        start_sigma=start_sigma,
+        prior_weight=prior_weight,
+    )
     settings = ReconSettings(
         model=model,
         maps=maps,
-        choice=SamplerChoice(sampler, steps, corrector_steps, data_weight),
+        choice=chosen.choice,
         seed=seed,
-        samples=samples,
+        samples=chosen.samples,
         slices=_parse_slices(slices),
         batch=batch,
         backend=backend,
@@ -71,14 +100,16 @@ def recon(
         undersampling=_parse_undersampling(undersample),
         resume=resume,
     )
-    provenance = run_recon(kspace, output, settings, png, nifti, report)
+    provenance = run_recon(
+        kspace, _parse_output(output, output_format, orientation), settings, png, nifti, report
+    )
     if json:
         print_json(provenance)
 
 
 def run_recon(
     kspace: Path,
-    output: Path,
+    output: Output,
     settings: ReconSettings,
     png: Path | None = None,
     nifti: Path | None = None,
@@ -86,19 +117,23 @@ def run_recon(
 ) -> dict[str, Any]:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
-    from sbim_deploy.io.nifti import check_nifti
     from sbim_deploy.io.results import count_finished
     from sbim_deploy.recon.montage import write_result_montage
+    from sbim_deploy.recon.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.recon.report import write_report
-    from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
+    from sbim_deploy.recon.volume import NOTICE, reconstruct_file
 
-    _check_distinct([kspace, output, png, nifti, report])
+    _check_distinct([kspace, output.path, png, nifti, report])
+    outputs = [output] if nifti is None else [output, Output(nifti, NIFTI)]
+    for each in outputs:
+        remark = check_output(each, kspace, settings.slices)
+        if remark is not None:
+            note(remark)
     for picture in (png, report):
         if picture is not None:
             check_writable(picture)
-    if nifti is not None:
-        check_nifti(nifti)
-    if not settings.resume and (n_finished := count_finished(output)):
+    result = result_path(output)
+    if not settings.resume and (n_finished := count_finished(result)):
         note(
             f"starting over: {n_finished} finished slices of a stopped run are left out (--resume keeps them)"
         )
@@ -106,22 +141,36 @@ def run_recon(
     on_residual = None if report is None else lambda *told: residuals.append(told)
     try:
         with _shown_progress() as progress:
-            provenance = reconstruct_file(kspace, output, settings, progress, on_residual)
+            provenance = reconstruct_file(kspace, result, settings, progress, on_residual)
     except KeyboardInterrupt:
-        note(f"stopped: {count_finished(output)} finished slices are kept, go on with --resume")
+        note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
         raise
     if png is not None:
-        write_result_montage(png, output, kspace)
-    if nifti is not None:
-        write_result_nifti(nifti, output, kspace)
+        write_result_montage(png, result, kspace)
     if report is not None:
-        write_report(report, output, residuals)
+        write_report(report, result, residuals)
+    _write_outputs(outputs, result, kspace)
     timings, plan = provenance["timings_s"], provenance["plan"]
     note(
-        f"{output}: {timings['slices']} slices, {plan['sampler']} with {len(plan['rows'])} network calls, "
-        f"{timings['total']:.1f} s. {NOTICE}"
+        f"{output.path}: {timings['slices']} slices, {plan['sampler']} with {len(plan['rows'])} "
+        f"network calls, {timings['total']:.1f} s. {NOTICE}"
     )
     return provenance
+
+
+def _write_outputs(outputs: Sequence[Output], result: Path, kspace: Path) -> None:
+    """Write the result in the formats asked for, and remove it where it is none of them."""
+    from sbim_deploy.recon.outputs import H5, write_output
+
+    try:
+        for output in outputs:
+            if output.format != H5:
+                write_output(output, result, kspace)
+    except (SbimDeployError, KeyboardInterrupt):
+        note("the images are reconstructed and kept: --resume writes them without reconstructing again")
+        raise
+    if all(output.path != result for output in outputs):
+        result.unlink(missing_ok=True)
 
 
 def _check_distinct(paths: Sequence[Path | None]) -> None:
@@ -155,6 +204,15 @@ class _Bar:
 def _shown_progress() -> Iterator[_Bar]:
     with ExitStack() as stack:
         yield _Bar(stack)
+
+
+def _parse_output(path: Path, wanted: str | None, orientation: str) -> Output:
+    from sbim_deploy.io.mrd_images import Orientation
+    from sbim_deploy.recon.outputs import Output, format_by_name
+
+    if orientation not in tuple(Orientation):
+        raise InputError(f"--orientation is {orientation!r}: expected one of {', '.join(Orientation)}")
+    return Output(path, wanted or format_by_name(path), Orientation(orientation))
 
 
 def _parse_slices(text: str | None) -> tuple[int, int] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.io.cfl import write_cfl
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray
 
@@ -60,7 +61,5 @@ def pics(problem: SliceProblem, options: tuple[str, ...], threads: int = 1) -> C
 
 
 def _write_coils(path: Path, coils: ComplexArray) -> None:
-    """Write (coil, rows, columns) with BART's axes, the first one fastest: read, phase, slice, coil."""
-    stored = np.moveaxis(coils, 0, -1)[:, :, None, :]
-    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, stored.shape)) + "\n")
-    stored.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
+    """Write (coil, rows, columns) with BART's axes: read, phase, slice, coil."""
+    write_cfl(path.with_suffix(".cfl"), np.moveaxis(coils, 0, -1)[:, :, None, :])

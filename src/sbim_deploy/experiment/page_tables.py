@@ -84,15 +84,15 @@ def _best(lines: Sequence[Line], metric: str) -> float:
 def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     """Return what each method is."""
     rows = []
-    choices = {method.name: method.choice for method in settings.methods}
+    choices = {method.name: method.numbers() for method in settings.methods}
     for name in finished.methods:
         if name in choices:
-            choice = choices[name]
-            given = [f"sampler {choice.name}", f"{finished.n_calls[name]} network calls"]
-            if choice.corrector_steps is not None:
-                given.append(f"{choice.corrector_steps} corrector steps")
-            if choice.data_weight is not None:
-                given.append(f"data weight {choice.data_weight:g}")
+            given = [f"{finished.n_calls[name]} network calls"]
+            given += [
+                f"{key.replace('_', ' ')} {value}"
+                for key, value in choices[name].items()
+                if value is not None
+            ]
         else:
             given = [finished.identity[f"peer {name}"]]
             if PEERS[name].weights:

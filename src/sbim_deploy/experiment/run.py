@@ -82,7 +82,9 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     _announce(left_out, settings.baseline, progress)
     model = load_model(settings.model)
     samplers = {
-        method.name: Reconstructor(model, method.choice, settings.seed, threads=settings.threads)
+        method.name: Reconstructor(
+            model, method.choice, settings.seed, threads=settings.threads, samples=method.samples
+        )
         for method in settings.methods
     }
     present = tuple(name for name in settings.peers if name not in left_out)
@@ -97,11 +99,11 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
         _tune_peers(settings, present, store, progress)
         solvers = {name: _sampler_solver(sampler) for name, sampler in samplers.items()}
         solvers |= {name: _peer_solver(name, store, settings.threads) for name in present}
-        for (setting, scan, index), slice_keys in groupby(store.pending[:], key=_slice_of):
+        for (setting, scan, index), slice_keys in groupby(store.pending, key=_slice_of):
             _run_slice(
                 settings, setting, full_slice(settings, scan, index), slice_keys, solvers, store, progress
             )
-    calls = {name: len(sampler.plan.rows) for name, sampler in samplers.items()}
+    calls = {name: sampler.n_calls for name, sampler in samplers.items()}
     return Finished(store, identity, methods, left_out, calls)
 
 
@@ -224,13 +226,14 @@ def _slice_of(key: Key) -> tuple[Setting, str, int]:
 def _identity(
     settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
 ) -> dict[str, Any]:
-    """Return what decides the results: a run continues only one with the same."""
-    decided_otherwise = {"title", "methods", "model", "kspace", "peers"}
+    """Return what decides a result: a run continues only one with the same, but may have more of them."""
+    decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline"} | {
+        *("accelerations", "patterns", "slices", "shown_slices")
+    }
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {
         **given,
-        "methods": [method.name for method in settings.methods],
-        **{f"method {method.name}": asdict(method.choice) for method in settings.methods},
+        **{f"method {method.name}": method.numbers() for method in settings.methods},
         "sbim-deploy": __version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,

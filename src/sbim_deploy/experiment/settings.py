@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sbim_deploy.mri.masks import PATTERNS
 from sbim_deploy.recon.model import DEMO
 from sbim_deploy.recon.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
 from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import find_preset
 
 EXTRA = "experiment"
 ESTIMATED, TRUE = "estimated", "true"
@@ -27,17 +28,24 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler under the name that it has in the results."""
+    """A sampler under the name that it has in the results, and how many of its images are averaged."""
 
     name: str
     choice: SamplerChoice
+    samples: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a name that cannot be part of a file's, and a peer's."""
+        """Refuse a name that cannot be part of a file's, and a peer's, and no samples."""
+        _check_range("samples", self.samples, 1, 1000)
         if not NAME.fullmatch(self.name):
             raise InputError(f"name is {self.name[:60]!r}: expected up to 40 letters, digits and . _ + -")
         if self.name in PEERS:
             raise InputError(f"name is {self.name!r}, which is a peer's: choose another")
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what decides its images: the sampler's name first, and None where it is a default."""
+        chosen = asdict(self.choice)
+        return {"sampler": chosen.pop("name"), **chosen, "samples": self.samples}
 
 
 @dataclass(frozen=True)
@@ -195,11 +203,20 @@ def _simulation(value: object, place: str) -> Simulation:
 
 
 def _method(value: object, place: str) -> Method:
-    given = _parse(value, place, _METHOD, ("sampler",))
-    sampler = given.pop("sampler")
-    name = given.pop("name", sampler)
+    given = _parse(value, place, _METHOD)
     with _within(place):
-        return Method(name, SamplerChoice(sampler, **given))
+        if ("preset" in given) == ("sampler" in given):
+            raise InputError("expected a sampler or a preset, and one of them")
+        kind = given.pop("preset", None) or given["sampler"]
+        name = given.pop("name", kind)
+        if "sampler" in given:
+            samples = given.pop("samples", 1)
+            return Method(name, SamplerChoice(given.pop("sampler"), **given), samples)
+        preset = find_preset(kind)
+        samples = given.pop("samples", preset.samples)
+        if given:
+            raise InputError(f"preset {kind} and {', '.join(given)}: a preset is whole, give a sampler")
+        return Method(name, preset.choice, samples)
 
 
 @contextmanager
@@ -216,6 +233,12 @@ _METHOD: dict[str, Parser] = {
     "steps": _whole,
     "corrector_steps": _whole,
     "data_weight": _number,
+    "guidance": _text,
+    "schedule": _text,
+    "start_sigma": _number,
+    "prior_weight": _number,
+    "preset": _text,
+    "samples": _whole,
     "name": _text,
 }
 _EXPERIMENT: dict[str, Parser] = {

@@ -1,7 +1,7 @@
 """An experiment's folder: what it is, the tuned weights, a row for each result, and the images of the page.
 
-Results are made in one order and appended in it, so the rows of a run that was stopped are the first rows
-of the whole, and a second run goes on after the last.
+Results are appended as they are made, and each row says whose it is: a run that was stopped goes on with what
+is missing, and so does an experiment that was given more methods, slices or accelerations.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sbim_deploy.io.results import check_same_run
 from sbim_deploy.records import FloatArray
 
 IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "images"
+METHODS = ("method ", "peer ")
 ANOTHER_FOLDER = "name another folder"
 
 
@@ -80,8 +81,6 @@ class Store:
 
     Attributes:
         folder: the folder.
-        results: what is finished, the first of ``keys``.
-        tuned: the weights that were chosen.
 
     Raises:
         InputError: the folder cannot be written, is not an experiment's, or holds another one.
@@ -93,21 +92,32 @@ class Store:
         # JSON has no tuples: compare what will be read back, not what was given.
         identity = parse_object(format_object(identity), "the identity of the experiment")
         self._open_folder(identity)
-        self.tuned = self._read_tuned()
-        self.results = self._read_results()
+        self._tuned = self._read_tuned()
+        self._done = self._read_results()
 
     @property
-    def pending(self) -> Sequence[Key]:
+    def tuned(self) -> list[Tuned]:
+        """The weights that were chosen for the experiment's peers."""
+        wanted = {(key.pattern, key.acceleration, key.method) for key in self._keys}
+        return [each for each in self._tuned if (each.pattern, each.acceleration, each.method) in wanted]
+
+    @property
+    def results(self) -> list[Result]:
+        """What is finished of the experiment, in its order."""
+        return [self._done[key] for key in self._keys if key in self._done]
+
+    @property
+    def pending(self) -> list[Key]:
         """The results that are still to be made, in order."""
-        return self._keys[len(self.results) :]
+        return [key for key in self._keys if key not in self._done]
 
     def add_tuned(self, tuned: Tuned) -> None:
         """Keep a chosen weight."""
-        choices = [*self.tuned, tuned]
+        choices = [*self._tuned, tuned]
         with replacing(self.folder / TUNING) as temporary:
             stored = {"choices": [asdict(each) for each in choices]}
             temporary.write_text(format_object(stored, indent=1), encoding="utf-8")
-        self.tuned = choices
+        self._tuned = choices
 
     def add(self, result: Result, image: FloatArray) -> None:
         """Keep the next result, and its image (rows, columns) where the page shows it.
@@ -115,8 +125,6 @@ class Store:
         Raises:
             InputError: the disk is full, or the folder was closed to writing.
         """
-        if result.key != self.pending[0]:
-            raise ValueError(f"got {result.key}, expected {self.pending[0]}")
         if result.key in self._shown:
             with replacing(self._image_path(result.key)) as temporary, temporary.open("wb") as file:
                 np.save(file, image.astype(np.float32))
@@ -128,7 +136,8 @@ class Store:
                 os.fsync(file.fileno())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror}); free the space") from error
-        self.results.append(_rounded(result))
+        rounded = _rounded(result)
+        self._done[rounded.key] = rounded
 
     def read_image(self, key: Key) -> FloatArray | None:
         """Return a shown result's magnitude (rows, columns), or None where it is missing or damaged."""
@@ -153,8 +162,12 @@ class Store:
             found = parse_object(record.read_bytes(), str(record))
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be used ({error.strerror}); {ANOTHER_FOLDER}") from error
-        check_same_run(found, identity, self.folder, ANOTHER_FOLDER)
+        # A method that only one of the two has was added, or is left out for now.
+        either = {name: value for name, value in {**identity, **found}.items() if name.startswith(METHODS)}
+        check_same_run({**either, **found}, {**either, **identity}, self.folder, ANOTHER_FOLDER)
         check_writable(self.folder / RESULTS)
+        if found != {**found, **identity}:
+            _write_text(record, format_object({**found, **identity}, indent=1))
 
     def _read_tuned(self) -> list[Tuned]:
         path = self.folder / TUNING
@@ -166,8 +179,8 @@ class Store:
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: is damaged; remove the folder, or {ANOTHER_FOLDER}") from error
 
-    def _read_results(self) -> list[Result]:
-        """Read the finished rows; what a kill left of the last one is cut off."""
+    def _read_results(self) -> dict[Key, Result]:
+        """Read the finished rows; what a kill left of a line and rows that lost their image are cut off."""
         path = self.folder / RESULTS
         try:
             text = path.read_bytes().decode("utf-8")
@@ -177,15 +190,10 @@ class Store:
             rows = [_as_result(row) for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True)]
         except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(f"{path}: is damaged; remove the folder, or {ANOTHER_FOLDER}") from error
-        if [row.key for row in rows] != list(self._keys[: len(rows)]):
-            raise InputError(
-                f"{path}: its rows are not this experiment's; remove the folder, or {ANOTHER_FOLDER}"
-            )
-        lost = (row.key in self._shown and self.read_image(row.key) is None for row in rows)
-        n_kept = next((position for position, is_lost in enumerate(lost) if is_lost), len(rows))
-        if n_kept < len(rows) or whole != text:
-            _write_text(path, "".join(whole.splitlines(keepends=True)[: n_kept + 1]))
-        return rows[:n_kept]
+        kept = [row for row in rows if row.key not in self._shown or self.read_image(row.key) is not None]
+        if len(kept) < len(rows) or whole != text:
+            _write_text(path, "".join([HEADER, *(_line(astuple(row)) for row in kept)]))
+        return {row.key: row for row in kept}
 
     def _image_path(self, key: Key) -> Path:
         # A scan's name may hold anything: its number is enough.

@@ -10,9 +10,9 @@ from torch import nn
 
 from sbim_deploy.recon.channels import from_channels, to_channels
 from sbim_deploy.recon.metrics import ssim
-from sbim_deploy.recon.parity import noisy_phantom, whole_image
+from sbim_deploy.recon.parity import WHOLE_CHOICE, noisy_phantom, whole_image
 from sbim_deploy.records import ComplexArray, FloatArray
-from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
+from sbim_deploy.samplers.choice import Prior, make_plan
 
 REFERENCE_GRID = (64, 48)
 
@@ -41,14 +41,14 @@ def scores_of(
 
 
 def image_of(network: nn.Module, prior: Prior, size_multiple: int) -> ComplexArray:
-    """Return a whole reconstruction by the default sampler, with PyTorch's scores in FP32."""
+    """Return a whole reconstruction by ``dds``, with PyTorch's scores in FP32."""
 
     def score(x: ComplexArray, sigma: float) -> ComplexArray:
         with torch.inference_mode():
             levels = torch.full((len(x),), sigma)
             return from_channels(network(torch.from_numpy(to_channels(x)), levels).numpy())
 
-    return whole_image(make_plan(SamplerChoice(), prior), score, size_multiple)
+    return whole_image(make_plan(WHOLE_CHOICE, prior), score, size_multiple)
 
 
 def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: FloatArray) -> dict[str, float]:

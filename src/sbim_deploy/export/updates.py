@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sbim_deploy.samplers.conjugate_gradient import CONVERGED
+
 Normal = Callable[[Tensor], Tensor]
 """x -> A^H A x, (n, 2, H, W)."""
 
@@ -63,12 +65,12 @@ Operator = PhaseEncodeNormal | BothDirectionsNormal
 
 
 class GuidedUpdate(nn.Module):
-    """x + step_size (s - data_weight g |s| / |g|) + noise_scale z.
+    """x + step_size (s - w g) + noise_scale z, with w = data_weight |s| / |g| + likelihood_gain.
 
     g = A^H A x - A^H y; norms are per slice.
     """
 
-    inputs = ("x", "step_size", "noise_scale", "data_weight", "z", "backprojection")
+    inputs = ("x", "step_size", "noise_scale", "data_weight", "likelihood_gain", "z", "backprojection")
 
     def __init__(self, operator: Operator):
         super().__init__()
@@ -81,6 +83,7 @@ class GuidedUpdate(nn.Module):
         step_size: Tensor,
         noise_scale: Tensor,
         data_weight: Tensor,
+        likelihood_gain: Tensor,
         z: Tensor,
         backprojection: Tensor,
         operator_inputs: tuple[Tensor, ...],
@@ -92,7 +95,8 @@ class GuidedUpdate(nn.Module):
         g = self.operator(*operator_inputs)(x) - backprojection
         score_norm, g_norm = _inner(score, score).sqrt(), _inner(g, g).sqrt()
         pull = torch.where(g_norm > 0, _per_slice(data_weight) * score_norm / g_norm.clamp_min(1e-30), 0.0)
-        following: Tensor = x + _per_slice(step_size) * (score - pull * g) + _per_slice(noise_scale) * z
+        weight = pull + _per_slice(likelihood_gain)
+        following: Tensor = x + _per_slice(step_size) * (score - weight * g) + _per_slice(noise_scale) * z
         return following
 
 
@@ -153,7 +157,8 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
     """Return above / below; 0 where a slice has converged, so that it stays where it is."""
-    return torch.where(below > 0, above / torch.where(below > 0, below, 1.0), 0.0)
+    has_converged = below <= CONVERGED
+    return torch.where(has_converged, 0.0, above / torch.where(has_converged, 1.0, below))
 
 
 def _real_matrix(matrix: Tensor) -> Tensor:

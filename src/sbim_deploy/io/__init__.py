@@ -1,1 +1,1 @@
-"""Files to records and back: fastMRI HDF5, results, NIfTI, PNG, model folders; no maths."""
+"""Files to records and back: fastMRI, MRD, BART, results, DICOM, NIfTI, PNG, model folders; no maths."""

@@ -20,11 +20,16 @@ def check_writable(path: Path) -> None:
     Raises:
         InputError: the folder is missing or closed to writing, or `path` is no plain file.
     """
-    folder = path.parent
     if os.path.lexists(path) and not os.path.isfile(path):
         # Renaming over a device such as /dev/null would replace the device itself.
         kind = "a folder" if os.path.isdir(path) else "not a plain file"
         raise InputError(f"{path}: is {kind}, expected a file to write; name a file")
+    _check_beside(path)
+
+
+def _check_beside(path: Path) -> None:
+    """Check that the folder that `path` is in is there and takes new files."""
+    folder = path.parent
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
         raise InputError(f"{path}: the folder {folder} {what}; create it or name another output")
@@ -55,6 +60,41 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`, renamed to it on success and removed on any exception.
+
+    Raises:
+        InputError: see :func:`check_new_folder`; or a file within cannot be written (a full disk).
+    """
+    check_new_folder(path)
+    temporary = _temporary_name(path)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _flush_to_disk(file)
+        os.replace(temporary, path)  # an empty folder at `path` gives way
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Check that a folder of files can be written at `path`; to be called before long work.
+
+    Raises:
+        InputError: there is something already, other than an empty folder, or nothing can be written there.
+    """
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            f"{path}: is there already and is no empty folder, expected a new folder to write; "
+            "remove it or name another output"
+        )
+    _check_beside(path)
 
 
 def check_free_space(folder: Path, n_bytes: int) -> None:

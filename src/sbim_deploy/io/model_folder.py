@@ -25,7 +25,7 @@ from sbim_deploy.io.stored_record import (
 )
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAX_MANIFEST_BYTES = 1024**2
 WAY_OUT = "export the model again"
 NEWER = "export the model again or update sbim-deploy"

@@ -13,11 +13,11 @@ from sbim_deploy.mri.sense import encoding_matrices
 from sbim_deploy.recon.channels import from_channels, to_channels
 from sbim_deploy.recon.grid import GridProblem
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
-from sbim_deploy.samplers.loop import OnState, check_finite
+from sbim_deploy.samplers.loop import OnState, check_finite, likelihood_gain
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
+from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
 
-GUIDED_NUMBERS = ("sigma", "step_size", "noise_scale", "data_weight")
+GUIDED_NUMBERS = ("sigma", "step_size", "noise_scale", "data_weight", "likelihood_gain")
 PROXIMAL_NUMBERS = ("sigma", "gamma", "renoise", "noise_scale")
 ROWS_BETWEEN_CHECKS = 16
 MAX_NOISE_BYTES = 256 * 1024**2
@@ -30,9 +30,7 @@ def plan_inputs(plan: Plan, noise_level: FloatArray) -> dict[str, FloatArray]:
     numbers = {name: np.empty((len(plan.rows), noise_level.size), np.float32) for name in names}
     for index, row in enumerate(plan.rows):
         for name in names:
-            numbers[name][index] = getattr(row, name)
-        if isinstance(row, ProximalRow):
-            numbers["gamma"][index] += row.noise_gamma * noise_level**2
+            numbers[name][index] = _number(row, name, noise_level)
     return numbers
 
 
@@ -132,6 +130,15 @@ def rows_inputs(plan: Plan, problem: GridProblem) -> dict[str, FloatArray]:
             to_channels(problem.noise.draw(), buffer)
     numbers = plan_inputs(plan, problem.noise_level)
     return {"x": x, "z_of_rows": z, **{f"{name}_of_rows": array for name, array in numbers.items()}}
+
+
+def _number(row: Row, name: str, noise_level: FloatArray) -> float | FloatArray:
+    if name == "likelihood_gain" and isinstance(row, GuidedRow):
+        return likelihood_gain(row, noise_level)
+    if name == "gamma" and isinstance(row, ProximalRow):
+        return row.gamma + row.noise_gamma * noise_level**2
+    number: float = getattr(row, name)
+    return number
 
 
 def _encoding(lines: BoolArray, size: int) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What a file or a folder is: k-space (fastMRI or MRD), a result or a model."""
+"""What a file or a folder is: k-space (fastMRI, MRD, BART), a result or a model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.cfl import is_cfl
 from sbim_deploy.io.fastmri import open_kspace
 from sbim_deploy.io.hdf5 import dataset_names
 from sbim_deploy.io.mrd_file import is_mrd
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.recon.model import DEMO, load_model
-from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
+from sbim_deploy.recon.sources import open_source
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -24,13 +25,15 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if str(path) == DEMO or path.is_dir():
         return _describe_model(path)
+    if is_cfl(path):
+        return _describe_source(path)
     names = dataset_names(path)
     if "kspace" in names:
         return _describe_kspace(path)
     if "reconstruction" in names:
         return _describe_result(path)
     if is_mrd(path):
-        return _describe_mrd(path)
+        return _describe_source(path)
     raise InputError(
         f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
     )
@@ -77,8 +80,8 @@ def _describe_kspace(path: Path) -> dict[str, Any]:
         }
 
 
-def _describe_mrd(path: Path) -> dict[str, Any]:
-    with open_mrd_kspace(path) as kspace:
+def _describe_source(path: Path) -> dict[str, Any]:
+    with open_source(path) as kspace:
         mask = sampled_mask(kspace.read_slice(0))
         return {
             "kind": "k-space",

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.io.fastmri import KspaceFile, open_kspace
-from sbim_deploy.io.mrd_file import is_mrd
 from sbim_deploy.io.png import Panel, write_montage
 from sbim_deploy.io.result_file import ResultFile, open_result
 from sbim_deploy.recon.evaluate import reference_magnitude, score
+from sbim_deploy.recon.sources import is_fastmri
 from sbim_deploy.records import FloatArray
 
 MAX_ROWS = 4
@@ -26,8 +26,7 @@ def write_result_montage(path: Path, result_path: Path, kspace_path: Path) -> No
     """
     with ExitStack() as stack:
         result = stack.enter_context(open_result(result_path))
-        # MRD files hold no reference.
-        kspace = None if is_mrd(kspace_path) else stack.enter_context(open_kspace(kspace_path))
+        kspace = stack.enter_context(open_kspace(kspace_path)) if is_fastmri(kspace_path) else None
         n_rows = min(MAX_ROWS, result.n_slices)
         positions = np.unique(np.linspace(0, result.n_slices - 1, n_rows).round().astype(int))
         rows = [

@@ -24,6 +24,7 @@ from sbim_deploy.recon.model import Model
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.loop import Score, run_plan
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
@@ -49,6 +50,8 @@ TOLERANCES = {
 STEP_GRID = (48, 64)
 STEP_COILS = 4
 WHOLE_GRID = (64, 64)
+# Every number of it, as a model's stored image must not change with the sampler's defaults.
+WHOLE_CHOICE = SamplerChoice("dds", steps=32, schedule="geometric", start_sigma=0.15, prior_weight=0.5)
 NOISE_LEVEL = np.array([0.02], dtype=np.float32)
 
 
@@ -91,7 +94,7 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
         InputError: the model has no stored image.
     """
     expected = read_reference(model.folder).image
-    reconstruct = Reconstructor(model, backend=backend, graph=graph)
+    reconstruct = Reconstructor(model, WHOLE_CHOICE, backend=backend, graph=graph)
     got = reconstruct([whole_problem()])[0].image
     plan = reconstruct.plan
     name = f"image, {plan.sampler} with {len(plan.rows)} calls, {graph}, stored PyTorch"
@@ -137,7 +140,9 @@ def noisy_phantom(shape: tuple[int, int], sigma: float, seed: int) -> ComplexArr
 def row_of(kind: str, sigma: float, n_cg: int) -> Row:
     """Return a row of a plan at a level, of a kind such as guided or proximal-2d."""
     if kind.startswith("guided"):
-        return GuidedRow(sigma, step_size=0.3 * sigma**2, noise_scale=0.1 * sigma, data_weight=5.0)
+        return GuidedRow(
+            sigma, step_size=0.3 * sigma**2, noise_scale=0.1 * sigma, data_weight=5.0, likelihood_weight=0.5
+        )
     return ProximalRow(
         sigma, gamma=0.05, noise_gamma=1.0, n_cg=n_cg, renoise=0.3 * sigma, noise_scale=0.2 * sigma
     )

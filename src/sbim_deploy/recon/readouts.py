@@ -87,6 +87,12 @@ class SliceAssembler:
         self._kept: dict[tuple[int, int], CalibrationLines] = {}
         self._done: set[Key] = set()
 
+    @property
+    def n_bytes(self) -> int:
+        """The memory that slices in progress, and the calibration lines that are kept, take."""
+        buffers = sum(each.n_bytes for each in (*self._images.values(), *self._calibrations.values()))
+        return buffers + sum(each.n_bytes for each in self._kept.values())
+
     def add(self, readout: Readout) -> list[AssembledSlice]:
         """Take a readout, and return the slices that it completes.
 
@@ -166,10 +172,7 @@ class SliceAssembler:
         if key not in buffers:
             assert self._n_coils is not None
             wanted = grid.shape[0] * grid.shape[1] * self._n_coils * np.dtype(np.complex64).itemsize
-            total = wanted + sum(
-                each.n_bytes for each in (*self._images.values(), *self._calibrations.values())
-            )
-            total += sum(each.n_bytes for each in self._kept.values())
+            total = wanted + self.n_bytes
             if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
                 raise InputError(
                     f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "

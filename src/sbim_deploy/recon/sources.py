@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from sbim_deploy.io.fastmri import open_kspace
+from sbim_deploy.io.cfl import CflKspace, is_cfl, open_cfl_maps
+from sbim_deploy.io.fastmri import open_kspace, open_maps
 from sbim_deploy.io.mrd_file import is_mrd
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, sampled_mask
 from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
@@ -43,14 +45,45 @@ class KspaceSource(Protocol):
         """Return what the file is, as JSON's types."""
 
 
+class MapsSource(Protocol):
+    """An open file of coil maps, checked against the k-space they go with."""
+
+    def __enter__(self) -> Self:
+        """Return the file itself."""
+
+    def __exit__(self, *_error: Any) -> None:
+        """Close it."""
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Read the coil maps of one slice, complex64 (coils, rows, columns)."""
+
+
 def open_source(path: Path) -> KspaceSource:
-    """Open an MRD or a fastMRI file; its content tells which it is.
+    """Open an MRD or a fastMRI file, which its content tells apart, or BART's .cfl.
 
     Raises:
-        InputError: see :func:`sbim_deploy.recon.mrd_kspace.open_mrd_kspace` and
-            :func:`sbim_deploy.io.fastmri.open_kspace`.
+        InputError: see :func:`sbim_deploy.recon.mrd_kspace.open_mrd_kspace`,
+            :func:`sbim_deploy.io.fastmri.open_kspace` and :class:`sbim_deploy.io.cfl.CflKspace`.
     """
+    if is_cfl(path):
+        return CflKspace(path)
     return open_mrd_kspace(path) if is_mrd(path) else open_kspace(path)
+
+
+def is_fastmri(path: Path) -> bool:
+    """Tell whether a file is none of the other formats: only fastMRI files hold references."""
+    return not is_cfl(path) and not is_mrd(path)
+
+
+def open_source_maps(
+    path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]
+) -> MapsSource:
+    """Open a file of coil maps, HDF5 or BART's .cfl, for a k-space of this size.
+
+    Raises:
+        InputError: see :func:`sbim_deploy.io.fastmri.open_maps`.
+    """
+    return (open_cfl_maps if is_cfl(path) else open_maps)(path, n_slices, n_coils, shapes)
 
 
 def describe_measured(source: KspaceSource, index: int, measured: BoolArray) -> dict[str, Any]:

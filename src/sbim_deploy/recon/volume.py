@@ -18,16 +18,19 @@ import scipy
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_writable
-from sbim_deploy.io.fastmri import MapsFile, open_maps
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.nifti import write_nifti
-from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.results import ResultWriter
 from sbim_deploy.mri.masks import PATTERNS, line_mask
 from sbim_deploy.recon.model import DEMO, load_model
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, OnResidual, Reconstructor
-from sbim_deploy.recon.sources import KspaceSource, describe_measured, open_source
+from sbim_deploy.recon.sources import (
+    KspaceSource,
+    MapsSource,
+    describe_measured,
+    open_source,
+    open_source_maps,
+)
 from sbim_deploy.records import BoolArray
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import plan_as_dict
@@ -199,7 +202,7 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceSource) -> BoolArray |
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
 
 
-def _check_slices(indices: Sequence[int], kspace: KspaceSource, maps: MapsFile | None) -> None:
+def _check_slices(indices: Sequence[int], kspace: KspaceSource, maps: MapsSource | None) -> None:
     """Read every slice once before the first is reconstructed: a bad one must not end hours of work."""
     for index in indices:
         if not kspace.read_slice(index).any():
@@ -208,14 +211,14 @@ def _check_slices(indices: Sequence[int], kspace: KspaceSource, maps: MapsFile |
             maps.read_maps(index)
 
 
-def _open_maps(settings: ReconSettings, kspace: KspaceSource, stack: ExitStack) -> MapsFile | None:
+def _open_maps(settings: ReconSettings, kspace: KspaceSource, stack: ExitStack) -> MapsSource | None:
     if settings.maps is None:
         return None
     shapes = [(kspace.n_rows, kspace.n_columns)]
     if kspace.recon_shape is not None:
         # Maps of the readout that is kept will do.
         shapes.append((kspace.recon_shape[0], kspace.n_columns))
-    return stack.enter_context(open_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes))
+    return stack.enter_context(open_source_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes))
 
 
 def _identity(kspace_path: Path, settings: ReconSettings, reconstructor: Reconstructor) -> dict[str, Any]:
@@ -248,7 +251,7 @@ def _problems(
     indices: Sequence[int],
     kspace: KspaceSource,
     mask: BoolArray | None,
-    maps: MapsFile | None,
+    maps: MapsSource | None,
     timings: _Timings,
 ) -> Iterator[SliceProblem]:
     for index in indices:
@@ -281,14 +284,3 @@ def _row_counter(progress: Progress, n_slices: int) -> Callable[[int], None]:
         counted = n_calls
 
     return on_row
-
-
-def write_result_nifti(path: Path, result_path: Path, kspace_path: Path) -> None:
-    """Write a result's magnitudes as a NIfTI volume, with the voxel size of its k-space file.
-
-    Raises:
-        InputError, BackendMissingError: see :func:`sbim_deploy.io.nifti.write_nifti`.
-    """
-    with open_result(result_path) as result, open_source(kspace_path) as kspace:
-        volume = np.stack([np.abs(result.read_image(position)) for position in range(result.n_slices)])
-        write_nifti(path, volume, kspace.voxel_mm)

@@ -8,6 +8,9 @@ import numpy as np
 
 from sbim_deploy.records import ComplexArray, FloatArray
 
+# Far below the rounding of any image's energy, and far above the numbers that engines flush to zero.
+CONVERGED = 1e-30
+
 Normal = Callable[[ComplexArray, ComplexArray], ComplexArray]
 """(x, out) -> A^H A x, written to ``out``: complex64 (slice, rows, columns)."""
 
@@ -49,5 +52,5 @@ def _parts(x: ComplexArray) -> FloatArray:
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     """Return above / below per slice; 0 where a slice has converged, so that it stays where it is."""
-    quotient = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    quotient = np.divide(above, below, out=np.zeros_like(above), where=below > CONVERGED)
     return quotient[:, None, None]

@@ -56,7 +56,7 @@ def run_plan(
             energy = inner(s, s)
             check_finite(np.isfinite(energy), plan, index, noise.slices)
             if isinstance(row, GuidedRow):
-                _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, work)
+                _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, noise_level, work)
             else:
                 x = _proximal_update(x, s, row, normal, backprojection, noise_level)
             if row.noise_scale:
@@ -67,6 +67,12 @@ def run_plan(
                 on_row(index + 1)
         check_finite(np.isfinite(inner(x, x)), plan, len(plan.rows) - 1, noise.slices)
     return x
+
+
+def likelihood_gain(row: GuidedRow, noise_level: FloatArray) -> FloatArray:
+    """Return likelihood_weight / (sigma_y^2 + sigma^2) of each slice, for sigma_y (slice,)."""
+    gain: FloatArray = (row.likelihood_weight / (noise_level**2 + row.sigma**2)).astype(np.float32)
+    return gain
 
 
 def check_finite(finite: BoolArray, plan: Plan, index: int, slices: tuple[int, ...]) -> None:
@@ -88,15 +94,17 @@ def _guided_update(
     row: GuidedRow,
     normal: Normal,
     backprojection: ComplexArray,
+    noise_level: FloatArray,
     work: ComplexArray,
 ) -> None:
-    if row.data_weight:
+    if row.data_weight or row.likelihood_weight:
         gradient = normal(x, work)
         gradient -= backprojection
         norms = np.sqrt(inner(gradient, gradient))
         # Data that are met exactly pull nowhere.
         pull = np.divide(score_norms, norms, out=np.zeros_like(norms), where=norms > 0)
-        gradient *= (np.float32(row.data_weight) * pull)[:, None, None]
+        weight = np.float32(row.data_weight) * pull + likelihood_gain(row, noise_level)
+        gradient *= weight[:, None, None]
         s -= gradient
     s *= np.float32(row.step_size)
     x += s

@@ -8,15 +8,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GuidedRow:
-    """x <- x + step_size (s - data_weight g |s| / |g|) + noise_scale z, with s = s(x, sigma).
+    """x <- x + step_size (s - w g) + noise_scale z, with s = s(x, sigma) and g = A^H (A x - y).
 
-    g = A^H (A x - y); z ~ N(0, I) in each channel; norms are per slice.
+    w = data_weight |s| / |g| + likelihood_weight / (sigma_y^2 + sigma^2): the thesis matches norms, and the
+    other is the gradient of a Gaussian likelihood, where sigma_y is the noise of the slice's own k-space.
+    z ~ N(0, I) in each channel; norms are per slice.
     """
 
     sigma: float
     step_size: float
     noise_scale: float
     data_weight: float
+    likelihood_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,27 @@ from sbim_deploy.errors import InputError
 Sigmas = NDArray[np.float64]
 
 MAX_SIGMA = 1e6
+KARRAS_RHO = 7.0
 
 
 def geometric(sigma_begin: float, sigma_end: float, n_levels: int) -> Sigmas:
     """Return ``n_levels`` sigmas with a constant ratio, as NCSNv2 has (arXiv:2006.09011, section 3)."""
     return np.geomspace(sigma_begin, sigma_end, n_levels)
+
+
+def karras(sigma_begin: float, sigma_end: float, n_levels: int) -> Sigmas:
+    """Return ``n_levels`` sigmas whose seventh roots are evenly spaced (Karras et al. 2022, equation 5).
+
+    arXiv:2206.00364, with rho = 7; a single level is the last one, as in :func:`subsample`.
+    """
+    if n_levels == 1:
+        return np.array([sigma_end])
+    levels: Sigmas = (
+        np.linspace(sigma_begin ** (1 / KARRAS_RHO), sigma_end ** (1 / KARRAS_RHO), n_levels) ** KARRAS_RHO
+    )
+    # The power's rounding shall not lead beyond the levels that the model knows.
+    levels[0], levels[-1] = sigma_begin, sigma_end
+    return levels
 
 
 def variance_preserving(betas: Sigmas) -> Sigmas:

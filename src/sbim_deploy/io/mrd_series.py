@@ -1,0 +1,101 @@
+"""Series out as MRD images in an HDF5 file, laid out as the ismrmrd package and Gadgetron lay them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_free_space
+from sbim_deploy.io.derivation import Derivation, derivation_steps
+from sbim_deploy.io.hdf5 import writing
+from sbim_deploy.io.image_series import ImageSeries, brightest
+from sbim_deploy.io.mrd_headers import IMAGE_HEADER
+from sbim_deploy.io.mrd_images import (
+    BITS_STORED,
+    Orientation,
+    image_attributes,
+    image_header,
+    image_pixels,
+    scale_to_int16,
+    series_scale,
+)
+from sbim_deploy.records import Vector
+
+GROUP = "dataset"
+HEADER_BYTES = 4096  # what an image takes beyond its pixels, at most
+
+
+def write_mrd_images(
+    path: Path,
+    series: Sequence[ImageSeries],
+    derivation: Derivation,
+    voxel_mm: Vector | None = None,
+    bits: int = BITS_STORED,
+    orientation: Orientation = Orientation.PLAIN,
+) -> None:
+    """Write each series as `dataset/image_<number>`, the file whole or not at all.
+
+    One factor takes all magnitudes to whole numbers up to 2^bits - 1.
+
+    Args:
+        path: the HDF5 file.
+        series: the images.
+        derivation: how the images came about.
+        voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
+        bits: bits stored, see :func:`sbim_deploy.io.mrd_images.pixel_bits`.
+        orientation: which way round the pixels are expected.
+
+    Raises:
+        InputError: the file cannot be written, or the header cannot hold a size or a number.
+    """
+    scale = series_scale(brightest(series), bits)
+    n_images = sum(len(each.volume) for each in series)
+    check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
+    with writing(path) as file:
+        for each in series:
+            headers, attributes = _describe(each, derivation, voxel_mm, bits)
+            group = file.create_group(f"{GROUP}/image_{each.number}")
+            group.create_dataset("header", data=headers, maxshape=(None,))
+            text_type = h5py.string_dtype()
+            group.create_dataset("attributes", data=attributes, dtype=text_type, maxshape=(None,))
+            n_slices, rows, columns = each.volume.shape
+            shape = (1, 1, columns, rows)
+            pixels = group.create_dataset(
+                "data", (n_slices, *shape), "<i2", chunks=(1, *shape), maxshape=(None, *shape)
+            )
+            for place, image in enumerate(each.volume):
+                pixels[place, 0, 0] = image_pixels(scale_to_int16(image, scale, bits), orientation)
+
+
+def _describe(
+    series: ImageSeries, derivation: Derivation, voxel_mm: Vector | None, bits: int
+) -> tuple[NDArray[np.void], list[str]]:
+    """Return the headers and the attributes of the images."""
+    n_slices, rows, columns = series.volume.shape
+    extent = None if voxel_mm is None else (rows * voxel_mm[0], columns * voxel_mm[1], voxel_mm[2])
+    history = derivation_steps(derivation)
+    description = f"sbim-deploy_{derivation.sampler}"
+    headers = np.zeros(n_slices, IMAGE_HEADER)
+    attributes = []
+    for place in range(n_slices):
+        acquisition = series.acquisitions[place]
+        header = image_header(
+            (rows, columns), place + 1, series.number, acquisition, series.geometries[place], extent
+        )
+        if acquisition is None:
+            if series.slices[place] >= 2**16:
+                raise InputError(
+                    f"slice {series.slices[place]} does not fit an MRD header; take fewer (--slices)"
+                )
+            header["slice"] = series.slices[place]
+        comment = " ".join(f"{series.label} residual {series.residuals[place]:.4f}".split())
+        text = image_attributes(header, history, comment, description, bits)
+        header["attribute_string_len"] = len(text.encode())
+        headers[place] = header
+        attributes.append(text)
+    return headers, attributes

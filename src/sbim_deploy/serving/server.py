@@ -1,0 +1,215 @@
+"""The server: a socket that accepts, a thread a session, and an end that lets sessions finish."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.mrd_messages import Close, Error, ProtocolError, Text
+from sbim_deploy.io.mrd_socket import SocketStream
+from sbim_deploy.recon.model import load_model, sampling_prior
+from sbim_deploy.serving.budget import MemoryBudget
+from sbim_deploy.serving.heap import HeapTrimmer
+from sbim_deploy.serving.log import log, warn
+from sbim_deploy.serving.monitor import Metrics, Monitor
+from sbim_deploy.serving.parameters import make_request
+from sbim_deploy.serving.presets import DEFAULT_PRESET
+from sbim_deploy.serving.service import Service
+from sbim_deploy.serving.session import LINGER_S, Session
+from sbim_deploy.serving.settings import ServeSettings, is_loopback
+from sbim_deploy.serving.worker import Worker
+
+DRAIN_S = 60.0
+ACCEPT_S = 0.25
+MESSAGE_TIMEOUT_S = 30.0
+MAX_REFUSALS = 8
+HANG_FACTOR = 3.0  # of the deadline, after which a slice at work means an engine that hangs
+
+
+class Server:
+    """A server that listens from the start; :meth:`run` serves until :meth:`drain` is called.
+
+    Raises:
+        SbimDeployError: the model or its engine cannot be opened, or a port cannot be listened on.
+    """
+
+    def __init__(self, settings: ServeSettings):
+        if settings.save_raw is not None and not settings.save_raw.is_dir():
+            raise InputError(f"{settings.save_raw}: is no folder for raw data: create it first")
+        self._settings = settings
+        model = load_model(settings.model)
+        worker = Worker(model, settings.backend, settings.threads)
+        self._service = Service(
+            settings,
+            sampling_prior(model.manifest),
+            worker,
+            MemoryBudget(settings.max_memory_bytes),
+            Metrics(),
+        )
+        self._sessions: dict[Session, threading.Thread] = {}
+        self._refusals = threading.Semaphore(MAX_REFUSALS)
+        self._draining = threading.Event()
+        self._listener = listen(settings.host, settings.port)
+        self.port: int = self._listener.getsockname()[1]
+        try:
+            self.engine = worker.start(make_request(DEFAULT_PRESET))
+            self._monitor = self._open_monitor()
+        except BaseException:
+            self._listener.close()
+            raise
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of the metrics, or None."""
+        return None if self._monitor is None else self._monitor.port
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What the sessions' data take now."""
+        return self._service.budget.taken
+
+    @property
+    def open_sessions(self) -> int:
+        """The sessions that are open."""
+        return len(self._sessions)
+
+    @property
+    def queued_slices(self) -> int:
+        """The slices that wait for the engine."""
+        return self._service.worker.queued
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine is not held by one slice for three times the deadline."""
+        return self._service.worker.busy_for < HANG_FACTOR * self._settings.deadline_s
+
+    def run(self) -> None:
+        """Accept sessions until :meth:`drain`, then let those that are there finish, for a minute at most."""
+        log("listening", host=self._settings.host, port=self.port, backend=self.engine["backend"])
+        if not is_loopback(self._settings.host):
+            warn("open-to-the-network", host=self._settings.host, authentication=False, encryption=False)
+        number, heap = 0, HeapTrimmer()
+        while not self._draining.is_set():
+            heap.trim_when_due()
+            try:
+                connection, address = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                # Out of file descriptors, most likely: those that are open come back.
+                warn("accept-failed", reason=error.strerror)
+                time.sleep(ACCEPT_S)
+                continue
+            number += 1
+            try:
+                self._admit(connection, str(address[0]), number)
+            except (OSError, RuntimeError) as error:
+                # The peer has gone already, or there is no thread for it: the next one may fare better.
+                connection.close()
+                warn("session-not-begun", session=number, error=type(error).__name__)
+        self._finish()
+
+    def drain(self) -> None:
+        """Take no more sessions, and let :meth:`run` return; safe in a signal handler and in any thread."""
+        self._draining.set()
+
+    def _admit(self, connection: socket.socket, peer: str, number: int) -> None:
+        timeout = self._settings.idle_timeout_s
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        stream = SocketStream(connection, timeout, min(timeout, MESSAGE_TIMEOUT_S))
+        if len(self._sessions) >= self._settings.max_sessions:
+            self._service.metrics.sessions.labels("full").inc()
+            warn("session-refused", session=number, peer=peer, open=len(self._sessions))
+            self._turn_away(stream)
+            return
+        session = Session(stream, self._service, number)
+        thread = threading.Thread(
+            target=self._serve, args=(session, peer), name=f"session-{number}", daemon=True
+        )
+        self._sessions[session] = thread
+        thread.start()
+
+    def _serve(self, session: Session, peer: str) -> None:
+        began = time.monotonic()
+        log("session-begin", session=session.number, peer=peer)
+        try:
+            session.run()
+        finally:
+            self._service.metrics.sessions.labels(session.outcome).inc()
+            seconds = round(time.monotonic() - began, 3)
+            times = session.sender.times.summary()
+            log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **times)
+            del self._sessions[session]
+
+    def _turn_away(self, stream: SocketStream) -> None:
+        """Say that the server is full, in a thread of its own; a crowd is turned away without words."""
+        if not self._refusals.acquire(blocking=False):
+            stream.close()
+            return
+        n_sessions = self._settings.max_sessions
+        text = f"sbim-deploy: error: {n_sessions} sessions are open, as many as may be: try later"
+
+        def refuse() -> None:
+            with suppress(ProtocolError):
+                stream.send(Error(text) if self._settings.gadgetron else Text(text))
+                stream.send(Close())
+            stream.close(LINGER_S)
+            self._refusals.release()
+
+        threading.Thread(target=refuse, name="refusal", daemon=True).start()
+
+    def _finish(self) -> None:
+        self._listener.close()
+        log("draining", sessions=len(self._sessions))
+        until = time.monotonic() + DRAIN_S
+        for thread in list(self._sessions.values()):
+            thread.join(max(0.0, until - time.monotonic()))
+        for session in list(self._sessions):
+            session.sender.give_up()
+        self._service.worker.close(LINGER_S)
+        if self._monitor is not None:
+            self._monitor.close()
+        log("stopped", sessions_cut=len(self._sessions))
+
+    def _open_monitor(self) -> Monitor | None:
+        settings, service = self._settings, self._service
+        metrics, worker = service.metrics, service.worker
+        metrics.watch("sbim_open_sessions", "Sessions that are open.", lambda: len(self._sessions))
+        metrics.watch("sbim_queued_slices", "Slices that wait for the engine.", lambda: worker.queued)
+        metrics.watch("sbim_buffered_bytes", "Bytes of the sessions' data.", lambda: service.budget.taken)
+        metrics.watch("sbim_engine_busy_seconds", "Of the slice at work.", lambda: worker.busy_for)
+        if settings.metrics_port is None:
+            return None
+        try:
+            return Monitor(
+                settings.host,
+                settings.metrics_port,
+                metrics,
+                lambda: self.healthy,
+                lambda: not self._draining.is_set() and len(self._sessions) < settings.max_sessions,
+            )
+        except OSError as error:
+            raise _cannot_listen(settings.host, settings.metrics_port, error) from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 is one that is free.
+
+    Raises:
+        InputError: the address is taken, or none of this machine.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=16)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from error
+    listener.settimeout(ACCEPT_S)
+    return listener
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return InputError(f"cannot listen on {host}:{port} ({reason}): choose another --host or port")

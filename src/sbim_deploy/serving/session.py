@@ -1,0 +1,161 @@
+"""One client's session: configuration, header, parameters, readouts in; images out as slices complete.
+
+The session's own thread reads, a sender's thread sends. Reading waits while the engine's queue is full, and
+so does the client's sending.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sbim_deploy.errors import SbimDeployError
+from sbim_deploy.io.ismrmrd_header import parse_root
+from sbim_deploy.io.mrd_headers import Readout
+from sbim_deploy.io.mrd_messages import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    Header,
+    Message,
+    PeerGoneError,
+    PeerIdleError,
+    ProtocolError,
+    Text,
+    Waveform,
+)
+from sbim_deploy.io.mrd_socket import SocketStream
+from sbim_deploy.io.mrd_stream import Limits
+from sbim_deploy.io.mrd_xml import MrdHeader, parse_mrd_header
+from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.readouts import AssembledSlice, SliceAssembler
+from sbim_deploy.samplers.choice import make_plan
+from sbim_deploy.serving.budget import Share
+from sbim_deploy.serving.log import place_of, warn
+from sbim_deploy.serving.parameters import Request, make_request, parse_parameters
+from sbim_deploy.serving.presets import DEFAULT_PRESET, Linear, preset_name
+from sbim_deploy.serving.raw_file import RawFile
+from sbim_deploy.serving.sender import Pending, Sender
+from sbim_deploy.serving.service import Service
+from sbim_deploy.serving.worker import SliceJob
+
+MAX_TEXT_BYTES = 1024**2
+LINGER_S = 2.0
+_NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", Readout: "ACQUISITION"}
+
+
+class Session:
+    """A connection, served by :meth:`run` until its end; ``outcome`` says how it ended."""
+
+    def __init__(self, stream: SocketStream, service: Service, number: int):
+        self.number = number
+        self.outcome = "completed"
+        self._stream, self._service = stream, service
+        self._limits = Limits(service.settings.max_message_bytes, MAX_TEXT_BYTES)
+        self._share = Share(service.budget)
+        self.sender = Sender(stream, service, number, self._share.release)
+        self._raw: RawFile | None = None
+
+    def run(self) -> None:
+        """Serve the client; it hears what went wrong, and CLOSE, unless it broke the connection."""
+        try:
+            self._receive_all()
+        except PeerGoneError:
+            self.outcome = "vanished"
+            self.sender.give_up()
+        except SbimDeployError as error:
+            self._refuse(error, error)
+        except Exception as error:
+            warn("crash", session=self.number, error=type(error).__name__, place=place_of(error))
+            self._refuse(error, RuntimeError("the server failed; its log says where"))
+        finally:
+            if self._raw is not None:
+                self._raw.close()
+            self.sender.finish()
+            self._share.close()
+            self._stream.close(0 if self.sender.broken.is_set() else LINGER_S)
+
+    def _receive_all(self) -> None:
+        configuration = preset_name(self._configuration(self._next(ConfigFile, ConfigText)))
+        text = self._next(Header)
+        assert isinstance(text, Header)
+        header = parse_mrd_header(text.xml, "the header")
+        self.sender.bits = header.bits_stored
+        if self._service.settings.save_raw is not None:
+            self._raw = RawFile(self._service.settings.save_raw, self.number, text.xml)
+        message = self._next(Text, Readout, Waveform, Close)
+        parameters = None
+        if isinstance(message, Text):
+            parameters = parse_parameters(message.text)
+            message = self._next(Readout, Waveform, Close)
+        request = make_request(configuration, parameters)
+        if not isinstance(request.method, Linear):
+            make_plan(request.method, self._service.prior)  # more steps than the model has levels
+        self._receive_data(header, request, message)
+
+    def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
+        assembler = SliceAssembler(header, self._service.settings.max_memory_bytes)
+        while not isinstance(message, Close):
+            if isinstance(message, Readout):
+                if self._raw is not None:
+                    self._raw.append(message)
+                self._submit(assembler.add(message), request, assembler)
+            message = self._next(Readout, Waveform, Close)
+        self._submit(assembler.finish(), request, assembler)
+
+    def _submit(self, complete: list[AssembledSlice], request: Request, assembler: SliceAssembler) -> None:
+        self._share.hold(assembler, assembler.n_bytes)
+        for data in complete:
+            n_copies = 1 if data.calibration is None else 2
+            self._share.hold(data, n_copies * data.kspace.nbytes)
+        for data in complete:
+            job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
+            self.sender.put(Pending(data, job))  # first: in the queue it may wait past its deadline
+            self._service.worker.submit(job)
+
+    def _next(self, *expected: type[Message]) -> Message:
+        message = self._receive()
+        if not isinstance(message, expected):
+            wanted = " or ".join(dict.fromkeys(_name(kind) for kind in expected))
+            raise ProtocolError(f"wrong order: got {_name(type(message))}, expected {wanted}")
+        return message
+
+    def _receive(self) -> Message:
+        while True:
+            try:
+                return self._stream.receive(self._limits)
+            except PeerIdleError:
+                if not self.sender.is_busy:  # a client may wait for its images
+                    raise
+
+    def _configuration(self, message: Message) -> str:
+        if isinstance(message, ConfigFile):
+            return message.name
+        assert isinstance(message, ConfigText)
+        if self._service.settings.gadgetron:
+            return configuration_of_xml(message.text)
+        return message.text.strip()
+
+    def _refuse(self, error: Exception, words: Exception) -> None:
+        """Tell the client, after the images of what it sent before; the log gets the kind alone."""
+        self.outcome = "refused" if isinstance(error, SbimDeployError) else "failed"
+        warn("session-error", session=self.number, error=type(error).__name__)
+        self.sender.put_error(words)
+
+
+def configuration_of_xml(text: str) -> str:
+    """Return the configuration that Gadgetron's XML names: a <preset> anywhere in it, or the default.
+
+    Raises:
+        InputError: the text is not plain XML.
+    """
+    named = parse_root(text.encode(), "the configuration").find(".//preset")
+    return DEFAULT_PRESET if named is None else (named.text or "").strip()
+
+
+def prepare(data: AssembledSlice) -> SliceProblem:
+    """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file."""
+    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape, calibration=data.calibration)
+
+
+def _name(kind: type[Message]) -> str:
+    return _NAMES.get(kind, kind.__name__.upper())

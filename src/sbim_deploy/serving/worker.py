@@ -1,0 +1,172 @@
+"""The one engine that all sessions share, and the queue in front of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.errors import SamplingError
+from sbim_deploy.recon.backends import open_engine
+from sbim_deploy.recon.model import Model
+from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.records import ComplexArray
+from sbim_deploy.serving.linear import linear_image
+from sbim_deploy.serving.parameters import Request
+from sbim_deploy.serving.presets import Linear
+
+QUEUE_LENGTH = 8
+KEPT_RECONSTRUCTORS = 32
+
+
+class SliceJob:
+    """A slice on its way: what is asked, what came of it, and when; times are those of time.monotonic.
+
+    ``image`` is complex64 (rows, columns) in units of k-space with its ``residual``; or there is an
+    ``error``. ``problem`` is there as soon as the slice is prepared, whatever comes after.
+    """
+
+    def __init__(self, prepare: Callable[[], SliceProblem], request: Request, deadline_s: float):
+        self.request = request
+        self.prepare: Callable[[], SliceProblem] | None = prepare
+        self.completed_at = time.monotonic()
+        self.deadline = self.completed_at + deadline_s
+        self.started_at: float | None = None
+        self.problem: SliceProblem | None = None
+        self.image: ComplexArray | None = None
+        self.residual = float("nan")
+        self.error: Exception | None = None
+        self.cancelled = False
+        self._ended = threading.Event()
+
+    def wait(self) -> bool:
+        """Wait until the job has ended or its deadline has passed, and tell whether it has ended."""
+        return self._ended.wait(max(0.0, self.deadline - time.monotonic()))
+
+    def end(self) -> None:
+        """Tell who waits that there is an image or an error."""
+        self.prepare = None
+        self._ended.set()
+
+
+class Worker:
+    """A thread that reconstructs slices one after the other, in the order in which they came.
+
+    Sessions share the graphs: a session's own sampler costs its plan alone. What an engine raises ends the
+    slice, never the worker. An engine that hangs holds the worker; ``busy_for`` tells.
+    """
+
+    def __init__(self, model: Model, backend: str, threads: int | None):
+        self._model, self._backend, self._threads = model, backend, threads
+        self._engines: dict[str, Engine] = {}
+        self._reconstructor = lru_cache(KEPT_RECONSTRUCTORS)(self._make_reconstructor)
+        self._queue: deque[SliceJob] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self, first: Request) -> dict[str, str]:
+        """Open the graph of a first request, begin to work, and return what runs it.
+
+        Raises:
+            SbimDeployError: the engine cannot be opened; see :class:`Reconstructor`.
+        """
+        description = dict(self._reconstructor(first).engine.description)
+        self._thread.start()
+        return description
+
+    @property
+    def queued(self) -> int:
+        """The slices that wait."""
+        return len(self._queue)
+
+    @property
+    def busy_for(self) -> float:
+        """The seconds that the slice at work has taken so far; 0 where there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def submit(self, job: SliceJob) -> None:
+        """Queue a job; while the queue is full this waits, until the job is cancelled."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._queue) < QUEUE_LENGTH or job.cancelled or self._closed)
+            if not (job.cancelled or self._closed):
+                self._queue.append(job)
+                self._changed.notify_all()
+
+    def cancel(self, job: SliceJob) -> None:
+        """Give a job up: it leaves the queue, or stops after the row at work."""
+        with self._changed:
+            job.cancelled = True
+            if job in self._queue:
+                self._queue.remove(job)
+            self._changed.notify_all()
+        job.end()
+
+    def close(self, patience_s: float) -> None:
+        """Give everything up; waits so long for the row at work."""
+        with self._changed:
+            self._closed = True
+            self._queue.clear()
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(patience_s)
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            job.started_at = self._busy_since = time.monotonic()
+            try:
+                self._reconstruct(job)
+            except _CancelledError:
+                pass
+            except Exception as error:
+                job.error = error
+            finally:
+                self._busy_since = None
+                job.end()
+
+    def _next(self) -> SliceJob | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            if self._closed:
+                return None
+            job = self._queue.popleft()
+            self._changed.notify_all()
+            return job
+
+    def _reconstruct(self, job: SliceJob) -> None:
+        def on_row(_rows_done: int) -> None:
+            if job.cancelled or self._closed:
+                raise _CancelledError
+
+        prepare = job.prepare
+        if prepare is None:
+            raise _CancelledError
+        problem = job.problem = prepare()
+        on_row(0)
+        if isinstance(job.request.method, Linear):
+            job.image, job.residual = linear_image(problem, job.request.method)
+            return
+        (result,) = self._reconstructor(job.request)([problem], on_row)
+        job.image, job.residual = result.image, result.residual
+
+    def _make_reconstructor(self, request: Request) -> Reconstructor:
+        if isinstance(request.method, Linear):
+            raise SamplingError(f"{request.preset} has no sampler")
+        return Reconstructor(
+            self._model, request.method, request.seed, samples=request.samples, open_graph=self._open_graph
+        )
+
+    def _open_graph(self, name: str) -> Engine:
+        if name not in self._engines:
+            self._engines[name] = open_engine(self._model, name, self._backend, self._threads)
+        return self._engines[name]
+
+
+class _CancelledError(Exception):
+    """Nobody waits for the slice any more."""

@@ -1,0 +1,61 @@
+"""The API for other programs: light to import, and safe to share between threads."""
+
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sbim_deploy
+from sbim_deploy import SamplerChoice, load_model
+from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.recon.model import load_model as read_model
+from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+
+EMBEDDING = Path(__file__).parents[2] / "docs" / "embedding.md"
+MASK = line_mask(48, 2.0)
+LIGHT = """
+import sys
+import sbim_deploy
+assert not {"numpy", "scipy", "onnxruntime", "pydantic"} & set(sys.modules), sys.modules
+"""
+
+
+def scan(index):
+    return simulate_slice(SimulateSettings(4, 4, 48, 2.0), MASK, index)
+
+
+def test_threads_that_share_a_model_get_the_images_of_one_thread_alone():
+    model = load_model("demo", SamplerChoice(steps=3))
+    alone = Reconstructor(read_model("demo"), SamplerChoice(steps=3))
+    expected = [alone([prepare_slice(scan(index).kspace, index)])[0].image for index in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: model.reconstruct(scan(i % 4).kspace, index=i % 4).image, range(12)))
+    for place, image in enumerate(got):
+        np.testing.assert_array_equal(image, expected[place % 4])
+
+
+def test_the_package_alone_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_there_and_no_other():
+    for name in sbim_deploy.__all__:
+        assert getattr(sbim_deploy, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sbim_deploy.nothing
+
+
+def test_the_python_of_the_page_reconstructs():
+    (code,) = re.findall(r"```python\n(.*?)```", EMBEDDING.read_text(), re.S)
+    simulated = scan(0)
+    names = {"kspace": simulated.kspace, "mask": MASK, "maps": simulated.maps}
+    exec(code, names)
+    assert names["image"].shape == (48, 48)
+    assert 0 < names["residual"] < 0.1

@@ -1,0 +1,148 @@
+"""What a scanner gets when the model fails, is out of memory, is late or hangs: an image, marked as such."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from mrd_client import (
+    attributes,
+    begin,
+    connected,
+    kspace_of,
+    pixels,
+    readouts,
+    receive_all,
+    run_session,
+    serving,
+)
+
+from sbim_deploy.io.mrd_messages import Close
+from sbim_deploy.mri.combine import root_sum_of_squares
+from sbim_deploy.mri.fourier import centred_ifft
+from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.serving import worker
+
+
+class Broken:
+    """An engine whose recurrence does something else in every row."""
+
+    def __init__(self, engine, fault):
+        self._engine, self._fault = engine, fault
+        self.description = engine.description
+
+    def recur(self, *arguments):
+        self._recurrence = self._engine.recur(*arguments)
+        return self
+
+    def advance(self, changed):
+        self._recurrence.advance(changed)
+        self._fault()
+
+    def read(self):
+        return self._recurrence.read() * self._spoil
+
+    _spoil = np.float32(1)
+
+
+@pytest.fixture
+def break_engine(monkeypatch):
+    """Make every engine that is opened do something in each row, and multiply what it reads."""
+    opened = worker.open_engine
+
+    def use(fault=lambda: None, spoil=1.0):
+        def broken(*arguments):
+            engine = Broken(opened(*arguments), fault)
+            engine._spoil = np.float32(spoil)
+            return engine
+
+        monkeypatch.setattr(worker, "open_engine", broken)
+
+    return use
+
+
+def correlation(image, expected):
+    got, expected = pixels(image).astype(float).ravel(), np.abs(expected).ravel()
+    return np.vdot(got, expected) / np.linalg.norm(got) / np.linalg.norm(expected)
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("fault", "spoil", "reason", "method"),
+    [
+        (lambda: None, np.nan, "diverged", "cg-sense"),
+        (lambda: raise_(RuntimeError("device lost")), 1, "engine", "cg-sense"),
+        (lambda: raise_(MemoryError()), 1, "memory", "zero-filled"),
+    ],
+)
+def test_an_image_without_the_network_takes_the_place_of_one_that_failed(
+    break_engine, caplog, fault, spoil, reason, method
+):
+    break_engine(fault, spoil)
+    with serving() as server:
+        images = run_session(server, [*readouts(kspace_of(0)), *readouts(kspace_of(1), 1)])
+    assert len(images) == 2
+    for image in images:
+        history = attributes(image)["ImageProcessingHistory"]
+        assert method in history
+        assert f"fallback: {reason}" in history
+        assert f"FALLBACK {method} ({reason})" in attributes(image)["ImageComments"]
+        assert correlation(image, prepare_slice(kspace_of(int(image.header["slice"]))).mvue) > 0.9
+    logged = [record.fields for record in caplog.records if record.getMessage() == "fallback"]
+    assert [(line["sent"], line["reason"]) for line in logged] == [(method, reason)] * 2
+
+
+def test_a_slow_engine_is_stopped_at_the_deadline_and_the_next_slice_runs(break_engine):
+    break_engine(lambda: time.sleep(0.2))
+    with serving(deadline_s=0.6) as server:
+        begun = time.monotonic()
+        (late,) = run_session(server, readouts(kspace_of(0)), "sbim-ld", parameters=None)
+        assert time.monotonic() - begun < 3  # the sampler alone would take 20 s
+        assert "fallback: deadline" in attributes(late)["ImageProcessingHistory"]
+        assert "zero-filled" in attributes(late)["ImageProcessingHistory"]
+        (good,) = run_session(server, readouts(kspace_of(0)))
+        assert "fallback" not in " ".join(attributes(good)["ImageProcessingHistory"])
+
+
+def test_an_engine_that_hangs_keeps_nobody_waiting_and_is_told_as_unhealthy(break_engine):
+    hang = threading.Event()
+    break_engine(hang.wait)
+    try:
+        with serving(deadline_s=0.3) as server:
+            many = [line for number in range(12) for line in readouts(kspace_of(number), number)]
+            begun = time.monotonic()
+            images = run_session(server, many)
+            assert time.monotonic() - begun < 8  # more slices than the queue holds
+            assert [int(image.header["slice"]) for image in images] == list(range(12))
+            assert all("fallback: deadline" in attributes(i)["ImageProcessingHistory"] for i in images)
+            # Slices that never came to the front have no maps: the coils' root sum of squares.
+            assert correlation(images[-1], root_sum_of_squares(centred_ifft(kspace_of(11)))) > 0.999
+            while server.healthy:
+                assert time.monotonic() - begun < 20
+                time.sleep(0.05)
+    finally:
+        hang.set()
+
+
+def test_a_slice_without_calibration_lines_becomes_the_coils_root_sum_of_squares():
+    kspace = kspace_of(0)
+    kspace[:, :, 22:27] = 0
+    with serving() as server:
+        (image,) = run_session(server, readouts(kspace))
+    assert "fallback: data" in attributes(image)["ImageProcessingHistory"]
+    assert correlation(image, root_sum_of_squares(centred_ifft(kspace))) > 0.999
+
+
+def test_a_full_queue_holds_the_sockets_reading_and_loses_nothing(break_engine):
+    break_engine(lambda: time.sleep(0.01))
+    with serving() as server, connected(server) as stream:
+        begin(stream)
+        for number in range(14):
+            for readout in readouts(kspace_of(number), number):
+                stream.send(readout)
+        assert server.queued_slices <= worker.QUEUE_LENGTH
+        stream.send(Close())
+        assert [int(image.header["slice"]) for image in receive_all(stream)] == list(range(14))

@@ -1,0 +1,31 @@
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from sbim_deploy.serving import heap
+
+
+def test_what_a_thread_freed_goes_back_to_the_system(monkeypatch):
+    trimmer = heap.HeapTrimmer()
+    if trimmer._trim is None:
+        pytest.skip("the C library has no malloc_trim")
+    resident = psutil.Process().memory_info
+    kept = []
+
+    def work():
+        # Below the size that is mapped on its own; every hundredth stays and keeps the heap's end in use.
+        arrays = [np.ones(1000) for _ in range(10_000)]
+        kept.extend(arrays[::100])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    before = resident().rss
+    trimmer.trim_when_due()
+    assert resident().rss > before - 8 * 1024**2  # not due yet
+    monkeypatch.setattr(trimmer, "_due", time.monotonic())
+    trimmer.trim_when_due()
+    assert resident().rss < before - 30 * 1024**2

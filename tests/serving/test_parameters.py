@@ -1,0 +1,109 @@
+"""The allow-list, the schema, and the label that is made of it."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.serving.openrecon import encode_label, openrecon_label
+from sbim_deploy.serving.parameters import Parameters, make_request, parse_parameters
+from sbim_deploy.serving.presets import DEFAULT_NAMES, DEFAULT_PRESET, PRESETS, Linear
+
+
+def check_label(label):
+    """The rules of OpenRecon's schema 1.1.0 that its installer applies."""
+    assert set(label) == {"general", "reconstruction", "parameters"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", label["general"]["version"])
+    assert {"name", "vendor", "information", "id", "regulatory_information"} <= set(label["general"])
+    assert all(isinstance(text, str) for text in label["general"]["regulatory_information"].values())
+    assert len(label["general"]["regulatory_information"]) == 11
+    reconstruction = label["reconstruction"]
+    assert reconstruction["transfer_protocol"] == {"protocol": "ISMRMRD", "version": "1.4.1"}
+    assert (reconstruction["emitter"], reconstruction["injector"]) == ("raw", "image")
+    assert reconstruction["content_qualification_type"] == "RESEARCH"
+    assert isinstance(reconstruction["port"], int)
+    assert 1 <= len(label["parameters"]) <= 14
+    ids = [parameter["id"] for parameter in label["parameters"]]
+    assert len(set(ids)) == len(ids)
+    for parameter in label["parameters"]:
+        assert re.fullmatch("[A-Za-z0-9]+", parameter["id"])
+        assert parameter["label"]["en"]
+        kind, default = parameter["type"], parameter["default"]
+        if kind == "choice":
+            assert default in [value["id"] for value in parameter["values"]]
+            assert set(parameter) == {"type", "id", "label", "information", "default", "values"}
+        else:
+            assert kind == "int"
+            assert -(2**31) <= parameter["minimum"] <= default <= parameter["maximum"] < 2**31
+            assert set(parameter) == {
+                *("type", "id", "label", "information", "default", "minimum", "maximum"),
+            }
+
+
+def test_the_label_keeps_openrecons_rules_and_has_a_parameter_for_each_field():
+    label = openrecon_label(9002)
+    check_label(label)
+    assert [parameter["id"] for parameter in label["parameters"]] == list(Parameters.model_fields)
+    assert json.loads(base64.b64decode(encode_label(label))) == label
+
+
+def test_the_labels_defaults_and_every_choice_are_taken():
+    label = openrecon_label(9002)
+    defaults = {parameter["id"]: parameter["default"] for parameter in label["parameters"]}
+    parse = lambda values: parse_parameters(json.dumps({"version": "1.0", "parameters": values}))  # noqa: E731
+    assert make_request("openrecon", parse(defaults)) == make_request("default")
+    for value in label["parameters"][0]["values"]:
+        make_request("default", parse({**defaults, "config": value["id"]}))
+
+
+def test_names_mean_presets_and_the_default_ones_the_default():
+    for name, preset in PRESETS.items():
+        assert make_request(name).method == preset.method
+    for name in DEFAULT_NAMES:
+        assert make_request(name).preset == DEFAULT_PRESET
+    with pytest.raises(InputError, match="unknown configuration"):
+        make_request("../dds")
+
+
+def test_the_page_lists_every_name_and_every_field():
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    cells = re.findall(r"^\| (`.*?) \|", page, re.M)
+    listed = {name for cell in cells for name in re.findall(r"`([\w-]+)`", cell)}
+    assert {*PRESETS, *DEFAULT_NAMES, *Parameters.model_fields} <= listed
+
+
+def test_parameters_change_the_request():
+    parameters = parse_parameters(
+        '{"parameters": {"config": "sbim-ld", "steps": 5, "samples": 2, "seed": 7}}'
+    )
+    request = make_request("dds", parameters)
+    assert request.preset == "sbim-ld"
+    assert request.method == SamplerChoice("sbim-ld", steps=5)
+    assert (request.samples, request.seed) == (2, 7)
+    assert make_request("cg-sense", parse_parameters("{}")).method is Linear.CG_SENSE
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"parameters": {"steps": "4"}}',
+        '{"parameters": {"steps": 4.5}}',
+        '{"parameters": {"steps": true}}',
+        '{"parameters": {"samples": 0}}',
+        '{"parameters": {"seed": -1}}',
+        '{"parameters": []}',
+        '{"parameters": {"seed": NaN}}',
+        '{"version": 1}',
+        '{"command": "rm"}',
+        "[" * 100_000,
+    ],
+)
+def test_values_of_another_type_or_out_of_range_are_refused_in_one_line(text):
+    with pytest.raises(InputError) as refused:
+        parse_parameters(text)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300

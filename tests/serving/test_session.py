@@ -1,0 +1,260 @@
+"""Sessions over loopback, with real bytes: what comes back, and what is refused."""
+
+import time
+
+import numpy as np
+import pytest
+from mrd_client import (
+    LIMITS,
+    QUICK,
+    attributes,
+    begin,
+    connected,
+    header_xml,
+    kspace_of,
+    pixels,
+    readouts,
+    receive_all,
+    run_session,
+    serving,
+    words,
+)
+
+from sbim_deploy import SamplerChoice, load_model
+from sbim_deploy.io.mrd_images import Orientation
+from sbim_deploy.io.mrd_messages import Close, ConfigFile, ConfigText, Error, Header, Image, Text
+from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
+from sbim_deploy.recon.prepare import prepare_slice
+from simulated_mrd import make_scan, write_mrd
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("demo", SamplerChoice(steps=2), backend="onnxruntime", threads=1)
+
+
+def expected_magnitude(model, number):
+    return np.abs(model.reconstruct(kspace_of(number), index=number).image)
+
+
+def assert_like(got, expected):
+    """Equal up to one scale and the rounding of 12 bits."""
+    scale = np.vdot(expected, got) / np.vdot(expected, expected)
+    assert np.abs(got - scale * expected).max() <= 0.51 + 1e-3 * scale
+
+
+def test_a_slice_comes_back_as_recon_makes_it_with_its_place_and_how_it_was_made(server, model):
+    (image,) = run_session(server, readouts(kspace_of(3), 3))
+    assert_like(pixels(image), expected_magnitude(model, 3))
+    assert image.header["position"].tolist() == [1.0, 2.0, 6.0]
+    assert (image.header["slice"], image.header["measurement_uid"]) == (3, 77)
+    assert image.header["field_of_view"].tolist() == [220.0, 220.0, 5.0]
+    assert image.header["image_type"] == 1
+    meta = attributes(image)
+    assert meta["DataRole"] == "Image"
+    history = " ".join(meta["ImageProcessingHistory"])
+    assert "dds" in history
+    assert "residual" in history
+    assert "research use only" in history
+    assert "research use only" in meta["ImageComments"]
+    assert "fallback" not in history
+    assert (meta["WindowCenter"], meta["WindowWidth"]) == ("512", "1024")
+    assert np.percentile(pixels(image), 99.9) == pytest.approx(4095 / 4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "scan",
+    [
+        {"oversampling": 2, "acceleration": 3, "calib_width": 12, "calibration_mode": "separate"},
+        {"n_averages": 2, "noise": 0.01, "n_noise_readouts": 4, "skipped_lines": 6, "reversed_lines": True},
+    ],
+    ids=["oversampled-separate-calibration", "averaged-whitened-partial-reversed"],
+)
+def test_a_scan_comes_back_as_recon_makes_it_of_the_file(server, model, tmp_path, scan):
+    made = make_scan(n_slices=2, size=48, interleaved=True, acceleration=scan.pop("acceleration", 1), **scan)
+    images = run_session(server, made.readouts, xml=made.xml)
+    assert len(images) == 2
+    with open_mrd_kspace(write_mrd(tmp_path / "scan.h5", made)) as file:
+        for index, image in enumerate(images):
+            problem = prepare_slice(
+                file.read_slice(index), index, None, None, file.recon_shape, file.read_calibration(index)
+            )
+            (expected,) = model._reconstructor([problem])
+            assert pixels(image).shape == (48, 48)
+            assert_like(pixels(image), np.abs(expected.image))
+
+
+def test_interleaved_slices_come_in_the_order_in_which_they_complete(server, model):
+    scans = [readouts(kspace_of(number), number) for number in range(3)]
+    interleaved = [line for lines in zip(*(scans[i] for i in (2, 0, 1)), strict=True) for line in lines]
+    images = run_session(server, interleaved)
+    assert [int(image.header["slice"]) for image in images] == [2, 0, 1]
+    assert [int(image.header["image_index"]) for image in images] == [3, 1, 2]
+    for image in images:
+        assert_like(pixels(image), expected_magnitude(model, int(image.header["slice"])))
+
+
+def test_an_image_is_sent_before_the_next_slice_is_there(server):
+    with connected(server) as stream:
+        begin(stream)
+        for number in range(2):
+            for readout in readouts(kspace_of(number), number):
+                stream.send(readout)
+            assert isinstance(stream.receive(LIMITS), Image)
+        stream.send(Close())
+        assert receive_all(stream) == []
+
+
+def test_repetitions_are_series_of_their_own_on_one_scale(server):
+    first, second = kspace_of(0), kspace_of(0, gain=2.0)
+    images = run_session(server, [*readouts(first), *readouts(second, repetition=1)])
+    assert [int(image.header["image_series_index"]) for image in images] == [1, 2]
+    assert [int(image.header["repetition"]) for image in images] == [0, 1]
+    dark, bright = (pixels(image).astype(float) for image in images)
+    assert np.vdot(dark, bright) / np.vdot(dark, dark) == pytest.approx(2, rel=0.02)
+
+
+def test_slices_without_a_last_flag_are_complete_at_close(server, model):
+    images = run_session(server, readouts(kspace_of(1), 1, last=False))
+    assert_like(pixels(images[0]), expected_magnitude(model, 1))
+
+
+@pytest.mark.parametrize("config", ["zero-filled", "cg-sense"])
+def test_linear_configurations_run_without_the_network(server, config):
+    (image,) = run_session(server, readouts(kspace_of(0)), config, parameters=None)
+    assert config in " ".join(attributes(image)["ImageProcessingHistory"])
+    if config == "zero-filled":
+        assert_like(pixels(image), np.abs(prepare_slice(kspace_of(0)).mvue))
+
+
+def test_parameters_may_name_the_configuration_as_openrecon_does(server):
+    text = '{"version": "1.0.0", "parameters": {"config": "zero-filled"}}'
+    (image,) = run_session(server, readouts(kspace_of(0)), "openrecon", text)
+    assert "zero-filled" in attributes(image)["ImageProcessingHistory"]
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "said"),
+    [
+        ("invertcontrast", None, "unknown configuration 'invertcontrast': expected one of dds,"),
+        ("default", '{"parameters": {"config": "os.system"}}', "unknown configuration 'os.system'"),
+        ("default", '{"parameters": {"steps": 100000}}', "parameters.steps"),
+        ("default", '{"parameters": {"stepz": 4}}', "parameters.stepz"),
+        ("default", "steps=4", "parameters: is not JSON"),
+        ("zero-filled", '{"parameters": {"steps": 4}}', "zero-filled has no steps"),
+    ],
+)
+def test_what_is_not_on_the_list_is_an_error_that_the_client_sees(server, config, parameters, said):
+    got = run_session(server, [], config, parameters)
+    assert len(got) == 1
+    assert said in words(got)[0]
+
+
+def test_data_that_are_not_cartesian_are_refused_in_words(server):
+    got = run_session(server, readouts(kspace_of(0)), xml=header_xml(trajectory="spiral"))
+    assert "cartesian" in words(got)[0]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([Header(header_xml())], "got HEADER, expected CONFIG"),
+        ([Close()], "got CLOSE, expected CONFIG"),
+        ([ConfigFile("default"), ConfigFile("default")], "got CONFIG, expected HEADER"),
+        ([ConfigFile("default"), readouts(kspace_of(0))[0]], "got ACQUISITION, expected HEADER"),
+        ([ConfigFile("default"), Header(header_xml()), Text(QUICK), Text(QUICK)], "got TEXT, expected"),
+        ([ConfigFile("default"), Header(header_xml()), Header(header_xml())], "got HEADER, expected"),
+    ],
+)
+def test_a_wrong_order_is_refused_in_words_and_with_close(server, messages, said):
+    with connected(server) as stream:
+        for message in messages:
+            stream.send(message)
+        assert said in words(receive_all(stream))[0]
+
+
+def test_slices_that_were_complete_before_an_error_are_sent_before_its_words(server):
+    got = run_session(server, [*readouts(kspace_of(0)), Header(header_xml())])
+    assert isinstance(got[0], Image)
+    assert "wrong order" in words(got)[0]
+
+
+def test_a_configuration_may_come_as_text(server):
+    with connected(server) as stream:
+        stream.send(ConfigText("zero-filled"))
+        stream.send(Header(header_xml()))
+        for message in (*readouts(kspace_of(0)), Close()):
+            stream.send(message)
+        assert isinstance(receive_all(stream)[0], Image)
+
+
+def test_gadgetron_may_send_any_xml_and_gets_errors_as_its_own_message():
+    xml = "<configuration><stream><preset>{}</preset></stream></configuration>"
+    with serving(gadgetron=True) as server:
+        named, unknown = xml.format("zero-filled"), xml.format("x")
+        for text, kind in [(named, Image), ("<configuration/>", Image), (unknown, Error), ("<", Error)]:
+            with connected(server) as stream:
+                stream.send(ConfigText(text))
+                stream.send(Header(header_xml()))
+                if kind is Image:
+                    for message in readouts(kspace_of(0)):
+                        stream.send(message)
+                    stream.send(Close())
+                (message,) = receive_all(stream)
+                assert isinstance(message, kind)
+
+
+def test_a_silent_client_is_let_go_in_words_and_one_that_waits_for_its_image_is_not():
+    with serving(idle_timeout_s=0.3) as server, connected(server) as silent:
+        begin(silent, "sbim-ld", parameters=None)
+        for readout in readouts(kspace_of(0)):
+            silent.send(readout)
+        image, error = receive_all(silent)
+        assert isinstance(image, Image)
+        assert "no message came for 0.3 s" in error.text
+
+
+def test_sessions_beyond_the_number_allowed_are_turned_away_in_words():
+    with serving(max_sessions=1) as server, connected(server) as first:
+        begin(first)
+        while not server.open_sessions:
+            time.sleep(0.01)
+        with connected(server) as second:
+            assert "1 sessions are open" in words(receive_all(second))[0]
+        first.send(Close())
+        assert receive_all(first) == []
+
+
+def test_memory_over_the_bound_ends_the_session_in_words_and_comes_back():
+    with serving(max_memory_bytes=2**20) as server:
+        many = [line for number in range(15) for line in readouts(kspace_of(number), number, last=False)]
+        assert "MiB" in words(run_session(server, many))[0] or "memory" in words(run_session(server, many))[0]
+        assert len(run_session(server, readouts(kspace_of(0)))) == 1
+        assert server.buffered_bytes == 0
+
+
+def test_pixels_are_turned_where_the_scanner_wants_it():
+    with serving() as plain, serving(orientation=Orientation.TURNED) as turned:
+        ((one,), (other,)) = (run_session(each, readouts(kspace_of(0))) for each in (plain, turned))
+    np.testing.assert_array_equal(np.roll(pixels(one)[::-1, ::-1], (1, 1), (0, 1)), pixels(other))
+
+
+def test_raw_data_are_kept_only_where_asked_for_and_as_they_came(tmp_path):
+    from ismrmrd import Dataset
+
+    sent = readouts(kspace_of(0))
+    with serving(save_raw=tmp_path) as server:
+        assert len(run_session(server, sent)) == 1
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o077 == 0
+    kept = Dataset(str(path), "dataset", create_if_needed=False)
+    assert kept.number_of_acquisitions() == len(sent)
+    np.testing.assert_array_equal(kept.read_acquisition(5).data, sent[5].data)
+    assert b"Doe" in kept.read_xml_header()
+    kept.close()
