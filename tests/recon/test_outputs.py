@@ -16,6 +16,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.cfl import CflFile
 from sbim_deploy.io.mrd_images import Orientation
 from sbim_deploy.io.result_file import open_result
+from sbim_deploy.recon.inspect import describe
 from sbim_deploy.recon.outputs import Output, format_by_name, result_path, write_output
 
 FEW = ("--steps", 2, "--backend", "onnxruntime")
@@ -187,6 +188,8 @@ def test_slices_that_are_no_stack_are_refused_as_nifti_before_the_work(cli, scan
 def test_the_format_goes_by_the_name():
     names = ("a.h5", "a", "a.nii", "a.nii.gz", "a.cfl", "a.hdf5")
     assert [format_by_name(Path(name)) for name in names] == ["h5", "h5", "nifti", "nifti", "cfl", "h5"]
+    with pytest.raises(InputError, match=r"a.tiff: ends in .tiff, expected .h5.* or .cfl; say which it is"):
+        format_by_name(Path("a.tiff"))
     assert result_path(Output(Path("b/a.h5"))) == Path("b/a.h5")
     assert result_path(Output(Path("b/a"), "dicom")) == Path("b/.a.h5")
 
@@ -199,6 +202,7 @@ def test_mrd_images_are_turned_on_request(scan, result, tmp_path):
         write_output(Output(path, "mrd", orientation), result, scan)
         with ismrmrd.Dataset(path, mode="r") as dataset:
             images[orientation] = dataset.read_image("image_1", 0).data[0, 0]
+    assert describe(path)["kind"] == "MRD images"
     row, column = BRIGHT[0]
     assert brightest(images[Orientation.PLAIN]) == (column, row)
     assert brightest(images[Orientation.TURNED]) == (SIZE - column, SIZE - row)

@@ -327,6 +327,21 @@ def test_slices_in_progress_are_bounded_together():
         assembled(scan, max_bytes=2 * one)
 
 
+def test_the_memory_in_use_is_counted_as_slices_come_and_go():
+    settings = {"acceleration": 4, "calib_width": 12, "n_slices": 2, "n_repetitions": 2, "interleaved": True}
+    scan = make_scan(calibration_mode="separate", **settings)
+    assembler = SliceAssembler(parse_mrd_header(scan.xml, "x"))
+    held = (assembler._images, assembler._calibrations, assembler._kept)
+    most = 0
+    for readout in scan.readouts:
+        assembler.add(readout)
+        assert assembler.n_bytes == sum(each.n_bytes for part in held for each in part.values())
+        most = max(most, assembler.n_bytes)
+    assert most > assembler.n_bytes
+    assembler.finish()
+    assert assembler.n_bytes == 0
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

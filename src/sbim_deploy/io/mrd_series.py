@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.io.derivation import Derivation, derivation_steps
-from sbim_deploy.io.hdf5 import writing
+from sbim_deploy.io.hdf5 import open_hdf5, reading, writing
 from sbim_deploy.io.image_series import ImageSeries, brightest
 from sbim_deploy.io.mrd_headers import IMAGE_HEADER
 from sbim_deploy.io.mrd_images import (
@@ -70,6 +70,23 @@ def write_mrd_images(
             )
             for place, image in enumerate(each.volume):
                 pixels[place, 0, 0] = image_pixels(scale_to_int16(image, scale, bits), orientation)
+
+
+def mrd_image_groups(path: Path) -> dict[str, str]:
+    """Return what the groups of MRD images in an HDF5 file hold, by name; none where it has no such groups.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with open_hdf5(path) as file, reading(path, "the groups of images"):
+        found = {}
+        for group in [each for each in file.values() if isinstance(each, h5py.Group)]:
+            for name, images in group.items():
+                data = images.get("data") if isinstance(images, h5py.Group) else None
+                if isinstance(data, h5py.Dataset) and data.ndim == 5 and "header" in images:
+                    n_images, _, _, rows, columns = data.shape
+                    found[name] = f"{n_images} of {rows} x {columns}, {data.dtype}"
+        return found
 
 
 def _describe(

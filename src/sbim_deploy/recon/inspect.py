@@ -10,6 +10,7 @@ from sbim_deploy.io.cfl import is_cfl
 from sbim_deploy.io.fastmri import open_kspace
 from sbim_deploy.io.hdf5 import dataset_names
 from sbim_deploy.io.mrd_file import is_mrd
+from sbim_deploy.io.mrd_series import mrd_image_groups
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.recon.model import DEMO, load_model
@@ -34,6 +35,8 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_result(path)
     if is_mrd(path):
         return _describe_source(path)
+    if image_groups := mrd_image_groups(path):
+        return {"kind": "MRD images", **image_groups}
     raise InputError(
         f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
     )

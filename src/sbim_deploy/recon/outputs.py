@@ -26,6 +26,9 @@ from sbim_deploy.records import FloatArray, SliceGeometry
 H5, MRD, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "dicom", "nifti", "cfl")
 
 
+H5_SUFFIXES = (".h5", ".hdf5", "")
+
+
 @dataclass(frozen=True)
 class Output:
     """Where the images go and as what; ``orientation`` is that of MRD images."""
@@ -43,10 +46,21 @@ class Output:
 
 
 def format_by_name(path: Path) -> str:
-    """Return the format that goes with a file's name: h5 with all but those of NIfTI and BART."""
+    """Return the format that goes with a file's name.
+
+    Raises:
+        InputError: the name is of no format that can be told by it.
+    """
     if path.name.endswith(nifti.SUFFIXES):
         return NIFTI
-    return CFL if cfl.is_cfl(path) else H5
+    if cfl.is_cfl(path):
+        return CFL
+    if path.suffix not in H5_SUFFIXES:
+        raise InputError(
+            f"{path}: ends in {path.suffix}, expected .h5, .hdf5, .nii, .nii.gz or .cfl; say which it is by "
+            f"--format {', '.join(FORMATS)}"
+        )
+    return H5
 
 
 def result_path(output: Output) -> Path:

@@ -73,10 +73,13 @@ class SliceAssembler:
 
     Attributes:
         dropped: how many readouts were left out, by kind.
+        n_bytes: the memory that slices in progress, and the calibration lines that are kept, take. Counted as
+            it goes, since a hostile stream may begin very many slices.
     """
 
     def __init__(self, header: MrdHeader, max_bytes: int | None = None) -> None:
         self.dropped: Counter[str] = Counter()
+        self.n_bytes = 0
         self.noise = NoiseScan(header.noise_bandwidth)
         self._header = header
         self._max_bytes = max_bytes
@@ -86,12 +89,6 @@ class SliceAssembler:
         self._calibrations: dict[Key, SliceBuffer] = {}
         self._kept: dict[tuple[int, int], CalibrationLines] = {}
         self._done: set[Key] = set()
-
-    @property
-    def n_bytes(self) -> int:
-        """The memory that slices in progress, and the calibration lines that are kept, take."""
-        buffers = sum(each.n_bytes for each in (*self._images.values(), *self._calibrations.values()))
-        return buffers + sum(each.n_bytes for each in self._kept.values())
 
     def add(self, readout: Readout) -> list[AssembledSlice]:
         """Take a readout, and return the slices that it completes.
@@ -136,6 +133,7 @@ class SliceAssembler:
         self._calibrations.clear()
         self._kept.clear()
         self._done.clear()
+        self.n_bytes = 0
 
     def _role(self, header: np.void) -> str:
         mode = self._header.encodings[encoding_index(header, self._header)].calibration_mode
@@ -179,6 +177,7 @@ class SliceAssembler:
                     f"expected at most {MAX_SLICE_BYTES} and {self._max_bytes}; allow more memory"
                 )
             buffers[key] = SliceBuffer(grid, self._n_coils)
+            self.n_bytes += buffers[key].n_bytes
         return buffers[key]
 
     def _is_last_average(self, header: np.void) -> bool:
@@ -193,6 +192,7 @@ class SliceAssembler:
         """
         series, number = key
         buffer = self._images.pop(key)
+        self.n_bytes -= buffer.n_bytes
         grid = self._grids[series.encoding]
         encoding = self._header.encodings[series.encoding]
         assert buffer.header is not None
@@ -223,15 +223,20 @@ class SliceAssembler:
         own_width = len(centre)
         if key in self._calibrations:
             separate = self._separate(key, matrix)
-            del self._calibrations[key]
+            self.n_bytes -= self._calibrations.pop(key).n_bytes
             if separate.width >= MIN_CALIB_WIDTH:
-                self._kept[place_of] = separate
+                self._keep(place_of, separate)
         kept = self._kept.get(place_of) or self._borrowed(place_of, matrix)
         if kept is not None and (kept.separate or own_width < MIN_CALIB_WIDTH) and kept.width > own_width:
             return kept
         if own_width >= MIN_CALIB_WIDTH and (kept is None or not kept.separate):
-            self._kept[place_of] = CalibrationLines(key[0], _middle(centre), kspace, False)
+            self._keep(place_of, CalibrationLines(key[0], _middle(centre), kspace, False))
         return None
+
+    def _keep(self, place_of: tuple[int, int], lines: CalibrationLines) -> None:
+        before = self._kept.get(place_of)
+        self.n_bytes += lines.n_bytes - (0 if before is None else before.n_bytes)
+        self._kept[place_of] = lines
 
     def _borrowed(self, place_of: tuple[int, int], matrix: ComplexArray | None) -> CalibrationLines | None:
         for key in sorted(self._calibrations):
