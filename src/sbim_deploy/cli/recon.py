@@ -87,7 +87,7 @@ def run_recon(
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
     from sbim_deploy.io.nifti import check_nifti
-    from sbim_deploy.io.results import count_finished
+    from sbim_deploy.io.partial import count_finished
     from sbim_deploy.recon.montage import write_result_montage
     from sbim_deploy.recon.report import write_report
     from sbim_deploy.recon.volume import NOTICE, reconstruct_file, write_result_nifti
