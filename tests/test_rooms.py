@@ -17,9 +17,10 @@ BELOW = {
     **dict.fromkeys(FLOOR, GROUND),
     "recon": GROUND | FLOOR,
     "experiment": GROUND | FLOOR | {"recon"},
+    "study": GROUND | FLOOR | {"recon"},
     "export": GROUND | FLOOR | {"recon"},
     "training": GROUND | FLOOR | {"recon", "export"},
-    "cli": GROUND | FLOOR | {"recon", "experiment", "export", "training"},
+    "cli": GROUND | FLOOR | {"recon", "experiment", "study", "export", "training"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml", "diffusers", "safetensors"}
 HEAVY_ROOMS = {"export", "training"}

@@ -11,6 +11,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.cli.study import is_study, run_recon_study
 from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,8 +19,15 @@ if TYPE_CHECKING:
 
 
 def recon(
-    kspace: Annotated[Path, typer.Argument(help="A fastMRI HDF5 file.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
+    kspace: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A fastMRI HDF5 file; or a study: several files, a folder (its *.h5), or a list (.txt)."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The HDF5 file to write; of a study, the folder.")
+    ],
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None, typer.Option(help="An HDF5 file with s_maps; default: estimated by ESPIRiT.")
@@ -40,7 +48,10 @@ def recon(
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
     ] = "step",
-    threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Engine threads; default one for each core, in a study one for each worker."),
+    ] = None,
     undersample: Annotated[
         str | None,
         typer.Option(metavar="PATTERN:R", help="Take lines away first: equispaced:R or random:R."),
@@ -51,9 +62,26 @@ def recon(
         Path | None, typer.Option(help="A page to write too (.html): images, residuals, provenance.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes for a study on this machine; default one for each core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="The Dask cluster that a study runs on, such as tcp://host:8786."
+        ),
+    ] = None,
+    resources: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=AMOUNT", help="What a worker of that cluster must offer, such as GPU=1."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Reconstruct undersampled multi-coil k-space."""
+    """Reconstruct undersampled multi-coil k-space: a file, or a study of many.
+
+    Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
+    cannot be read does not stop the others, and study.json in the output folder tells what became of each.
+    """
     from sbim_deploy.recon.volume import ReconSettings
     from sbim_deploy.samplers.choice import SamplerChoice
 
@@ -71,7 +99,12 @@ def recon(
         undersampling=_parse_undersampling(undersample),
         resume=resume,
     )
-    provenance = run_recon(kspace, output, settings, png, nifti, report)
+    if is_study(kspace):
+        _check_of_one_file({"--png": png, "--nifti": nifti, "--report": report})
+        run_recon_study(kspace, output, settings, workers, scheduler, resources, json)
+        return
+    _check_of_a_study({"--workers": workers, "--scheduler": scheduler, "--resources": resources})
+    provenance = run_recon(kspace[0], output, settings, png, nifti, report)
     if json:
         print_json(provenance)
 
@@ -122,6 +155,18 @@ def run_recon(
         f"{timings['total']:.1f} s. {NOTICE}"
     )
     return provenance
+
+
+def _check_of_one_file(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is of one file: leave it out of a study")
+
+
+def _check_of_a_study(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is of a study: several files, a folder, or a list of paths (.txt)")
 
 
 def _check_distinct(paths: Sequence[Path | None]) -> None:

@@ -100,7 +100,7 @@ def is_begun(path: Path) -> bool:
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the identity of the run that was begun, and the SHA-256 of the file that holds it.
+    """Return the identity of the run that was begun, and its hash.
 
     Raises:
         InputError: there is none, or it cannot be read.
@@ -110,7 +110,13 @@ def read_run(path: Path) -> tuple[dict[str, Any], str]:
         stored = record.read_bytes()
     except OSError as error:
         raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
-    return parse_object(stored, str(record)), hashlib.sha256(stored).hexdigest()
+    identity = parse_object(stored, str(record))
+    return identity, run_hash(identity)
+
+
+def run_hash(identity: dict[str, Any]) -> str:
+    """Return the SHA-256 of a run's identity, by which the processes that work on it know it."""
+    return hashlib.sha256(format_object(identity).encode()).hexdigest()
 
 
 def discard_run(path: Path) -> None:
