@@ -16,7 +16,7 @@ from sbim_deploy.recon.backends import backend_of
 from sbim_deploy.recon.model import Model
 from sbim_deploy.study import steps
 from sbim_deploy.study.files import StudyFile, make_folder
-from sbim_deploy.study.model_transport import give_to_cluster
+from sbim_deploy.study.model_transport import give_to_cluster, take_from_cluster
 from sbim_deploy.study.report import DONE, FAILED, KEPT, FileRecord
 from sbim_deploy.study.steps import Failure, Finished, Job, ModelWanted, Software, Surveyed
 from sbim_deploy.study.track import Step, Track
@@ -56,7 +56,7 @@ class Conductor:
     ) -> None:
         self._client, self._job, self._model = client, job, model
         self._resources = dict(resources or {})
-        self._gifts: list[Future] = []
+        self._n_gifts = 0
         self._steps: dict[str, Step] = {}
         self._tracks: dict[int, Track] = {}
         self._n_ended = 0
@@ -71,17 +71,23 @@ class Conductor:
         """
         self._resume, self._progress = resume, progress
         self.records = [FileRecord(file.name, str(file.kspace), str(file.output)) for file in files]
-        self.software = self._ask_for_software()
-        settings = replace(self._job.settings, backend=backend_of(self.software.engine))
-        self._job = replace(self._job, settings=settings, software=self.software)
-        progress.started(len(files), len(self._client.ncores()), self.software.engine)
-        waiting = iter(enumerate(files))
+        try:
+            self.software = self._ask_for_software()
+            settings = replace(self._job.settings, backend=backend_of(self.software.engine))
+            self._job = replace(self._job, settings=settings, software=self.software)
+            progress.started(len(files), len(self._client.ncores()), self.software.engine)
+            self._run_files(iter(enumerate(files)))
+        finally:
+            if self._n_gifts:
+                take_from_cluster(self._client, self._job.model)
+
+    def _run_files(self, waiting: Iterator[tuple[int, StudyFile]]) -> None:
         self._completed = as_completed()
         self._begin_files(waiting)
         for future in self._completed:
             self._hear(future)
             self._begin_files(waiting)
-            progress.advanced(self._n_ended + sum(track.fraction() for track in self._tracks.values()))
+            self._progress.advanced(self._n_ended + sum(track.fraction() for track in self._tracks.values()))
 
     def _ask_for_software(self) -> Software:
         for _ in range(MAX_TRIES):
@@ -124,7 +130,7 @@ class Conductor:
             self._ask(Step(track, steps.survey, (self._model, track.file, self._resume)))
 
     def _ask(self, step: Step) -> None:
-        step = replace(step, asked_with=self._job, n_tries=step.n_tries + 1)
+        step = replace(step, n_gifts=self._n_gifts, n_tries=step.n_tries + 1)
         arguments = (self._job, *step.arguments)
         future = self._submit(step.function, arguments, -step.track.place, step.needs_engine)
         self._steps[future.key] = step
@@ -189,13 +195,13 @@ class Conductor:
             message = f"the model does not reach a worker: {answer.reason}; put it where all can read it"
             self._end(step.track, FAILED, Failure(message, "ModelAbsentError"))
             return
-        if step.asked_with is self._job:  # otherwise it was given meanwhile
+        if step.n_gifts == self._n_gifts:  # otherwise it was given meanwhile
             self._give_model()
         self._ask(step)
 
     def _give_model(self) -> None:
-        pieces, self._gifts = give_to_cluster(self._client, self._model)
-        self._job = replace(self._job, model=replace(self._job.model, pieces=pieces))
+        give_to_cluster(self._client, self._model, self._job.model)
+        self._n_gifts += 1
 
 
 def _failure(step: Step, error: BaseException) -> Failure:

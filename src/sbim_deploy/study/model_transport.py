@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from distributed import Client, Future, get_client
 
@@ -20,25 +21,19 @@ PIECE_BYTES = 32 * 1024**2
 FETCH_TIMEOUT_S = 600
 
 
-Pieces = tuple[tuple[str, tuple[str, ...]], ...]
-"""The names of a model's files, each with the keys under which the cluster holds its bytes."""
-
-
 class ModelAbsentError(Exception):
     """A worker has no model of the key that it was asked for, and could not fetch one."""
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """Which model: where the client has it, and its content.
+    """Which model: where the client has it, and its ``key``, the SHA-256 of its manifest.
 
-    ``key`` is the SHA-256 of the manifest, which holds those of all files. There are no ``pieces`` until a
-    worker asks.
+    The manifest holds the hashes of all files.
     """
 
     path: str
     key: str
-    pieces: Pieces = ()
 
 
 def refer_to(model: str | Path) -> ModelReference:
@@ -52,20 +47,22 @@ def refer_to(model: str | Path) -> ModelReference:
     return ModelReference(path, file_sha256(folder / MANIFEST_NAME))
 
 
-def give_to_cluster(client: Client, model: Model) -> tuple[Pieces, list[Future]]:
-    """Put the bytes of a model's files into the cluster; they stay there as long as the futures are kept."""
-    futures: list[Future] = []
-    pieces = []
+def give_to_cluster(client: Client, model: Model, reference: ModelReference) -> None:
+    """Put the bytes of a model's files into the cluster, where a worker finds them by the model's key.
+
+    :func:`take_from_cluster` takes them away.
+    """
+    pieces: dict[str, list[Future]] = {}
     for name in (MANIFEST_NAME, *model.manifest.files):
-        keys: list[str] = []
         with (model.folder / name).open("rb") as file:
-            while (piece := file.read(PIECE_BYTES)) or not keys:
-                # A key of its own each time: an earlier gift may have died with the worker that held it.
-                future = client.scatter(piece, hash=False)
-                futures.append(future)
-                keys.append(str(future.key))
-        pieces.append((name, tuple(keys)))
-    return tuple(pieces), futures
+            # Keys of their own each time: an earlier gift may have died with the worker that held it.
+            pieces[name] = [client.scatter(piece, hash=False) for piece in _pieces(file)]
+    client.publish_dataset(pieces, name=_dataset_name(reference), override=True)
+
+
+def take_from_cluster(client: Client, reference: ModelReference) -> None:
+    """Let the cluster forget a model that was given."""
+    client.unpublish_dataset(_dataset_name(reference))
 
 
 def find_model(reference: ModelReference) -> Model:
@@ -104,13 +101,15 @@ def _load_if_same(name: str | Path, key: str) -> Model | None:
 
 
 def _fetch(reference: ModelReference, target: Path) -> None:
-    if not reference.pieces:
+    client = get_client()
+    pieces = client.get_dataset(_dataset_name(reference), default=None)
+    if pieces is None:
         raise ModelAbsentError(f"there is no model {reference.key[:12]} at {reference.path}")
     temporary = target.with_name(f".{secrets.token_hex(4)}.{reference.key}")
     try:
         temporary.mkdir(parents=True)
-        for name, keys in reference.pieces:
-            _fetch_file(temporary / name, keys)
+        for name, futures in pieces.items():
+            _fetch_file(temporary / name, futures)
         if _load_if_same(temporary, reference.key) is None:
             raise ModelAbsentError("the model arrived damaged")
         _put_in_place(temporary, target, reference.key)
@@ -123,17 +122,25 @@ def _fetch(reference: ModelReference, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fetch_file(path: Path, keys: Sequence[str]) -> None:
-    client = get_client()
+def _fetch_file(path: Path, futures: Sequence[Future]) -> None:
     with path.open("wb") as file:
-        for key in keys:
+        for future in futures:
             try:
-                piece = Future(key, client).result(timeout=FETCH_TIMEOUT_S)
+                piece = future.result(timeout=FETCH_TIMEOUT_S)
             except Exception as error:  # Dask has many ways to say that the holder is gone
                 raise ModelAbsentError(f"the model is lost on its way ({type(error).__name__})") from error
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    while piece := file.read(PIECE_BYTES):
+        yield piece
+
+
+def _dataset_name(reference: ModelReference) -> str:
+    return f"sbim-deploy model {reference.key}"
 
 
 def _put_in_place(temporary: Path, target: Path, key: str) -> None:

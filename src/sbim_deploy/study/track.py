@@ -10,7 +10,7 @@ from distributed import Future
 
 from sbim_deploy.study.files import StudyFile
 from sbim_deploy.study.report import FileRecord
-from sbim_deploy.study.steps import BatchDone, Failure, Job, Surveyed
+from sbim_deploy.study.steps import BatchDone, Failure, Surveyed
 
 
 @dataclass
@@ -66,11 +66,14 @@ class Track:
 
 @dataclass(frozen=True)
 class Step:
-    """What was asked of the cluster for a file, to be asked again where the worker had no model."""
+    """What was asked of the cluster for a file, to be asked again where the worker had no model.
+
+    ``n_gifts`` is how often the model had been given to the cluster by then.
+    """
 
     track: Track
     function: Any
     arguments: tuple[Any, ...]
     needs_engine: bool = False
-    asked_with: Job | None = None
     n_tries: int = 0
+    n_gifts: int = 0
