@@ -14,7 +14,6 @@ from sbim_deploy.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 CONNECT_TIMEOUT_S = 30
-# No pages, and none of Dask's limits: it would pause a worker for good whose engine takes its memory.
 EMBEDDED = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
@@ -45,7 +44,8 @@ def embedded_cluster(n_workers: int | None = None) -> Iterator[Client]:
             host=LOOPBACK,
             dashboard_address=f"{LOOPBACK}:0",
             worker_dashboard_address=f"{LOOPBACK}:0",
-            memory_limit=0,
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,  # Dask would pause a worker for good whose engine fills its memory
             local_directory=scratch,
             silence_logs=logging.CRITICAL,
         ) as cluster,

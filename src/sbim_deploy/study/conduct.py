@@ -113,7 +113,7 @@ class Conductor:
         try:
             wait(future, timeout=WAIT_UNTIL_SAID_S)
         except TimeoutError:
-            needed = "".join(f", with {name}={amount:g}" for name, amount in self._resources.items())
+            needed = "".join(f", with {name}={amount:g} wanted" for name, amount in self._resources.items())
             self._progress.waiting(f"{len(self._client.ncores())} workers are connected{needed}")
 
     def _begin_files(self, waiting: Iterator[tuple[int, StudyFile]]) -> None:
