@@ -3,10 +3,13 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+from distributed.scheduler import KilledWorker
 from tiny_study import FAST, JOB, Heard, conduct, images
 
 from sbim_deploy.errors import InputError
@@ -20,9 +23,11 @@ from sbim_deploy.io.partial import (
 )
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.recon.model import DEMO_FOLDER, load_model
+from sbim_deploy.study import conduct as conductor
 from sbim_deploy.study import steps
-from sbim_deploy.study.files import study_files
+from sbim_deploy.study.files import StudyFile, study_files
 from sbim_deploy.study.model_transport import ModelReference, cache_folder
+from sbim_deploy.study.track import Step, Track
 
 
 def left_behind(folder):
@@ -197,3 +202,11 @@ def test_a_worker_with_other_versions_is_refused(scans, tmp_path):
     (file,) = study_files([scans / "scan0.h5"], tmp_path)
     answer = steps.reconstruct_batch(replace(JOB, software=other), file, "run", (0,))
     assert f"has numpy {np.__version__}, expected 1.0" in answer.message
+
+
+def test_a_batch_that_kills_its_workers_is_one_line():
+    died = KilledWorker("batch", SimpleNamespace(name="w7"), 3)
+    track = Track(0, StudyFile("a.h5", Path("/in/a.h5"), Path("/out/a.h5")), 0.0)
+    failure = conductor._failure(Step(track, steps.reconstruct_batch, ()), died)
+    assert failure.message.startswith("/in/a.h5: worker w7 and others before it died at reconstruct_batch; ")
+    assert failure.kind == "KilledWorker"

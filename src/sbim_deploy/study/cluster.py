@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,11 +48,17 @@ def embedded_cluster(n_workers: int | None = None) -> Iterator[Client]:
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,  # Dask would pause a worker for good whose engine fills its memory
             local_directory=scratch,
+            preload=[__name__],
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
         yield client
+
+
+def dask_setup(worker: object) -> None:
+    """Leave Ctrl-C to the client, which stops its workers; Dask calls this in each when it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -207,7 +207,7 @@ class Conductor:
 def _failure(step: Step, error: BaseException) -> Failure:
     if isinstance(error, KilledWorker):
         message = (
-            f"{step.track.file.kspace}: {error.last_worker.name} and others before it died at "
+            f"{step.track.file.kspace}: worker {error.last_worker.name} and others before it died at "
             f"{step.function.__name__}; give the workers more memory, or less to do at once (--batch)"
         )
         return Failure(message, type(error).__name__)
