@@ -18,9 +18,10 @@ BELOW = {
     "recon": GROUND | FLOOR,
     "serving": GROUND | FLOOR | {"recon"},
     "experiment": GROUND | FLOOR | {"recon"},
+    "study": GROUND | FLOOR | {"recon"},
     "export": GROUND | FLOOR | {"recon"},
     "training": GROUND | FLOOR | {"recon", "export"},
-    "cli": GROUND | FLOOR | {"recon", "serving", "experiment", "export", "training"},
+    "cli": GROUND | FLOOR | {"recon", "serving", "experiment", "study", "export", "training"},
 }
 HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml", "diffusers", "safetensors"}
 HEAVY_ROOMS = {"export", "training"}

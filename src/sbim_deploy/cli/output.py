@@ -32,7 +32,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress_bar(description: str, total: int | None, done: int = 0) -> Iterator[Callable[[float], None]]:
     """Show a bar on stderr while the block runs; the callable moves it to a number of steps done.
 
     Where stderr is no terminal there is no bar, and the caller's notes say what happens.

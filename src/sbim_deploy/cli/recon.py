@@ -12,6 +12,7 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
 from sbim_deploy.cli.sampling import chosen_sampler
+from sbim_deploy.cli.study import is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
@@ -20,8 +21,16 @@ if TYPE_CHECKING:
 
 
 def recon(
-    kspace: Annotated[Path, typer.Argument(help="A fastMRI or an MRD (ISMRMRD) HDF5 file, or BART's .cfl.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write; a folder for DICOM.")],
+    kspace: Annotated[
+        list[Path],
+        typer.Argument(
+            help="fastMRI or MRD (ISMRMRD) HDF5, or BART's .cfl; or a study: several files, a folder "
+            "(its *.h5), or a list (.txt)."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The file to write; a folder for DICOM, and for a study.")
+    ],
     output_format: Annotated[
         str | None,
         typer.Option("--format", help="h5, mrd, dicom, nifti or cfl; default by the output's name, else h5."),
@@ -62,7 +71,10 @@ def recon(
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
     ] = "step",
-    threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Engine threads; default one for each core, in a study one for each worker."),
+    ] = None,
     undersample: Annotated[
         str | None,
         typer.Option(metavar="PATTERN:R", help="Take lines away first: equispaced:R or random:R."),
@@ -73,9 +85,26 @@ def recon(
         Path | None, typer.Option(help="A page to write too (.html): images, residuals, provenance.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes for a study on this machine; default one for each core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="The Dask cluster that a study runs on, such as tcp://host:8786."
+        ),
+    ] = None,
+    resources: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=AMOUNT", help="What a worker of that cluster must offer, such as GPU=1."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Reconstruct undersampled multi-coil k-space."""
+    """Reconstruct undersampled multi-coil k-space: a file, or a study of many.
+
+    Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
+    cannot be read does not stop the others, and study.json in the output folder tells what became of each.
+    """
     from sbim_deploy.recon.volume import ReconSettings
 
     choice, n_samples = chosen_sampler(
@@ -105,9 +134,13 @@ def recon(
         undersampling=_parse_undersampling(undersample),
         resume=resume,
     )
-    provenance = run_recon(
-        kspace, _parse_output(output, output_format, orientation), settings, png, nifti, report
-    )
+    if is_study(kspace):
+        _check_of_one_file({"--png": png, "--nifti": nifti, "--report": report, "--format": output_format})
+        run_recon_study(kspace, output, settings, workers, scheduler, resources, json)
+        return
+    _check_of_a_study({"--workers": workers, "--scheduler": scheduler, "--resources": resources})
+    made = _parse_output(output, output_format, orientation)
+    provenance = run_recon(kspace[0], made, settings, png, nifti, report)
     if json:
         print_json(provenance)
 
@@ -122,7 +155,7 @@ def run_recon(
 ) -> dict[str, Any]:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
-    from sbim_deploy.io.results import count_finished
+    from sbim_deploy.io.partial import count_finished
     from sbim_deploy.recon.montage import write_result_montage
     from sbim_deploy.recon.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.recon.report import write_report
@@ -176,6 +209,18 @@ def _write_outputs(outputs: Sequence[Output], result: Path, kspace: Path) -> Non
         raise
     if all(output.path != result for output in outputs):
         result.unlink(missing_ok=True)
+
+
+def _check_of_one_file(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is of one file: leave it out of a study")
+
+
+def _check_of_a_study(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"{name} is of a study: several files, a folder, or a list of paths (.txt)")
 
 
 def _check_distinct(paths: Sequence[Path | None]) -> None:

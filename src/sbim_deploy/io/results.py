@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +20,18 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
 from sbim_deploy.io.hdf5 import write_json_attribute, writing
 from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.partial import (
+    FinishedSlice,
+    SliceForm,
+    begin_run,
+    discard_run,
+    is_begun,
+    load_slice,
+    partial_folder,
+    read_run,
+    save_slice,
+    slice_path,
+)
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.records import ComplexArray, FloatArray
 
@@ -56,18 +65,17 @@ class ResultWriter:
         if not self.slice_indices or len(set(self.slice_indices)) != len(self.slice_indices):
             raise InputError(f"{path}: got slices {self.slice_indices}, expected at least one, none twice")
         check_writable(path)
-        self._folder = _partial_folder(path)
         # JSON has no tuples: compare what will be read back, not what was given.
         self._identity = parse_object(format_object(identity), "the identity of the run")
-        self._form: _Form | None = None
+        self._form: SliceForm | None = None
         self._done: set[int] = set()
         self._complete = False
-        if resume and (self._folder / "run.json").is_file():
+        if resume and is_begun(path):
             self._resume()
         elif resume and os.path.isfile(path):
             self._adopt_output()
         if not self._done and not self._complete:
-            self._start_over()
+            begin_run(path, self._identity)
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +84,7 @@ class ResultWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._done:
-            self._discard()
+            discard_run(self.path)
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -112,13 +120,12 @@ class ResultWriter:
             raise ValueError(f"image is {image.dtype} {image.shape}, expected complex64 {shape}")
         if zero_filled.shape != shape:
             raise ValueError(f"zero_filled is {zero_filled.shape}, expected {shape}")
-        finished = _FinishedSlice(image, np.abs(zero_filled), np.float32(residual), standard_deviation)
+        finished = FinishedSlice(image, np.abs(zero_filled), np.float32(residual), standard_deviation)
         if not finished.is_sound or self._form not in (None, finished.form):
             raise ValueError(
                 f"slice {index} has a standard deviation that is not float32 {shape}, or that others lack"
             )
-        with replacing(self._slice_path(index)) as temporary:
-            np.savez(temporary, **finished.arrays)
+        save_slice(self.path, index, finished)
         self._form = finished.form
         self._done.add(index)
 
@@ -136,9 +143,10 @@ class ResultWriter:
         if self.pending or self._form is None:
             raise ValueError(f"slices {self.pending} are not written yet")
         n_bytes = len(self.slice_indices) * math.prod(self._form.shape) * BYTES_PER_PIXEL
-        check_free_space(self._folder, n_bytes)
+        folder = partial_folder(self.path)
+        check_free_space(folder, n_bytes)
         # Assembled within the folder, so that a kill meanwhile leaves nothing beside the output.
-        assembled = self._folder / self.path.name
+        assembled = folder / self.path.name
         with writing(assembled) as file:
             self._assemble(file, self._form)
             write_json_attribute(file, "identity", self._identity)
@@ -146,9 +154,9 @@ class ResultWriter:
         with replacing(self.path) as temporary:
             os.replace(assembled, temporary)
         self._complete = True
-        self._discard()
+        discard_run(self.path)
 
-    def _assemble(self, file: h5py.File, form: _Form) -> None:
+    def _assemble(self, file: h5py.File, form: SliceForm) -> None:
         def stack(name: str, dtype: type) -> h5py.Dataset:
             # In chunks: on a full disk HDF5 crashes when a dataset without them is freed.
             shape = (len(self.slice_indices), *form.shape)
@@ -159,27 +167,20 @@ class ResultWriter:
         deviations = stack("standard_deviation", np.float32) if form.has_deviation else None
         residuals = file.create_dataset("residual", (len(self.slice_indices),), np.float32)
         for position, index in enumerate(self.slice_indices):
-            finished = _load_slice(self._slice_path(index))
+            finished = load_slice(self.path, index)
             if finished is None or finished.form != form:
-                raise InputError(f"{self._slice_path(index)}: is damaged; run again with --resume")
+                raise InputError(f"{slice_path(self.path, index)}: is damaged; run again with --resume")
             images[position], residuals[position] = finished.image, finished.residual
             magnitudes[position], zero_filled[position] = np.abs(finished.image), finished.zero_filled
             if deviations is not None:
                 deviations[position] = finished.standard_deviation
         file["slice_index"] = np.asarray(self.slice_indices, np.int32)
 
-    def _slice_path(self, index: int) -> Path:
-        return self._folder / f"slice_{index:06d}.npz"
-
     def _resume(self) -> None:
-        record = self._folder / "run.json"
-        try:
-            found = parse_object(record.read_bytes(), str(record))
-        except OSError as error:
-            raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
-        check_same_run(found, self._identity, self._folder, WITHOUT_RESUME)
+        found, _ = read_run(self.path)
+        check_same_run(found, self._identity, partial_folder(self.path), WITHOUT_RESUME)
         for index in self.slice_indices:
-            finished = _load_slice(self._slice_path(index))
+            finished = load_slice(self.path, index)
             if finished is not None and self._form in (None, finished.form):
                 self._form = finished.form
                 self._done.add(index)
@@ -192,84 +193,6 @@ class ResultWriter:
             return  # whatever it is, it is not a finished run, and the output replaces it
         check_same_run(found, self._identity, self.path, WITHOUT_RESUME)
         self._complete = indices == self.slice_indices
-
-    def _start_over(self) -> None:
-        self._discard()
-        try:
-            self._folder.mkdir()
-        except OSError as error:
-            raise InputError(
-                f"{self._folder}: cannot be made ({error.strerror}); name another output"
-            ) from error
-        with replacing(self._folder / "run.json") as temporary:
-            temporary.write_text(format_object(self._identity), encoding="utf-8")
-
-    def _discard(self) -> None:
-        if not os.path.lexists(self._folder):
-            return
-        try:
-            # run.json goes first: without it what a kill leaves behind is never resumed.
-            (self._folder / "run.json").unlink(missing_ok=True)
-            shutil.rmtree(self._folder)
-        except OSError as error:
-            raise InputError(f"{self._folder}: cannot be removed ({error.strerror}); remove it") from error
-
-
-def count_finished(path: Path) -> int:
-    """Count the finished slices that a stopped run of the output `path` has left."""
-    return len(list(_partial_folder(path).glob("slice_*.npz")))
-
-
-def _partial_folder(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-@dataclass(frozen=True)
-class _Form:
-    """What the slices of a run have in common."""
-
-    shape: tuple[int, ...]
-    has_deviation: bool
-
-
-@dataclass(frozen=True)
-class _FinishedSlice:
-    image: ComplexArray
-    zero_filled: FloatArray
-    residual: np.float32
-    standard_deviation: FloatArray | None
-
-    @property
-    def form(self) -> _Form:
-        return _Form(self.image.shape, self.standard_deviation is not None)
-
-    @property
-    def arrays(self) -> dict[str, Any]:
-        return {name: array for name, array in vars(self).items() if array is not None}
-
-    @property
-    def is_sound(self) -> bool:
-        magnitudes = (self.zero_filled, self.standard_deviation)
-        return (
-            self.image.dtype == np.complex64
-            and self.image.ndim == 2
-            and self.residual.shape == ()
-            and all(
-                each is None or (each.dtype == np.float32 and each.shape == self.image.shape)
-                for each in magnitudes
-            )
-        )
-
-
-def _load_slice(path: Path) -> _FinishedSlice | None:
-    """Load a finished slice, or None where it is missing or damaged."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
-            finished = _FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
-        return None
-    return finished if finished.is_sound else None
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path, way_out: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
 from sbim_deploy.engines.triton_server import check_address
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.io.engine_folder import read_records
@@ -58,6 +60,12 @@ def check_backend(backend: str) -> None:
         check_address(address)
     elif name != backend:
         raise InputError(f"backend {name} takes no address, got {backend!r}: leave it out")
+
+
+def backend_of(description: Mapping[str, str]) -> str:
+    """Return the name by which the backend of an engine's description is asked for."""
+    names = {distribution: name for name, distribution in DISTRIBUTIONS.items()}
+    return names.get(description["backend"], description["backend"])
 
 
 def missing_reason(model: Model, graph: str, backend: str) -> str | None:

@@ -1,0 +1,122 @@
+"""``sbim-deploy recon`` of many files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.output import describe_engine, note, print_json, print_table, progress_bar
+from sbim_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from sbim_deploy.recon.settings import ReconSettings
+    from sbim_deploy.study.report import FileRecord, StudyReport
+
+EXTRA = "cluster"
+
+
+def is_study(inputs: Sequence[Path]) -> bool:
+    """Tell whether inputs are a study: several, a folder, or a list of paths."""
+    return len(inputs) > 1 or inputs[0].suffix == ".txt" or inputs[0].is_dir()
+
+
+def run_recon_study(
+    inputs: Sequence[Path],
+    folder: Path,
+    recon: ReconSettings,
+    workers: int | None,
+    scheduler: str | None,
+    resources: str | None,
+    json: bool,
+) -> None:
+    """Reconstruct a study with a bar and a line for each file on stderr, and its table on stdout.
+
+    Raises:
+        InputError: an option is wrong, or at least one file has failed.
+    """
+    with needs(EXTRA):
+        from sbim_deploy.study.report import REPORT_NAME, report_as_dict
+        from sbim_deploy.study.run import StudySettings, run_study
+
+    settings = StudySettings(recon, workers, scheduler, _parse_resources(resources))
+    try:
+        with ExitStack() as stack:
+            report = run_study(inputs, folder, settings, _Progress(stack))
+    except KeyboardInterrupt:
+        note("stopped: what is finished is kept, go on with --resume")
+        raise
+    if json:
+        print_json(report_as_dict(report))
+    else:
+        _print_summary(report)
+    failed = report.counts["failed"]
+    if failed:
+        raise InputError(
+            f"{failed} of {len(report.files)} files failed, the others are whole: {folder / REPORT_NAME} "
+            "tells why; go on with --resume"
+        )
+    note(f"{folder / REPORT_NAME}: {report.seconds:.1f} s. Research use only. Not for diagnosis.")
+
+
+class _Progress:
+    """A bar over all files, and a line for each on stderr."""
+
+    def __init__(self, stack: ExitStack):
+        self._stack = stack
+        self._move_to: Callable[[float], None] = lambda _done: None
+        self._n_ended = self._n_files = 0
+
+    def waiting(self, what: str) -> None:
+        note(f"waiting for a worker: {what}")
+
+    def started(self, n_files: int, n_workers: int, engine: Mapping[str, str]) -> None:
+        note(describe_engine(engine))
+        self._n_files = n_files
+        bar = progress_bar(f"{n_files} files, {n_workers} workers", n_files)
+        self._move_to = self._stack.enter_context(bar)
+
+    def advanced(self, n_files: float) -> None:
+        self._move_to(n_files)
+
+    def ended(self, record: FileRecord) -> None:
+        self._n_ended += 1
+        what = {
+            "done": f"{record.slices} slices, {record.seconds:.1f} s",
+            "kept": "is there already",
+            "failed": f"FAILED: {record.error}",
+        }[record.state]
+        note(f"{self._n_ended}/{self._n_files} {record.name}: {what}")
+
+
+def _print_summary(report: StudyReport) -> None:
+    rows = []
+    for state, count in report.counts.items():
+        files = [record for record in report.files if record.state == state]
+        n_slices = sum(record.slices for record in files)
+        seconds = sum(record.compute_seconds for record in files)
+        rows.append((state, str(count), str(n_slices), f"{seconds:.1f}"))
+    print_table(("files", "number", "slices", "compute s"), rows)
+    for record in report.files:
+        if record.state == "failed":
+            typer.echo(f"failed: {record.name}: {record.error}")
+
+
+def _parse_resources(text: str | None) -> dict[str, float] | None:
+    """Read NAME=AMOUNT,NAME=AMOUNT."""
+    if text is None:
+        return None
+    resources = {}
+    for part in text.split(","):
+        name, _, amount = part.partition("=")
+        try:
+            resources[name.strip()] = float(amount)
+        except ValueError:
+            resources[name.strip()] = 0.0
+        if not name.strip() or not 0 < resources[name.strip()] < float("inf"):
+            raise InputError(f"--resources is {text!r}: expected NAME=AMOUNT, such as GPU=1")
+    return resources

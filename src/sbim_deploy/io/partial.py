@@ -1,0 +1,168 @@
+"""The finished slices of a run that goes on: a hidden folder beside the output, shared by who works on it.
+
+`.OUT.h5.partial/` holds `run.json`, the run's identity, and a file for each slice, renamed into place whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.records import ComplexArray, FloatArray
+
+
+@dataclass(frozen=True)
+class SliceForm:
+    """What the slices of a run have in common."""
+
+    shape: tuple[int, ...]
+    has_deviation: bool
+
+
+@dataclass(frozen=True)
+class FinishedSlice:
+    """A slice as it is kept: complex64 image (rows, columns), and float32 magnitudes of that size."""
+
+    image: ComplexArray
+    zero_filled: FloatArray
+    residual: np.float32
+    standard_deviation: FloatArray | None
+
+    @property
+    def form(self) -> SliceForm:
+        """What all slices of a run must have in common."""
+        return SliceForm(self.image.shape, self.standard_deviation is not None)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """What is there, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether dtypes and shapes are those of a slice."""
+        magnitudes = (self.zero_filled, self.standard_deviation)
+        return (
+            self.image.dtype == np.complex64
+            and self.image.ndim == 2
+            and self.residual.shape == ()
+            and all(
+                each is None or (each.dtype == np.float32 and each.shape == self.image.shape)
+                for each in magnitudes
+            )
+        )
+
+
+def partial_folder(path: Path) -> Path:
+    """Return the folder of the finished slices of the output `path`."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def count_finished(path: Path) -> int:
+    """Count the finished slices that a stopped run of the output `path` has left."""
+    return len(list(partial_folder(path).glob("slice_*.npz")))
+
+
+def slice_path(path: Path, index: int) -> Path:
+    """Return the file of a finished slice of the output `path`."""
+    return partial_folder(path) / f"slice_{index:06d}.npz"
+
+
+def begin_run(path: Path, identity: dict[str, Any]) -> None:
+    """Make the folder of a run, in place of an older one.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    discard_run(path)
+    folder = partial_folder(path)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another output") from error
+    with replacing(_record(path)) as temporary:
+        temporary.write_text(format_object(identity), encoding="utf-8")
+
+
+def is_begun(path: Path) -> bool:
+    """Tell whether a run of the output `path` was begun and not finished."""
+    return _record(path).is_file()
+
+
+def read_run(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the identity of the run that was begun, and its hash.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    record = _record(path)
+    try:
+        stored = record.read_bytes()
+    except OSError as error:
+        raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
+    identity = parse_object(stored, str(record))
+    return identity, run_hash(identity)
+
+
+def run_hash(identity: dict[str, Any]) -> str:
+    """Return the SHA-256 of a run's identity, by which the processes that work on it know it."""
+    return hashlib.sha256(format_object(identity).encode()).hexdigest()
+
+
+def discard_run(path: Path) -> None:
+    """Remove the folder of a run, if there is one.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    folder = partial_folder(path)
+    if not os.path.lexists(folder):
+        return
+    try:
+        # run.json goes first: without it what a kill leaves behind is never resumed.
+        _record(path).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be removed ({error.strerror}); remove it") from error
+
+
+def save_slice(path: Path, index: int, finished: FinishedSlice, run: str | None = None) -> None:
+    """Keep a slice of the output `path`, whole or not at all.
+
+    With `run`, the hash that :func:`read_run` gave, it is kept only while that run goes on: a process that
+    was given up for lost cannot put its slice among those of another run.
+
+    Raises:
+        InputError: the slice cannot be written, or the run is another one by now.
+    """
+    with replacing(slice_path(path, index)) as temporary:
+        np.savez(temporary, **finished.arrays)
+        if run is not None and read_run(path)[1] != run:
+            raise InputError(
+                f"{partial_folder(path)}: belongs to another run by now; slice {index} is left out"
+            )
+
+
+def load_slice(path: Path, index: int) -> FinishedSlice | None:
+    """Load a finished slice of the output `path`, or None where it is missing or damaged."""
+    try:
+        with slice_path(path, index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
+            finished = FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"))
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return None
+    return finished if finished.is_sound else None
+
+
+def _record(path: Path) -> Path:
+    return partial_folder(path) / "run.json"

@@ -1,0 +1,1 @@
+"""Many files on many processes: Dask distributed plans, recon computes."""

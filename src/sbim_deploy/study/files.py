@@ -1,0 +1,115 @@
+"""The files of a study: which are read, and where each result goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sbim_deploy.errors import InputError
+
+LIST_SUFFIX = ".txt"
+MAX_LIST_BYTES = 64 * 1024**2
+SUFFIX = ".h5"
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """A k-space file and its result, both as absolute paths; ``name`` is the result's within the folder."""
+
+    name: str
+    kspace: Path
+    output: Path
+
+
+def study_files(inputs: Sequence[Path], folder: Path) -> list[StudyFile]:
+    """Return the files that inputs mean, in their order, with the results' names in ``folder``.
+
+    A result has its input's name. Where two would be the same, all keep their folders below the one that
+    they have in common. A file need not be there: the study tells at its end which it could not read.
+
+    Raises:
+        InputError: a list cannot be read, a folder has no files, a file is named twice, two files would have
+            one result, or a result would take the place of an input.
+    """
+    paths = [Path(os.path.abspath(path)) for given in inputs for path in _expand(given)]
+    _check_distinct(paths)
+    names = [Path(path.with_suffix(SUFFIX).name) for path in paths]
+    if _first_twice(names) is not None:
+        common = Path(os.path.commonpath([path.parent for path in paths]))
+        names = [path.with_suffix(SUFFIX).relative_to(common) for path in paths]
+    if (clash := _first_twice(names)) is not None:
+        first, second = (paths[place] for place in clash)
+        raise InputError(
+            f"{first} and {second}: both would be written to {folder / names[clash[0]]}; "
+            "rename one, or make two studies of them"
+        )
+    root = Path(os.path.abspath(folder))
+    files = [StudyFile(str(name), path, root / name) for name, path in zip(names, paths, strict=True)]
+    read = {path.resolve() for path in paths}
+    for file in files:
+        if file.output.resolve() in read:
+            raise InputError(f"{file.output}: the result would replace an input; name another folder with -o")
+    return files
+
+
+def _expand(given: Path) -> Iterator[Path]:
+    if os.path.isdir(given):
+        found = sorted(path for path in given.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        if not found:
+            raise InputError(f"{given}: holds no *{SUFFIX} files; name another folder, or the files")
+        yield from found
+    elif given.suffix == LIST_SUFFIX:
+        yield from _read_list(given)
+    else:
+        yield given
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        with path.open("rb") as file:
+            stored = file.read(MAX_LIST_BYTES + 1)
+        text = stored.decode()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text, expected a path on each line") from error
+    if len(stored) > MAX_LIST_BYTES or "\0" in text:
+        raise InputError(f"{path}: expected at most {MAX_LIST_BYTES} bytes of text, a path on each line")
+    lines = (line.strip() for line in text.splitlines())
+    paths = [Path(line) for line in lines if line and not line.startswith("#")]
+    if not paths:
+        raise InputError(f"{path}: names no files, expected a path on each line")
+    return paths
+
+
+def _check_distinct(paths: Iterable[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        resolved = path.resolve()
+        if resolved in seen:
+            raise InputError(f"{path}: is named twice among the inputs ({seen[resolved]}); name it once")
+        seen[resolved] = path
+
+
+def _first_twice(names: Sequence[Path]) -> tuple[int, int] | None:
+    """Return the places of the first two names that are the same, on file systems without case too."""
+    seen: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first = seen.setdefault(str(name).casefold(), place)
+        if first != place:
+            return first, place
+    return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make the folder ({error.strerror}); name another one") from error

@@ -1,0 +1,272 @@
+"""What runs in a worker: the steps of a file. Errors that a user can act on come back as values."""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from sbim_deploy import errors
+from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.io.partial import (
+    FinishedSlice,
+    discard_run,
+    is_begun,
+    load_slice,
+    read_run,
+    run_hash,
+    save_slice,
+)
+from sbim_deploy.io.result_file import open_result
+from sbim_deploy.io.results import ResultWriter
+from sbim_deploy.recon.backends import backend_of
+from sbim_deploy.recon.model import Model, sampling_prior
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.scan import (
+    Timings,
+    batches_of_indices,
+    check_slices,
+    describe_scan,
+    make_reconstructor,
+    open_scan,
+    run_identity,
+    run_provenance,
+    slice_problems,
+    software_versions,
+)
+from sbim_deploy.recon.settings import ReconSettings
+from sbim_deploy.samplers.choice import make_plan
+from sbim_deploy.study.files import StudyFile
+from sbim_deploy.study.model_transport import ModelAbsentError, ModelReference, find_model
+
+MAX_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Software:
+    """What must be the same on every worker: versions, and what runs the network."""
+
+    versions: Mapping[str, str]
+    engine: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all files of a study have in common; ``software`` is known once the first worker has answered."""
+
+    settings: ReconSettings
+    model: ModelReference
+    software: Software | None = None
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A file that was checked: its slices, the batches that are left to do, and the run that they belong to.
+
+    A run that was ``complete`` before has none left and no run.
+    """
+
+    n_slices: int
+    n_done: int
+    batches: tuple[tuple[int, ...], ...]
+    run: str
+    measured: Mapping[str, Any]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """A batch whose slices are kept: how many this worker made, which worker, and its seconds."""
+
+    n_made: int
+    worker: str
+    preparation_s: float
+    sampling_s: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result that is whole under its name."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, in one line; ``kind`` is the name of the error's class."""
+
+    message: str
+    kind: str
+
+    def as_error(self) -> SbimDeployError:
+        """Return the error as it was raised in the worker."""
+        kind = getattr(errors, self.kind, SbimDeployError)
+        error: SbimDeployError = kind(self.message)
+        return error
+
+
+@dataclass(frozen=True)
+class ModelWanted:
+    """The worker has no such model: the client is to send it, and to ask again."""
+
+    reason: str
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _answering(step: Callable[P, R]) -> Callable[P, R | Failure | ModelWanted]:
+    """Return errors as values: an exception would be logged with a traceback by Dask."""
+
+    @functools.wraps(step)
+    def answer(*args: P.args, **kwargs: P.kwargs) -> R | Failure | ModelWanted:
+        try:
+            return step(*args, **kwargs)
+        except ModelAbsentError as error:
+            return ModelWanted(str(error))
+        except SbimDeployError as error:
+            return Failure(str(error), type(error).__name__)
+
+    return answer
+
+
+@_answering
+def tell_software(job: Job) -> Software:
+    """Open the engine, and tell what it is: the first worker decides for all."""
+    return Software(software_versions(), dict(_reconstructor(job).engine.description))
+
+
+@_answering
+def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
+    """Check a file whole, and begin its run or take up one that was stopped."""
+    settings = job.settings
+    assert job.software is not None
+    with open_scan(file.kspace, settings) as scan:
+        plan = make_plan(settings.choice, sampling_prior(model.manifest))
+        identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
+        # Dask may do this step twice: what the first time has begun goes on.
+        writer = ResultWriter(file.output, identity, scan.indices, resume or is_begun(file.output))
+        pending = set(writer.pending)
+        n_done = len(scan.indices) - len(pending)
+        if not pending and not is_begun(file.output):
+            return Surveyed(len(scan.indices), n_done, (), "", {}, complete=True)
+        check_slices(scan.indices, scan)
+        # Those of a run that was never stopped: a slice's last bits depend on its neighbours in the batch.
+        batches = batches_of_indices(scan.indices, scan, settings)
+        left = tuple(tuple(batch) for batch in batches if pending.intersection(batch))
+        measured = describe_scan(scan)
+        run = read_run(file.output)[1]
+    return Surveyed(len(scan.indices), n_done, left, run, measured, complete=False)
+
+
+@_answering
+def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, ...]) -> BatchDone:
+    """Reconstruct a batch of slices and keep those that are not kept yet."""
+    reconstruct = _reconstructor(job)
+    missing = {index for index in indices if load_slice(file.output, index) is None}
+    timings = Timings()
+    if missing:
+        with open_scan(file.kspace, job.settings) as scan:
+            problems = list(slice_problems(indices, scan, timings))
+        with _COMPUTING:
+            before = time.perf_counter()
+            results = reconstruct(problems)
+            timings.sampling_s = time.perf_counter() - before
+        for each in results:
+            if each.index in missing:
+                finished = FinishedSlice(
+                    each.image, np.abs(each.zero_filled), np.float32(each.residual), each.standard_deviation
+                )
+                save_slice(file.output, each.index, finished, run)
+    return BatchDone(len(missing), worker_name(), timings.preparation_s, timings.sampling_s)
+
+
+@_answering
+def finish(
+    job: Job,
+    model: Model,
+    file: StudyFile,
+    surveyed: Surveyed,
+    timings_s: Mapping[str, Any],
+    workers: tuple[str, ...],
+) -> Finished:
+    """Assemble a result of its slices."""
+    assert job.software is not None
+    if _is_finished(file, surveyed.run):
+        discard_run(file.output)
+        return Finished(worker_name())
+    identity, run = read_run(file.output)
+    if run != surveyed.run:
+        raise InputError(f"{file.output}: another run has begun it meanwhile; let one study write a folder")
+    with open_scan(file.kspace, job.settings) as scan:
+        writer = ResultWriter(file.output, identity, scan.indices, resume=True)
+    if writer.pending:
+        raise InputError(f"{file.output}: finished slices were damaged meanwhile; run again with --resume")
+    provenance = run_provenance(
+        identity, job.settings, model.manifest, job.software.engine, surveyed.measured, timings_s
+    )
+    writer.finish({**provenance, "workers": list(workers)})
+    return Finished(worker_name())
+
+
+def worker_name() -> str:
+    """Return the host and the process that this runs in."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _is_finished(file: StudyFile, run: str) -> bool:
+    """Tell whether a worker that was lost had finished the result, and could not say so any more."""
+    if is_begun(file.output):
+        return False
+    try:
+        with open_result(file.output) as result:
+            return run_hash(result.identity) == run
+    except InputError:
+        return False
+
+
+_LOADING = threading.Lock()
+_COMPUTING = threading.Lock()
+_KEPT: dict[tuple[ReconSettings, str], Reconstructor] = {}
+
+
+def _reconstructor(job: Job) -> Reconstructor:
+    """Return the process's reconstructor for a job, made the first time and kept."""
+    with _LOADING:
+        kept = _KEPT.get((job.settings, job.model.key))
+        if kept is not None:
+            return kept
+        # ESPIRiT's last bits depend on the threads of BLAS, and those on how the worker was started.
+        threadpool_limits(1, user_api="blas")
+        reconstructor = make_reconstructor(job.settings, find_model(job.model))
+        _check_software(job, reconstructor)
+        while len(_KEPT) >= MAX_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        # Under the backend's name, which is what is asked for once `auto` was decided.
+        settings = replace(job.settings, backend=backend_of(reconstructor.engine.description))
+        _KEPT[settings, job.model.key] = reconstructor
+        return reconstructor
+
+
+def _check_software(job: Job, reconstructor: Reconstructor) -> None:
+    """Refuse to add slices to those that other versions have made."""
+    if job.software is None:
+        return
+    here = {**software_versions(), "engine version": reconstructor.engine.description["version"]}
+    there = {**job.software.versions, "engine version": job.software.engine["version"]}
+    if differing := [
+        f"{name} {here[name]}, expected {there[name]}" for name in here if here[name] != there[name]
+    ]:
+        raise InputError(
+            f"worker {worker_name()}: has {'; '.join(differing)}, as the study began with; "
+            "install the same versions on all workers"
+        )

@@ -1,0 +1,95 @@
+"""``sbim-deploy recon`` of many files, by what it prints and the exit codes that it ends with."""
+
+import importlib.util
+import json
+import shutil
+import sys
+
+import pytest
+
+from sbim_deploy.io.result_file import open_result
+
+needs_dask = pytest.mark.skipif(
+    importlib.util.find_spec("distributed") is None, reason='needs "sbim-deploy[cluster]"'
+)
+FAST = ("--steps", 1, "--backend", "onnxruntime")
+
+
+@needs_dask
+def test_a_study_with_a_truncated_file_is_exit_2_and_the_others_are_whole(cli, simulated, tmp_path):
+    shutil.copy(simulated, tmp_path / "a.h5")
+    (tmp_path / "b.h5").write_bytes(simulated.read_bytes()[:20_000])
+    shutil.copy(simulated, tmp_path / "c.h5")
+    out = tmp_path / "out"
+    arguments = ("recon", tmp_path, "-o", out, *FAST, "--slices", "0:1", "--workers", 1)
+    done = cli(*arguments)
+    assert done.code == 2
+    assert "1 of 3 files failed" in done.error_line
+    lines = done.out.splitlines()
+    assert [line.split() for line in lines[1:3]] == [
+        ["done", "2", "2", lines[1].split()[3]],
+        ["kept", "0", "0", "0.0"],
+    ]
+    assert lines[-1].startswith("failed: b.h5: ")
+    assert "truncated" in lines[-1]
+    assert "1/3 " in done.err
+    assert "b.h5: FAILED: " in done.err
+    report = json.loads((out / "study.json").read_text())
+    assert [record["state"] for record in report["files"]] == ["done", "failed", "done"]
+    assert report["files"][0]["workers"]
+    assert report["software"]["engine"]["backend"] == "onnxruntime"
+    assert report["settings"]["threads"] == 1
+    with open_result(out / "c.h5") as result:
+        assert result.n_slices == 1
+    shutil.copy(simulated, tmp_path / "b.h5")
+    again = cli(*arguments, "--resume", "--json")
+    assert again.code == 0
+    assert json.loads(again.out)["counts"] == {"done": 1, "kept": 2, "failed": 0, "pending": 0}
+    assert "Research use only" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workers", 2), "--workers is of a study"),
+        (("--scheduler", "tcp://127.0.0.1:1"), "--scheduler is of a study"),
+        (("--resources", "GPU=1"), "--resources is of a study"),
+    ],
+)
+def test_options_of_a_study_are_refused_for_one_file(cli, simulated, tmp_path, arguments, message):
+    done = cli("recon", simulated, "-o", tmp_path / "out.h5", *arguments)
+    assert done.code == 2
+    assert message in done.error_line
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_dask
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--png", "x.png"), "--png is of one file"),
+        (("--report", "x.html"), "--report is of one file"),
+        (("--maps", "m.h5"), "--maps is of one file"),
+        (("--workers", 0), "workers is 0"),
+        (("--workers", 1, "--scheduler", "tcp://h:1"), "exclude each other"),
+        (("--resources", "GPU=1"), "--resources needs --scheduler"),
+        (("--resources", "GPU"), "--resources is 'GPU': expected NAME=AMOUNT"),
+        (("--resources", "GPU=-1"), "--resources is 'GPU=-1': expected NAME=AMOUNT"),
+        (("--sampler", "sbmi"), "unknown sampler 'sbmi'"),
+        (("--model", "nowhere"), "nowhere: no such folder"),
+    ],
+)
+def test_bad_options_of_a_study_are_refused_before_any_work(cli, simulated, tmp_path, arguments, message):
+    done = cli("recon", simulated, tmp_path / "other.h5", "-o", tmp_path / "out", *arguments)
+    assert done.code == 2
+    assert message in done.error_line
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_study_without_dask_is_exit_4(cli, simulated, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("sbim_deploy.study.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    done = cli("recon", simulated, tmp_path / "other.h5", "-o", tmp_path / "out")
+    assert done.code == 4
+    assert 'pip install "sbim-deploy[cluster]"' in done.error_line
