@@ -50,7 +50,7 @@ class Numbers:
 
 FAMILIES = {
     "dds": (
-        Numbers(prior_weight=0.5),
+        Numbers(prior_weight=1.0),
         {
             "samples": (1, 2, 3, 4),
             "start_sigma": SIGMAS,

@@ -17,6 +17,15 @@ def test_the_cluster_of_this_machine_listens_on_the_loopback_interface_alone(cli
     assert {address.ip for address in addresses} == {"127.0.0.1"}
 
 
+def test_nobody_without_the_key_of_the_run_can_connect(client, monkeypatch):
+    address = client.scheduler_info()["address"]
+    assert address.startswith("tls://127.0.0.1:")
+    monkeypatch.setattr("sbim_deploy.study.cluster.CONNECT_TIMEOUT_S", 1)
+    for other in (address, address.replace("tls", "tcp")):
+        with pytest.raises(InputError, match="no Dask scheduler answers"), connected_cluster(other):
+            pass
+
+
 def test_the_cluster_of_this_machine_serves_no_pages(client):
     from urllib.error import HTTPError
     from urllib.request import urlopen

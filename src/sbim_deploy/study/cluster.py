@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
 from sbim_deploy.errors import InputError
 
@@ -26,7 +26,8 @@ EMBEDDED = {
 def embedded_cluster(n_workers: int | None = None) -> Iterator[Client]:
     """Start worker processes of one thread each on this machine; they end with this process, however it ends.
 
-    They listen on the loopback interface alone. ``n_workers`` of None is one for each core.
+    They listen on the loopback interface alone, by TLS with a key made for this run: who can talk to a Dask
+    scheduler can run code, and a machine may have other users. ``n_workers`` of None is one for each core.
 
     Raises:
         InputError: less than one worker.
@@ -35,6 +36,7 @@ def embedded_cluster(n_workers: int | None = None) -> Iterator[Client]:
         n_workers = int(dask.system.CPU_COUNT)
     if n_workers < 1:
         raise InputError(f"workers is {n_workers}: expected at least 1")
+    security = Security.temporary()
     with (
         tempfile.TemporaryDirectory(prefix="sbim-deploy-", ignore_cleanup_errors=True) as scratch,
         dask.config.set(EMBEDDED),
@@ -48,10 +50,11 @@ def embedded_cluster(n_workers: int | None = None) -> Iterator[Client]:
             scheduler_kwargs={"dashboard": False},
             memory_limit=0,  # Dask would pause a worker for good whose engine fills its memory
             local_directory=scratch,
+            security=security,
             preload=[__name__],
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, security=security) as client,
     ):
         yield client
 
