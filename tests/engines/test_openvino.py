@@ -1,3 +1,4 @@
+import os
 import shutil
 import sys
 
@@ -72,6 +73,17 @@ def test_one_thread_computes_the_same(engines):
     inputs = noisy((32, 32), 1.0)
     one = OpenVinoEngine(SCORE, threads=1).run(inputs)["score"]
     assert compare("score", one, openvino.run(inputs)["score"], tolerance(1.0)).passed
+
+
+@pytest.mark.usefixtures("engines")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="this system does not tell a process's cores"
+)
+def test_the_caller_keeps_the_cores_that_it_may_run_on():
+    """Or two processes of one thread each would share the first core, and leave the second idle."""
+    before = os.sched_getaffinity(0)
+    OpenVinoEngine(SCORE, threads=1).run(noisy((16, 16), 1.0))
+    assert os.sched_getaffinity(0) == before
 
 
 def test_wrong_inputs_are_refused_at_the_door(engines):

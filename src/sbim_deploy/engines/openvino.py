@@ -140,6 +140,8 @@ def _settings(threads: int | None) -> dict[Any, Any]:
         hint.performance_mode: hint.PerformanceMode.LATENCY,
         hint.execution_mode: hint.ExecutionMode.ACCURACY,
         hint.inference_precision: "f32",
+        # Pinned, every process of fewer threads than cores would take the first cores, and all the same ones.
+        hint.enable_cpu_pinning: False,
     }
     if threads is not None:
         settings[properties.inference_num_threads] = threads
