@@ -19,7 +19,7 @@ GUIDANCES = (NORM_MATCHED, LIKELIHOOD)
 SCHEDULES = {"geometric": geometric, "karras": karras}
 
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
-DDS_START_SIGMA, DDS_END_SIGMA = 0.15, 0.01
+DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
 DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 1.0
 
 

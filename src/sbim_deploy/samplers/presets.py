@@ -20,7 +20,9 @@ class Preset:
 # Searched with the demo model on tuning slices by benchmarks/search_presets.py: docs/results.md. `thesis` is
 # its sampler with the corrector, as published (p. 75).
 PRESETS = {
-    "fast": Preset("decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8)),
+    "fast": Preset(
+        "decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8, prior_weight=1.0)
+    ),
     "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
     "thesis": Preset(
         "SBIM with a Langevin corrector, 97 network calls",
