@@ -156,7 +156,7 @@ def test_a_damaged_image_is_made_again(finished, cli, write_config):
         ({"tuning_slices": [6]}, "differs in tuning_slices (got [6], expected [5])"),
         (
             {"methods": [{"sampler": "dds", "steps": 3}]},
-            "differs in method dds (got {'name': 'dds', 'steps': 3",
+            "differs in method dds (got {'sampler': 'dds', 'steps': 3",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.settings import Simulation, read_settings
 from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import PRESETS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -14,9 +15,11 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 def test_the_shipped_experiments_are_read():
     thesis = read_settings(EXPERIMENTS / "thesis.yaml")
     assert thesis.accelerations == (2, 3, 4, 6, 8, 12)
-    assert [method.name for method in thesis.methods] == ["dds", "sbim", "sbim-ld"]
+    names = ["fast", "balanced", "best", "sbim", "sbim-ld", "langevin"]
+    assert [method.name for method in thesis.methods] == names
     assert thesis.maps == "true"
-    assert thesis.methods[2].choice == SamplerChoice("sbim-ld", steps=32, corrector_steps=2)
+    assert thesis.methods[0].choice == PRESETS["fast"].choice
+    assert thesis.methods[4].choice == SamplerChoice("sbim-ld", steps=32, corrector_steps=2)
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
 
 
@@ -35,7 +38,10 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"methods": [{"sampler": "dds", "step": 4}]}, "methods[0]: unknown key 'step'"),
         ({"simulate": {"sise": 64}}, "simulate: unknown key 'sise'"),
         ({"title": None, "slices": None}, "lacks title, slices"),
-        ({"methods": [{"steps": 4}]}, "methods[0]: lacks sampler"),
+        ({"methods": [{"preset": "quick"}]}, "methods[0]: unknown preset 'quick'"),
+        ({"methods": [{"preset": "fast", "steps": 3}]}, "methods[0]: preset fast and steps"),
+        ({"methods": [{"sampler": "dds", "samples": 0}]}, "methods[0]: samples has 0"),
+        ({"methods": [{"steps": 4}]}, "methods[0]: expected a sampler or a preset, and one of them"),
         ({"accelerations": 4}, "accelerations is 4, expected a list"),
         ({"accelerations": [2, "x"]}, "accelerations[1] is 'x', expected a finite number"),
         ({"accelerations": [float("nan")]}, "accelerations[0] is nan, expected a finite number"),

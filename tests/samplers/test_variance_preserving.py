@@ -95,7 +95,7 @@ def test_pure_noise_starts_where_the_preserving_process_ends_and_images_do_not_c
         plan = make_plan(SamplerChoice(name, steps=10), PRIOR)
         assert plan.start_noise == pytest.approx(1 / np.sqrt(A[999]))
     dds = make_plan(SamplerChoice("dds"), PRIOR)
-    assert (dds.start_image, dds.start_noise) == (1.0, 0.15)
+    assert (dds.start_image, dds.start_noise) == (1.0, 0.3)
 
 
 def test_steps_are_the_models_own_and_geometric_models_keep_theirs():

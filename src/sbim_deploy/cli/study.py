@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,7 +47,9 @@ def run_recon_study(
     settings = StudySettings(recon, workers, scheduler, _parse_resources(resources))
     try:
         with ExitStack() as stack:
-            report = run_study(inputs, folder, settings, _Progress(stack))
+            progress = _Progress(stack)
+            stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, progress.interrupt))
+            report = run_study(inputs, folder, settings, progress)
     except KeyboardInterrupt:
         note("stopped: what is finished is kept, go on with --resume")
         raise
@@ -70,6 +73,12 @@ class _Progress:
         self._stack = stack
         self._move_to: Callable[[float], None] = lambda _done: None
         self._n_ended = self._n_files = 0
+        self._interrupted = False
+
+    def interrupt(self, *_signal: object) -> None:
+        """Stop the study: where Python cannot pass the exception on, as in a callback, at the next step."""
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def waiting(self, what: str) -> None:
         note(f"waiting for a worker: {what}")
@@ -81,6 +90,8 @@ class _Progress:
         self._move_to = self._stack.enter_context(bar)
 
     def advanced(self, n_files: float) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
         self._move_to(n_files)
 
     def ended(self, record: FileRecord) -> None:

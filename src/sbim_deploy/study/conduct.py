@@ -146,8 +146,9 @@ class Conductor:
         track = step.track
         if track.place not in self._tracks:
             return  # of a file that has failed meanwhile
-        if future.status not in ("finished", "error"):
+        if future.status == "cancelled":
             raise InputError("the cluster was lost: start it again, and go on with --resume")
+        # An answer that died with its worker before it was heard is waited for: the step is done again.
         error = future.exception()
         answer = future.result() if error is None else _failure(step, error)
         # Released at once: Dask must not do a step again whose answer was heard.
