@@ -42,6 +42,8 @@ def test_every_repetition_comes_back_with_half_of_zero_fillings_error_or_less(ge
         modelled = run_session(server, readouts, "fast", None, xml)
         zero_filled = run_session(server, readouts, "zero-filled", None, xml)
     assert [int(image.header["repetition"]) for image in modelled] == [0, 1, 2, 3]
+    # The generator names no directions, but the field of view is known all the same.
+    assert all(image.header["field_of_view"].tolist() == [300.0, 300.0, 6.0] for image in modelled)
     expected = truth(generated)
     for ours, theirs in zip(modelled, zero_filled, strict=True):
         assert error(ours, expected) < 0.5 * error(theirs, expected)

@@ -164,14 +164,19 @@ def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeom
             f"{position.tolist()}, expected unit vectors at right angles; repair them or set all to zero"
         )
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    rows, columns, depth = encoding.recon.field_of_view_mm
     return SliceGeometry(
         position=_vector(position),
         read_dir=_vector(directions[0]),
         phase_dir=_vector(directions[1]),
         slice_dir=_vector(directions[2]),
-        field_of_view_mm=(rows, columns, depth / encoding.recon.matrix_size[2]),
+        field_of_view_mm=field_of_view(encoding),
     )
+
+
+def field_of_view(encoding: Encoding) -> Vector:
+    """Return the (row, column, slice) extent of a slice's image in mm, by the header's reconSpace."""
+    rows, columns, depth = encoding.recon.field_of_view_mm
+    return rows, columns, depth / encoding.recon.matrix_size[2]
 
 
 def _column(header: np.void, grid: Grid, where: str) -> int:

@@ -19,6 +19,7 @@ from sbim_deploy.recon.placement import (
     MAX_SLICE_BYTES,
     NOISE,
     Grid,
+    field_of_view,
     make_grid,
     place,
     readout_role,
@@ -26,7 +27,7 @@ from sbim_deploy.recon.placement import (
 )
 from sbim_deploy.recon.prepare import MIN_CALIB_WIDTH
 from sbim_deploy.recon.slice_buffer import CalibrationLines, Key, Series, SliceBuffer, describe_key, slice_key
-from sbim_deploy.records import ComplexArray, SliceGeometry
+from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
 
 __all__ = ["AssembledSlice", "Series", "SliceAssembler", "encoding_index"]
 
@@ -47,6 +48,7 @@ class AssembledSlice:
         header: the header of the readout nearest the centre of k-space.
         calibration_series: the series whose readouts ``calibration`` has, or None.
         whitened: whether there were noise readouts.
+        field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
     """
 
     series: Series
@@ -58,6 +60,7 @@ class AssembledSlice:
     header: np.void
     calibration_series: Series | None = None
     whitened: bool = False
+    field_of_view_mm: Vector | None = None
 
 
 class SliceAssembler:
@@ -212,6 +215,7 @@ class SliceAssembler:
             header=buffer.header,
             calibration_series=None if source is None else source.series,
             whitened=matrix is not None,
+            field_of_view_mm=field_of_view(encoding),
         )
 
     def _calibration(

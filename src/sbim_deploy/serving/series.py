@@ -9,11 +9,11 @@ import numpy as np
 
 from sbim_deploy import __version__
 from sbim_deploy.io.mrd_images import (
-    BITS_STORED,
     Orientation,
     image_attributes,
     image_header,
     image_pixels,
+    pixel_bits,
     scale_to_int16,
     series_scale,
 )
@@ -24,7 +24,6 @@ from sbim_deploy.serving.outcome import Outcome
 
 BRIGHT_PERCENTILE = 99.9
 HEAD_ROOM = 4
-MAX_BITS = 15  # of a signed pixel
 
 
 class ImageSeries:
@@ -38,7 +37,7 @@ class ImageSeries:
 
     def __init__(self, orientation: Orientation, bits: int | None):
         self._orientation = orientation
-        self._bits = min(bits or BITS_STORED, MAX_BITS)
+        self._bits = pixel_bits(bits)
         self._scale: float | None = None
         self._numbers: dict[Hashable, tuple[int, set[int]]] = {}
 
@@ -60,7 +59,14 @@ class ImageSeries:
         pixels = scale_to_int16(magnitude, scale, self._bits)
         n_clipped = int(np.count_nonzero(magnitude * scale > 2**self._bits - 1))
         series_number, image_number = self._next_numbers(data.series, data.slice)
-        header = image_header((n_rows, n_columns), image_number, series_number, data.header, data.geometry)
+        header = image_header(
+            (n_rows, n_columns),
+            image_number,
+            series_number,
+            data.header,
+            data.geometry,
+            data.field_of_view_mm,
+        )
         attributes = image_attributes(
             header,
             _history(outcome),
