@@ -17,8 +17,8 @@ class Preset:
     samples: int = 1
 
 
-# Searched with the demo model on tuning slices by benchmarks/search_presets.py: docs/results.md. `thesis` is
-# its sampler with the corrector, as published (p. 75).
+# `fast` and `balanced` by benchmarks/search_presets.py with the demo model: docs/results.md. `thesis` is its
+# sampler with the corrector, as published (p. 75).
 PRESETS = {
     "fast": Preset(
         "decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8, prior_weight=1.0)
