@@ -135,7 +135,9 @@ def recon(
         resume=resume,
     )
     if is_study(kspace):
-        _check_of_one_file({"--png": png, "--nifti": nifti, "--report": report, "--format": output_format})
+        turned = None if orientation == "plain" else orientation
+        of_one_file = {"--png": png, "--nifti": nifti, "--report": report, "--format": output_format}
+        _check_of_one_file({**of_one_file, "--orientation": turned})
         run_recon_study(kspace, output, settings, workers, scheduler, resources, json)
         return
     _check_of_a_study({"--workers": workers, "--scheduler": scheduler, "--resources": resources})

@@ -34,12 +34,11 @@ from sbim_deploy.experiment.store import Key, Result, Store
 from sbim_deploy.experiment.tuning import tune
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.mri.fourier import centre_crop
-from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.evaluate import score
 from sbim_deploy.recon.model import Model, load_model
-from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.prepare import SliceProblem, relative_residual
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.records import FloatArray
 
 
 class Progress(Protocol):
@@ -155,15 +154,9 @@ def _peer_solver(name: str, store: Store, threads: int) -> Solve:
     def solve(problem: SliceProblem, setting: Setting) -> tuple[FloatArray, float]:
         weight = weights.get((setting.pattern, setting.acceleration), 0.0)
         image = PEERS[name].solve(problem, weight, threads)
-        return np.abs(centre_crop(image, problem.image_shape)), _residual(problem, image)
+        return np.abs(centre_crop(image, problem.image_shape)), relative_residual(problem, image)
 
     return solve
-
-
-def _residual(problem: SliceProblem, image: ComplexArray) -> float:
-    """Return |A x - y| / |y| over what was measured."""
-    difference = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
-    return float(np.linalg.norm(difference) / np.linalg.norm(problem.kspace))
 
 
 def _tune_peers(

@@ -12,6 +12,7 @@ from sbim_deploy.mri.espirit import espirit_maps
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
 from sbim_deploy.mri.masks import calibration_block, compact_mask, sampled_mask
 from sbim_deploy.mri.noise_level import estimate_noise
+from sbim_deploy.mri.sense import Sense
 from sbim_deploy.records import BoolArray, ComplexArray
 
 MIN_CALIB_WIDTH = 4
@@ -85,6 +86,12 @@ def prepare_slice(
         estimate_noise(kspace),
         image_shape,
     )
+
+
+def relative_residual(problem: SliceProblem, image: ComplexArray) -> float:
+    """Return |A x - y| / |y| over what was measured of a slice, for an image that is not cropped yet."""
+    difference = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
+    return float(np.linalg.norm(difference) / np.linalg.norm(problem.kspace))
 
 
 def measured_mask(kspace: ComplexArray, index: int, mask: BoolArray | None) -> BoolArray:

@@ -7,6 +7,7 @@ import numpy as np
 from sbim_deploy.recon.grid import SliceBatch
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
+from sbim_deploy.samplers.noise import keyed_generator
 from sbim_deploy.samplers.plan import Plan, ProximalRow
 
 PROBES = 16
@@ -33,12 +34,7 @@ def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int
         return variance
     weight = (row.gamma + row.noise_gamma * (noise / batch.scales) ** 2).astype(np.float32)
     spread = np.divide(noise, np.sqrt(weight), out=np.zeros_like(noise), where=weight > 0)
-    generators = [
-        np.random.Generator(
-            np.random.Philox(np.random.SeedSequence(seed, spawn_key=(problem.index, PROBE_KEY)))
-        )
-        for problem in batch.problems
-    ]
+    generators = [keyed_generator(seed, problem.index, PROBE_KEY) for problem in batch.problems]
     for _ in range(n_probes):
         data = _draw(generators, batch.kspace.shape, noise)
         centre = _draw(generators, shape, spread)

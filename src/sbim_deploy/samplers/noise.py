@@ -12,6 +12,13 @@ import numpy as np
 from sbim_deploy.records import ComplexArray
 
 
+def keyed_generator(seed: int, slice_index: int, sample: int) -> np.random.Generator:
+    """Return the generator of a slice's sample, which depends on nothing else."""
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence(seed, spawn_key=(slice_index, sample)))
+    )
+
+
 class NoiseStream:
     """Successive complex normals of a batch of slices, with unit variance in each part.
 
@@ -24,9 +31,7 @@ class NoiseStream:
     ):
         self.slices = tuple(slices)
         keys = zip(self.slices, samples or [0] * len(self.slices), strict=True)
-        self._generators = [
-            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key))) for key in keys
-        ]
+        self._generators = [keyed_generator(seed, *key) for key in keys]
         self._buffer = np.empty((len(self.slices), *shape), dtype=np.complex64)
 
     def draw(self) -> ComplexArray:

@@ -7,7 +7,7 @@ import numpy as np
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft
 from sbim_deploy.mri.sense import Sense
-from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.prepare import SliceProblem, relative_residual
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.serving.configurations import Linear
@@ -21,11 +21,9 @@ def linear_image(problem: SliceProblem, method: Linear) -> tuple[ComplexArray, f
     ``CG_SENSE`` minimises |A x - y|^2 + 0.01 |x|^2 by 12 conjugate-gradient steps (Pruessmann et al. 2001,
     doi:10.1002/mrm.1241); ``ZERO_FILLED`` is the minimum-variance unbiased estimate of the measured data.
     """
-    sense = Sense(problem.maps, problem.mask)
-    image = problem.mvue if method is Linear.ZERO_FILLED else _cg_sense(sense, problem)
-    distance = np.linalg.norm(sense.forward(image) - problem.kspace)
-    residual = float(distance / np.linalg.norm(problem.kspace))
-    return np.ascontiguousarray(centre_crop(image, problem.image_shape)), residual
+    image = problem.mvue if method is Linear.ZERO_FILLED else _cg_sense(problem)
+    cropped = np.ascontiguousarray(centre_crop(image, problem.image_shape))
+    return cropped, relative_residual(problem, image)
 
 
 def coil_magnitude(kspace: ComplexArray, image_shape: tuple[int, int]) -> FloatArray:
@@ -37,7 +35,8 @@ def coil_magnitude(kspace: ComplexArray, image_shape: tuple[int, int]) -> FloatA
     return np.ascontiguousarray(centre_crop(magnitude, image_shape))
 
 
-def _cg_sense(sense: Sense, problem: SliceProblem) -> ComplexArray:
+def _cg_sense(problem: SliceProblem) -> ComplexArray:
+    sense = Sense(problem.maps, problem.mask)
     backprojection = sense.adjoint(problem.kspace)[None]
 
     def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:
