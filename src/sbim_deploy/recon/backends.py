@@ -64,8 +64,15 @@ def check_backend(backend: str) -> None:
 
 def backend_of(description: Mapping[str, str]) -> str:
     """Return the name by which the backend of an engine's description is asked for."""
-    names = {distribution: name for name, distribution in DISTRIBUTIONS.items()}
-    return names.get(description["backend"], description["backend"])
+    name = description["backend"]
+    if name in SERVED:
+        return f"{name}://{description['url']}"
+    return {distribution: asked for asked, distribution in DISTRIBUTIONS.items()}.get(name, name)
+
+
+def is_served(backend: str) -> bool:
+    """Tell whether a backend, with its address or without, is a server's, which has threads of its own."""
+    return backend.partition("://")[0] in SERVED
 
 
 def missing_reason(model: Model, graph: str, backend: str) -> str | None:

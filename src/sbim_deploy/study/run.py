@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Client
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.recon.backends import is_served
 from sbim_deploy.recon.model import load_model, sampling_prior
 from sbim_deploy.recon.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
@@ -63,7 +64,8 @@ def run_study(
     """
     started = time.perf_counter()
     files = study_files(inputs, folder)
-    recon = replace(settings.recon, threads=settings.recon.threads or DEFAULT_THREADS, resume=False)
+    own_threads = None if is_served(settings.recon.backend) else DEFAULT_THREADS
+    recon = replace(settings.recon, threads=settings.recon.threads or own_threads, resume=False)
     model = load_model(recon.model)
     make_plan(recon.choice, sampling_prior(model.manifest))  # what cannot be sampled is said before any work
     reference = refer_to(recon.model)
