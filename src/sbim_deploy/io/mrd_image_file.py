@@ -17,14 +17,15 @@ GROUP = "dataset"
 class MrdImageFile:
     """Images in an open HDF5 file, in the layout of the ismrmrd libraries.
 
-    Beside the measurement's ``xml``, each series is a group ``image_<number>`` with ``header``,
+    Each series is a group ``image_<number>`` beside the measurement's ``xml``, if any, with ``header``,
     ``attributes`` and ``data`` (image, channel, z, y, x). Images of a series that differ in shape or type go
     into ``image_<number>_2`` and so on.
     """
 
-    def __init__(self, file: h5py.File, xml: bytes) -> None:
+    def __init__(self, file: h5py.File, xml: bytes | None = None) -> None:
         self._group = file.create_group(GROUP)
-        self._group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
+        if xml is not None:
+            self._group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
         self._series: dict[tuple[int, np.dtype[Any], tuple[int, ...]], h5py.Group] = {}
 
     def append(self, image: Image) -> None:

@@ -15,6 +15,7 @@ from sbim_deploy.io.derivation import Derivation, derivation_steps
 from sbim_deploy.io.hdf5 import open_hdf5, reading, writing
 from sbim_deploy.io.image_series import ImageSeries, brightest
 from sbim_deploy.io.mrd_headers import IMAGE_HEADER
+from sbim_deploy.io.mrd_image_file import MrdImageFile
 from sbim_deploy.io.mrd_images import (
     BITS_STORED,
     Orientation,
@@ -24,9 +25,9 @@ from sbim_deploy.io.mrd_images import (
     scale_to_int16,
     series_scale,
 )
+from sbim_deploy.io.mrd_messages import Image
 from sbim_deploy.records import Vector
 
-GROUP = "dataset"
 HEADER_BYTES = 4096  # what an image takes beyond its pixels, at most
 
 
@@ -57,19 +58,12 @@ def write_mrd_images(
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
     with writing(path) as file:
+        images = MrdImageFile(file)
         for each in series:
-            headers, attributes = _describe(each, derivation, voxel_mm, bits)
-            group = file.create_group(f"{GROUP}/image_{each.number}")
-            group.create_dataset("header", data=headers, maxshape=(None,))
-            text_type = h5py.string_dtype()
-            group.create_dataset("attributes", data=attributes, dtype=text_type, maxshape=(None,))
-            n_slices, rows, columns = each.volume.shape
-            shape = (1, 1, columns, rows)
-            pixels = group.create_dataset(
-                "data", (n_slices, *shape), "<i2", chunks=(1, *shape), maxshape=(None, *shape)
-            )
-            for place, image in enumerate(each.volume):
-                pixels[place, 0, 0] = image_pixels(scale_to_int16(image, scale, bits), orientation)
+            described = zip(*_describe(each, derivation, voxel_mm, bits), strict=True)
+            for image, (header, attributes) in zip(each.volume, described, strict=True):
+                pixels = image_pixels(scale_to_int16(image, scale, bits), orientation)[None, None]
+                images.append(Image(header, attributes, pixels))
 
 
 def mrd_image_groups(path: Path) -> dict[str, str]:

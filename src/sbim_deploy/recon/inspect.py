@@ -14,7 +14,7 @@ from sbim_deploy.io.mrd_series import mrd_image_groups
 from sbim_deploy.io.result_file import open_result
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.recon.model import DEMO, load_model
-from sbim_deploy.recon.sources import open_source
+from sbim_deploy.recon.sources import KspaceSource, open_source
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -63,21 +63,32 @@ def _describe_model(path: Path) -> dict[str, Any]:
     }
 
 
+def _sizes(kspace: KspaceSource) -> dict[str, Any]:
+    return {
+        "kind": "k-space",
+        "slices": kspace.n_slices,
+        "coils": kspace.n_coils,
+        "rows": kspace.n_rows,
+        "columns": kspace.n_columns,
+        "image_shape": kspace.recon_shape,
+        "voxel_mm": kspace.voxel_mm,
+    }
+
+
+def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
+    mask = sampled_mask(kspace.read_slice(index))
+    return {
+        "acceleration": effective_acceleration(mask) if mask.any() else None,
+        "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
+    }
+
+
 def _describe_kspace(path: Path) -> dict[str, Any]:
     with open_kspace(path) as kspace:
-        middle = kspace.n_slices // 2
-        mask = sampled_mask(kspace.read_slice(middle))
         return {
-            "kind": "k-space",
-            "slices": kspace.n_slices,
-            "coils": kspace.n_coils,
-            "rows": kspace.n_rows,
-            "columns": kspace.n_columns,
-            "image_shape": kspace.recon_shape,
-            "voxel_mm": kspace.voxel_mm,
+            **_sizes(kspace),
             "mask": None if kspace.mask is None else "in the file",
-            "acceleration": effective_acceleration(mask) if mask.any() else None,
-            "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
+            **_sampling(kspace, kspace.n_slices // 2),
             "maps": "in the file" if kspace.has_maps else None,
             "reference": kspace.reference_name,
         }
@@ -85,18 +96,10 @@ def _describe_kspace(path: Path) -> dict[str, Any]:
 
 def _describe_source(path: Path) -> dict[str, Any]:
     with open_source(path) as kspace:
-        mask = sampled_mask(kspace.read_slice(0))
         return {
-            "kind": "k-space",
-            "slices": kspace.n_slices,
-            "coils": kspace.n_coils,
-            "rows": kspace.n_rows,
-            "columns": kspace.n_columns,
-            "image_shape": kspace.recon_shape,
-            "voxel_mm": kspace.voxel_mm,
+            **_sizes(kspace),
             "placed_in_the_patient": kspace.geometry(0) is not None,
-            "acceleration": effective_acceleration(mask) if mask.any() else None,
-            "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
+            **_sampling(kspace, 0),
             **kspace.describe(),
         }
 
