@@ -87,11 +87,15 @@ class OpenVinoEngine:
         if shapes in self._requests:
             self._requests.move_to_end(shapes)
             return self._requests[shapes]
+        from sbim_deploy.engines.winograd import shorten_convolutions
+
         while len(self._requests) >= MAX_COMPILED:
             self._requests.popitem(last=False)
         try:
-            self._model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
-            compiled = self._core.compile_model(self._model, "CPU", self._settings)
+            model = self._model.clone()
+            model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
+            shorten_convolutions(model)
+            compiled = self._core.compile_model(model, "CPU", self._settings)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the graph does not take the shapes {shapes}: {reason}") from error
