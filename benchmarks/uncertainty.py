@@ -15,8 +15,9 @@ from pathlib import Path
 
 from sbim_deploy.recon.calibration import Calibration, calibrate_file
 from sbim_deploy.recon.evaluate import evaluate_file
+from sbim_deploy.recon.settings import ReconSettings
 from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
-from sbim_deploy.recon.volume import ReconSettings, reconstruct_file
+from sbim_deploy.recon.volume import reconstruct_file
 from sbim_deploy.samplers.presets import PRESETS
 
 FIRST_TUNING_SLICE = 12

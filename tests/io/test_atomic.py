@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -153,6 +154,26 @@ def test_exception_leaves_the_older_folder_and_nothing_else(
 
     with pytest.raises(error):
         fail_half_way()
+    assert [path.name for path in folder.iterdir()] == ["older"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_folder_that_cannot_be_renamed_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "older").write_text("older")
+    rename = Path.rename
+
+    def fail_with_new(path: Path, target: Path) -> Path:
+        if path.name == "made":
+            raise OSError(errno.EIO, "the disk is gone")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_with_new)
+    with pytest.raises(InputError, match="cannot be written"), replacing_folder(folder) as made:
+        (made / "new").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["older"]
     assert list(tmp_path.iterdir()) == [folder]
 

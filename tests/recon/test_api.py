@@ -11,6 +11,7 @@ import pytest
 
 import sbim_deploy
 from sbim_deploy import SamplerChoice, load_model
+from sbim_deploy.errors import InputError
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.model import load_model as read_model
 from sbim_deploy.recon.prepare import prepare_slice
@@ -38,6 +39,23 @@ def test_threads_that_share_a_model_get_the_images_of_one_thread_alone():
         got = list(pool.map(lambda i: model.reconstruct(scan(i % 4).kspace, index=i % 4).image, range(12)))
     for place, image in enumerate(got):
         np.testing.assert_array_equal(image, expected[place % 4])
+
+
+def test_maps_come_from_calibration_lines_that_were_measured_apart():
+    model = load_model("demo", SamplerChoice(steps=3))
+    full = scan(0).kspace
+    undersampled = full * (np.arange(full.shape[-1]) % 2 == 0)
+    with pytest.raises(InputError, match="calibration lines"):
+        model.reconstruct(undersampled)
+    image = model.reconstruct(undersampled, calibration=full).image
+    maps = prepare_slice(full).maps
+    expected = model.reconstruct(undersampled, maps=maps).image
+    assert np.linalg.norm(image - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+def test_calibration_of_another_shape_is_refused():
+    with pytest.raises(InputError, match="calibration has shape"):
+        load_model("demo", SamplerChoice(steps=3)).reconstruct(scan(0).kspace, calibration=scan(0).kspace[:3])
 
 
 def test_the_package_alone_imports_nothing_heavy():

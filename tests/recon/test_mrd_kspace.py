@@ -18,7 +18,8 @@ from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
 from sbim_deploy.recon.noise_scan import NoiseScan
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.readouts import Series, SliceAssembler
-from sbim_deploy.recon.volume import ReconSettings, reconstruct_file
+from sbim_deploy.recon.settings import ReconSettings
+from sbim_deploy.recon.volume import reconstruct_file
 from sbim_deploy.samplers.choice import SamplerChoice
 from simulated_mrd import make_scan, write_mrd
 

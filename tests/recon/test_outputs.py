@@ -31,7 +31,8 @@ def scan(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(scan) -> Path:
-    from sbim_deploy.recon.volume import ReconSettings, reconstruct_file
+    from sbim_deploy.recon.settings import ReconSettings
+    from sbim_deploy.recon.volume import reconstruct_file
     from sbim_deploy.samplers.choice import SamplerChoice
 
     path = scan.with_name("result.h5")

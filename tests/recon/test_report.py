@@ -18,7 +18,8 @@ from sbim_deploy.io.result_file import open_result
 from sbim_deploy.io.results import ResultWriter
 from sbim_deploy.recon.findings import warnings
 from sbim_deploy.recon.report import write_report
-from sbim_deploy.recon.volume import ReconSettings, reconstruct_file
+from sbim_deploy.recon.settings import ReconSettings
+from sbim_deploy.recon.volume import reconstruct_file
 from sbim_deploy.samplers.choice import SamplerChoice
 
 HOSTILE = "<script>alert(1)<b>&\u202e'\"\n.h5"

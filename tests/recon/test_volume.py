@@ -14,7 +14,8 @@ from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.recon.evaluate import evaluate_file
 from sbim_deploy.recon.inspect import describe
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.volume import ReconSettings, Undersampling, reconstruct_file
+from sbim_deploy.recon.settings import ReconSettings, Undersampling
+from sbim_deploy.recon.volume import reconstruct_file
 from sbim_deploy.samplers.choice import SamplerChoice
 
 FAST = ReconSettings(choice=SamplerChoice(steps=2))

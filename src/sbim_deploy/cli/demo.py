@@ -19,8 +19,8 @@ def demo(
     """Simulate, reconstruct, score and draw, in one go: a first look."""
     from sbim_deploy.recon.evaluate import evaluate_file
     from sbim_deploy.recon.outputs import Output
+    from sbim_deploy.recon.settings import ReconSettings
     from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
-    from sbim_deploy.recon.volume import ReconSettings
 
     try:
         output.mkdir(parents=True, exist_ok=True)

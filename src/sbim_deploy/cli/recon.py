@@ -17,7 +17,7 @@ from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
     from sbim_deploy.recon.outputs import Output
-    from sbim_deploy.recon.volume import ReconSettings, Undersampling
+    from sbim_deploy.recon.settings import ReconSettings, Undersampling
 
 
 def recon(
@@ -105,7 +105,7 @@ def recon(
     Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
     cannot be read does not stop the others, and study.json in the output folder tells what became of each.
     """
-    from sbim_deploy.recon.volume import ReconSettings
+    from sbim_deploy.recon.settings import ReconSettings
 
     choice, n_samples = chosen_sampler(
         preset,
@@ -161,7 +161,8 @@ def run_recon(
     from sbim_deploy.recon.montage import write_result_montage
     from sbim_deploy.recon.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.recon.report import write_report
-    from sbim_deploy.recon.volume import NOTICE, reconstruct_file
+    from sbim_deploy.recon.scan import NOTICE
+    from sbim_deploy.recon.volume import reconstruct_file
 
     _check_distinct([kspace, output.path, png, nifti, report])
     outputs = [output] if nifti is None else [output, Output(nifti, NIFTI)]
@@ -277,7 +278,7 @@ def _parse_slices(text: str | None) -> tuple[int, int] | None:
 
 
 def _parse_undersampling(text: str | None) -> Undersampling | None:
-    from sbim_deploy.recon.volume import Undersampling
+    from sbim_deploy.recon.settings import Undersampling
 
     if text is None:
         return None

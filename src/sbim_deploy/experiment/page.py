@@ -15,7 +15,7 @@ from sbim_deploy.experiment.scans import scan_names
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.summary import Line
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.recon.volume import NOTICE
+from sbim_deploy.recon.scan import NOTICE
 
 PLAIN = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
 MASKED = (("masked_psnr", "masked PSNR (dB), as published"), ("masked_ssim", "masked SSIM, as published"))

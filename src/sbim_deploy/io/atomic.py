@@ -81,9 +81,15 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             for file in made.rglob("*"):
                 if file.is_file():
                     _flush_to_disk(file)
+            replaced = Path(temporary) / "replaced"
             if folder.exists():
-                shutil.move(folder, Path(temporary) / "replaced")
-            made.rename(folder)
+                folder.rename(replaced)
+            try:
+                made.rename(folder)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(folder)
+                raise
     except OSError as error:
         raise _unwritable(folder, error) from error
 

@@ -30,6 +30,7 @@ class LoadedModel:
         maps: ComplexArray | None = None,
         index: int = 0,
         image_shape: tuple[int, int] | None = None,
+        calibration: ComplexArray | None = None,
     ) -> Reconstruction:
         """Reconstruct one slice; the same seed and index give the same image.
 
@@ -39,12 +40,14 @@ class LoadedModel:
             maps: complex64 (coil, rows, columns); None estimates them by ESPIRiT from the centre of k-space.
             index: the slice's number, which keys its noise.
             image_shape: (rows, columns) of the image, for oversampled readouts; None is k-space's.
+            calibration: k-space of the same shape to estimate the maps from, of calibration lines that were
+                measured apart; None takes ``kspace``.
 
         Raises:
             InputError: shapes do not fit, nothing was sampled, or no maps and no calibration lines.
             SamplingError: the sampler diverged.
         """
-        problem = prepare_slice(kspace, index, mask, maps, image_shape)
+        problem = prepare_slice(kspace, index, mask, maps, image_shape, calibration)
         with self._engine_in_use:
             (result,) = self._reconstructor([problem])
         return result

@@ -59,8 +59,13 @@ def prepare_slice(
         calibration: k-space of the same shape to estimate the maps from; None takes ``kspace`` itself.
 
     Raises:
-        InputError: nothing was sampled, no maps and no calibration lines, or maps of another shape.
+        InputError: nothing was sampled, no maps and no calibration lines, or maps or calibration of another
+            shape.
     """
+    if calibration is not None and calibration.shape != kspace.shape:
+        raise InputError(
+            f"slice {index}: calibration has shape {calibration.shape}, expected {kspace.shape}, k-space's"
+        )
     image_shape = image_shape or (kspace.shape[-2], kspace.shape[-1])
     mask = measured_mask(kspace, index, mask)
     kspace = kspace * mask

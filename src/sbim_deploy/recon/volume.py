@@ -13,7 +13,6 @@ from sbim_deploy.io.results import ResultWriter
 from sbim_deploy.recon.model import load_model
 from sbim_deploy.recon.reconstruct import OnResidual
 from sbim_deploy.recon.scan import (
-    NOTICE,
     Timings,
     batches_of_problems,
     check_slices,
@@ -24,9 +23,7 @@ from sbim_deploy.recon.scan import (
     run_provenance,
     slice_problems,
 )
-from sbim_deploy.recon.settings import ReconSettings, Undersampling
-
-__all__ = ["NOTICE", "Progress", "ReconSettings", "Undersampling", "reconstruct_file"]
+from sbim_deploy.recon.settings import ReconSettings
 
 
 class Progress(Protocol):
