@@ -1,8 +1,18 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from random_checkpoints import CONFIG, write_random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def two_cg_steps() -> Iterator[None]:
+    """Proximal rows of two steps for models and samplers alike: most of an export is tracing all ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sbim_deploy.export.model.DDS_N_CG", 2)
+        patch.setattr("sbim_deploy.samplers.choice.DDS_N_CG", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

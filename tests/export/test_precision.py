@@ -23,7 +23,7 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def half_model(tmp_path_factory):
+def half_model(tmp_path_factory, two_cg_steps):
     """The prior that the repository holds, in half precision."""
     folder = tmp_path_factory.mktemp("half") / "model"
     export_model(

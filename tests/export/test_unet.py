@@ -22,7 +22,7 @@ def unet_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(unet_folder, tmp_path_factory):
+def model(unet_folder, tmp_path_factory, two_cg_steps):
     from sbim_deploy.export.model import export_model
 
     folder = tmp_path_factory.mktemp("export") / "model"
@@ -137,7 +137,7 @@ def test_the_manifest_says_what_the_model_is(model):
 
 
 def test_validate_compares_it_with_the_folder(cli, model, unet_folder):
-    done = cli("validate", model.folder, "--checkpoint", unet_folder)
+    done = cli("validate", model.folder, "--checkpoint", unet_folder, "--backend", "onnxruntime")
     assert done.code == 0, done.err
     assert done.out.count(" ok") == 35
 
@@ -148,7 +148,7 @@ def test_validate_knows_another_folder(cli, model, unet_folder, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    done = cli("validate", model.folder, "--checkpoint", other)
+    done = cli("validate", model.folder, "--checkpoint", other, "--backend", "onnxruntime")
     assert done.code == 2
     assert "was exported from another checkpoint" in done.error_line
 

@@ -44,15 +44,18 @@ def validate(
     backend = options.backend_at(backend, url)
     loaded = load_model(model)
     engine = open_engine(loaded, "score", backend).description
+    against_checkpoint: list[Parity] = []
+    # First: the wrong checkpoint is said at once.
+    if checkpoint is not None:
+        with needs("export"):
+            from sbim_deploy.export.parity import check_against_checkpoint
+        against_checkpoint = check_against_checkpoint(loaded, checkpoint, config, backend)
     results = check_model(loaded, backend)
     image_ssim = None
     if loaded.manifest.channels == 2:
         image, image_ssim = check_image(loaded, backend)
         results.append(image)
-    if checkpoint is not None:
-        with needs("export"):
-            from sbim_deploy.export.parity import check_against_checkpoint
-        results += check_against_checkpoint(loaded, checkpoint, config, backend)
+    results += against_checkpoint
     if json:
         print_json(
             {
