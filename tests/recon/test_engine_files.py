@@ -135,13 +135,17 @@ def test_a_changed_engine_and_a_damaged_record_are_not_opened(model, opened):
     assert opened == []
 
 
-def test_without_a_gpu_the_backend_is_missing(model, monkeypatch):
+def test_without_a_gpu_the_backend_is_missing_but_what_is_out_of_date_is_so_anywhere(model, monkeypatch):
     monkeypatch.setattr(engine_files, "import_package", lambda backend: SimpleNamespace(__version__=VERSION))
 
     def no_gpu():
         raise BackendMissingError("no NVIDIA GPU")
 
     monkeypatch.setattr(engine_files, "current_device", no_gpu)
-    add_engine(model)
     with pytest.raises(BackendMissingError, match="no NVIDIA GPU"):
         open_score(model)
+    add_engine(model, compute_capability=120)
+    with pytest.raises(BackendMissingError, match="no NVIDIA GPU"):
+        open_score(model)
+    with pytest.raises(EngineIncompatibleError, match=r"precision is float32, expected float16.*--sm 120$"):
+        open_score(model, dtype="float16")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ def open_tensorrt(
     """Open the engine of a graph for the GPU that is here, ``backend`` being ``trt`` or ``rtx``.
 
     ``engines`` is the folder they were built into; None is the model's own. The model's files must have been
-    verified. Everything is compared before the engine is deserialised.
+    verified. Everything is compared before the engine is deserialised, and what needs no GPU before one is
+    sought: an engine that is out of date is so on every machine.
 
     Raises:
         InputError: the model has no such graph, or a record is damaged.
@@ -37,28 +38,30 @@ def open_tensorrt(
     """
     onnx_sha256, weights_sha256 = graph_hashes(folder, manifest, graph)
     trt = import_package(backend)
-    capability = current_device().compute_capability
     expected = {
         "onnx_sha256": onnx_sha256,
         "weights_sha256": weights_sha256,
         "backend_version": str(trt.__version__),
         "precision": manifest.dtype,
-        "compute_capability": capability,
     }
     where = engines or folder / ENGINES
-    way_out = (
-        f"build it with: sbim-deploy build {folder} --backend {backend} --graph {graph}"
-        + (f" --sm {capability}" if backend == "rtx" else "")
-        + (f" -o {engines}" if engines else "")
-    )
+
+    def way_out(capability: int) -> str:
+        return (
+            f"build it with: sbim-deploy build {folder} --backend {backend} --graph {graph}"
+            + (f" --sm {capability}" if backend == "rtx" else "")
+            + (f" -o {engines}" if engines else "")
+        )
+
     records = read_records(where, graph, backend)
+    if records:
+        records = _fitting(records, expected, way_out)
+    capability = current_device().compute_capability
     if not records:
-        raise EngineIncompatibleError(f"{where}: there is no {backend} engine of {graph}; {way_out}")
-    differences = {path: _differences(record, expected) for path, record in records.items()}
-    path = min(differences, key=lambda each: len(differences[each]))
-    if differences[path]:
-        raise EngineIncompatibleError(f"{path}: does not fit: {'; '.join(differences[path])}; {way_out}")
-    record = records[path]
+        missing = f"{where}: there is no {backend} engine of {graph}"
+        raise EngineIncompatibleError(f"{missing}; {way_out(capability)}")
+    records = _fitting(records, {"compute_capability": capability}, lambda _built_for: way_out(capability))
+    path, record = next(iter(records.items()))
     return TensorRTEngine(
         backend,
         read_engine(path, record),
@@ -78,6 +81,22 @@ def graph_hashes(folder: Path, manifest: ModelManifest, graph: str) -> tuple[str
         if name not in manifest.files:
             raise InputError(f"{folder}: the model has no {name}: export it again")
     return manifest.files[f"{graph}.onnx"].sha256, manifest.files[WEIGHTS].sha256
+
+
+def _fitting(
+    records: Mapping[Path, EngineRecord], expected: Mapping[str, Any], way_out: Callable[[int], str]
+) -> dict[Path, EngineRecord]:
+    """Return the records that are as expected; ``way_out`` takes the compute capability to build for.
+
+    Raises:
+        EngineIncompatibleError: none is: the message says what is different in the nearest one.
+    """
+    differences = {path: _differences(record, expected) for path, record in records.items()}
+    nearest = min(differences, key=lambda path: len(differences[path]))
+    if differences[nearest]:
+        mended = way_out(records[nearest].compute_capability)
+        raise EngineIncompatibleError(f"{nearest}: does not fit: {'; '.join(differences[nearest])}; {mended}")
+    return {path: record for path, record in records.items() if not differences[path]}
 
 
 def _differences(record: EngineRecord, expected: Mapping[str, Any]) -> list[str]:
