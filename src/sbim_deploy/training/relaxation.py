@@ -1,8 +1,9 @@
 """What tissues are made of: relaxation times in ms at 1.5 and 3 T, and the density of protons, fluid's 1.
 
 Rounded, within what is published: brain and fluid after Rooney et al. 2007 (MRM 57:308) and Wansapura et al.
-1999 (JMRI 9:531); blood after Stanisz et al. 2005 (MRM 54:507); muscle, marrow and fat after de Bazelaire et
-al. 2004 (Radiology 230:652); densities of the brain after Tofts 2003 (Quantitative MRI of the Brain).
+1999 (JMRI 9:531); blood's T1 after Stanisz et al. 2005 (MRM 54:507), its T2 shorter than theirs, as venous
+blood's is; muscle between theirs and de Bazelaire et al. 2004 (Radiology 230:652), after whom are marrow and
+fat; densities of the brain after Tofts 2003 (Quantitative MRI of the Brain).
 Lesions, skin, dura and bone are of the order that is commonly given. Fat's T2 is the longer one that trains
 of refocusing pulses show (Henkelman et al. 1994, JMRI 4:533).
 """
