@@ -84,6 +84,7 @@ def test_a_plan_is_a_table_or_json(cli):
     assert {"sigma", "step_size", "noise_scale"} <= plan["rows"][0].keys()
     assert plan["rows"][0]["sigma"] == pytest.approx(50)
     assert len(cli("plan", "--steps", 4).out.splitlines()) == 1 + 4 + 1
+    assert cli("plan", "--preset", "best").out.splitlines()[-1] == "the image is the mean of 2 samples"
 
 
 def test_the_demo_model_validates_without_pytorch(cli):

@@ -30,7 +30,7 @@ def plan(
     from sbim_deploy.samplers.choice import make_plan
     from sbim_deploy.samplers.plan import plan_as_dict
 
-    choice, _ = chosen_sampler(
+    choice, samples = chosen_sampler(
         preset,
         None,
         sampler,
@@ -44,7 +44,7 @@ def plan(
     )
     made = plan_as_dict(make_plan(choice, sampling_prior(read_manifest(model_folder(model)))))
     if json:
-        print_json(made)
+        print_json({**made, "samples": samples})
         return
     start = made["start"]
     columns = list(made["rows"][0])
@@ -53,3 +53,5 @@ def plan(
     ]
     print_table(["row", *columns], rows)
     typer.echo(f"start: {start['image']:g} x the image of the measured data + {start['noise']:g} x noise")
+    if samples > 1:
+        typer.echo(f"the image is the mean of {samples} samples")

@@ -17,8 +17,8 @@ class Preset:
     samples: int = 1
 
 
-# `fast` and `balanced` by benchmarks/search_presets.py with the demo model: docs/results.md. `thesis` is its
-# sampler with the corrector, as published (p. 75).
+# By benchmarks/search_presets.py with the demo model: docs/results.md. `thesis` is its sampler with the
+# corrector, as published (p. 75).
 PRESETS = {
     "fast": Preset(
         "decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8, prior_weight=1.0)
@@ -28,7 +28,11 @@ PRESETS = {
         "SBIM with a Langevin corrector, 97 network calls",
         SamplerChoice("sbim-ld", steps=32, corrector_steps=2),
     ),
-    "best": Preset("decomposed diffusion sampling, 96 network calls", SamplerChoice("dds", steps=96)),
+    "best": Preset(
+        "decomposed diffusion sampling, the mean of two samples of 48 network calls",
+        SamplerChoice("dds", steps=48, start_sigma=0.2, prior_weight=0.7),
+        samples=2,
+    ),
 }
 DEFAULT_PRESET = "balanced"
 
