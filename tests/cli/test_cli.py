@@ -101,6 +101,7 @@ def test_samples_and_a_report_in_a_row(cli, simulated, tmp_path):
     options = ("--steps", 2, "--slices", "0:2", "--samples", 3, "--batch", 2, "--report", page)
     done = cli("recon", simulated, "-o", result, *options, "--json")
     assert json.loads(done.out)["samples"] == 3
+    assert "2 slices, 3 samples of dds with 2 network calls" in done.err
     assert "Only" not in done.err
     assert page.read_text().startswith("<!doctype html>")
     described = json.loads(cli("info", result, "--json").out)

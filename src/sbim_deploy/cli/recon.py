@@ -192,8 +192,9 @@ def run_recon(
         write_report(report, result, residuals)
     _write_outputs(outputs, result, kspace)
     timings, plan = provenance["timings_s"], provenance["plan"]
+    samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
     note(
-        f"{output.path}: {timings['slices']} slices, {plan['sampler']} with {len(plan['rows'])} "
+        f"{output.path}: {timings['slices']} slices, {samples}{plan['sampler']} with {len(plan['rows'])} "
         f"network calls, {timings['total']:.1f} s. {NOTICE}"
     )
     return provenance
