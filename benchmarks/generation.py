@@ -17,9 +17,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from sbim_deploy.training import pool
-from sbim_deploy.training.batches import training_batch
+from sbim_deploy.training import brains as pool
 from sbim_deploy.training.brains import training_slice
+from sbim_deploy.training.dsm import training_batch
 from sbim_deploy.training.tissues import load_tissues
 
 SIZES = (128, 256)

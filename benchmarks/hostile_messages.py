@@ -8,13 +8,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbim_deploy.io.ismrmrd_header import ScanGeometry, Space, format_header
-from sbim_deploy.io.mrd_headers import ACQUISITION_HEADER, IMAGE_HEADER, WAVEFORM_HEADER, Flag, Readout
-from sbim_deploy.io.mrd_messages import Close, ConfigFile, Header, Message, MessageId, Text
-from sbim_deploy.io.mrd_stream import write_message
+from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.messages import (
+    ACQUISITION_HEADER,
+    IMAGE_HEADER,
+    WAVEFORM_HEADER,
+    Close,
+    ConfigFile,
+    Flag,
+    Header,
+    Message,
+    MessageId,
+    Readout,
+    Text,
+)
+from sbim_deploy.mrd.stream import write_message
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.records import FloatArray
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
 KNOWN_IDS = {each.value for each in MessageId}
 FIELD_OF_VIEW_MM = 220.0

@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 
 from hostile_messages import Scan
-from sbim_deploy.io.mrd_messages import Close, Image, ProtocolError
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import Limits
+from sbim_deploy.mrd.messages import Close, Image, ProtocolError
+from sbim_deploy.mrd.socket import SocketStream
+from sbim_deploy.mrd.stream import Limits
 
 CONFIG, PARAMETERS = "fast", '{"version": "1", "parameters": {"seed": 1}}'
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from hostile_messages import Malformed, Scan, as_bytes, simulate_scan
 from hostile_server import Honest, Server, watched
-from sbim_deploy.io.mrd_messages import ConfigFile, Header
+from sbim_deploy.mrd.messages import ConfigFile, Header
 
 IDLE_S = 5.0  # the server's time-out, for silence and for a message
 MARGIN_S = 10.0  # beyond it, on a busy machine, before a session counts as hung

@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 
 from sbim_deploy.export.load import load_network
-from sbim_deploy.training.batches import to_channels
-from sbim_deploy.training.dsm import held_out_loss
-from sbim_deploy.training.pool import held_out_pool
+from sbim_deploy.training.brains import held_out_pool
+from sbim_deploy.training.dsm import held_out_loss, to_channels
 
 SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 

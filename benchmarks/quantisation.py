@@ -26,13 +26,13 @@ import onnx
 from sbim_deploy.engines.engine import Arrays, Engine
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.models.folder import Model, load_model
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.channels import to_channels
-from sbim_deploy.recon.evaluate import score
-from sbim_deploy.recon.model import Model, load_model
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.evaluate import score
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.samplers.choice import SamplerChoice
 
 SIZE, N_COILS, ACCELERATION = 128, 8, 4.0

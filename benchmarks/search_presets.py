@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
+from sbim_deploy.models.folder import load_model, sampling_prior
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import smooth_phase
-from sbim_deploy.recon.evaluate import score
-from sbim_deploy.recon.model import load_model, sampling_prior
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.runs.evaluate import score
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.training.brains import held_out_slice
 from sbim_deploy.training.tissues import load_tissues

@@ -20,19 +20,18 @@ from statistics import median
 
 import numpy as np
 
-from sbim_deploy.io.ismrmrd_header import ScanGeometry, Space, format_header
-from sbim_deploy.io.mrd_headers import ACQUISITION_HEADER, Flag, Readout
-from sbim_deploy.io.mrd_messages import Close, ConfigFile, Header, Image
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import Limits
+from sbim_deploy.models.folder import load_model
+from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Close, ConfigFile, Flag, Header, Image, Readout
+from sbim_deploy.mrd.socket import SocketStream
+from sbim_deploy.mrd.stream import Limits
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.machine import machine
-from sbim_deploy.recon.model import load_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.records import ComplexArray
-from sbim_deploy.serving.configurations import CONFIGURATIONS, Linear
+from sbim_deploy.runs.bench import machine
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.serving.parameters import CONFIGURATIONS, Linear
 
 LIMITS = Limits()
 COMMAND = "from sbim_deploy.cli.app import main; main()"

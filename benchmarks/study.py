@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from sbim_deploy.io.result_file import open_result
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 PROGRAM = "from sbim_deploy.cli.app import main; main()"
 ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -13,12 +13,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sbim_deploy.recon.calibration import Calibration, calibrate_file
-from sbim_deploy.recon.evaluate import evaluate_file
-from sbim_deploy.recon.settings import ReconSettings
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
-from sbim_deploy.recon.volume import reconstruct_file
-from sbim_deploy.samplers.presets import PRESETS
+from sbim_deploy.runs.coverage import Calibration, calibrate_file
+from sbim_deploy.runs.evaluate import evaluate_file
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
+from sbim_deploy.samplers.choice import PRESETS
 
 FIRST_TUNING_SLICE = 12
 COLUMNS = (

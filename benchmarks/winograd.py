@@ -20,7 +20,7 @@ import numpy as np
 from sbim_deploy.cli.options import parse_size
 from sbim_deploy.engines import winograd
 from sbim_deploy.engines.openvino import OpenVinoEngine
-from sbim_deploy.recon.model import load_model
+from sbim_deploy.models.folder import load_model
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.cli.app import main
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 SIMULATED = SimulateSettings(n_slices=4, n_coils=4, size=64, acceleration=2.0)
 

@@ -12,10 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sbim_deploy.io.mrd_headers import ACQUISITION_HEADER, Flag, Readout
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.phantom import smooth_phase
-from sbim_deploy.recon.simulate import brain_slice
+from sbim_deploy.runs.simulate import brain_slice
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 NO_DIRECTIONS = ((0.0, 0.0, 0.0),) * 3

@@ -39,7 +39,7 @@ def test_the_commands_of_the_readme_are_the_programs():
 
 def test_the_python_of_the_readme_reconstructs(tmp_path):
     from sbim_deploy.mri.masks import line_mask
-    from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+    from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     scan = simulate_slice(SimulateSettings(1, 4, 64, 2.0), line_mask(64, 2.0), 0)

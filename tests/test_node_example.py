@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sbim_deploy.io.fastmri import open_kspace
+from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.models.folder import DEMO_FOLDER, load_model
 from sbim_deploy.recon.channels import from_channels
-from sbim_deploy.recon.model import DEMO_FOLDER, load_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 

@@ -11,17 +11,44 @@ import sbim_deploy
 PACKAGE = Path(sbim_deploy.__file__).parent
 GROUND = {"errors", "records"}
 FLOOR = {"samplers", "mri", "engines", "io"}
+# Each room may import the rooms that stand before it here, unless it is one of the four on the floor.
+ORDER = [
+    "mrd",
+    "models",
+    "kspace",
+    "results",
+    "recon",
+    "runs",
+    "pages",
+    "client",
+    "serving",
+    "study",
+    "experiment",
+    "export",
+    "training",
+    "cli",
+]
+# Rooms beside each other, which do not know of one another.
+APART = {
+    "models": {"mrd"},
+    "kspace": {"models", "samplers", "engines"},
+    "results": {"models", "samplers", "engines"},
+    "recon": {"mrd", "kspace", "results"},
+    "client": set(ORDER) - {"mrd"},
+    "serving": {"client", "runs", "pages", "results"},
+    "study": {"client", "serving", "pages"},
+    "experiment": {"client", "serving", "study"},
+    "export": {"mrd", "kspace", "results", "pages", "client", "serving", "study", "experiment"},
+    "training": {"mrd", "kspace", "results", "recon", "client", "serving", "study", "experiment"},
+}
 BELOW = {
     "errors": set(),
     "records": set(),
     **dict.fromkeys(FLOOR, GROUND),
-    "recon": GROUND | FLOOR,
-    "serving": GROUND | FLOOR | {"recon"},
-    "experiment": GROUND | FLOOR | {"recon"},
-    "study": GROUND | FLOOR | {"recon"},
-    "export": GROUND | FLOOR | {"recon"},
-    "training": GROUND | FLOOR | {"recon", "export"},
-    "cli": GROUND | FLOOR | {"recon", "serving", "experiment", "study", "export", "training"},
+    **{
+        room: (GROUND | FLOOR | set(ORDER[:place])) - APART.get(room, set())
+        for place, room in enumerate(ORDER)
+    },
 }
 HEAVY = {"torch", "onnx", "onnxscript", "nilearn", "yaml", "diffusers", "safetensors"}
 HEAVY_ROOMS = {"export", "training"}
@@ -63,4 +90,4 @@ def test_every_room_is_known():
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_stay_readable(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 RECON_WITHOUT = """
 import sys
@@ -17,8 +17,8 @@ main()
 PEAK = """
 import resource, sys
 from pathlib import Path
-from sbim_deploy.recon.settings import ReconSettings
-from sbim_deploy.recon.volume import reconstruct_file
+from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.samplers.choice import SamplerChoice
 settings = ReconSettings(choice=SamplerChoice(steps=1), slices=(0, int(sys.argv[3])))
 reconstruct_file(Path(sys.argv[1]), Path(sys.argv[2]), settings)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from safetensors.numpy import save_file
 
-from sbim_deploy.io.fastmri import open_kspace
-from sbim_deploy.recon.model import load_model
+from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 

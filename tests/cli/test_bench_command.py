@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sbim_deploy.recon import bench
+from sbim_deploy.runs import bench
 
 FAST = ("bench", "demo", "--size", "32x24", "--coils", 2, "--steps", 1)
 has_torch = importlib.util.find_spec("torch") is not None
@@ -66,7 +66,7 @@ def test_without_torch_and_onnx_the_columns_are_empty_and_it_says_so(cli, monkey
 
 
 def test_backends_that_turn_out_not_to_be_here_are_left_out_with_the_reason(cli, monkeypatch):
-    from sbim_deploy.recon import backends
+    from sbim_deploy.models import backends
 
     missing = {"trt", "rtx", "openvino"}
     monkeypatch.setattr(

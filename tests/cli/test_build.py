@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sbim_deploy.io.model_folder import describe_file, read_manifest, write_manifest
-from sbim_deploy.recon.model import DEMO_FOLDER
+from sbim_deploy.models.folder import DEMO_FOLDER, describe_file, read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")

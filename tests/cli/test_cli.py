@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from sbim_deploy.cli import options
-from sbim_deploy.io.result_file import open_result
-from sbim_deploy.recon.model import DEMO_FOLDER
+from sbim_deploy.models.folder import DEMO_FOLDER
+from sbim_deploy.results.result_file import open_result
 from sbim_deploy.samplers.choice import DEFAULT_SAMPLER, SAMPLERS
 
 
@@ -264,7 +264,7 @@ def test_a_changed_byte_in_a_model_is_exit_6(cli, simulated, tmp_path, out):
 
 
 def test_a_graph_that_computes_something_else_is_exit_3(cli, tmp_path):
-    from sbim_deploy.io.model_folder import describe_file, read_manifest, write_manifest
+    from sbim_deploy.models.folder import describe_file, read_manifest, write_manifest
 
     model = tmp_path / "model"
     shutil.copytree(DEMO_FOLDER, model)

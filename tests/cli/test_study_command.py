@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sbim_deploy.io.result_file import open_result
+from sbim_deploy.results.result_file import open_result
 
 needs_dask = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason='needs "sbim-deploy[cluster]"'

@@ -8,7 +8,7 @@ import pytest
 from sbim_deploy.engines import onnxruntime as backend
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.errors import BackendMissingError, InputError
-from sbim_deploy.recon.model import DEMO_FOLDER
+from sbim_deploy.models.folder import DEMO_FOLDER
 
 SCORE = DEMO_FOLDER / "score.onnx"
 

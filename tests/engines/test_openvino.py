@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from sbim_deploy.engines import openvino as backend
+from sbim_deploy.engines.comparison import compare
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
-from sbim_deploy.engines.parity import compare
 from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.models.folder import DEMO_FOLDER
 from sbim_deploy.recon.channels import to_channels
-from sbim_deploy.recon.model import DEMO_FOLDER
 from sbim_deploy.recon.parity import noisy_phantom, tolerance
 
 SCORE = DEMO_FOLDER / "score.onnx"

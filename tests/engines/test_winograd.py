@@ -7,12 +7,12 @@ import openvino
 from openvino import opset13 as ov
 
 from sbim_deploy.engines import winograd
+from sbim_deploy.engines.comparison import compare
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
-from sbim_deploy.engines.parity import compare
 from sbim_deploy.engines.winograd import shorten_convolutions
+from sbim_deploy.models.folder import DEMO_FOLDER
 from sbim_deploy.recon.channels import to_channels
-from sbim_deploy.recon.model import DEMO_FOLDER
 from sbim_deploy.recon.parity import noisy_phantom, tolerance
 
 

@@ -14,12 +14,12 @@ from tiny_experiment import TINY, CountedPeer, Page, rows_of, without_seconds
 from sbim_deploy.cli.app import main
 from sbim_deploy.experiment import peers
 from sbim_deploy.experiment.peers import WEIGHTS, Peer
+from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.evaluate import score
-from sbim_deploy.recon.model import load_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.evaluate import score
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.samplers.choice import SamplerChoice
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -6,8 +6,7 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.settings import Simulation, read_settings
-from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.samplers.presets import PRESETS
+from sbim_deploy.samplers.choice import PRESETS, SamplerChoice
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

@@ -3,7 +3,7 @@
 import pytest
 from tiny_experiment import Page, without_seconds
 
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 
 @pytest.fixture

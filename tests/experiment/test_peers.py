@@ -7,12 +7,11 @@ import pytest
 import scipy.sparse.linalg
 
 from sbim_deploy.errors import BackendMissingError
-from sbim_deploy.experiment.bart import pics
-from sbim_deploy.experiment.peers import PEERS
+from sbim_deploy.experiment.peers import PEERS, pics
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
 needs_bart = pytest.mark.skipif(shutil.which("bart") is None, reason="bart is not on PATH")
 

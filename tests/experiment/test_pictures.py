@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sbim_deploy.experiment.pictures import picture, round_up
-from sbim_deploy.io.png import colour
+from sbim_deploy.experiment.plots import picture, round_up
+from sbim_deploy.pages.panels import colour
 
 
 def decoded(uri: str) -> Image.Image:

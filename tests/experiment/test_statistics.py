@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sbim_deploy.experiment.statistics import mean_interval, standard_deviation
+from sbim_deploy.experiment.scores import mean_interval, standard_deviation
 
 
 def test_the_interval_is_scipys_percentile_bootstrap():

@@ -5,8 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from sbim_deploy.experiment.store import Result
-from sbim_deploy.experiment.summary import summarise, write_summary
+from sbim_deploy.experiment.store import Result, summarise, write_summary
 
 PSNR = {"base": (20.0, 22.0, 27.0), "ours": (23.0, 24.0, 31.0)}
 

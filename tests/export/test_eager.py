@@ -5,8 +5,8 @@ import pytest
 
 from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.export.eager import EagerEngine, measure_eager
-from sbim_deploy.recon.bench import Case
-from sbim_deploy.recon.model import DEMO_FOLDER, load_model
+from sbim_deploy.models.folder import DEMO_FOLDER, load_model
+from sbim_deploy.runs.bench import Case
 from sbim_deploy.samplers.choice import SamplerChoice
 
 

@@ -9,8 +9,8 @@ from sbim_deploy.export import parity
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.parity import check_against_checkpoint
-from sbim_deploy.recon.backends import open_engine
-from sbim_deploy.recon.model import load_model
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import load_model
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 

@@ -3,10 +3,10 @@ import torch
 from onnx import TensorProto, helper
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.flops import count_flops
-from sbim_deploy.export.fold import fold_mean_pools
+from sbim_deploy.export.eager import count_flops
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.recon.model import DEMO_FOLDER, load_model
+from sbim_deploy.export.precision import fold_mean_pools
+from sbim_deploy.models.folder import DEMO_FOLDER, load_model
 
 
 def graph(path, sizes=("n", 2, "h", "w")):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from random_checkpoints import random_weights
 
-from sbim_deploy.export.fold import fold_mean_pools
 from sbim_deploy.export.network import ARCHITECTURES, ConvMeanPool, ScoreNetwork
+from sbim_deploy.export.precision import fold_mean_pools
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

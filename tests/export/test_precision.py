@@ -10,7 +10,7 @@ from torch import nn
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.export.precision import DTYPES, in_precision
-from sbim_deploy.recon.model import load_model
+from sbim_deploy.models.folder import load_model
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import torch
 from unet_folders import SCHEDULES, write_unet_folder
 
 from sbim_deploy.export.load import load_network
-from sbim_deploy.recon.backends import open_engine
-from sbim_deploy.recon.model import load_model
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import load_model
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: no UNet is exported")
 

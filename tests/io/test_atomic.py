@@ -85,8 +85,8 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.fastmri_writer import KspaceSlice, write_kspace
-from sbim_deploy.io.results import ResultWriter
+from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
+from sbim_deploy.results.result_file import ResultWriter
 
 folder = Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -12,11 +12,11 @@ import pytest
 import sbim_deploy
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.errors import InputError
+from sbim_deploy.models.folder import load_model as read_model
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.model import load_model as read_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
 EMBEDDING = Path(__file__).parents[2] / "docs" / "embedding.md"
 MASK = line_mask(48, 2.0)

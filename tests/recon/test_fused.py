@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError, SamplingError
+from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
@@ -10,11 +11,10 @@ from sbim_deploy.recon import fused
 from sbim_deploy.recon.channels import from_channels
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs
 from sbim_deploy.recon.grid import GridProblem
-from sbim_deploy.recon.model import load_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
-from sbim_deploy.recon.simulate import brain_slice
-from sbim_deploy.samplers import plans
+from sbim_deploy.runs.simulate import brain_slice
+from sbim_deploy.samplers import plan as plans
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.noise import NoiseStream
 

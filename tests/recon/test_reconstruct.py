@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.evaluate import score
-from sbim_deploy.recon.model import load_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
-from sbim_deploy.recon.simulate import SimulateSettings, brain_slice, simulate_slice
+from sbim_deploy.recon.uncertainty import RunningMoments
+from sbim_deploy.runs.evaluate import score
+from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_slice
 from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice
-from sbim_deploy.samplers.moments import RunningMoments
 from sbim_deploy.samplers.noise import NoiseStream
 
 

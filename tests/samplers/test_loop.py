@@ -7,11 +7,11 @@ import pytest
 
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.mri.sense import Sense
-from sbim_deploy.samplers import plans
+from sbim_deploy.recon.uncertainty import RunningMoments
+from sbim_deploy.samplers import plan as plans
 from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.loop import run_plan, starting_point
-from sbim_deploy.samplers.moments import RunningMoments
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
 from sbim_deploy.samplers.schedules import geometric

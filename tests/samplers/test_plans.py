@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.samplers import plans
+from sbim_deploy.samplers import plan as plans
 from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.plan import GuidedRow, plan_as_dict
 from sbim_deploy.samplers.schedules import geometric, karras, starting_at, subsample

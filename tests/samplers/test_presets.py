@@ -1,8 +1,7 @@
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
-from sbim_deploy.samplers.presets import PRESETS, find_preset
+from sbim_deploy.samplers.choice import PRESETS, Prior, SamplerChoice, find_preset, make_plan
 
 PRIOR = Prior(50.0, 0.01, 500, step_lr=5e-5, n_steps_each=4, data_weight=5.0, start_level=0)
 

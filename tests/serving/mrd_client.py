@@ -7,12 +7,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from sbim_deploy.io.mrd_headers import ACQUISITION_HEADER, Flag, Readout
-from sbim_deploy.io.mrd_messages import Close, ConfigFile, Header, Image, Text
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import Limits, write_message
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Close, ConfigFile, Flag, Header, Image, Readout, Text
+from sbim_deploy.mrd.socket import SocketStream
+from sbim_deploy.mrd.stream import Limits, write_message
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.serving.server import Server
 from sbim_deploy.serving.settings import ServeSettings
 

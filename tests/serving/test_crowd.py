@@ -26,7 +26,7 @@ from mrd_client import (
 )
 
 from sbim_deploy import SamplerChoice, load_model
-from sbim_deploy.io.mrd_messages import Close, ConfigFile, Header, Text
+from sbim_deploy.mrd.messages import Close, ConfigFile, Header, Text
 from sbim_deploy.serving.log import LOGGER, set_up_log
 
 OPENING = as_bytes(ConfigFile("default"), Header(header_xml()), Text(QUICK))

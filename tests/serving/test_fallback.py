@@ -17,7 +17,7 @@ from mrd_client import (
     serving,
 )
 
-from sbim_deploy.io.mrd_messages import Close
+from sbim_deploy.mrd.messages import Close
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
 from sbim_deploy.recon.prepare import prepare_slice

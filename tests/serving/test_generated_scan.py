@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mrd_client import pixels, run_session, serving
 
-from sbim_deploy.io.mrd_file import open_mrd
+from sbim_deploy.mrd.file import open_mrd
 
 GENERATOR = "ismrmrd_generate_cartesian_shepp_logan"
 

@@ -5,7 +5,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sbim_deploy.serving import heap
+from sbim_deploy.serving import memory as heap
 
 
 def test_what_a_thread_freed_goes_back_to_the_system(monkeypatch):

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
-from sbim_deploy.serving.configurations import CONFIGURATIONS, DEFAULT_NAMES, Linear
-from sbim_deploy.serving.openrecon import encode_label, openrecon_label
-from sbim_deploy.serving.parameters import Parameters, make_request, parse_parameters
+from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS
+from sbim_deploy.serving.parameters import (
+    CONFIGURATIONS,
+    DEFAULT_NAMES,
+    Linear,
+    Parameters,
+    encode_label,
+    make_request,
+    openrecon_label,
+    parse_parameters,
+)
 
 
 def check_label(label):

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from mrd_client import begin, connected, kspace_of, readouts, receive_all
 
-from sbim_deploy.io.mrd_messages import Close, Image
-from sbim_deploy.serving.openrecon import LABEL_KEY
+from sbim_deploy.mrd.messages import Close, Image
+from sbim_deploy.serving.parameters import LABEL_KEY
 
 SERVE = [sys.executable, "-c", "from sbim_deploy.cli.app import main; main()", "serve", "--port", "0"]
 

@@ -12,8 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from test_parameters import check_label
 
-from sbim_deploy.serving.configurations import CONFIGURATIONS
-from sbim_deploy.serving.openrecon import LABEL_KEY, encode_label, openrecon_label
+from sbim_deploy.serving.parameters import CONFIGURATIONS, LABEL_KEY, encode_label, openrecon_label
 from sbim_deploy.serving.session import configuration_of_xml
 from sbim_deploy.serving.settings import DEFAULT_PORT, is_loopback
 

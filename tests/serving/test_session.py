@@ -21,9 +21,9 @@ from mrd_client import (
 )
 
 from sbim_deploy import SamplerChoice, load_model
-from sbim_deploy.io.mrd_images import Orientation
-from sbim_deploy.io.mrd_messages import Close, ConfigFile, ConfigText, Error, Header, Image, Text
-from sbim_deploy.recon.mrd_kspace import open_mrd_kspace
+from sbim_deploy.kspace.mrd import open_mrd_kspace
+from sbim_deploy.mrd.images import Orientation
+from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Header, Image, Text
 from sbim_deploy.recon.prepare import prepare_slice
 from simulated_mrd import make_scan, write_mrd
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
-from sbim_deploy.recon.volume import reconstruct_file
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 if importlib.util.find_spec("distributed") is None:
     collect_ignore_glob = ["test_*.py"]  # needs "sbim-deploy[cluster]"
 else:
     from tiny_study import FAST, images
 
-    from sbim_deploy.study.cluster import embedded_cluster
+    from sbim_deploy.study.run import embedded_cluster
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import psutil
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.study.cluster import connected_cluster, embedded_cluster
+from sbim_deploy.study.run import connected_cluster, embedded_cluster
 
 
 def test_the_cluster_of_this_machine_listens_on_the_loopback_interface_alone(client):
@@ -20,7 +20,7 @@ def test_the_cluster_of_this_machine_listens_on_the_loopback_interface_alone(cli
 def test_nobody_without_the_key_of_the_run_can_connect(client, monkeypatch):
     address = client.scheduler_info()["address"]
     assert address.startswith("tls://127.0.0.1:")
-    monkeypatch.setattr("sbim_deploy.study.cluster.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("sbim_deploy.study.run.CONNECT_TIMEOUT_S", 1)
     for other in (address, address.replace("tls", "tcp")):
         with pytest.raises(InputError, match="no Dask scheduler answers"), connected_cluster(other):
             pass
@@ -36,7 +36,7 @@ def test_the_cluster_of_this_machine_serves_no_pages(client):
 
 
 def test_an_address_where_nobody_answers_is_one_line(monkeypatch):
-    monkeypatch.setattr("sbim_deploy.study.cluster.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("sbim_deploy.study.run.CONNECT_TIMEOUT_S", 1)
     for address in ("tcp://127.0.0.1:1", "carrier-pigeon://there"):
         message = f"--scheduler {address}: no Dask scheduler answers"
         with pytest.raises(InputError, match=message), connected_cluster(address):

@@ -13,7 +13,8 @@ from distributed.scheduler import KilledWorker
 from tiny_study import FAST, JOB, Heard, conduct, images
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.partial import (
+from sbim_deploy.models.folder import DEMO_FOLDER, load_model
+from sbim_deploy.results.partial import (
     FinishedSlice,
     begin_run,
     count_finished,
@@ -21,13 +22,12 @@ from sbim_deploy.io.partial import (
     save_slice,
     slice_path,
 )
-from sbim_deploy.io.result_file import open_result
-from sbim_deploy.recon.model import DEMO_FOLDER, load_model
+from sbim_deploy.results.result_file import open_result
 from sbim_deploy.study import conduct as conductor
 from sbim_deploy.study import steps
+from sbim_deploy.study.conduct import Step, Track
 from sbim_deploy.study.files import StudyFile, study_files
 from sbim_deploy.study.model_transport import ModelReference, cache_folder
-from sbim_deploy.study.track import Step, Track
 
 
 def left_behind(folder):

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from tiny_study import images
 
-from sbim_deploy.recon.settings import ReconSettings
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
-from sbim_deploy.recon.volume import reconstruct_file
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 from sbim_deploy.samplers.choice import SamplerChoice
 
 STEPS = 16

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from tiny_study import Heard, images
 
-from sbim_deploy.recon.model import load_model
-from sbim_deploy.recon.settings import ReconSettings
-from sbim_deploy.recon.triton_config import ServingSettings
-from sbim_deploy.recon.triton_repository import write_repository
-from sbim_deploy.recon.volume import reconstruct_file
+from sbim_deploy.models.folder import load_model
+from sbim_deploy.models.triton_config import ServingSettings
+from sbim_deploy.models.triton_repository import write_repository
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.study.run import StudySettings, run_study
 

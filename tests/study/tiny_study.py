@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sbim_deploy.io.result_file import open_result
-from sbim_deploy.recon.model import load_model
-from sbim_deploy.recon.settings import ReconSettings
+from sbim_deploy.models.folder import load_model
+from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.study.conduct import Conductor
 from sbim_deploy.study.model_transport import refer_to

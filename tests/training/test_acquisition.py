@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from sbim_deploy.mri.fourier import centred_fft
-from sbim_deploy.training import acquisition
-from sbim_deploy.training.acquisition import acquire, random_phase, random_shading
+from sbim_deploy.training import brains as acquisition
+from sbim_deploy.training.brains import acquire, random_phase, random_shading
 from sbim_deploy.training.fields import Grid
 
 GRID = Grid((192, 192), 1.25)

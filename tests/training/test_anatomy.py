@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from sbim_deploy.training.anatomy import random_fractions
+from sbim_deploy.training.contrast import INDEX, TISSUES
 from sbim_deploy.training.fields import Grid, smooth_field, soft_step
-from sbim_deploy.training.lesions import CYST_SHARE, TUMOUR_SHARE, paint_lesions
 from sbim_deploy.training.placement import ORIENTATIONS, random_orientation, random_points
-from sbim_deploy.training.relaxation import INDEX, TISSUES
 from sbim_deploy.training.shapes import AIR, Ellipsoid, Tube, cover_of, paint, section_at
+from sbim_deploy.training.structures import CYST_SHARE, TUMOUR_SHARE, paint_lesions
 
 AXIAL = ORIENTATIONS[0]
 GRID = Grid((120, 120), 2.0)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sbim_deploy.training.batches import augment, draw_sigmas, to_channels, training_batch
+from sbim_deploy.training.dsm import augment, draw_sigmas, to_channels, training_batch
 
 
 @pytest.fixture

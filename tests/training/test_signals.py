@@ -1,15 +1,19 @@
 import numpy as np
 import pytest
 
-from sbim_deploy.training.contrast import WEIGHTINGS, Protocol, random_magnitude, random_protocol
-from sbim_deploy.training.fields import Grid
-from sbim_deploy.training.relaxation import INDEX, TISSUES
-from sbim_deploy.training.signals import (
+from sbim_deploy.training.contrast import (
+    INDEX,
+    TISSUES,
+    WEIGHTINGS,
+    Protocol,
     inversion_recovery,
     nulling_inversion_time,
+    random_magnitude,
+    random_protocol,
     spin_echo,
     spoiled_gradient_echo,
 )
+from sbim_deploy.training.fields import Grid
 
 
 def brightness(protocol, *names):

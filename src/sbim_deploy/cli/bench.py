@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.options import chosen_sampler, needs
 from sbim_deploy.cli.output import note, print_json, print_table
-from sbim_deploy.cli.sampling import chosen_sampler
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 if TYPE_CHECKING:
-    from sbim_deploy.recon.bench import Case, Measurement
-    from sbim_deploy.recon.model import Model
+    from sbim_deploy.models.folder import Model
+    from sbim_deploy.runs.bench import Case, Measurement
 
 EAGER = "pytorch-eager"
 
@@ -36,9 +35,8 @@ def bench(
     json: options.Json = False,
 ) -> None:
     """Measure the backends, and PyTorch eager where it is installed, each in a process of its own."""
-    from sbim_deploy.recon.bench import Case, check_case
-    from sbim_deploy.recon.machine import machine
-    from sbim_deploy.recon.model import load_model
+    from sbim_deploy.models.folder import load_model
+    from sbim_deploy.runs.bench import Case, check_case, machine
 
     loaded = load_model(model)
     choice, _ = chosen_sampler(preset, None, sampler, steps=steps)
@@ -70,8 +68,8 @@ def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
 
 def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Measurement]:
     """Measure what was asked for, or what is here; what turns out not to be here is said."""
-    from sbim_deploy.recon.backends import BEST_FIRST, check_backend, missing_reason
-    from sbim_deploy.recon.bench import alone, measure_backend
+    from sbim_deploy.models.backends import BEST_FIRST, check_backend, missing_reason
+    from sbim_deploy.runs.bench import alone, measure_backend
 
     for name in asked or ():
         check_backend(name)
@@ -103,7 +101,7 @@ def _count_flops(model: Model, case: Case) -> int | None:
     """Return the arithmetic of a score call, or None where onnx is not installed."""
     try:
         with needs("export"):
-            from sbim_deploy.export.flops import count_flops
+            from sbim_deploy.export.eager import count_flops
     except BackendMissingError:
         return None
     shape = (1, model.manifest.channels, *case.size)

@@ -16,7 +16,7 @@ from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from sbim_deploy.engines.tensorrt_builder import Range
-    from sbim_deploy.recon.engine_build import BuiltEngine
+    from sbim_deploy.models.engine_build import BuiltEngine
 
 MIB = 1024**2
 
@@ -51,15 +51,15 @@ def build(
 ) -> None:
     """Build TensorRT engines from a model's graphs; TensorRT-RTX builds for a GPU that is elsewhere."""
     from sbim_deploy.engines.tensorrt_builder import BuildSettings
-    from sbim_deploy.recon.engine_build import (
+    from sbim_deploy.models.engine_build import (
         BuildRequest,
         build_engine_file,
         select_graphs,
         shape_ranges,
         target_capability,
     )
-    from sbim_deploy.recon.engine_files import ENGINES
-    from sbim_deploy.recon.model import load_model
+    from sbim_deploy.models.engine_folder import ENGINES
+    from sbim_deploy.models.folder import load_model
 
     if sm and current:
         raise InputError("--sm and --current exclude each other: give one of them")

@@ -17,10 +17,10 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the files.")] = Path("demo"),
 ) -> None:
     """Simulate, reconstruct, score and draw, in one go: a first look."""
-    from sbim_deploy.recon.evaluate import evaluate_file
-    from sbim_deploy.recon.outputs import Output
-    from sbim_deploy.recon.settings import ReconSettings
-    from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+    from sbim_deploy.runs.evaluate import evaluate_file
+    from sbim_deploy.runs.outputs import Output
+    from sbim_deploy.runs.settings import ReconSettings
+    from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from sbim_deploy.recon.calibration import Calibration, Coverage
-    from sbim_deploy.recon.evaluate import Evaluation, Scores
+    from sbim_deploy.runs.coverage import Calibration, Coverage
+    from sbim_deploy.runs.evaluate import Evaluation, Scores
 
 
 def evaluate(
@@ -30,8 +30,8 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from sbim_deploy.recon.calibration import calibrate_file
-    from sbim_deploy.recon.evaluate import evaluate_file
+    from sbim_deploy.runs.coverage import calibrate_file
+    from sbim_deploy.runs.evaluate import evaluate_file
 
     evaluation = evaluate_file(result, reference, mask_below)
     calibration = calibrate_file(result, reference)

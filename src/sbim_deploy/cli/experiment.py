@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from sbim_deploy.experiment.summary import Line
+    from sbim_deploy.experiment.store import Line
 
 
 def experiment(
@@ -31,7 +31,7 @@ def experiment(
 
         from sbim_deploy.experiment.page import write_page
         from sbim_deploy.experiment.run import run_experiment
-        from sbim_deploy.experiment.summary import summarise, write_summary
+        from sbim_deploy.experiment.store import summarise, write_summary
 
     settings = read_settings(config)
     with ExitStack() as stack:

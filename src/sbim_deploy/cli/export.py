@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note
 
 

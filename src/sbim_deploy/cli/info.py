@@ -16,7 +16,7 @@ def info(
     json: options.Json = False,
 ) -> None:
     """Say what a k-space file, a result or a model folder is."""
-    from sbim_deploy.recon.inspect import describe
+    from sbim_deploy.runs.info import describe
 
     description = describe(path)
     if json:

@@ -1,13 +1,19 @@
-"""The options that several commands take, said once."""
+"""The options that several commands take, said once, and the packages that only some need."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbim_deploy.errors import InputError
+from sbim_deploy.errors import BackendMissingError, InputError
+
+if TYPE_CHECKING:
+    from sbim_deploy.samplers.choice import SamplerChoice
+
 
 # Equal to samplers.choice.DEFAULT_SAMPLER, which would cost the import of numpy here; a test compares them.
 DEFAULT_SAMPLER = "dds"
@@ -81,3 +87,40 @@ def backend_at(backend: str, url: str | None) -> str:
             f"--url is {url[:80]!r} with --backend {backend}: only triton and triton-trt have one"
         )
     return f"{backend}://{url}"
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turn a failed import into the line that says how to install what is missing.
+
+    Raises:
+        BackendMissingError: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BackendMissingError(
+            f'this command needs {error.name}, which is not installed: pip install "sbim-deploy[{extra}]"'
+        ) from error
+
+
+def chosen_sampler(
+    preset: str | None, samples: int | None, sampler: str | None, **numbers: object
+) -> tuple[SamplerChoice, int]:
+    """Return a preset's sampler and number of samples, or the options'; ``numbers`` are SamplerChoice's.
+
+    Raises:
+        InputError: both are given, one is unknown, or a number is out of range.
+    """
+    from sbim_deploy.samplers.choice import SamplerChoice, find_preset
+
+    if preset is None:
+        choice = SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers)  # type: ignore[arg-type]
+        return choice, 1 if samples is None else samples
+    found = find_preset(preset)
+    given = {"sampler": sampler, **numbers}
+    for name, value in given.items():
+        if value is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"--preset {preset} and --{option} are both given: a preset is whole, give one")
+    return found.choice, found.samples if samples is None else samples

@@ -7,8 +7,8 @@ from pathlib import Path
 import typer
 
 from sbim_deploy.cli import options
+from sbim_deploy.cli.options import chosen_sampler
 from sbim_deploy.cli.output import print_json, print_table
-from sbim_deploy.cli.sampling import chosen_sampler
 
 
 def plan(
@@ -25,8 +25,7 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Print a sampler as the table of numbers that it applies."""
-    from sbim_deploy.io.model_folder import read_manifest
-    from sbim_deploy.recon.model import model_folder, sampling_prior
+    from sbim_deploy.models.folder import model_folder, read_manifest, sampling_prior
     from sbim_deploy.samplers.choice import make_plan
     from sbim_deploy.samplers.plan import plan_as_dict
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbim_deploy.cli import options
+from sbim_deploy.cli.options import chosen_sampler
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
-from sbim_deploy.cli.sampling import chosen_sampler
 from sbim_deploy.cli.study import is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
-    from sbim_deploy.recon.outputs import Output
-    from sbim_deploy.recon.settings import ReconSettings, Undersampling
+    from sbim_deploy.runs.outputs import Output
+    from sbim_deploy.runs.settings import ReconSettings, Undersampling
 
 
 def recon(
@@ -105,7 +105,7 @@ def recon(
     Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
     cannot be read does not stop the others, and study.json in the output folder tells what became of each.
     """
-    from sbim_deploy.recon.settings import ReconSettings
+    from sbim_deploy.runs.settings import ReconSettings
 
     choice, n_samples = chosen_sampler(
         preset,
@@ -157,12 +157,12 @@ def run_recon(
 ) -> dict[str, Any]:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
-    from sbim_deploy.io.partial import count_finished
-    from sbim_deploy.recon.montage import write_result_montage
-    from sbim_deploy.recon.outputs import NIFTI, Output, check_output, result_path
-    from sbim_deploy.recon.report import write_report
-    from sbim_deploy.recon.scan import NOTICE
-    from sbim_deploy.recon.volume import reconstruct_file
+    from sbim_deploy.pages.montage import write_result_montage
+    from sbim_deploy.pages.report import write_report
+    from sbim_deploy.results.partial import count_finished
+    from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
+    from sbim_deploy.runs.reconstruct_file import reconstruct_file
+    from sbim_deploy.runs.scan import NOTICE
 
     _check_distinct([kspace, output.path, png, nifti, report])
     outputs = [output] if nifti is None else [output, Output(nifti, NIFTI)]
@@ -202,7 +202,7 @@ def run_recon(
 
 def _write_outputs(outputs: Sequence[Output], result: Path, kspace: Path) -> None:
     """Write the result in the formats asked for, and remove it where it is none of them."""
-    from sbim_deploy.recon.outputs import H5, write_output
+    from sbim_deploy.runs.outputs import H5, write_output
 
     try:
         for output in outputs:
@@ -261,8 +261,8 @@ def _shown_progress() -> Iterator[_Bar]:
 
 
 def _parse_output(path: Path, wanted: str | None, orientation: str) -> Output:
-    from sbim_deploy.io.mrd_images import Orientation
-    from sbim_deploy.recon.outputs import Output, format_by_name
+    from sbim_deploy.mrd.images import Orientation
+    from sbim_deploy.runs.outputs import Output, format_by_name
 
     if orientation not in tuple(Orientation):
         raise InputError(f"--orientation is {orientation!r}: expected one of {', '.join(Orientation)}")
@@ -279,7 +279,7 @@ def _parse_slices(text: str | None) -> tuple[int, int] | None:
 
 
 def _parse_undersampling(text: str | None) -> Undersampling | None:
-    from sbim_deploy.recon.settings import Undersampling
+    from sbim_deploy.runs.settings import Undersampling
 
     if text is None:
         return None

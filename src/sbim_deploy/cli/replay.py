@@ -12,8 +12,8 @@ from sbim_deploy.cli.output import note, print_json, print_table, progress_bar
 from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from sbim_deploy.io.mrd_messages import ConfigFile, ConfigText
-    from sbim_deploy.serving.replay import ReceivedImage, ReplayReport
+    from sbim_deploy.client.replay import ReceivedImage, ReplayReport
+    from sbim_deploy.mrd.messages import ConfigFile, ConfigText
 
 
 def replay(
@@ -49,9 +49,8 @@ def replay(
     """
     from dataclasses import asdict
 
-    from sbim_deploy.io.mrd_file import open_mrd
-    from sbim_deploy.serving.pace import parse_pace
-    from sbim_deploy.serving.replay import ReplaySettings, replay_file
+    from sbim_deploy.client.replay import ReplaySettings, parse_pace, replay_file
+    from sbim_deploy.mrd.file import open_mrd
 
     settings = ReplaySettings(
         host, port, _configuration(config, config_file), _checked(parameters), parse_pace(pace), timeout
@@ -74,7 +73,7 @@ def replay(
 
 
 def _configuration(name: str | None, file: Path | None) -> ConfigFile | ConfigText:
-    from sbim_deploy.io.mrd_messages import ConfigFile, ConfigText
+    from sbim_deploy.mrd.messages import ConfigFile, ConfigText
 
     if file is None:
         return ConfigFile("default" if name is None else name)

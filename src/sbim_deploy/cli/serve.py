@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import describe_engine, note, print_json
 
 MIB, GIB = 1024**2, 1024**3
@@ -56,8 +56,8 @@ def serve(
     """
     with needs("serve"):
         from sbim_deploy.serving.log import set_up_log
-        from sbim_deploy.serving.openrecon import LABEL_KEY, encode_label
-        from sbim_deploy.serving.openrecon import openrecon_label as make_label
+        from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
+        from sbim_deploy.serving.parameters import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
         from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_orientation
 

@@ -24,7 +24,7 @@ def simulate(
     phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
 ) -> None:
     """Simulate a scan whose truth is known, from synthetic slices."""
-    from sbim_deploy.recon.simulate import SimulateSettings, simulate_file
+    from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
     settings = SimulateSettings(slices, coils, size, acceleration, pattern, noise, seed, phantom)
     with progress_bar(f"{slices} slices", slices) as move_to:

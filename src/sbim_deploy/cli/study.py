@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import describe_engine, note, print_json, print_table, progress_bar
 from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from sbim_deploy.recon.settings import ReconSettings
-    from sbim_deploy.study.report import FileRecord, StudyReport
+    from sbim_deploy.runs.settings import ReconSettings
+    from sbim_deploy.study.files import FileRecord, StudyReport
 
 EXTRA = "cluster"
 
@@ -41,7 +41,7 @@ def run_recon_study(
         InputError: an option is wrong, or at least one file has failed.
     """
     with needs(EXTRA):
-        from sbim_deploy.study.report import REPORT_NAME, report_as_dict
+        from sbim_deploy.study.files import REPORT_NAME, report_as_dict
         from sbim_deploy.study.run import StudySettings, run_study
 
     settings = StudySettings(recon, workers, scheduler, _parse_resources(resources))

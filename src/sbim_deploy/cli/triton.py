@@ -33,9 +33,9 @@ def triton(
     It holds the graphs for ONNX Runtime, and the TensorRT engines of the model folder; those of TensorRT-RTX
     cannot be loaded by Triton. Its README.md says how to start a server on it.
     """
-    from sbim_deploy.recon.model import load_model
-    from sbim_deploy.recon.triton_config import ServingSettings
-    from sbim_deploy.recon.triton_repository import write_repository
+    from sbim_deploy.models.folder import load_model
+    from sbim_deploy.models.triton_config import ServingSettings
+    from sbim_deploy.models.triton_repository import write_repository
 
     settings = ServingSettings(device, instances, max_batch, queue_delay, options.parse_size(size), coils)
     written = write_repository(load_model(model), output, settings, force)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.extras import needs
+from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import describe_engine, print_json, print_table
 from sbim_deploy.errors import InputError, ParityError
 
 if TYPE_CHECKING:
-    from sbim_deploy.engines.parity import Parity
+    from sbim_deploy.engines.comparison import Parity
 
 
 def validate(
@@ -32,8 +32,8 @@ def validate(
     """
     from dataclasses import asdict
 
-    from sbim_deploy.recon.backends import open_engine
-    from sbim_deploy.recon.model import load_model
+    from sbim_deploy.models.backends import open_engine
+    from sbim_deploy.models.folder import load_model
     from sbim_deploy.recon.parity import check_image, check_model
 
     diffusers_folder = checkpoint is not None and checkpoint.is_dir()

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_inputs
-from sbim_deploy.engines.tensorrt_builder import Range, Shape
-from sbim_deploy.engines.tensorrt_context import DTYPES, FixedContext
-from sbim_deploy.engines.tensorrt_package import import_package, logger_of, take_errors
-from sbim_deploy.engines.tensorrt_recurrence import TensorRTRecurrence
+from sbim_deploy.engines.tensorrt_builder import Range, Shape, import_package, logger_of, take_errors
+from sbim_deploy.engines.tensorrt_recurrence import DTYPES, FixedContext, TensorRTRecurrence
 from sbim_deploy.errors import EngineIncompatibleError
 
 DISTRIBUTIONS = {"trt": "tensorrt", "rtx": "tensorrt-rtx"}

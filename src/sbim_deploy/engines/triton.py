@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
 from sbim_deploy.engines.onnx_file import read_inputs, read_outputs
-from sbim_deploy.engines.triton_server import CALL_TIMEOUT_S, TritonServer, one_line
-from sbim_deploy.engines.triton_tensors import (
+from sbim_deploy.engines.triton_client import (
+    CALL_TIMEOUT_S,
     Exchange,
     MessageExchange,
     SharedExchange,
+    TritonServer,
     Wire,
+    one_line,
     same_shapes,
     try_shared_memory,
 )

@@ -4,15 +4,68 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from sbim_deploy import __version__
-from sbim_deploy.experiment.bart import bart_version, pics
+from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray
+
+PROGRAM = "bart"
+MEMORY = "/dev/shm"  # noqa: S108  a private folder is made in it
+
+
+def bart_version() -> str | None:
+    """Return the version of the program on the PATH, or None where there is none."""
+    program = shutil.which(PROGRAM)
+    if program is None:
+        return None
+    done = subprocess.run([program, "version"], capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() or "unknown"
+
+
+def pics(problem: SliceProblem, options: tuple[str, ...], threads: int = 1) -> ComplexArray:
+    """Return BART's reconstruction (rows, columns) of a slice with its own k-space and maps.
+
+    ``-S`` returns it in the units of k-space: BART regularises an image that it has scaled to about 1.
+
+    Raises:
+        BackendMissingError: BART is not installed, or failed.
+    """
+    program = shutil.which(PROGRAM)
+    if program is None:
+        raise BackendMissingError("BART is not on the PATH: install it (apt-get install bart)")
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+        _write_coils(Path(folder) / "kspace", problem.kspace)
+        _write_coils(Path(folder) / "maps", problem.maps)
+        done = subprocess.run(  # noqa: S603  no shell, and no name in it comes from a file
+            [program, "pics", "-S", *options, "kspace", "maps", "image"],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            reason = " ".join(done.stderr.split())[:200]
+            raise BackendMissingError(f"bart pics {' '.join(options)} failed: {reason}")
+        image = np.fromfile(Path(folder) / "image.cfl", dtype=np.complex64)
+    return image.reshape(problem.mvue.shape, order="F")
+
+
+def _write_coils(path: Path, coils: ComplexArray) -> None:
+    """Write (coil, rows, columns) with BART's axes: read, phase, slice, coil."""
+    write_cfl(path.with_suffix(".cfl"), np.moveaxis(coils, 0, -1)[:, :, None, :])
+
 
 WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 # BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on slices 12 and 13 of thesis.yaml.

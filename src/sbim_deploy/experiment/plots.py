@@ -1,13 +1,25 @@
-"""The thesis's two plots: PSNR and SSIM over the acceleration, a curve and a band for each method."""
+"""The page's pictures: the thesis's two plots, and a grid of images for each shown slice."""
 
 from __future__ import annotations
 
+import base64
 import io
+import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.peers import PEERS
-from sbim_deploy.experiment.summary import Line
+from sbim_deploy.experiment.run import Finished
+from sbim_deploy.experiment.scans import Setting, all_settings, full_slice, scan_names
+from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.store import Key, Line
+from sbim_deploy.pages.panels import colour
+from sbim_deploy.records import FloatArray
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the markers say it again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C564B")
@@ -89,3 +101,138 @@ def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
     axis.set_xlabel("nominal acceleration R")
     axis.set_xticks(sorted({line.setting.acceleration for line in lines}))
     axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
+
+
+N_COLOURS = 256
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return bytes as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def picture(image: FloatArray, window: tuple[float, float], colormap: str) -> str:
+    """Return a magnitude or error map (rows, columns) as a PNG data URI; outside the window it is clipped."""
+    low, high = window
+    position = np.nan_to_num((image.astype(np.float64) - low) / (high - low), nan=0.0).clip(0, 1)
+    indices = np.rint(position * (N_COLOURS - 1)).astype(np.uint8)
+    drawn = Image.fromarray(indices)
+    if colormap != "gray":
+        drawn = drawn.convert("P")
+        drawn.putpalette(colour(np.linspace(0, 1, N_COLOURS), (0, 1), colormap).tobytes())
+    written = io.BytesIO()
+    drawn.save(written, format="PNG", optimize=True)
+    return data_uri(written.getvalue(), "image/png")
+
+
+def colour_bar(colormap: str) -> str:
+    """Return the colours of a window, low to high, as a PNG data URI."""
+    return picture(np.tile(np.linspace(0, 1, N_COLOURS, dtype=np.float32), (12, 1)), (0, 1), colormap)
+
+
+def round_up(value: float) -> float:
+    """Return the next number of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten: an end of a scale to read."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    steps = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+    return power * next(step for step in steps if step * power >= value * (1 - 1e-9))
+
+
+# Of each map, and then the median of the maps: neither a few bright pixels nor a method that fails darken
+# the rest.
+ERROR_PERCENTILE = 99.5
+
+
+def image_sections(settings: ExperimentSettings, finished: Finished) -> str:
+    """Return the grids of all shown slices, each image above its error map.
+
+    Raises:
+        InputError: an image is missing from the experiment's folder.
+    """
+    if not settings.shown_slices:
+        return ""
+    scan = scan_names(settings)[0]
+    references = {index: full_slice(settings, scan, index).reference for index in settings.shown_slices}
+    largest = []
+    for key in _shown_keys(settings, finished):
+        reference = references[key.slice]
+        error = _error(_image(finished, key, reference), reference)
+        largest.append(np.percentile(error, ERROR_PERCENTILE))
+    end = round_up(float(np.median(largest)))
+    grids = [
+        _grid(settings, finished, scan, index, references[index], end) for index in settings.shown_slices
+    ]
+    return (
+        "<h2>Images</h2><p>Images are shown from 0 to the maximum of the slice's reference. Below each is "
+        f"the absolute error of its magnitude, every one on this page on one scale: 0 to {100 * end:g} % "
+        f"of the reference's maximum; a larger error has the brightest colour.</p>{''.join(grids)}"
+    )
+
+
+def _grid(
+    settings: ExperimentSettings,
+    finished: Finished,
+    scan: str,
+    index: int,
+    reference: FloatArray,
+    end: float,
+) -> str:
+    heads = "".join(f"<th>{escape(name)}</th>" for name in ("reference", *finished.methods))
+    uri = picture(reference, (0, float(reference.max())), "gray")
+    shown = f'<td><img src="{uri}" alt="reference, slice {index}"></td>'
+    rows = []
+    for setting in all_settings(settings):
+        cells = "".join(
+            _cell(finished, _key(setting, scan, index, method), reference, end) for method in finished.methods
+        )
+        label = f"R = {setting.acceleration:g}"
+        if len(settings.patterns) > 1:
+            label += f"<br>{escape(setting.pattern)}"
+        rows.append(f"<tr><th>{label}</th>{shown}{cells}</tr>")
+    bar = (
+        f'<div class="bar">error: 0 <img src="{colour_bar("error")}" alt="colours of the error"> '
+        f"{100 * end:g} % of the reference's maximum</div>"
+    )
+    return (
+        f'<h3>{escape(scan)}, slice {index}</h3><div class="black wide"><table><thead><tr><th></th>{heads}'
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>{bar}</div>"
+    )
+
+
+def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> str:
+    image = _image(finished, key, reference)
+    result = next(each for each in finished.store.results if each.key == key)
+    what = escape(f"{key.method}, R = {key.acceleration:g}")
+    images = (
+        (picture(image, (0, float(reference.max())), "gray"), what),
+        (picture(_error(image, reference), (0, end), "error"), f"error of {what}"),
+    )
+    shown = "".join(f'<img src="{uri}" alt="{text}">' for uri, text in images)
+    return f"<td>{shown}<span>{result.psnr:.1f} dB, {result.ssim:.3f}</span></td>"
+
+
+def _shown_keys(settings: ExperimentSettings, finished: Finished) -> list[Key]:
+    return [
+        _key(setting, scan_names(settings)[0], index, method)
+        for index in settings.shown_slices
+        for setting in all_settings(settings)
+        for method in finished.methods
+    ]
+
+
+def _image(finished: Finished, key: Key, reference: FloatArray) -> FloatArray:
+    image = finished.store.read_image(key)
+    if image is None or image.shape != reference.shape:
+        raise InputError(f"{finished.store.folder}: an image of {key.method} is damaged: remove the folder")
+    return image
+
+
+def _key(setting: Setting, scan: str, index: int, method: str) -> Key:
+    return Key(setting.pattern, setting.acceleration, scan, index, method)
+
+
+def _error(image: FloatArray, reference: FloatArray) -> FloatArray:
+    """Return the error in units of the reference's maximum."""
+    error: FloatArray = np.abs(image - reference) / reference.max()
+    return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,6 @@ import scipy
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import BackendMissingError
-from sbim_deploy.experiment.masked_metrics import masked_psnr_and_ssim
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.scans import (
     FullSlice,
@@ -29,16 +28,33 @@ from sbim_deploy.experiment.scans import (
     scan_names,
     undersample,
 )
+from sbim_deploy.experiment.scores import masked_psnr_and_ssim
 from sbim_deploy.experiment.settings import ExperimentSettings
-from sbim_deploy.experiment.store import Key, Result, Store
-from sbim_deploy.experiment.tuning import tune
+from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.models.folder import Model, load_model
 from sbim_deploy.mri.fourier import centre_crop
-from sbim_deploy.recon.evaluate import score
-from sbim_deploy.recon.model import Model, load_model
+from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import FloatArray
+from sbim_deploy.runs.evaluate import score
+
+
+def tune(name: str, setting: Setting, slices: Sequence[FullSlice], seed: int, threads: int) -> Tuned:
+    """Choose the weight of the grid with the least mean NRMSE over the tuning slices."""
+    peer = PEERS[name]
+    problems = [undersample(full, setting, seed) for full in slices]
+    means = []
+    for weight in peer.weights:
+        images = [
+            np.abs(centre_crop(peer.solve(problem, weight, threads), problem.image_shape))
+            for problem in problems
+        ]
+        scores = [nrmse(image, full.reference) for image, full in zip(images, slices, strict=True)]
+        means.append(float(np.mean(scores)))
+    best = peer.weights[int(np.argmin(means))]
+    return Tuned(setting.pattern, setting.acceleration, name, best, peer.weights, tuple(means))
 
 
 class Progress(Protocol):

@@ -10,12 +10,12 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.settings import TRUE, ExperimentSettings, Simulation
-from sbim_deploy.io.fastmri import KspaceFile, open_kspace
+from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
 from sbim_deploy.mri.masks import effective_acceleration, line_mask
-from sbim_deploy.recon.evaluate import reference_magnitude
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
-from sbim_deploy.recon.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.runs.evaluate import reference_magnitude
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
 SIMULATED = "simulated"
 

@@ -13,11 +13,10 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.io.yaml_file import read_yaml_mapping
+from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.masks import PATTERNS
-from sbim_deploy.recon.model import DEMO
-from sbim_deploy.recon.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
-from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.samplers.presets import find_preset
+from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
+from sbim_deploy.samplers.choice import SamplerChoice, find_preset
 
 EXTRA = "experiment"
 ESTIMATED, TRUE = "estimated", "true"

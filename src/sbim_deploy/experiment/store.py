@@ -1,8 +1,4 @@
-"""An experiment's folder: what it is, the tuned weights, a row for each result, and the images of the page.
-
-Results are appended as they are made, and each row says whose it is: a run that was stopped goes on with what
-is missing, and so does an experiment that was given more methods, slices or accelerations.
-"""
+"""An experiment's folder: what it is, the tuned weights, a row for each result, and their summary."""
 
 from __future__ import annotations
 
@@ -18,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.experiment.scans import Setting
+from sbim_deploy.experiment.scores import Interval, mean_interval, standard_deviation
 from sbim_deploy.io.atomic import check_writable, replacing
 from sbim_deploy.io.json_object import format_object, parse_object
-from sbim_deploy.io.results import check_same_run
 from sbim_deploy.records import FloatArray
+from sbim_deploy.results.result_file import check_same_run
 
 IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "images"
 METHODS = ("method ", "peer ")
@@ -238,3 +236,82 @@ def _as_tuned(stored: dict[str, Any]) -> Tuned:
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+METRICS = ("psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim")
+COMPARED = METRICS[:3]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over the slices; ``difference`` is to the baseline, slice by slice, None for itself."""
+
+    mean: Interval
+    deviation: float
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at a nominal acceleration."""
+
+    setting: Setting
+    method: str
+    n_slices: int
+    effective_acceleration: float
+    scores: dict[str, Score]
+    residual: float
+    seconds: float
+
+
+def summarise(results: Sequence[Result], baseline: str) -> list[Line]:
+    """Return a line for each setting and method, in the order of the results."""
+    groups: dict[tuple[Setting, str], list[Result]] = {}
+    for result in results:
+        setting = Setting(result.pattern, result.acceleration)
+        groups.setdefault((setting, result.method), []).append(result)
+    return [_summary_line(key, group, groups[key[0], baseline], baseline) for key, group in groups.items()]
+
+
+def _summary_line(key: tuple[Setting, str], group: list[Result], base: list[Result], baseline: str) -> Line:
+    setting, method = key
+    if [(each.scan, each.slice) for each in group] != [(each.scan, each.slice) for each in base]:
+        raise ValueError(f"{method} and {baseline} were not scored on the same slices")
+    scores = {}
+    for metric in METRICS:
+        values = [float(getattr(each, metric)) for each in group]
+        differences = [value - float(getattr(each, metric)) for value, each in zip(values, base, strict=True)]
+        difference = mean_interval(differences) if method != baseline and metric in COMPARED else None
+        scores[metric] = Score(mean_interval(values), standard_deviation(values), difference)
+    effective, residual, seconds = (
+        float(np.mean([getattr(each, name) for each in group]))
+        for name in ("effective_acceleration", "residual", "seconds")
+    )
+    return Line(setting, method, len(group), effective, scores, residual, seconds)
+
+
+def write_summary(path: Path, lines: Sequence[Line]) -> None:
+    """Write the lines as CSV; an empty cell is a number that there is not."""
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, lineterminator="\n")
+    header = ["pattern", "acceleration", "effective_acceleration", "method", "slices"]
+    for metric in METRICS:
+        header += [f"{metric}_mean", f"{metric}_sd"]
+        if metric in COMPARED:
+            header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
+    writer.writerow([*header, "residual", "seconds"])
+    for line in lines:
+        cells: list[object] = [line.setting.pattern, _cell(line.setting.acceleration)]
+        cells += [_cell(line.effective_acceleration), line.method, line.n_slices]
+        for metric, score in line.scores.items():
+            cells += [_cell(score.mean.mean), _cell(score.deviation)]
+            if metric in COMPARED:
+                d = score.difference
+                cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
+        writer.writerow([*cells, _cell(line.residual), _cell(line.seconds)])
+    with replacing(path) as temporary:
+        temporary.write_text(written.getvalue(), encoding="utf-8", newline="")
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6g}"

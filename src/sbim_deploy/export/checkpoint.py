@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.yaml_file import read_yaml_mapping
+from sbim_deploy.models.folder import NoiseLevels
+
+UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,32 @@ class NetworkConfig:
                 f"sigma_begin and sigma_end are {self.sigma_begin:g} and {self.sigma_end:g}: "
                 "expected 0 < sigma_end < sigma_begin"
             )
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with the weights that were chosen, and where it came from.
+
+    ``network`` maps x (n, channels, H, W) and sigma (n,) to the score; H and W are multiples of
+    ``size_multiple``.
+    """
+
+    network: nn.Module
+    config: NetworkConfig
+    architecture: str
+    ema: bool
+    size_multiple: int
+    levels: NoiseLevels
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file of the weights: the checkpoint itself, or the one in a folder that diffusers wrote."""
+    return unet_folder(path) / UNET_WEIGHTS_NAME if path.is_dir() else path
+
+
+def unet_folder(folder: Path) -> Path:
+    """Return where the UNet is in a folder that diffusers wrote: a pipeline's has one for it."""
+    return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def read_config(path: Path) -> NetworkConfig:

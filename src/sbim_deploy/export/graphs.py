@@ -4,23 +4,128 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from sbim_deploy.export.fuse import fuse_plan, fuse_step
 from sbim_deploy.export.updates import (
     BothDirectionsNormal,
     GuidedUpdate,
     PhaseEncodeNormal,
     ProximalUpdate,
 )
+
+STATE, LOOP_STATE = "x", "x_of_row"
+CONSTANT_INPUTS = ("maps", "encoding", "row_encoding", "mask", "backprojection")
+ROWS = "rows"
+
+
+def fuse_step(score: onnx.ModelProto, update: onnx.ModelProto) -> onnx.ModelProto:
+    """Return one row as a graph: the network, and the update that takes its output named ``score``.
+
+    Inputs that both have are one input.
+    """
+    update = _with_prefix(update, "update.")
+    inputs = {value.name: value for value in (*score.graph.input, *update.graph.input)}
+    del inputs["score"]
+    inputs.update({value.name: value for value in score.graph.input})
+    graph = helper.make_graph(
+        [*score.graph.node, *update.graph.node],
+        "step",
+        list(inputs.values()),
+        list(update.graph.output),
+        [*score.graph.initializer, *update.graph.initializer],
+    )
+    return _model(graph, score)
+
+
+def fuse_plan(step: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the whole plan as a graph: a loop over rows that ends with the last row's x.
+
+    It takes the step's inputs; those that change from row to row get an axis of rows in front.
+    """
+    inner = _renamed_input(step.graph, STATE, LOOP_STATE)
+    changing = [value for value in inner.input if value.name not in (*CONSTANT_INPUTS, LOOP_STATE)]
+    body_inputs = [
+        helper.make_tensor_value_info("row", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+        next(value for value in inner.input if value.name == LOOP_STATE),
+    ]
+    gathers = [
+        helper.make_node("Gather", [f"{value.name}_of_rows", "row"], [value.name], axis=0)
+        for value in changing
+    ]
+    passed_on = helper.make_node("Identity", ["go_on"], ["still_go_on"])
+    body = helper.make_graph(
+        [*gathers, *inner.node, passed_on],
+        "row",
+        body_inputs,
+        [helper.make_tensor_value_info("still_go_on", TensorProto.BOOL, []), *inner.output],
+    )
+    outer = [
+        helper.make_node("Shape", [f"{changing[0].name}_of_rows"], ["n_rows_1d"], start=0, end=1),
+        helper.make_node("Squeeze", ["n_rows_1d"], ["n_rows"]),
+        helper.make_node("Loop", ["n_rows", "always", STATE], ["image"], body=body),
+    ]
+    output = helper.make_tensor_value_info("image", TensorProto.FLOAT, _shape(inner.output[0]))
+    always = helper.make_tensor("always", TensorProto.BOOL, [], [True])
+    constant = [value for value in step.graph.input if value.name in (*CONSTANT_INPUTS, STATE)]
+    rows = [
+        helper.make_tensor_value_info(f"{value.name}_of_rows", TensorProto.FLOAT, [ROWS, *_shape(value)])
+        for value in changing
+    ]
+    graph = helper.make_graph(
+        outer, "reconstruct", [*constant, *rows], [output], [*inner.initializer, always]
+    )
+    return _model(graph, step)
+
+
+def _renamed_input(graph: onnx.GraphProto, old: str, new: str) -> onnx.GraphProto:
+    """Return the graph with an input renamed: a loop's names must not be those of what surrounds it."""
+    renamed = onnx.GraphProto()
+    renamed.CopyFrom(graph)
+    for value in renamed.input:
+        if value.name == old:
+            value.name = new
+    for node in renamed.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+    return renamed
+
+
+def _model(graph: onnx.GraphProto, like: onnx.ModelProto) -> onnx.ModelProto:
+    return helper.make_model(
+        graph, opset_imports=list(like.opset_import), ir_version=like.ir_version, producer_name="sbim-deploy"
+    )
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+
+
+def _with_prefix(model: onnx.ModelProto, prefix: str) -> onnx.ModelProto:
+    """Return the model with everything but its inputs and outputs renamed."""
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    graph = renamed.graph
+    kept = {value.name for value in (*graph.input, *graph.output)}
+
+    def new(names: Iterable[str]) -> list[str]:
+        return [name if name in kept or not name else prefix + name for name in names]
+
+    for node in graph.node:
+        node.input[:], node.output[:] = new(node.input), new(node.output)
+        node.name = prefix + node.name
+    for tensor in graph.initializer:
+        tensor.name = prefix + tensor.name
+    return renamed
+
 
 WEIGHTS_NAME = "weights.bin"
 DEFAULT_OPSET = 20

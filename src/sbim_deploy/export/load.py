@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.export.checkpoint import (
-    NetworkConfig,
+    LoadedNetwork,
     architecture_of,
     build_network,
     read_checkpoint,
     read_config,
 )
 from sbim_deploy.export.network import ARCHITECTURES
-from sbim_deploy.io.model_folder import NoiseLevels
-
-UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-
-
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A network with the weights that were chosen, and where it came from.
-
-    ``network`` maps x (n, channels, H, W) and sigma (n,) to the score; H and W are multiples of
-    ``size_multiple``.
-    """
-
-    network: nn.Module
-    config: NetworkConfig
-    architecture: str
-    ema: bool
-    size_multiple: int
-    levels: NoiseLevels
+from sbim_deploy.models.folder import NoiseLevels
 
 
 def load_network(path: Path, config_path: Path | None = None, ema: bool | None = None) -> LoadedNetwork:
@@ -55,16 +34,6 @@ def load_network(path: Path, config_path: Path | None = None, ema: bool | None =
     if config_path is None:
         raise InputError(f"{path}: a checkpoint needs the YAML beside it: name it with --config")
     return _load_ncsnv2(path, config_path, ema)
-
-
-def weights_file(path: Path) -> Path:
-    """Return the file of the weights: the checkpoint itself, or the one in a folder that diffusers wrote."""
-    return unet_folder(path) / UNET_WEIGHTS_NAME if path.is_dir() else path
-
-
-def unet_folder(folder: Path) -> Path:
-    """Return where the UNet is in a folder that diffusers wrote: a pipeline's has one for it."""
-    return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def _load_ncsnv2(path: Path, config_path: Path, ema: bool | None) -> LoadedNetwork:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from sbim_deploy.engines.parity import Parity, compare
+from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.errors import InputError
+from sbim_deploy.export.checkpoint import weights_file
 from sbim_deploy.export.graphs import make_updates
-from sbim_deploy.export.load import load_network, weights_file
-from sbim_deploy.export.reference import scores_of, three_levels
+from sbim_deploy.export.load import load_network
+from sbim_deploy.export.model import scores_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.recon.backends import open_engine
-from sbim_deploy.recon.model import Model
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import Model
 from sbim_deploy.recon.parity import fused_kinds, row_of, row_problem, step_tensors, tolerance
 
 OTHER_GRID = (80, 96)

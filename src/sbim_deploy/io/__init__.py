@@ -1,1 +1,1 @@
-"""Files to records and back: fastMRI, MRD, BART, results, DICOM, NIfTI, PNG, model folders; no maths."""
+"""Files and folders, whoever wrote them: atomic writing, HDF5, hashing, records from JSON and YAML."""

@@ -13,6 +13,7 @@ import numpy as np
 from sbim_deploy.records import BoolArray, ComplexArray
 
 PATTERNS = ("equispaced", "random")
+MIN_CALIB_LINES = 4  # fewer estimate no coil maps
 
 
 def published_calib_width(n_lines: int, acceleration: float) -> int:

@@ -1,1 +1,1 @@
-"""K-space records in, reconstruction records out: wires the operators, the sampler and the engine."""
+"""One slice: from raw k-space to an image, on whichever graph and engine."""

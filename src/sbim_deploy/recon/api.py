@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from sbim_deploy.recon.model import DEMO
-from sbim_deploy.recon.model import load_model as read_model
+from sbim_deploy.models.folder import DEMO
+from sbim_deploy.models.folder import load_model as read_model
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
 from sbim_deploy.records import BoolArray, ComplexArray

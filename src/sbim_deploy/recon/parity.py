@@ -6,21 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.engines.parity import Parity, compare
-from sbim_deploy.io.model_folder import ModelManifest
-from sbim_deploy.io.parity_reference import read_reference
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.models.reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centre_crop, centred_fft
 from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.mri.metrics import ssim
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.mri.sense import Sense
-from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid, stack_slices
-from sbim_deploy.recon.metrics import ssim
-from sbim_deploy.recon.model import Model
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.records import ComplexArray, FloatArray

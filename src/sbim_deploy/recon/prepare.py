@@ -10,12 +10,11 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.mri.combine import mvue, normalise_maps, percentile_scale
 from sbim_deploy.mri.espirit import espirit_maps
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
-from sbim_deploy.mri.masks import calibration_block, compact_mask, sampled_mask
+from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block, compact_mask, sampled_mask
 from sbim_deploy.mri.noise_level import estimate_noise
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.records import BoolArray, ComplexArray
 
-MIN_CALIB_WIDTH = 4
 MIN_KERNEL_WIDTH, MAX_KERNEL_WIDTH = 3, 6
 
 
@@ -130,10 +129,10 @@ def _estimate_maps(kspace: ComplexArray, mask: BoolArray, index: int) -> Complex
     block = calibration_block(mask, (rows, columns))
     calibration = kspace[:, block[0], block[1]]
     width = min(calibration.shape[-2:])
-    if width < MIN_CALIB_WIDTH:
+    if width < MIN_CALIB_LINES:
         raise InputError(
             f"slice {index}: {width} calibration lines in the centre of k-space, expected at least "
-            f"{MIN_CALIB_WIDTH} to estimate the coil maps: give them with --maps"
+            f"{MIN_CALIB_LINES} to estimate the coil maps: give them with --maps"
         )
     # Few lines leave few windows for a large kernel: half the width gave the truest maps at 5 to 12 lines.
     kernel_width = min(max(width // 2, MIN_KERNEL_WIDTH), MAX_KERNEL_WIDTH)

@@ -10,19 +10,18 @@ import numpy as np
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.sense import Sense
-from sbim_deploy.recon.backends import open_engine
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
-from sbim_deploy.recon.model import Model, sampling_prior
 from sbim_deploy.recon.prepare import SliceProblem
-from sbim_deploy.recon.uncertainty import conditional_variance
+from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import OnState, run_plan
-from sbim_deploy.samplers.moments import RunningMoments
 from sbim_deploy.samplers.plan import Plan, ProximalRow
 
 DEFAULT_GRAPH = "step"
@@ -55,7 +54,7 @@ class Reconstructor:
         model: a checked model folder.
         choice: the sampler.
         seed: of the noise; with a slice's index it decides the slice's image.
-        backend: see :func:`sbim_deploy.recon.backends.open_engine`.
+        backend: see :func:`sbim_deploy.models.backends.open_engine`.
         threads: of the engine; None is one for each core.
         graph: ``step`` runs a row of the plan in one call, ``reconstruct`` the whole plan, and ``score`` the
             network alone, with numpy for the rest: the reference that the others are tested against.

@@ -1,4 +1,4 @@
-"""The spread that samples do not show: what the data and the last row leave open."""
+"""The mean and the spread of samples, with what data and last row leave open, which samples do not show."""
 
 from __future__ import annotations
 
@@ -9,6 +9,36 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.noise import keyed_generator
 from sbim_deploy.samplers.plan import Plan, ProximalRow
+
+
+class RunningMoments:
+    """Pixelwise mean and spread of complex images of one shape; memory does not grow with their number.
+
+    Welford 1962 (doi:10.1080/00401706.1962.10490022). The mean of one image is that image, to the bit.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        self.count = 0
+        self.mean: ComplexArray = np.zeros(shape, dtype=np.complex64)
+        self._sum_of_squares = np.zeros(shape, dtype=np.float32)
+
+    def add(self, image: ComplexArray) -> None:
+        """Take in another image."""
+        self.count += 1
+        if self.count == 1:
+            self.mean[...] = image
+            return
+        offset = image - self.mean
+        self.mean += offset / np.float32(self.count)
+        # (x - old mean) (x - new mean)*, of which the second is the first times 1 - 1 / n.
+        offset *= np.float32((1 - 1 / self.count) ** 0.5)
+        self._sum_of_squares += offset.real**2 + offset.imag**2
+
+    def variance(self) -> FloatArray:
+        """Return mean |x - mean|^2, of both parts together, float32 as the images' shape."""
+        variance: FloatArray = self._sum_of_squares / np.float32(self.count)
+        return variance
+
 
 PROBES = 16
 # Beside the numbers of the samples, which count from 0.

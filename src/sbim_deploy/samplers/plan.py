@@ -1,9 +1,13 @@
-"""A plan: the table of numbers that a sampler applies, row by row, and where it starts."""
+"""A plan: the table of numbers that a sampler applies, row by row, and the samplers that make it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
+
+from sbim_deploy.samplers.schedules import Sigmas
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,102 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "start": {"image": plan.start_image, "noise": plan.start_noise},
         "rows": [asdict(row) for row in plan.rows],
     }
+
+
+def sbim(sigmas: Sigmas, data_weight: float) -> Plan:
+    """Guided SBIM (p. 66-67), then one denoising step (p. 68).
+
+    ``sigmas`` are T + 1 levels, largest first; there are T predictor rows.
+    """
+    rows = [_sbim_row(high, low, data_weight) for high, low in pairwise(sigmas)]
+    return _from_noise("sbim", [*rows, _denoising(sigmas)])
+
+
+def sbim_ld(sigmas: Sigmas, data_weight: float, eps: float, corrector_steps: int) -> Plan:
+    """Guided SBIM with a Langevin corrector (p. 69): after t -> t-1, M Langevin steps at sigma_{t-1}.
+
+    Their step is eps sigma_t^2 / sigma_min^2: published with sigma_t, not sigma_{t-1}. ``eps`` is the
+    configuration's step_lr, half of the slide's.
+    """
+    rows = []
+    for high, low in pairwise(sigmas):
+        rows.append(_sbim_row(high, low, data_weight))
+        corrector = _langevin_row(low, eps * (high / sigmas[-1]) ** 2, data_weight)
+        rows.extend([corrector] * corrector_steps)
+    return _from_noise("sbim-ld", [*rows, _denoising(sigmas)])
+
+
+def ddim(sigmas: Sigmas, data_weight: float) -> Plan:
+    """DDIM in its exact variance-exploding form, sigma_t (sigma_t - sigma_{t-1}), then one denoising step.
+
+    Song, Meng and Ermon 2020 (arXiv:2010.02502), equation 13: an Euler step in sigma. It is what p. 63-65
+    derive without the slip that leaves 1 / sqrt(1 + sigma_t^2).
+    """
+    rows = [
+        GuidedRow(float(high), float(high * (high - low)), 0.0, data_weight) for high, low in pairwise(sigmas)
+    ]
+    return _from_noise("ddim", [*rows, _denoising(sigmas)])
+
+
+def reverse_diffusion(sigmas: Sigmas, data_weight: float) -> Plan:
+    """Ancestral sampling of the variance-exploding process, then one denoising step.
+
+    Song et al. 2020 (arXiv:2011.13456), appendix F, equation 47.
+    """
+    rows = []
+    for high, low in pairwise(sigmas):
+        step_size = high**2 - low**2
+        noise_scale = math.sqrt(low**2 * step_size / high**2)
+        rows.append(GuidedRow(float(high), float(step_size), noise_scale, data_weight))
+    return _from_noise("reverse-diffusion", [*rows, _denoising(sigmas)])
+
+
+def langevin(sigmas: Sigmas, data_weight: float, eps: float, steps_per_level: int) -> Plan:
+    """Guided annealed Langevin dynamics (p. 19; Jalal et al. 2021, arXiv:2108.01368, algorithm 1).
+
+    The step at level i is eps sigma_i^2 / sigma_min^2; there is no denoising at the end, as published.
+    """
+    rows = []
+    for sigma in sigmas:
+        rows.extend([_langevin_row(sigma, eps * (sigma / sigmas[-1]) ** 2, data_weight)] * steps_per_level)
+    return _from_noise("langevin", rows)
+
+
+def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float) -> Plan:
+    """Decomposed diffusion sampling from the noised zero-filled image.
+
+    Chung, Lee and Ye 2024 (arXiv:2303.05754), algorithm 2 in its variance-exploding form: denoise, solve
+    for the data by conjugate gradients, add noise again, of which the share eta is fresh. The prior weighs
+    gamma + noise_weight (sigma_y / sigma)^2, the second as in Zhu et al. 2023 (arXiv:2305.08995), eq. 13.
+    """
+    kept, fresh = math.sqrt(1 - eta**2), eta
+    rows = [
+        ProximalRow(
+            sigma=float(sigma),
+            gamma=gamma,
+            noise_gamma=float(noise_weight / sigma**2),
+            n_cg=n_cg,
+            renoise=float(following * kept),
+            noise_scale=float(following * fresh),
+        )
+        for sigma, following in pairwise([*sigmas, 0.0])
+    ]
+    return Plan("dds", start_image=1.0, start_noise=float(sigmas[0]), rows=tuple(rows))
+
+
+def _sbim_row(high: float, low: float, data_weight: float) -> GuidedRow:
+    return GuidedRow(float(high), float(high * (high - low) / math.sqrt(1 + high**2)), 0.0, data_weight)
+
+
+def _langevin_row(sigma: float, step_size: float, data_weight: float) -> GuidedRow:
+    return GuidedRow(float(sigma), float(step_size), math.sqrt(2 * step_size), data_weight)
+
+
+def _denoising(sigmas: Sigmas) -> GuidedRow:
+    """Tweedie's estimate at the smallest level, by the prior alone (p. 69, line 8)."""
+    smallest = float(sigmas[-1])
+    return GuidedRow(smallest, smallest**2, 0.0, 0.0)
+
+
+def _from_noise(sampler: str, rows: list[GuidedRow]) -> Plan:
+    return Plan(sampler, start_image=0.0, start_noise=1.0, rows=tuple(rows))

@@ -1,8 +1,4 @@
-"""The server's log: one line an event, as text or as JSON, and nothing of a patient in either.
-
-Fields are numbers, times, kinds and the peer's address. Texts that a client sent, and messages that may
-repeat them, go back to the client and not in here.
-"""
+"""The server's log: one line an event, as text or as JSON, and nothing of a patient in either."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ import sys
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any, TextIO
 
 LOGGER = logging.getLogger("sbim_deploy.serving")
@@ -66,3 +63,28 @@ def _plain(value: Any) -> str:
 
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+
+class SliceTimes:
+    """Latencies and waits of the slices that were sent, in seconds."""
+
+    def __init__(self) -> None:
+        self._latencies: list[float] = []
+        self._waits: list[float] = []
+        self._fallbacks = 0
+
+    def add(self, latency: float, wait: float, is_fallback: bool) -> None:
+        """Count a slice: from its last readout to its image sent, and to the start of its reconstruction."""
+        self._latencies.append(latency)
+        self._waits.append(wait)
+        self._fallbacks += is_fallback
+
+    def summary(self) -> dict[str, Any]:
+        """Return the fields of the log's line."""
+        return {
+            "slices": len(self._latencies),
+            "fallbacks": self._fallbacks,
+            "latency_median_s": round(median(self._latencies), 3) if self._latencies else None,
+            "latency_max_s": round(max(self._latencies), 3) if self._latencies else None,
+            "queue_wait_max_s": round(max(self._waits), 3) if self._waits else None,
+        }

@@ -1,15 +1,58 @@
-"""What a client may set in a session: one typed schema, which OpenRecon's label is made of too."""
+"""What a client may ask for: a list of configurations, a schema of parameters, OpenRecon's label of both."""
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
+from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.json_object import parse_object
-from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.serving.configurations import CONFIGURATIONS, Linear, configuration_name
+from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.recon.linear import Linear
+from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, SamplerChoice
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What it is, for people, how it reconstructs, and of how many samples the image is the mean."""
+
+    description: str
+    method: SamplerChoice | Linear
+    samples: int = 1
+
+
+CONFIGURATIONS = {
+    **{
+        name: Configuration(preset.description, preset.choice, preset.samples)
+        for name, preset in PRESETS.items()
+    },
+    "cg-sense": Configuration("CG-SENSE, without the network", Linear.CG_SENSE),
+    "zero-filled": Configuration("the measured data alone, without the network", Linear.ZERO_FILLED),
+}
+# What clients send that have nothing to choose; OpenRecon sends its own name.
+DEFAULT_NAMES = ("default", "openrecon")
+
+_SHOWN_CHARACTERS = 40
+
+
+def configuration_name(asked: str) -> str:
+    """Return the name in :data:`CONFIGURATIONS` that a client's name means.
+
+    Raises:
+        InputError: the name is not on the list.
+    """
+    if asked in DEFAULT_NAMES:
+        return DEFAULT_PRESET
+    if asked not in CONFIGURATIONS:
+        known = ", ".join([*CONFIGURATIONS, *DEFAULT_NAMES])
+        raise InputError(f"unknown configuration {asked[:_SHOWN_CHARACTERS]!r}: expected one of {known}")
+    return asked
+
 
 WHERE = "parameters"
 AS_CONFIGURED = "default"
@@ -92,3 +135,73 @@ def make_request(configuration: str, parameters: Parameters | None = None) -> Re
     elif parameters.steps:
         method = replace(method, steps=parameters.steps)
     return Request(name, method, samples, parameters.seed)
+
+
+LABEL_KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
+PROTOCOL = {"protocol": "ISMRMRD", "version": "1.4.1"}
+MEMORY_MB = 4096
+NAME = "sbim-deploy"
+_INT32 = 2**31 - 1
+
+
+def openrecon_label(port: int) -> dict[str, Any]:
+    """Return the label of a container whose server listens on ``port``."""
+    (version,) = re.findall(r"^\d+\.\d+\.\d+", __version__)
+    return {
+        "general": {
+            "name": {"en": NAME},
+            "version": version,
+            "vendor": NAME,
+            "information": {"en": "Score-based reconstruction of Cartesian data. Research use only."},
+            "id": NAME,
+            "regulatory_information": {
+                "device_trade_name": NAME,
+                "production_identifier": version,
+                "manufacturer_address": "",
+                "made_in": "",
+                "manufacture_date": "",
+                "material_number": f"{NAME}_{version}",
+                "gtin": "",
+                "udi": "",
+                "safety_advices": "Research use only. Not for diagnosis.",
+                "special_operating_instructions": "",
+                "additional_relevant_information": "",
+            },
+        },
+        "reconstruction": {
+            "transfer_protocol": PROTOCOL,
+            "port": port,
+            "emitter": "raw",
+            "injector": "image",
+            "can_process_adjustment_data": False,
+            "can_use_gpu": True,
+            "min_count_required_gpus": 0,
+            "min_required_gpu_memory": 0,
+            "min_required_memory": MEMORY_MB,
+            "min_count_required_cpu_cores": 2,
+            "content_qualification_type": "RESEARCH",
+        },
+        "parameters": [_parameter(name, field) for name, field in Parameters.model_fields.items()],
+    }
+
+
+def encode_label(label: dict[str, Any]) -> str:
+    """Return the base64 of a label's JSON, as it stands in a container's metadata."""
+    return base64.b64encode(format_object(label).encode()).decode("ascii")
+
+
+def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
+    said = {"id": name, "label": {"en": field.title}, "information": {"en": field.description}}
+    if name == "config":
+        described = {key: each.description for key, each in CONFIGURATIONS.items()}
+        names = {AS_CONFIGURED: AS_CONFIGURED, **described}
+        values = [{"id": choice, "name": {"en": words}} for choice, words in names.items()]
+        return {"type": "choice", **said, "values": values, "default": field.default}
+    bounds = {type(bound).__name__: bound for bound in field.metadata}
+    return {
+        "type": "int",
+        **said,
+        "minimum": getattr(bounds.get("Ge"), "ge", -_INT32),
+        "maximum": getattr(bounds.get("Le"), "le", _INT32),
+        "default": field.default,
+    }

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sbim_deploy.io.mrd_headers import Readout
+from sbim_deploy.mrd.messages import Readout
 from sbim_deploy.serving.log import warn
 
 

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sbim_deploy.errors import SbimDeployError
-from sbim_deploy.io.mrd_messages import Close, Error, Message, ProtocolError, Text
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.recon.readouts import AssembledSlice
-from sbim_deploy.serving.log import place_of, warn
-from sbim_deploy.serving.outcome import resolve
-from sbim_deploy.serving.series import ImageSeries
-from sbim_deploy.serving.service import Service
-from sbim_deploy.serving.times import SliceTimes
+from sbim_deploy.kspace.readouts import AssembledSlice
+from sbim_deploy.mrd.messages import Close, Error, Message, ProtocolError, Text
+from sbim_deploy.mrd.socket import SocketStream
+from sbim_deploy.serving.images import ImageSeries, resolve
+from sbim_deploy.serving.log import SliceTimes, place_of, warn
+from sbim_deploy.serving.settings import Service
 from sbim_deploy.serving.worker import SliceJob
 
 MAX_UNSENT = 64

@@ -8,18 +8,16 @@ import time
 from contextlib import suppress
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.mrd_messages import Close, Error, ProtocolError, Text
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.recon.model import load_model, sampling_prior
-from sbim_deploy.samplers.presets import DEFAULT_PRESET
-from sbim_deploy.serving.budget import MemoryBudget
-from sbim_deploy.serving.heap import HeapTrimmer
+from sbim_deploy.models.folder import load_model, sampling_prior
+from sbim_deploy.mrd.messages import Close, Error, ProtocolError, Text
+from sbim_deploy.mrd.socket import SocketStream
+from sbim_deploy.samplers.choice import DEFAULT_PRESET
 from sbim_deploy.serving.log import log, warn
+from sbim_deploy.serving.memory import HeapTrimmer, MemoryBudget
 from sbim_deploy.serving.monitor import Metrics, Monitor
 from sbim_deploy.serving.parameters import make_request
-from sbim_deploy.serving.service import Service
 from sbim_deploy.serving.session import LINGER_S, Session
-from sbim_deploy.serving.settings import ServeSettings, is_loopback
+from sbim_deploy.serving.settings import ServeSettings, Service, is_loopback
 from sbim_deploy.serving.worker import Worker
 
 DRAIN_S = 60.0

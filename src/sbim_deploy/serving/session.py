@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 from sbim_deploy.errors import SbimDeployError
-from sbim_deploy.io.ismrmrd_header import parse_root
-from sbim_deploy.io.mrd_headers import Readout
-from sbim_deploy.io.mrd_messages import (
+from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler
+from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header, parse_root
+from sbim_deploy.mrd.messages import (
     Close,
     ConfigFile,
     ConfigText,
@@ -20,23 +20,21 @@ from sbim_deploy.io.mrd_messages import (
     PeerGoneError,
     PeerIdleError,
     ProtocolError,
+    Readout,
     Text,
     Waveform,
 )
-from sbim_deploy.io.mrd_socket import SocketStream
-from sbim_deploy.io.mrd_stream import Limits
-from sbim_deploy.io.mrd_xml import MrdHeader, parse_mrd_header
+from sbim_deploy.mrd.socket import SocketStream
+from sbim_deploy.mrd.stream import Limits
+from sbim_deploy.recon.linear import Linear
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
-from sbim_deploy.recon.readouts import AssembledSlice, SliceAssembler
-from sbim_deploy.samplers.choice import make_plan
-from sbim_deploy.samplers.presets import DEFAULT_PRESET
-from sbim_deploy.serving.budget import Share
-from sbim_deploy.serving.configurations import Linear, configuration_name
+from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
 from sbim_deploy.serving.log import place_of, warn
-from sbim_deploy.serving.parameters import Request, make_request, parse_parameters
+from sbim_deploy.serving.memory import Share
+from sbim_deploy.serving.parameters import Request, configuration_name, make_request, parse_parameters
 from sbim_deploy.serving.raw_file import RawFile
 from sbim_deploy.serving.sender import Pending, Sender
-from sbim_deploy.serving.service import Service
+from sbim_deploy.serving.settings import Service
 from sbim_deploy.serving.worker import SliceJob
 
 MAX_TEXT_BYTES = 1024**2

@@ -1,4 +1,4 @@
-"""How a server runs."""
+"""How a server runs, and what all its sessions share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.mrd_images import Orientation
-from sbim_deploy.recon.model import DEMO
+from sbim_deploy.models.folder import DEMO
+from sbim_deploy.mrd.images import Orientation
+from sbim_deploy.samplers.choice import Prior
+from sbim_deploy.serving.memory import MemoryBudget
+from sbim_deploy.serving.monitor import Metrics
+from sbim_deploy.serving.worker import Worker
 
 GIB = 1024**3
 MIB = 1024**2
@@ -79,3 +83,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@dataclass(frozen=True)
+class Service:
+    """The engine, the memory and the counters of a server; ``prior`` is what its model allows a sampler."""
+
+    settings: ServeSettings
+    prior: Prior
+    worker: Worker
+    budget: MemoryBudget
+    metrics: Metrics

@@ -10,13 +10,12 @@ from functools import lru_cache
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import SamplingError
-from sbim_deploy.recon.backends import open_engine
-from sbim_deploy.recon.model import Model
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import Model
+from sbim_deploy.recon.linear import Linear, linear_image
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import ComplexArray
-from sbim_deploy.serving.configurations import Linear
-from sbim_deploy.serving.linear import linear_image
 from sbim_deploy.serving.parameters import Request
 
 QUEUE_LENGTH = 8

@@ -14,8 +14,7 @@ from distributed import Client, Future, get_client
 
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.model_folder import MANIFEST_NAME
-from sbim_deploy.recon.model import Model, load_model, model_folder
+from sbim_deploy.models.folder import MANIFEST_NAME, Model, load_model, model_folder
 
 PIECE_BYTES = 32 * 1024**2
 FETCH_TIMEOUT_S = 600

@@ -16,7 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from sbim_deploy import errors
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.io.partial import (
+from sbim_deploy.models.backends import backend_of
+from sbim_deploy.models.folder import Model, sampling_prior
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.results.partial import (
     FinishedSlice,
     discard_run,
     is_begun,
@@ -25,12 +28,8 @@ from sbim_deploy.io.partial import (
     run_hash,
     save_slice,
 )
-from sbim_deploy.io.result_file import open_result
-from sbim_deploy.io.results import ResultWriter
-from sbim_deploy.recon.backends import backend_of
-from sbim_deploy.recon.model import Model, sampling_prior
-from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.scan import (
+from sbim_deploy.results.result_file import ResultWriter, open_result
+from sbim_deploy.runs.scan import (
     Timings,
     batches_of_indices,
     check_slices,
@@ -42,7 +41,7 @@ from sbim_deploy.recon.scan import (
     slice_problems,
     software_versions,
 )
-from sbim_deploy.recon.settings import ReconSettings
+from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.files import StudyFile
 from sbim_deploy.study.model_transport import ModelAbsentError, ModelReference, find_model

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbim_deploy.training.face import BLEND_MM, depths_of_face, paint_face
+from sbim_deploy.training.contrast import INDEX, TISSUES
 from sbim_deploy.training.fields import Field, Grid, smooth_field, soft_step
-from sbim_deploy.training.lesions import paint_lesions
 from sbim_deploy.training.placement import random_brain
-from sbim_deploy.training.relaxation import INDEX, TISSUES
 from sbim_deploy.training.shapes import AIR, Ellipsoid, Section, depth_within, paint
+from sbim_deploy.training.structures import BLEND_MM, depths_of_face, paint_face, paint_lesions, paint_vessels
 from sbim_deploy.training.tissues import Tissues
-from sbim_deploy.training.vessels import paint_vessels
 
 DEEP = Ellipsoid("deep_gray", (0, -4, 3), (36, 34, 22))
 CEREBELLUM = Ellipsoid("gray", (0, -64, -36), (56, 32, 27))

@@ -1,4 +1,4 @@
-"""Random contrasts: pulse sequences set as in hospitals, and tissues that differ as people's do."""
+"""Random contrasts: tissues' relaxation times, the signal equations, pulse sequences set as in hospitals."""
 
 from __future__ import annotations
 
@@ -9,13 +9,58 @@ from functools import partial
 import numpy as np
 
 from sbim_deploy.training.fields import Field, Grid, smooth_field
-from sbim_deploy.training.relaxation import INDEX, TISSUES, Tissue
-from sbim_deploy.training.signals import (
-    inversion_recovery,
-    nulling_inversion_time,
-    spin_echo,
-    spoiled_gradient_echo,
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """T1 and T2 in ms, each at (1.5 T, 3 T), and the relative proton density."""
+
+    name: str
+    t1: tuple[float, float]
+    t2: tuple[float, float]
+    density: float
+
+
+TISSUES = (
+    Tissue("gray", (1150, 1380), (95, 88), 0.82),
+    Tissue("deep_gray", (960, 1180), (82, 70), 0.79),
+    Tissue("white", (655, 850), (76, 70), 0.70),
+    Tissue("fluid", (4100, 4200), (1900, 1700), 1.0),
+    Tissue("lesion", (1150, 1350), (150, 135), 0.86),
+    Tissue("tumour", (1350, 1600), (125, 115), 0.86),
+    Tissue("blood", (1440, 1930), (250, 180), 0.85),
+    Tissue("dura", (800, 950), (22, 18), 0.6),
+    Tissue("bone", (250, 300), (1.0, 0.8), 0.2),
+    Tissue("marrow", (450, 490), (65, 60), 0.72),
+    Tissue("fat", (340, 380), (120, 115), 0.92),
+    Tissue("muscle", (950, 1150), (38, 34), 0.80),
+    Tissue("skin", (800, 950), (34, 30), 0.62),
 )
+INDEX = {tissue.name: index for index, tissue in enumerate(TISSUES)}
+
+
+def spoiled_gradient_echo(t1: Field, t2: Field, density: Field, tr: float, te: float, flip: float) -> Field:
+    """The Ernst equation: PD sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE / T2)."""
+    e1 = np.exp(-tr / t1)
+    sine, cosine = np.sin(np.deg2rad(flip)), np.cos(np.deg2rad(flip))
+    return np.asarray(density * sine * (1 - e1) / (1 - cosine * e1) * np.exp(-te / t2))
+
+
+def spin_echo(t1: Field, t2: Field, density: Field, tr: float, te: float) -> Field:
+    """PD (1 - exp(-TR / T1)) exp(-TE / T2), for TE far below TR."""
+    return np.asarray(density * (1 - np.exp(-tr / t1)) * np.exp(-te / t2))
+
+
+def inversion_recovery(t1: Field, t2: Field, density: Field, tr: float, te: float, ti: float) -> Field:
+    """PD |1 - 2 exp(-TI / T1) + exp(-TR / T1)| exp(-TE / T2): FLAIR, and MPRAGE at the centre of k-space."""
+    recovered = np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
+    return np.asarray(density * recovered * np.exp(-te / t2))
+
+
+def nulling_inversion_time(t1: float, tr: float) -> float:
+    """Return the TI that nulls ``t1`` in ``inversion_recovery``: T1 ln(2 / (1 + exp(-TR / T1)))."""
+    return float(t1 * np.log(2 / (1 + np.exp(-tr / t1))))
+
 
 Signal = Callable[[Field, Field, Field], Field]
 

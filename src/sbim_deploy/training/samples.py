@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sbim_deploy.io.atomic import replacing
+from sbim_deploy.training.brains import held_out_pool
 from sbim_deploy.training.held_out import run_writer
-from sbim_deploy.training.pool import held_out_pool
 
 N_ROWS, N_COLUMNS, SIZE = 8, 8, 128
 WHITE = 1.15

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sbim_deploy.training.contrast import INDEX
 from sbim_deploy.training.fields import Field, soft_step
-from sbim_deploy.training.relaxation import INDEX
 
 EDGE_MM = 0.7
 # A solid of this is not of a tissue but of none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import math
 import sys
 import time
@@ -25,11 +26,48 @@ from sbim_deploy.export.checkpoint import (
     write_checkpoint,
 )
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.training.batches import to_channels, training_batch
-from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss
-from sbim_deploy.training.held_out_log import append_row, begin_log, plot_log
-from sbim_deploy.training.pool import held_out_pool, training_pool
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.training.brains import held_out_pool, training_pool
+from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss, to_channels, training_batch
 from sbim_deploy.training.settings import TrainSettings
+
+
+def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
+    """Write the header, and keep what a run up to ``step`` wrote under the same one."""
+    header = ["step", *(f"sigma_{sigma:.4g}" for sigma in sigmas)]
+    rows: list[list[str]] = []
+    if step and path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            old = list(csv.reader(file))
+        if old[:1] == [header]:
+            rows = [row for row in old[1:] if int(row[0]) <= step]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def append_row(path: Path, step: int, losses: Sequence[float]) -> None:
+    """Append the losses at ``step``."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow([step, *(f"{loss:.6g}" for loss in losses)])
+
+
+def plot_log(path: Path, picture: Path) -> None:
+    """Draw the log at ``path``: the loss at each noise level over the steps."""
+    # A figure of its own, not pyplot's: no display is asked for and no state is left behind.
+    from matplotlib.figure import Figure
+
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    steps = [int(row[0]) for row in rows]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss", yscale="log")
+    for column, name in enumerate(header[1:], start=1):
+        axes.plot(steps, [float(row[column]) for row in rows], marker=".", label=name.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png")
+
 
 NEW_ARCHITECTURE = "NCSNv2Deepest"
 CHECKPOINT_NAME = "checkpoint.pth"

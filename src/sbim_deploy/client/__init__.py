@@ -1,0 +1,1 @@
+"""A client like a scanner, for any MRD server."""

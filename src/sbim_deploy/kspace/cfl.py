@@ -1,0 +1,233 @@
+"""BART's arrays in and out: NAME.cfl, complex64 with the first axis fastest, and NAME.hdr, its sizes.
+
+BART's axes are readout, phase encode 1, phase encode 2, coil, set of maps, ..., with slices at axis 13. Its
+unitary Fourier transform (``bart fft -u``) is the centred orthonormal one that is used here, so nothing is
+scaled or shifted. Uecker et al., Berkeley Advanced Reconstruction Toolbox, https://mrirecon.github.io/bart.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
+from sbim_deploy.kspace.fastmri import MAX_COILS
+from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry, Vector
+
+SUFFIX = ".cfl"
+N_AXES = 16
+PHASE_2, COIL, SETS, SLICE = 2, 3, 4, 13
+MAX_HEADER_BYTES = 1024**2
+
+_ITEM_BYTES = np.dtype(np.complex64).itemsize
+_AXES_IN = (0, 1, COIL, SLICE)
+
+
+class CflFile:
+    """An array of coil images or of k-space, checked, and read slice by slice.
+
+    Nothing stays open between the slices; it is for a `with` statement as the other k-space files are.
+
+    Attributes:
+        path: the .cfl file.
+        n_slices, n_coils, n_rows, n_columns: its size.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        sizes = _read_sizes(path)
+        self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in _AXES_IN)
+        for axis, size in enumerate(sizes):
+            if size != 1 and axis not in _AXES_IN:
+                raise InputError(f"{path}: axis {axis} has size {size}, expected 1; {_way_out(axis)}")
+        if self.n_coils > MAX_COILS:
+            raise InputError(f"{path}: has {self.n_coils} coils, expected at most {MAX_COILS}")
+        n_bytes = self.n_rows * self.n_columns * self.n_coils * _ITEM_BYTES
+        if n_bytes > MAX_SLICE_BYTES:
+            raise InputError(
+                f"{path}: a slice has {n_bytes} bytes, expected at most {MAX_SLICE_BYTES}; crop it"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def read_coils(self, index: int) -> ComplexArray:
+        """Read one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, a damaged file, or values that are not finite.
+        """
+        if not 0 <= index < self.n_slices:
+            raise InputError(f"{self.path}: no slice {index}, expected 0 to {self.n_slices - 1}")
+        shape = (self.n_rows, self.n_columns, self.n_coils)
+        count = math.prod(shape)
+        try:
+            stored = np.fromfile(self.path, "<c8", count, offset=index * count * _ITEM_BYTES)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: cannot be read ({error.strerror}); check its permissions"
+            ) from error
+        if stored.size != count:
+            raise InputError(f"{self.path}: slice {index} is cut short; write the array anew")
+        coils: ComplexArray = np.ascontiguousarray(np.moveaxis(stored.reshape(shape, order="F"), -1, 0))
+        n_bad = coils.size - int(np.count_nonzero(np.isfinite(coils)))
+        if n_bad:
+            raise InputError(
+                f"{self.path}: slice {index} has {n_bad} of {coils.size} values that are not finite; "
+                "repair the file or leave this slice out"
+            )
+        return coils
+
+
+class CflKspace(CflFile):
+    """k-space of BART; what is zero in every coil was not sampled, for there is no mask.
+
+    Attributes:
+        mask, recon_shape, voxel_mm: None, the file does not say.
+    """
+
+    mask: BoolArray | None = None
+    recon_shape: tuple[int, int] | None = None
+    voxel_mm: Vector | None = None
+
+    def read_slice(self, index: int) -> ComplexArray:
+        """Read the k-space of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, or values that are not finite.
+        """
+        return self.read_coils(index)
+
+    def read_calibration(self, index: int) -> ComplexArray | None:
+        """Return None: the lines to estimate maps from are in the slice itself."""
+        return None
+
+    def geometry(self, index: int) -> SliceGeometry | None:
+        """Return None: BART's files do not say where a slice lies."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the file is, as JSON's types."""
+        return {"format": "BART .cfl"}
+
+
+class CflMaps(CflFile):
+    """Coil maps of BART, as ``bart ecalib -m 1`` writes them."""
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, values that are not finite, or maps that are all zero.
+        """
+        maps = self.read_coils(index)
+        if not maps.any():
+            raise InputError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
+        return maps
+
+
+def is_cfl(path: Path) -> bool:
+    """Tell by the name whether a file is one of BART's."""
+    return path.suffix == SUFFIX
+
+
+def check_cfl(path: Path) -> None:
+    """Check that the two files of an array can be written, before long work.
+
+    Raises:
+        InputError: the name does not end in .cfl, or a file cannot be written.
+    """
+    if not is_cfl(path):
+        raise InputError(f"{path}: the name must end in {SUFFIX}; name the output so")
+    for each in (path, path.with_suffix(".hdr")):
+        check_writable(each)
+
+
+def write_cfl(path: Path, array: NDArray[Any]) -> None:
+    """Write an array of BART's axes, at most 16; the two files appear whole, or none that BART reads.
+
+    Raises:
+        InputError: see :func:`check_cfl`, or the disk is full.
+    """
+    check_cfl(path)
+    check_free_space(path.parent, array.size * _ITEM_BYTES)
+    sizes = [*array.shape, *[1] * (N_AXES - array.ndim)]
+    header = path.with_suffix(".hdr")
+    with replacing(header) as header_temporary:
+        header_temporary.write_text("# Dimensions\n" + " ".join(map(str, sizes)) + "\n", encoding="ascii")
+        with replacing(path) as temporary:
+            with temporary.open("wb") as file:
+                for last in range(array.shape[-1]):
+                    array[..., last].astype("<c8").ravel(order="F").tofile(file)
+            # Without a header the new array is nothing to anyone until its own one is there.
+            header.unlink(missing_ok=True)
+
+
+def write_cfl_images(path: Path, images: ComplexArray) -> None:
+    """Write complex images (slices, rows, columns) with rows and columns first and slices at axis 13.
+
+    Raises:
+        InputError: see :func:`check_cfl`, or the disk is full.
+    """
+    n_slices, rows, columns = images.shape
+    moved = np.moveaxis(images, 0, -1)
+    write_cfl(path, moved.reshape((rows, columns, *[1] * (SLICE - 2), n_slices)))
+
+
+def open_cfl_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> CflMaps:
+    """Open coil maps and compare them with the k-space they go with.
+
+    ``shapes`` are the (rows, columns) that will do, the k-space's first.
+
+    Raises:
+        InputError: the file is not as it must be, or is of another size.
+    """
+    maps = CflMaps(path)
+    got = (maps.n_slices, maps.n_coils, maps.n_rows, maps.n_columns)
+    if got not in [(n_slices, n_coils, *shape) for shape in shapes]:
+        expected = (n_slices, n_coils, *shapes[0])
+        raise InputError(
+            f"{path}: maps are {got} (slices, coils, rows, columns), expected {expected} as k-space has"
+        )
+    return maps
+
+
+def _read_sizes(path: Path) -> list[int]:
+    header = path.with_suffix(".hdr")
+    for each in (path, header):
+        if not os.path.isfile(each):
+            raise InputError(f"{each}: no such file, expected an array of BART: {path.stem}.cfl and .hdr")
+    with header.open("rb") as file:
+        lines = file.read(MAX_HEADER_BYTES).decode("ascii", "replace").splitlines()
+    try:
+        place = lines.index("# Dimensions")
+        sizes = [int(word) for word in lines[place + 1].split()[: N_AXES + 1]]
+    except (ValueError, IndexError):
+        raise InputError(f"{header}: no sizes after '# Dimensions'; write the array anew with BART") from None
+    if not 1 <= len(sizes) <= N_AXES or not all(1 <= size < 2**31 for size in sizes):
+        raise InputError(f"{header}: the sizes are {sizes}, expected 1 to {N_AXES} of at least 1")
+    expected, got = math.prod(sizes) * _ITEM_BYTES, path.stat().st_size
+    if got != expected:
+        raise InputError(
+            f"{path}: has {got} bytes, its header expects {expected}; it is cut short or another's"
+        )
+    return sizes + [1] * (N_AXES - len(sizes))
+
+
+def _way_out(axis: int) -> str:
+    if axis == PHASE_2:
+        return "slices belong into axis 13 (bart transpose 2 13), 3D k-space is transformed along it first"
+    if axis == SETS:
+        return "take one set of maps (bart slice 4 0, or bart ecalib -m 1)"
+    return f"take one of them (bart slice {axis} 0)"

@@ -1,0 +1,328 @@
+"""fastMRI HDF5 files: k-space, mask, coil maps and reference, one slice in memory at a time, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_free_space
+from sbim_deploy.io.hdf5 import (
+    OpenFile,
+    check_stack,
+    find_dataset,
+    open_hdf5,
+    read_finite,
+    reading,
+    require_dataset,
+    write_json_attribute,
+    writing,
+)
+from sbim_deploy.mrd.header import MAX_HEADER_BYTES, ScanGeometry, Space, format_header, parse_header
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, SliceGeometry
+
+MAX_COILS = 1024
+COIL_AXES = ("slices", "coils", "rows", "columns")
+IMAGE_AXES = ("slices", "rows", "columns")
+REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
+
+
+class KspaceFile(OpenFile):
+    """An open fastMRI file, checked; use it in a `with` statement.
+
+    Attributes:
+        path: the file.
+        n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil.
+        mask: sampled positions, (columns,) or (rows, columns), or None where the file has no mask.
+        encoded_shape: (rows, columns) that the header says were encoded, or None without a header.
+        recon_shape: (rows, columns) to crop the image to, at most the data's own, or None.
+        field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
+        voxel_mm: (row, column, slice) size of its voxels, or None.
+        reference_name: the dataset that `read_reference` reads, or None.
+        has_complex_reference: whether it has a phase.
+        has_maps: whether the file holds coil maps, dataset `s_maps`.
+    """
+
+    def __init__(self, file: h5py.File, path: Path) -> None:
+        super().__init__(file, path)
+        self._kspace = require_dataset(file, path, "kspace")
+        single_coil = self._kspace.ndim == 3
+        check_stack(self._kspace, path, IMAGE_AXES if single_coil else COIL_AXES, "c")
+        shape: tuple[int, ...] = self._kspace.shape
+        self.n_slices, self.n_rows, self.n_columns = shape[0], shape[-2], shape[-1]
+        self.n_coils = 1 if single_coil else shape[1]
+        if self.n_coils > MAX_COILS:
+            raise InputError(f"{path}: 'kspace' has {self.n_coils} coils, expected at most {MAX_COILS}")
+        self.mask = _read_mask(file, path, (self.n_rows, self.n_columns))
+        self._set_geometry(_read_geometry(file, path))
+        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [(self.n_rows, self.n_columns)])
+        self.has_maps = self._maps is not None
+        self._reference = self._find_reference()
+        self.has_complex_reference = self._reference is not None and self._reference.dtype.kind == "c"
+        self.reference_name: str | None = self._reference and self._reference.name.strip("/")
+
+    def read_slice(self, index: int) -> ComplexArray:
+        """Read the k-space of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, damaged data, or values that are not finite.
+        """
+        kspace: ComplexArray = read_finite(self._kspace, self.path, index, np.complex64)
+        return kspace.reshape(self.n_coils, self.n_rows, self.n_columns)
+
+    def read_calibration(self, index: int) -> ComplexArray | None:
+        """Return None: the lines to estimate maps from are in the slice itself."""
+        return None
+
+    def geometry(self, index: int) -> SliceGeometry | None:
+        """Return None: fastMRI files do not say how the patient lay."""
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the file is, as JSON's types."""
+        return {"format": "fastMRI HDF5"}
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no maps, no such slice, damaged or non-finite data, or maps that are all zero.
+        """
+        if self._maps is None:
+            raise InputError(f"{self.path}: no dataset 's_maps'; estimate the coil maps or give a maps file")
+        return _read_maps(self._maps, self.path, index)
+
+    def read_reference(self, index: int) -> ComplexArray | FloatArray:
+        """Read the reference image of one slice, complex64 or float32 (rows, columns), perhaps cropped.
+
+        Raises:
+            InputError: no reference, no such slice, or damaged or non-finite data.
+        """
+        if self._reference is None:
+            raise InputError(f"{self.path}: no reference image, expected one of {', '.join(REFERENCE_NAMES)}")
+        dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
+        image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
+        return image
+
+    def _set_geometry(self, geometry: ScanGeometry | None) -> None:
+        self.encoded_shape: tuple[int, int] | None = None
+        self.recon_shape: tuple[int, int] | None = None
+        self.field_of_view_mm: tuple[float, float, float] | None = None
+        self.voxel_mm: tuple[float, float, float] | None = None
+        if geometry is None:
+            return
+        rows, columns, depth = geometry.recon.matrix_size
+        extents = geometry.recon.field_of_view_mm
+        self.encoded_shape = geometry.encoded.matrix_size[:2]
+        self.recon_shape = (min(rows, self.n_rows), min(columns, self.n_columns))
+        self.voxel_mm = (extents[0] / rows, extents[1] / columns, extents[2] / depth)
+        self.field_of_view_mm = extents
+
+    def _find_reference(self) -> h5py.Dataset | None:
+        for name in REFERENCE_NAMES:
+            found = find_dataset(self._file, self.path, name)
+            if found is not None:
+                check_stack(found, self.path, IMAGE_AXES, "cf" if name == "reference" else "f")
+                if found.shape[0] != self.n_slices:
+                    raise InputError(
+                        f"{self.path}: {name!r} has {found.shape[0]} slices, expected {self.n_slices}"
+                    )
+                return found
+        return None
+
+
+class MapsFile(OpenFile):
+    """An open file of coil maps, checked against the k-space they go with; for a `with` statement."""
+
+    def __init__(self, file: h5py.File, path: Path, maps: h5py.Dataset) -> None:
+        super().__init__(file, path)
+        self._maps = maps
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+
+        Raises:
+            InputError: no such slice, damaged or non-finite data, or maps that are all zero.
+        """
+        return _read_maps(self._maps, self.path, index)
+
+
+def open_kspace(path: Path) -> KspaceFile:
+    """Open a fastMRI file and check everything but the slices' values.
+
+    Raises:
+        InputError: the file, `kspace`, `mask`, `s_maps`, the reference or the header is not as it must be.
+    """
+    file = open_hdf5(path)
+    try:
+        return KspaceFile(file, path)
+    except BaseException:
+        file.close()
+        raise
+
+
+def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> MapsFile:
+    """Open a file whose dataset `s_maps` holds the coil maps of a k-space of this size.
+
+    Args:
+        path: the HDF5 file.
+        n_slices: slices of the k-space.
+        n_coils: coils of the k-space.
+        shapes: the (rows, columns) that will do, the k-space's first.
+
+    Raises:
+        InputError: the file or `s_maps` is not as it must be, or is of another size.
+    """
+    file = open_hdf5(path)
+    try:
+        require_dataset(file, path, "s_maps")
+        return MapsFile(file, path, _find_maps(file, path, n_slices, n_coils, shapes))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _find_maps(
+    file: h5py.File, path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]
+) -> h5py.Dataset | None:
+    maps = find_dataset(file, path, "s_maps")
+    if maps is None:
+        return None
+    check_stack(maps, path, COIL_AXES, "c")
+    if maps.shape not in [(n_slices, n_coils, *shape) for shape in shapes]:
+        expected = (n_slices, n_coils, *shapes[0])
+        raise InputError(f"{path}: 's_maps' has shape {maps.shape}, expected {expected} as k-space has")
+    return maps
+
+
+def _read_maps(dataset: h5py.Dataset, path: Path, index: int) -> ComplexArray:
+    maps: ComplexArray = read_finite(dataset, path, index, np.complex64)
+    if not maps.any():
+        raise InputError(f"{path}: slice {index} of 's_maps' is all zero; repair it or leave this slice out")
+    return maps
+
+
+def _read_mask(file: h5py.File, path: Path, shape: tuple[int, int]) -> BoolArray | None:
+    """Read the mask; what is not 0 counts as sampled."""
+    dataset = find_dataset(file, path, "mask")
+    if dataset is None:
+        return None
+    wanted = [shape[1:], shape]
+    stored: tuple[int, ...] | None = dataset.shape
+    squeezed = None if stored is None else tuple(size for size in stored if size != 1)
+    fitting = [each for each in wanted if squeezed == tuple(size for size in each if size != 1)]
+    if not fitting:
+        raise InputError(
+            f"{path}: 'mask' has shape {stored}, expected ({shape[1]},) for the columns of k-space "
+            f"or {shape} for its rows and columns"
+        )
+    with reading(path, "'mask'"):
+        if dataset.dtype.kind not in "biuf":
+            raise InputError(f"{path}: 'mask' has dtype {dataset.dtype}, expected bool, int or float")
+        values: NDArray[np.generic] = dataset[()].reshape(fitting[0])
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: 'mask' has values that are not finite, expected 0 and 1; repair it")
+    mask: BoolArray = values != 0
+    if not mask.any():
+        raise InputError(f"{path}: 'mask' is all zero, expected sampled positions; repair it or give a mask")
+    return mask
+
+
+def _read_geometry(file: h5py.File, path: Path) -> ScanGeometry | None:
+    dataset = find_dataset(file, path, "ismrmrd_header")
+    if dataset is None:
+        return None
+    with reading(path, "'ismrmrd_header'"):
+        small = dataset.shape == () and dataset.dtype.itemsize <= MAX_HEADER_BYTES
+        text = dataset[()] if small else None
+    if isinstance(text, str):
+        text = text.encode()
+    if not isinstance(text, bytes):
+        raise InputError(f"{path}: 'ismrmrd_header' is not one short string, expected ISMRMRD XML; remove it")
+    return parse_header(text, f"{path}: 'ismrmrd_header'")
+
+
+@dataclass(frozen=True)
+class KspaceSlice:
+    """One slice to write: k-space and maps (coils, rows, columns), true image (rows, columns)."""
+
+    kspace: ComplexArray
+    reference: ComplexArray
+    maps: ComplexArray
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the three do not fit."""
+        if self.kspace.ndim != 3 or self.maps.shape != self.kspace.shape:
+            raise ValueError(
+                f"kspace is {self.kspace.shape} and maps {self.maps.shape}, expected equal, 3 axes"
+            )
+        if self.reference.shape != self.kspace.shape[1:]:
+            raise ValueError(f"reference is {self.reference.shape}, expected {self.kspace.shape[1:]}")
+
+
+def write_kspace(
+    path: Path,
+    slices: Iterable[KspaceSlice],
+    mask: BoolArray,
+    voxel_mm: tuple[float, float, float],
+    provenance: dict[str, Any],
+) -> None:
+    """Write slices of one size as they come; the file appears whole or not at all.
+
+    Args:
+        path: the HDF5 file to write.
+        slices: the slices, at least one; only the present one is held in memory.
+        mask: sampled positions, (columns,) or (rows, columns).
+        voxel_mm: (row, column, slice) size of a voxel.
+        provenance: how the slices came about, stored as JSON in the attribute `provenance`.
+
+    Raises:
+        InputError: the file cannot be written, or there is no slice.
+    """
+    with writing(path) as file:
+        n_slices = 0
+        for each in slices:
+            check_free_space(path.parent, each.kspace.nbytes + each.maps.nbytes + each.reference.nbytes)
+            stacks = {"kspace": each.kspace, "reference": each.reference, "s_maps": each.maps}
+            for name, values in stacks.items():
+                _append(file, name, n_slices, values)
+            n_slices += 1
+        if n_slices == 0:
+            raise InputError(f"{path}: no slice to write; choose at least one slice")
+        rows, columns = file["reference"].shape[1:]
+        if mask.shape not in ((columns,), (rows, columns)):
+            raise ValueError(f"mask is {mask.shape}, expected {(columns,)} or {(rows, columns)}")
+        file["mask"] = mask
+        file.create_dataset(
+            "ismrmrd_header", data=_header((rows, columns), voxel_mm), dtype=h5py.string_dtype()
+        )
+        write_json_attribute(file, "provenance", provenance)
+
+
+def _append(file: h5py.File, name: str, index: int, values: ComplexArray) -> None:
+    if index == 0:
+        # One coil image a chunk: a slice is read without its neighbours.
+        chunks = (1,) * (values.ndim - 1) + values.shape[-2:]
+        file.create_dataset(
+            name, (0, *values.shape), np.complex64, maxshape=(None, *values.shape), chunks=chunks
+        )
+    dataset = file[name]
+    if values.shape != dataset.shape[1:]:
+        raise ValueError(f"{name} of slice {index} is {values.shape}, expected {dataset.shape[1:]}")
+    dataset.resize(index + 1, axis=0)
+    dataset[index] = values
+
+
+def _header(shape: tuple[int, int], voxel_mm: tuple[float, float, float]) -> str:
+    size = (*shape, 1)
+    space = Space(
+        matrix_size=size,
+        field_of_view_mm=(size[0] * voxel_mm[0], size[1] * voxel_mm[1], size[2] * voxel_mm[2]),
+    )
+    return format_header(ScanGeometry(encoded=space, recon=space))

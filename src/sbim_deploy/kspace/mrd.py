@@ -1,0 +1,335 @@
+"""The slices of an MRD file: a pass over the headers tells whose the readouts are, samples come later."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.noise_scan import dwell_us
+from sbim_deploy.kspace.placement import (
+    CALIBRATION,
+    IMAGE,
+    IMAGE_AND_CALIBRATION,
+    NOISE,
+    Grid,
+    is_nearer,
+    make_grid,
+    readout_role,
+    slice_geometry,
+)
+from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler, encoding_index
+from sbim_deploy.kspace.slice_buffer import Key, Series, centre_run, describe_key, slice_key
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile, open_mrd
+from sbim_deploy.mrd.header import MrdHeader
+from sbim_deploy.mrd.messages import Flag
+from sbim_deploy.mri.masks import MIN_CALIB_LINES
+from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
+
+
+class FoundSlice:
+    """What the headers of a file say of one slice of one series.
+
+    Attributes:
+        readouts: their numbers, in order.
+        lines: their kspace_encode_step_1.
+        header: that of the one nearest the centre of k-space.
+    """
+
+    def __init__(self, header: np.void) -> None:
+        self.readouts: list[int] = []
+        self.lines: set[int] = set()
+        self.header = header
+
+    def add(self, number: int, header: np.void, grid: Grid) -> None:
+        """Add a readout."""
+        self.readouts.append(number)
+        self.lines.add(int(header["idx"]["kspace_encode_step_1"]))
+        if is_nearer(header, self.header, grid):
+            self.header = header.copy()
+
+
+class MrdIndex:
+    """The readouts of a file, sorted.
+
+    Attributes:
+        images, calibrations: slices of the images, and of calibration readouts that are no part of one.
+        noise: the numbers of the noise readouts.
+        dropped: how many are left out, by kind.
+        grid: the grid that all images are on.
+
+    Raises:
+        InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
+    """
+
+    def __init__(self, file: MrdFile) -> None:
+        self.images: dict[Key, FoundSlice] = {}
+        self.calibrations: dict[Key, FoundSlice] = {}
+        self.noise: list[int] = []
+        self.dropped: Counter[str] = Counter()
+        self._file = file
+        self._grids: dict[int, Grid] = {}
+        for start in range(0, file.n_readouts, HEADERS_AT_ONCE):
+            stop = min(start + HEADERS_AT_ONCE, file.n_readouts)
+            for number, header in enumerate(file.read_headers(start, stop), start):
+                self._add(number, header)
+        self.grid = self._one_grid()
+
+    def donor(self, key: Key) -> Key | None:
+        """Return another series of the same slice that has calibration lines where this one has none."""
+        if self._own_width(key) >= MIN_CALIB_LINES:
+            return None
+        others = _same_place(key, self.images)
+        return next((other for other in others if self._own_width(other) >= MIN_CALIB_LINES), None)
+
+    def calibration(self, key: Key) -> Key | None:
+        """Return the series with the slice's separate calibration readouts: its own before others."""
+        if key in self.calibrations:
+            return key
+        return next(iter(_same_place(key, self.calibrations)), None)
+
+    def _add(self, number: int, header: np.void) -> None:
+        space = encoding_index(header, self._file.header)
+        role = readout_role(int(header["flags"]), self._file.header.encodings[space].calibration_mode)
+        if role == NOISE:
+            self.noise.append(number)
+        elif role in (IMAGE, IMAGE_AND_CALIBRATION, CALIBRATION):
+            slices = self.calibrations if role == CALIBRATION else self.images
+            found = slices.setdefault(slice_key(header), FoundSlice(header.copy()))
+            found.add(number, header, self._grid_of(space))
+        else:
+            self.dropped[role] += 1
+
+    def _grid_of(self, space: int) -> Grid:
+        if space not in self._grids:
+            encoding = self._file.header.encodings[space]
+            self._grids[space] = make_grid(encoding, f"{self._file.path}: encoding space {space}")
+        return self._grids[space]
+
+    def _one_grid(self) -> Grid:
+        spaces = sorted({series.encoding for series, _ in self.images})
+        if not spaces:
+            raise InputError(
+                f"{self._file.path}: none of its {self._file.n_readouts} readouts is of an image, "
+                "expected some; check the file"
+            )
+        first, *others = (self._grids[space] for space in spaces)
+        for space, grid in zip(spaces[1:], others, strict=True):
+            if (grid.shape, grid.image_shape) != (first.shape, first.image_shape):
+                raise InputError(
+                    f"{self._file.path}: images of encoding space {space} are {grid.image_shape} and those "
+                    f"of {spaces[0]} {first.image_shape}, expected one size; split the file"
+                )
+        return first
+
+    def _own_width(self, key: Key) -> int:
+        grid = self._grids[key[0].encoding]
+        columns = np.array(sorted(self.images[key].lines)) - grid.center_line + grid.shape[1] // 2
+        return len(centre_run(columns[(columns >= 0) & (columns < grid.shape[1])], grid.shape[1]))
+
+
+def _same_place(key: Key, among: Iterable[Key]) -> list[Key]:
+    """Return the keys of the same slice of the same encoding space, in order."""
+    return sorted(other for other in among if (other[0].encoding, other[1]) == (key[0].encoding, key[1]))
+
+
+_LAST = (1 << (Flag.LAST_IN_SLICE - 1)) | (1 << (Flag.LAST_IN_MEASUREMENT - 1))
+
+
+class MrdKspace:
+    """The k-space of an open MRD file, a slice at a time; use it in a `with` statement.
+
+    A slice of a series (a repetition, contrast, phase, set or encoding space) is a slice of its own here:
+    they are numbered from 0 by series and slice.
+
+    Attributes:
+        path: the file.
+        scan_header: what its XML says.
+        n_slices, n_coils, n_rows, n_columns: the size of k-space, the readout's oversampling not cropped.
+        mask: None: what was acquired is what is not zero.
+        recon_shape: (rows, columns) of the image.
+        voxel_mm: (row, column, slice) size of its voxels.
+
+    Raises:
+        InputError: the file has no image readouts, or several encoding spaces of different sizes have.
+    """
+
+    mask: BoolArray | None = None
+
+    def __init__(self, file: MrdFile) -> None:
+        self.path: Path = file.path
+        self.scan_header: MrdHeader = file.header
+        self._file = file
+        self._index = MrdIndex(file)
+        self._keys = sorted(self._index.images)
+        grid = self._index.grid
+        first = self.slice_header(0)
+        self.n_slices, self.n_coils = len(self._keys), int(first["active_channels"])
+        self.n_rows, self.n_columns = grid.shape
+        self.recon_shape: tuple[int, int] | None = grid.image_shape
+        recon = self.scan_header.encodings[self.series(0).encoding].recon
+        rows, columns, depth = (
+            extent / size for extent, size in zip(recon.field_of_view_mm, recon.matrix_size, strict=True)
+        )
+        self.voxel_mm: tuple[float, float, float] | None = (rows, columns, depth)
+        self._assembler = SliceAssembler(self.scan_header)
+        with _naming(self.path):
+            self._feed(self._index.noise)
+        self._last: tuple[int, AssembledSlice] | None = None
+        self._calibrated: dict[int, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
+
+    def read_slice(self, index: int) -> ComplexArray:
+        """Assemble the k-space of one slice, complex64 (coils, rows, columns), whitened.
+
+        Raises:
+            InputError: no such slice, damaged data, or readouts that do not fit.
+        """
+        return self._assembled(index).kspace
+
+    def read_calibration(self, index: int) -> ComplexArray | None:
+        """Assemble the lines to estimate the maps of a slice from, or None where its own will do.
+
+        They are complex64 (coils, rows, columns), the shape of :meth:`read_slice`.
+
+        Raises:
+            InputError: see :meth:`read_slice`.
+        """
+        return self._assembled(index).calibration
+
+    def geometry(self, index: int) -> SliceGeometry | None:
+        """Return where the image of a slice lies in the patient, or None where the scan does not say.
+
+        Raises:
+            InputError: no such slice, or directions that are not at right angles.
+        """
+        key = self._key(index)
+        return slice_geometry(
+            self.slice_header(index), self.scan_header.encodings[key[0].encoding], self._where(key)
+        )
+
+    def series(self, index: int) -> Series:
+        """Return the series that a slice belongs to; InputError where there is no such slice."""
+        return self._key(index)[0]
+
+    def slice_number(self, index: int) -> int:
+        """Return the slice's counter within its series; InputError where there is no such slice."""
+        return self._key(index)[1]
+
+    def slice_header(self, index: int) -> np.void:
+        """Return the header of a slice's readout nearest the centre of k-space.
+
+        Raises:
+            InputError: no such slice.
+        """
+        return self._index.images[self._key(index)].header
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the file is, as JSON's types; maps count for the slices that were read so far."""
+        series = sorted({key[0] for key in self._keys})
+        first = self.slice_header(0)
+        encoding = self.scan_header.encodings[series[0].encoding]
+        return {
+            "format": "MRD (ISMRMRD HDF5)",
+            "readouts": self._file.n_readouts,
+            "channels": self.n_coils,
+            "series": len(series),
+            "slices_of_series": max(Counter(key[0] for key in self._keys).values()),
+            "dwell_us": dwell_us(first),
+            "noise_readouts": len(self._index.noise),
+            "whitened": bool(self._index.noise),
+            "calibration_mode": encoding.calibration_mode,
+            "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
+            "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
+            "dropped_readouts": dict(self._index.dropped) or None,
+        }
+
+    def _key(self, index: int) -> Key:
+        if not 0 <= index < len(self._keys):
+            raise InputError(f"{self.path}: no slice {index}, expected 0 to {len(self._keys) - 1}")
+        return self._keys[index]
+
+    def _where(self, key: Key) -> str:
+        return f"{self.path}: {describe_key(key)}"
+
+    def _assembled(self, index: int) -> AssembledSlice:
+        key = self._key(index)
+        if self._last is not None and self._last[0] == index:
+            return self._last[1]
+        self._last = None  # one slice in memory, not two
+        with _naming(self.path):
+            assembled = self._assemble(key)
+        if assembled.kspace.shape[0] != self.n_coils:
+            raise InputError(
+                f"{self._where(key)}: has {assembled.kspace.shape[0]} channels, expected {self.n_coils}"
+            )
+        self._calibrated[index] = _source(assembled)
+        self._last = (index, assembled)
+        return assembled
+
+    def _assemble(self, key: Key) -> AssembledSlice:
+        try:
+            donor = self._index.donor(key)
+            if donor is not None:
+                self._feed(self._index.images[donor].readouts)
+                self._assembler.complete(donor)
+            calibration = self._index.calibration(key)
+            if calibration is not None:
+                self._feed(self._index.calibrations[calibration].readouts)
+            self._feed(self._index.images[key].readouts)
+            return self._assembler.complete(key)
+        finally:
+            self._assembler.reset()
+
+    def _feed(self, indices: Iterable[int]) -> None:
+        for readout in self._file.read_readouts(list(indices)):
+            header = readout.header.copy()
+            header["flags"] = int(header["flags"]) & ~_LAST
+            self._assembler.add(replace(readout, header=header))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what is said of a readout of it."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise InputError(f"{path}: {error}") from error
+
+
+def _source(assembled: AssembledSlice) -> str:
+    if assembled.calibration is None:
+        return "its own lines"
+    if assembled.calibration_series == assembled.series:
+        return "separate readouts"
+    return "another series"
+
+
+def open_mrd_kspace(path: Path) -> MrdKspace:
+    """Open an MRD file for reconstruction.
+
+    Raises:
+        InputError: the file is not as it must be, or not 2D Cartesian.
+    """
+    file = open_mrd(path)
+    try:
+        return MrdKspace(file)
+    except BaseException:
+        file.__exit__(None, None, None)
+        raise

@@ -1,0 +1,215 @@
+"""What a Cartesian readout is for, and where its samples lie on the grid of k-space.
+
+Inati et al. 2017 (doi:10.1002/mrm.26089) and the ISMRMRD documentation define the counters and the flags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.mrd.header import Encoding, Limit
+from sbim_deploy.mrd.messages import COMPRESSIONS, Flag, Readout
+from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
+
+IMAGE, CALIBRATION, IMAGE_AND_CALIBRATION, NOISE = "image", "calibration", "image and calibration", "noise"
+DROPPED = {
+    Flag.IS_NAVIGATION_DATA: "navigation",
+    Flag.IS_PHASECORR_DATA: "phase correction",
+    Flag.IS_HPFEEDBACK_DATA: "feedback",
+    Flag.IS_RTFEEDBACK_DATA: "feedback",
+    Flag.IS_DUMMYSCAN_DATA: "dummy",
+    Flag.IS_SURFACECOILCORRECTIONSCAN_DATA: "surface coil correction",
+    Flag.IS_PHASE_STABILIZATION_REFERENCE: "phase stabilisation",
+    Flag.IS_PHASE_STABILIZATION: "phase stabilisation",
+}
+MAX_SLICE_BYTES = 2 * 1024**3
+MAX_RATIO = 64
+DIRECTION_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of one encoding space: (rows, columns) of k-space, those encoded, and those of the image.
+
+    Readouts lie along the rows. ``shape`` exceeds ``encoded`` where the image has smaller voxels than were
+    encoded; ``image_shape`` is what the image on ``shape`` is cropped to.
+    """
+
+    shape: tuple[int, int]
+    encoded: tuple[int, int]
+    image_shape: tuple[int, int]
+    center_line: int
+    lines: Limit
+
+
+def readout_role(flags: int, calibration_mode: str | None) -> str:
+    """Return what a readout is for: IMAGE, CALIBRATION, both, NOISE, or the kind of what is dropped.
+
+    Parallel calibration (flag 20) is k-space of the image too where it is embedded or interleaved.
+    """
+    raised = [flag for flag in Flag if flags >> (flag - 1) & 1]
+    if Flag.IS_NOISE_MEASUREMENT in raised:
+        return NOISE
+    for flag in raised:
+        if flag in DROPPED:
+            return DROPPED[flag]
+    if Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING in raised:
+        return IMAGE_AND_CALIBRATION
+    if Flag.IS_PARALLEL_CALIBRATION in raised:
+        in_image = calibration_mode in ("embedded", "interleaved")
+        return IMAGE_AND_CALIBRATION if in_image else CALIBRATION
+    return IMAGE
+
+
+def make_grid(encoding: Encoding, where: str) -> Grid:
+    """Return the grid of an encoding space; `where` names it in error messages.
+
+    Raises:
+        InputError: it is not Cartesian, not 2D, or larger than any slice that is read.
+    """
+    if encoding.trajectory != "cartesian":
+        raise InputError(
+            f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian': regrid it first"
+        )
+    if encoding.encoded.matrix_size[2] > 1 or (encoding.step_2 and encoding.step_2.maximum):
+        raise InputError(
+            f"{where}: is 3D, with a second phase encode, expected 2D slices: transform along it first"
+        )
+    encoded, image = encoding.encoded.matrix_size[:2], encoding.recon.matrix_size[:2]
+    pairs = zip(encoding.encoded.field_of_view_mm, encoding.recon.field_of_view_mm, strict=True)
+    ratios = [ours / theirs for ours, theirs in pairs]
+    if max(ratios) > MAX_RATIO:
+        raise InputError(
+            f"{where}: encodedSpace is {max(ratios):g} times as wide as reconSpace, expected at most "
+            f"{MAX_RATIO} times; check the fields of view"
+        )
+    # The image's voxels on the field of view that was encoded.
+    finest = [round(n * ratio) for n, ratio in zip(image, ratios, strict=False)]
+    shape = (max(encoded[0], image[0], finest[0]), max(encoded[1], image[1], finest[1]))
+    if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
+        raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
+    lines = encoding.step_1 or Limit(0, encoded[1] - 1, encoded[1] // 2)
+    return Grid(shape, encoded, image, lines.center, lines)
+
+
+def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, ComplexArray]:
+    """Return the rows, the column and the samples (coil, row) of a readout on the grid.
+
+    Sample s lies at s - center_sample from the centre of the grid, and at as much on the other side of it
+    where the readout is reversed.
+
+    Raises:
+        InputError: the readout is compressed, not as its header says, or does not fit the grid.
+    """
+    header, samples = readout.header, readout.data
+    n_samples = int(header["number_of_samples"])
+    if int(header["flags"]) & COMPRESSIONS:
+        raise InputError(
+            f"{where}: its samples are compressed, expected plain ones; send without compression"
+        )
+    if samples.shape != (int(header["active_channels"]), n_samples) or not samples.size:
+        raise InputError(
+            f"{where}: has samples {samples.shape}, expected {(int(header['active_channels']), n_samples)} "
+            "channels and samples as its header says"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(f"{where}: has samples that are not finite; leave its slice out")
+    column = _column(header, grid, where)
+    first, last = int(header["discard_pre"]), n_samples - int(header["discard_post"])
+    if first >= last:
+        raise InputError(f"{where}: discards all of its {n_samples} samples, expected some to be kept")
+    kept = samples[:, first:last]
+    start = first - int(header["center_sample"])
+    if readout.has(Flag.IS_REVERSE):
+        kept = kept[:, ::-1]
+        start = int(header["center_sample"]) - (last - 1)
+        kept, start = _wrap_last(kept, start, grid.encoded[0])
+    n_kept = last - first
+    low = -(grid.encoded[0] // 2)
+    if not (low <= start and start + n_kept <= low + grid.encoded[0]):
+        raise InputError(
+            f"{where}: samples {first} to {last - 1} around center_sample {int(header['center_sample'])} do "
+            f"not fit {grid.encoded[0]} encoded samples; check center_sample and the encoded matrix"
+        )
+    row = start + grid.shape[0] // 2
+    return slice(row, row + n_kept), column, kept
+
+
+def is_nearer(header: np.void, other: np.void | None, grid: Grid) -> bool:
+    """Tell whether a readout lies nearer to the centre of k-space than another, or there is no other."""
+    if other is None:
+        return True
+    ours, theirs = (int(each["idx"]["kspace_encode_step_1"]) for each in (header, other))
+    return abs(ours - grid.center_line) < abs(theirs - grid.center_line)
+
+
+def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeometry | None:
+    """Return where the image of a slice lies, by a readout's header; None where its directions are all zero.
+
+    Raises:
+        InputError: a direction is not of unit length, or not at a right angle to another.
+    """
+    directions = np.array([header["read_dir"], header["phase_dir"], header["slice_dir"]], np.float64)
+    if not directions.any():
+        return None
+    position = np.asarray(header["position"], np.float64)
+    finite = np.isfinite(directions).all() and np.isfinite(position).all()
+    if not (finite and np.abs(directions @ directions.T - np.eye(3)).max() <= DIRECTION_TOLERANCE):
+        raise InputError(
+            f"{where}: read_dir, phase_dir and slice_dir are {directions.round(4).tolist()} at "
+            f"{position.tolist()}, expected unit vectors at right angles; repair them or set all to zero"
+        )
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return SliceGeometry(
+        position=_vector(position),
+        read_dir=_vector(directions[0]),
+        phase_dir=_vector(directions[1]),
+        slice_dir=_vector(directions[2]),
+        field_of_view_mm=field_of_view(encoding),
+    )
+
+
+def field_of_view(encoding: Encoding) -> Vector:
+    """Return the (row, column, slice) extent of a slice's image in mm, by the header's reconSpace."""
+    rows, columns, depth = encoding.recon.field_of_view_mm
+    return rows, columns, depth / encoding.recon.matrix_size[2]
+
+
+def _column(header: np.void, grid: Grid, where: str) -> int:
+    line, partition = (int(header["idx"][f"kspace_encode_step_{step}"]) for step in (1, 2))
+    if not grid.lines.minimum <= line <= grid.lines.maximum:
+        raise InputError(
+            f"{where}: kspace_encode_step_1 is {line}, expected {grid.lines.minimum} to {grid.lines.maximum} "
+            "as the header's limits say"
+        )
+    if partition:
+        raise InputError(f"{where}: kspace_encode_step_2 is {partition}, expected 0 in a 2D encoding")
+    offset = line - grid.center_line
+    if not 0 <= offset + grid.encoded[1] // 2 < grid.encoded[1]:
+        raise InputError(
+            f"{where}: line {line} lies {offset} from the centre {grid.center_line}, outside the "
+            f"{grid.encoded[1]} encoded lines; check the header's limits"
+        )
+    return offset + grid.shape[1] // 2
+
+
+def _wrap_last(samples: ComplexArray, start: int, n_encoded: int) -> tuple[ComplexArray, int]:
+    """Give a sample at + n / 2, which a reversed readout of even length may end with, its place at - n / 2.
+
+    The Fourier transform of n samples cannot tell the two apart. A readout that does not reach - n / 2 + 1
+    loses the sample: its place would lie apart from the others.
+    """
+    end = start + samples.shape[1]
+    if n_encoded % 2 or end != n_encoded // 2 + 1:
+        return samples, start
+    if samples.shape[1] == n_encoded:
+        return np.roll(samples, 1, axis=1), start - 1
+    return samples[:, :-1], start
+
+
+def _vector(values: NDArray[np.float64]) -> Vector:
+    return float(values[0]), float(values[1]), float(values[2])

@@ -1,0 +1,277 @@
+"""Readouts in, in the order in which they come, and slices of k-space out as they become complete."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.noise_scan import NoiseScan, dwell_us
+from sbim_deploy.kspace.placement import (
+    CALIBRATION,
+    IMAGE,
+    IMAGE_AND_CALIBRATION,
+    MAX_SLICE_BYTES,
+    NOISE,
+    Grid,
+    field_of_view,
+    make_grid,
+    place,
+    readout_role,
+    slice_geometry,
+)
+from sbim_deploy.kspace.slice_buffer import (
+    CalibrationLines,
+    Key,
+    Series,
+    SliceBuffer,
+    describe_key,
+    slice_key,
+)
+from sbim_deploy.mrd.header import MrdHeader
+from sbim_deploy.mrd.messages import Flag, Readout
+from sbim_deploy.mri.masks import MIN_CALIB_LINES
+from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
+
+__all__ = ["AssembledSlice", "Series", "SliceAssembler", "encoding_index"]
+
+MAX_KEPT_LINES = 48  # of a slice's own centre, for another repetition that has none
+
+
+@dataclass(frozen=True, eq=False)
+class AssembledSlice:
+    """One slice of one series, complete.
+
+    Attributes:
+        series, slice: its counters.
+        kspace: complex64 (coil, rows, columns), readout along the rows and not cropped, averaged over what
+            was repeated, whitened where there were noise readouts, and zero where nothing was acquired.
+        calibration: the same grid with the readouts to estimate coil maps from, or None for k-space's own.
+        image_shape: (rows, columns) of the image, the middle of the grid.
+        geometry: where the image lies in the patient, or None where the scan does not say.
+        header: the header of the readout nearest the centre of k-space.
+        calibration_series: the series whose readouts ``calibration`` has, or None.
+        whitened: whether there were noise readouts.
+        field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
+    """
+
+    series: Series
+    slice: int
+    kspace: ComplexArray
+    calibration: ComplexArray | None
+    image_shape: tuple[int, int]
+    geometry: SliceGeometry | None
+    header: np.void
+    calibration_series: Series | None = None
+    whitened: bool = False
+    field_of_view_mm: Vector | None = None
+
+
+class SliceAssembler:
+    """Puts readouts where they belong.
+
+    A slice is complete at LAST_IN_SLICE, at its last average where the header counts them; all are at
+    LAST_IN_MEASUREMENT and at :meth:`finish`. Slices may interleave. Noise readouts count for the slices
+    that complete after them.
+
+    Args:
+        header: the scan's header.
+        max_bytes: the most that slices in progress may take together, or None for no bound but one slice's.
+
+    Attributes:
+        dropped: how many readouts were left out, by kind.
+        n_bytes: the memory that slices in progress, and the calibration lines that are kept, take. Counted as
+            it goes, since a hostile stream may begin very many slices.
+    """
+
+    def __init__(self, header: MrdHeader, max_bytes: int | None = None) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.n_bytes = 0
+        self.noise = NoiseScan(header.noise_bandwidth)
+        self._header = header
+        self._max_bytes = max_bytes
+        self._n_coils: int | None = None
+        self._grids: dict[int, Grid] = {}
+        self._images: dict[Key, SliceBuffer] = {}
+        self._calibrations: dict[Key, SliceBuffer] = {}
+        self._kept: dict[tuple[int, int], CalibrationLines] = {}
+        self._done: set[Key] = set()
+
+    def add(self, readout: Readout) -> list[AssembledSlice]:
+        """Take a readout, and return the slices that it completes.
+
+        Raises:
+            InputError: the readout is not what the header says, not Cartesian, compressed, does not fit, has
+                other channels than those before it, belongs to a complete slice, or needs too much memory.
+        """
+        role = self._role(readout.header)
+        complete: list[AssembledSlice] = []
+        if role == NOISE:
+            self.noise.add(readout)
+        elif role not in (IMAGE, CALIBRATION, IMAGE_AND_CALIBRATION):
+            self.dropped[role] += 1
+        else:
+            key = slice_key(readout.header)
+            self._place(readout, key, role)
+            if (
+                role != CALIBRATION
+                and readout.has(Flag.LAST_IN_SLICE)
+                and self._is_last_average(readout.header)
+            ):
+                complete.append(self.complete(key))
+                self._done.add(key)
+        if readout.has(Flag.LAST_IN_MEASUREMENT):
+            complete += self.finish()
+        return complete
+
+    def finish(self) -> list[AssembledSlice]:
+        """Return the slices that are left, by series and slice, and forget everything but the noise.
+
+        Raises:
+            InputError: see :meth:`add`.
+        """
+        complete = [self.complete(key) for key in sorted(self._images)]
+        self.reset()
+        return complete
+
+    def reset(self) -> None:
+        """Forget all readouts but those of noise."""
+        self._images.clear()
+        self._calibrations.clear()
+        self._kept.clear()
+        self._done.clear()
+        self.n_bytes = 0
+
+    def _role(self, header: np.void) -> str:
+        mode = self._header.encodings[encoding_index(header, self._header)].calibration_mode
+        return readout_role(int(header["flags"]), mode)
+
+    def _place(self, readout: Readout, key: Key, role: str) -> None:
+        series, _ = key
+        where = describe_key(key)
+        if key in self._done:
+            raise InputError(f"{where}: gets a readout after LAST_IN_SLICE, expected none; check the flags")
+        grid = self._grid(series.encoding)
+        rows, column, samples = place(readout, grid, where)
+        self._n_coils = self._n_coils or len(samples)
+        if len(samples) != self._n_coils:
+            raise InputError(
+                f"{where}: a readout has {len(samples)} channels, expected {self._n_coils} as the first"
+            )
+        # What is image and calibration needs no second copy unless there are readouts of calibration alone.
+        separate = self._header.encodings[series.encoding].calibration_mode not in ("embedded", "interleaved")
+        buffers = []
+        if role != CALIBRATION:
+            buffers.append(self._buffer(self._images, key, grid))
+        if role == CALIBRATION or (role == IMAGE_AND_CALIBRATION and separate):
+            buffers.append(self._buffer(self._calibrations, key, grid))
+        for buffer in buffers:
+            buffer.add(rows, column, samples, readout.header)
+
+    def _grid(self, encoding: int) -> Grid:
+        if encoding not in self._grids:
+            self._grids[encoding] = make_grid(self._header.encodings[encoding], f"encoding space {encoding}")
+        return self._grids[encoding]
+
+    def _buffer(self, buffers: dict[Key, SliceBuffer], key: Key, grid: Grid) -> SliceBuffer:
+        if key not in buffers:
+            assert self._n_coils is not None
+            wanted = grid.shape[0] * grid.shape[1] * self._n_coils * np.dtype(np.complex64).itemsize
+            total = wanted + self.n_bytes
+            if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
+                raise InputError(
+                    f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "
+                    f"expected at most {MAX_SLICE_BYTES} and {self._max_bytes}; allow more memory"
+                )
+            buffers[key] = SliceBuffer(grid, self._n_coils)
+            self.n_bytes += buffers[key].n_bytes
+        return buffers[key]
+
+    def _is_last_average(self, header: np.void) -> bool:
+        limit = self._header.encodings[int(header["encoding_space_ref"])].average
+        return limit is None or int(header["idx"]["average"]) >= limit.maximum
+
+    def complete(self, key: Key) -> AssembledSlice:
+        """Return the slice of a key from the readouts that there are.
+
+        Raises:
+            InputError: its noise readouts or its directions are not what they must be.
+        """
+        series, number = key
+        buffer = self._images.pop(key)
+        self.n_bytes -= buffer.n_bytes
+        grid = self._grids[series.encoding]
+        encoding = self._header.encodings[series.encoding]
+        assert buffer.header is not None
+        matrix = self.noise.whitening(buffer.n_coils, dwell_us(buffer.header))
+        try:
+            kspace = buffer.averaged(matrix)
+            source = self._calibration(key, buffer, kspace, matrix)
+        except ValueError as error:
+            raise InputError(f"{describe_key(key)}: {error}; leave the slice out") from error
+        return AssembledSlice(
+            series=series,
+            slice=number,
+            kspace=kspace,
+            calibration=None if source is None else source.on_grid(kspace.shape),
+            image_shape=grid.image_shape,
+            geometry=slice_geometry(buffer.header, encoding, describe_key(key)),
+            header=buffer.header,
+            calibration_series=None if source is None else source.series,
+            whitened=matrix is not None,
+            field_of_view_mm=field_of_view(encoding),
+        )
+
+    def _calibration(
+        self, key: Key, buffer: SliceBuffer, kspace: ComplexArray, matrix: ComplexArray | None
+    ) -> CalibrationLines | None:
+        """Return the calibration readouts where they are better than the slice's own centre."""
+        place_of = (key[0].encoding, key[1])
+        centre = buffer.centre_columns()
+        own_width = len(centre)
+        if key in self._calibrations:
+            separate = self._separate(key, matrix)
+            self.n_bytes -= self._calibrations.pop(key).n_bytes
+            if separate.width >= MIN_CALIB_LINES:
+                self._keep(place_of, separate)
+        kept = self._kept.get(place_of) or self._borrowed(place_of, matrix)
+        if kept is not None and (kept.separate or own_width < MIN_CALIB_LINES) and kept.width > own_width:
+            return kept
+        if own_width >= MIN_CALIB_LINES and (kept is None or not kept.separate):
+            self._keep(place_of, CalibrationLines(key[0], _middle(centre), kspace, False))
+        return None
+
+    def _keep(self, place_of: tuple[int, int], lines: CalibrationLines) -> None:
+        before = self._kept.get(place_of)
+        self.n_bytes += lines.n_bytes - (0 if before is None else before.n_bytes)
+        self._kept[place_of] = lines
+
+    def _borrowed(self, place_of: tuple[int, int], matrix: ComplexArray | None) -> CalibrationLines | None:
+        for key in sorted(self._calibrations):
+            if (key[0].encoding, key[1]) == place_of:
+                return self._separate(key, matrix)
+        return None
+
+    def _separate(self, key: Key, matrix: ComplexArray | None) -> CalibrationLines:
+        buffer = self._calibrations[key]
+        return CalibrationLines(key[0], buffer.columns(), buffer.averaged(matrix), True)
+
+
+def _middle(columns: NDArray[np.intp]) -> NDArray[np.intp]:
+    cut = max(len(columns) - MAX_KEPT_LINES, 0)
+    return columns[cut // 2 : len(columns) - (cut - cut // 2)]
+
+
+def encoding_index(header: np.void, scan: MrdHeader) -> int:
+    """Return the encoding space of a readout.
+
+    Raises:
+        InputError: the scan's header has no such space.
+    """
+    index = int(header["encoding_space_ref"])
+    if index >= len(scan.encodings):
+        raise InputError(f"a readout is of encoding space {index}, expected one of {len(scan.encodings)}")
+    return index

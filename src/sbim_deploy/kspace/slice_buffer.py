@@ -1,0 +1,136 @@
+"""One slice of k-space while its readouts come, and the lines to estimate coil maps from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.kspace.placement import Grid, is_nearer
+from sbim_deploy.mri.masks import calibration_block
+from sbim_deploy.mri.whitening import mix_coils
+from sbim_deploy.records import ComplexArray
+
+
+@dataclass(frozen=True, order=True)
+class Series:
+    """The counters that part one series of slices from another."""
+
+    encoding: int
+    contrast: int
+    phase: int
+    repetition: int
+    set: int
+
+
+Key = tuple[Series, int]
+
+
+def slice_key(header: np.void) -> Key:
+    """Return the series and the slice that a readout belongs to."""
+    counters = header["idx"]
+    series = Series(
+        encoding=int(header["encoding_space_ref"]),
+        contrast=int(counters["contrast"]),
+        phase=int(counters["phase"]),
+        repetition=int(counters["repetition"]),
+        set=int(counters["set"]),
+    )
+    return series, int(counters["slice"])
+
+
+def describe_key(key: Key) -> str:
+    """Return a slice's name for messages."""
+    series, number = key
+    return (
+        f"slice {number} of repetition {series.repetition}, contrast {series.contrast}, "
+        f"phase {series.phase}, set {series.set}, encoding space {series.encoding}"
+    )
+
+
+class SliceBuffer:
+    """The sums of the samples of one slice, and how many went into each.
+
+    Attributes:
+        header: that of the readout nearest the centre of k-space, or None before the first.
+        n_bytes: the memory that it takes.
+    """
+
+    def __init__(self, grid: Grid, n_coils: int) -> None:
+        self.n_coils = n_coils
+        self.header: np.void | None = None
+        self._grid = grid
+        self._sums: ComplexArray = np.zeros((n_coils, *grid.shape), np.complex64)
+        self._counts = np.zeros(grid.shape, np.uint16)
+        self.n_bytes = self._sums.nbytes + self._counts.nbytes
+
+    def add(self, rows: slice, column: int, samples: ComplexArray, header: np.void) -> None:
+        """Add the samples (coil, row) of one readout."""
+        with np.errstate(over="ignore"):  # what overflows is met when the slice is complete
+            self._sums[:, rows, column] += samples
+        self._counts[rows, column] += 1
+        if is_nearer(header, self.header, self._grid):
+            self.header = header.copy()
+
+    def averaged(self, matrix: ComplexArray | None) -> ComplexArray:
+        """Return k-space (coil, rows, columns), averaged over what was repeated, whitened by a matrix.
+
+        Raises:
+            ValueError: the values are too large to be computed with.
+        """
+        kspace = self._sums
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._counts.max() > 1:
+                kspace = (kspace / np.maximum(self._counts, 1)).astype(np.complex64)
+            if matrix is not None:
+                kspace = mix_coils(matrix, kspace)
+        if not np.isfinite(kspace).all():
+            raise ValueError("values are too large, expected float32 with room to compute")
+        return kspace
+
+    def columns(self) -> NDArray[np.intp]:
+        """Return the columns that have samples."""
+        return np.flatnonzero(self._counts.sum(axis=0))
+
+    def centre_columns(self) -> NDArray[np.intp]:
+        """Return those of them that form the run around the centre."""
+        return centre_run(self.columns(), self._grid.shape[1])
+
+
+class CalibrationLines:
+    """The lines to estimate a slice's maps from, without the zeros between and around them.
+
+    Args:
+        series: where they are from.
+        columns: which of k-space (coil, rows, columns) they are.
+        kspace: the whole of it.
+        separate: whether they are no part of an image.
+
+    Attributes:
+        width: how many of them form the run around the centre.
+        n_bytes: the memory that they take.
+    """
+
+    def __init__(
+        self, series: Series, columns: NDArray[np.intp], kspace: ComplexArray, separate: bool
+    ) -> None:
+        self.series, self.separate = series, separate
+        self._columns = columns
+        self._lines = kspace[:, :, columns]
+        self.n_bytes = self._lines.nbytes
+        self.width = len(centre_run(columns, kspace.shape[-1]))
+
+    def on_grid(self, shape: tuple[int, ...]) -> ComplexArray:
+        """Return k-space (coil, rows, columns) of these lines."""
+        kspace = np.zeros(shape, np.complex64)
+        kspace[:, :, self._columns] = self._lines
+        return kspace
+
+
+def centre_run(columns: NDArray[np.intp], n_columns: int) -> NDArray[np.intp]:
+    """Return those of some columns that form the run around the centre of all ``n_columns``."""
+    sampled = np.zeros((1, n_columns), np.bool_)
+    sampled[0, columns] = True
+    block = calibration_block(sampled, (1, n_columns))[1]
+    return np.arange(block.start, block.stop)

@@ -1,0 +1,179 @@
+"""Which engine runs a model's graph: the one asked for, or the best that is here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sbim_deploy.engines.triton import TritonEngine
+from sbim_deploy.errors import InputError
+from sbim_deploy.models.engine_folder import graph_hashes
+from sbim_deploy.models.folder import ModelManifest
+
+if TYPE_CHECKING:
+    from sbim_deploy.models.folder import Model
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
+from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
+from sbim_deploy.engines.triton_client import check_address
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError
+from sbim_deploy.models.engine_folder import ENGINES, open_tensorrt, read_records
+
+SUFFIXES = {"triton": "", "triton-trt": "-trt"}
+"""What follows a graph's name in a served model's, by backend: ONNX Runtime's, and TensorRT's."""
+
+
+def served_name(manifest: ModelManifest, graph: str, backend: str = "triton") -> str:
+    """Return the name of a served model, such as ``demo-step-proximal``: it is a folder's name too.
+
+    Raises:
+        InputError: nothing of the model's name can be in one.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", manifest.name).strip(".-")[:80]
+    if not name:
+        raise InputError(f"the model's name is {manifest.name[:80]!r}: expected a letter or a digit in it")
+    return f"{name}-{graph}{SUFFIXES[backend]}"
+
+
+def identity(folder: Path, manifest: ModelManifest, graph: str) -> dict[str, str]:
+    """Return the parameters that tie a served model to a graph and its weights.
+
+    Raises:
+        InputError: the model does not have them.
+    """
+    onnx_sha256, weights_sha256 = graph_hashes(folder, manifest, graph)
+    return {"sbim_deploy.onnx_sha256": onnx_sha256, "sbim_deploy.weights_sha256": weights_sha256}
+
+
+def open_served(model: Model, graph: str, backend: str, url: str) -> TritonEngine:
+    """Open a graph on the Triton server at HOST:PORT, ``backend`` being ``triton`` or ``triton-trt``.
+
+    Raises:
+        InputError, BackendMissingError, EngineIncompatibleError: see :class:`TritonEngine`.
+    """
+    return TritonEngine(
+        url,
+        served_name(model.manifest, graph, backend),
+        model.folder / f"{graph}.onnx",
+        identity(model.folder, model.manifest, graph),
+        backend,
+    )
+
+
+BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
+SERVED = tuple(SUFFIXES)
+"""Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
+BACKENDS = ("auto", *BEST_FIRST, *SERVED)
+
+
+def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
+    """Return an engine for one of the model's graphs, such as ``score``.
+
+    A backend that is named is that one or an error. ``auto`` is the first of ``BEST_FIRST`` that is here;
+    the engine's ``description["chosen"]`` says why it is that one.
+
+    Raises:
+        InputError: an unknown backend, or a graph that the model does not have.
+        BackendMissingError: the backend, or with ``auto`` every backend, is not here.
+        EngineIncompatibleError: the engine was built for something else.
+    """
+    check_backend(backend)
+    if f"{graph}.onnx" not in model.manifest.files:
+        raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
+    if backend == "auto":
+        return _open_best(model, graph, threads)
+    engine = _open(model, graph, backend, threads)
+    engine.description = {**engine.description, "chosen": "asked for"}
+    return engine
+
+
+def check_backend(backend: str) -> None:
+    """Raise InputError for a name that is no backend's, or an address that is missing or too many."""
+    name, _, address = backend.partition("://")
+    if name not in BACKENDS:
+        raise InputError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    if name in SERVED:
+        if not address:
+            raise InputError(
+                f"backend {name} needs the server's address: give --url HOST:PORT, or --backend {name}://HOST:PORT"
+            )
+        check_address(address)
+    elif name != backend:
+        raise InputError(f"backend {name} takes no address, got {backend!r}: leave it out")
+
+
+def backend_of(description: Mapping[str, str]) -> str:
+    """Return the name by which the backend of an engine's description is asked for."""
+    name = description["backend"]
+    if name in SERVED:
+        return f"{name}://{description['url']}"
+    return {distribution: asked for asked, distribution in DISTRIBUTIONS.items()}.get(name, name)
+
+
+def is_served(backend: str) -> bool:
+    """Tell whether a backend, with its address or without, is a server's, which has threads of its own."""
+    return backend.partition("://")[0] in SERVED
+
+
+def missing_reason(model: Model, graph: str, backend: str) -> str | None:
+    """Say in a few words why a backend cannot be here, or None where it may be, without importing it."""
+    if backend in ("trt", "rtx"):
+        return None if read_records(model.folder / ENGINES, graph, backend) else "no engine built"
+    if backend == "onnxruntime-cuda":
+        return None if _is_distributed("onnxruntime-gpu") else "onnxruntime-gpu not installed"
+    package = {"openvino": "openvino", "onnxruntime": "onnxruntime"}[backend]
+    return None if importlib.util.find_spec(package) is not None else "not installed"
+
+
+def _open_best(model: Model, graph: str, threads: int | None) -> Engine:
+    passed: list[str] = []
+    for backend in BEST_FIRST:
+        reason = missing_reason(model, graph, backend)
+        if reason is None:
+            try:
+                engine = _open(model, graph, backend, threads)
+            except (BackendMissingError, EngineIncompatibleError) as error:
+                reason = str(error)
+            else:
+                because = f", the best that is here: {'; '.join(passed)}" if passed else ""
+                engine.description = {**engine.description, "chosen": f"auto{because}"}
+                return engine
+        passed.append(f"{backend}: {reason}")
+    raise BackendMissingError(
+        f'no backend is here: pip install "sbim-deploy[cpu]" or "sbim-deploy[openvino]" ({"; ".join(passed)})'
+    )
+
+
+def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine:
+    path = model.folder / f"{graph}.onnx"
+    name, _, address = backend.partition("://")
+    if name in SERVED:
+        if threads is not None:
+            raise InputError(f"threads is {threads}: backend {name} computes with the server's: leave it out")
+        return open_served(model, graph, name, address)
+    if backend in ("trt", "rtx"):
+        return open_tensorrt(model.folder, model.manifest, graph, backend)
+    if backend == "onnxruntime-cuda":
+        return OnnxRuntimeEngine(path, threads, "CUDAExecutionProvider")
+    if backend == "openvino":
+        return OpenVinoEngine(path, threads)
+    if model.manifest.dtype == "bfloat16":
+        raise EngineIncompatibleError(
+            f"{path}: ONNX Runtime has no bfloat16 convolutions on the CPU: use --backend openvino, an "
+            "engine made by sbim-deploy build, or a model exported in fp16"
+        )
+    return OnnxRuntimeEngine(path, threads)
+
+
+def _is_distributed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,240 @@
+"""Building the TensorRT engines of a model folder: which graphs, for which sizes and GPUs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sbim_deploy import __version__
+from sbim_deploy.engines.cuda import current_device
+from sbim_deploy.engines.tensorrt_builder import (
+    BuildSettings,
+    Network,
+    Progress,
+    Range,
+    build_plan,
+    check_precision,
+    import_package,
+    known_capabilities,
+    parse_graph,
+)
+from sbim_deploy.errors import BackendMissingError, ChecksumError, InputError
+from sbim_deploy.io.atomic import check_writable, replacing
+from sbim_deploy.models.engine_folder import (
+    CACHE_SUFFIX,
+    FORMAT_VERSION,
+    EngineRecord,
+    engine_file_name,
+    graph_hashes,
+    read_engine,
+    read_record,
+    write_engine,
+)
+from sbim_deploy.models.folder import ModelManifest
+
+BATCH, COILS, PLAN_ROWS = Range(1, 1, 8), Range(1, 8, 32), Range(1, 32, 2048)
+SIZES = (64, 320, 512)
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build engines for, by which backend, and into which folder.
+
+    `ranges` are by dimensions' names. `timing_cache` is read where it exists, and written.
+    """
+
+    backend: str
+    ranges: Mapping[str, Range]
+    settings: BuildSettings
+    output: Path
+    timing_cache: Path | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InputError for what the backend does not have."""
+        if self.timing_cache is not None and self.backend == "rtx":
+            raise InputError("timing-cache: TensorRT-RTX has none; leave it out")
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build came to: the engine's file and its record, or those that were there and are equal."""
+
+    path: Path
+    record: EngineRecord
+    was_there: bool
+
+
+def select_graphs(manifest: ModelManifest, kind: str) -> list[str]:
+    """Return the graph named ``kind``, or else all that are named ``kind-...``, without their suffix.
+
+    Raises:
+        InputError: the model has none.
+    """
+    graphs = sorted(Path(name).stem for name in manifest.files if name.endswith(".onnx"))
+    if kind in graphs:
+        return [kind]
+    chosen = [graph for graph in graphs if graph.startswith(f"{kind}-")]
+    if not chosen:
+        raise InputError(f"unknown graph {kind!r}: expected a kind of {', '.join(graphs)}")
+    return chosen
+
+
+def shape_ranges(
+    manifest: ModelManifest,
+    batch: Range = BATCH,
+    coils: Range = COILS,
+    size: tuple[int, int] | None = None,
+    lines: Range | None = None,
+) -> dict[str, Range]:
+    """Return the sizes to build for, by the names that free dimensions have in the graphs.
+
+    Without ``size`` (rows, columns) any from 64 to 512 is allowed. ``lines`` are sampled lines of k-space.
+
+    Raises:
+        InputError: a size that is no multiple of the model's.
+    """
+    multiple = manifest.size_multiple
+    if size and any(length < 1 or length % multiple for length in size):
+        raise InputError(f"size is {size[0]}x{size[1]}: expected multiples of {multiple} for this model")
+    default = Range(*(-(-length // multiple) * multiple for length in SIZES))
+    rows, columns = (Range(n, n, n) for n in size) if size else (default, default)
+    factor = f"{multiple}*" if multiple > 1 else ""
+    return {
+        "batch": batch,
+        "coil": coils,
+        f"{factor}h": rows,
+        f"{factor}w": columns,
+        "line": lines or _lines(columns),
+        "row_line": lines or _lines(rows),
+        "rows": PLAN_ROWS,
+    }
+
+
+def target_capability(backend: str, asked: int | None) -> int:
+    """Return the compute capability to build for; None asks for that of the GPU that is here.
+
+    Raises:
+        InputError: one that the backend cannot build for.
+        BackendMissingError: the package is not installed, or the GPU that is needed is not here.
+    """
+    if asked is not None and backend == "trt":
+        raise InputError(
+            f"sm is {asked}: TensorRT builds only for the GPU that is here; leave --sm out, "
+            "or take --backend rtx"
+        )
+    known = known_capabilities(import_package(backend))
+    if asked is not None:
+        if asked not in known:
+            raise InputError(f"sm is {asked}: expected one of {', '.join(map(str, known))}; 8.9 is 89")
+        return asked
+    try:
+        return current_device().compute_capability
+    except BackendMissingError as error:
+        if backend == "trt":
+            hint = "TensorRT builds only where the GPU is; --backend rtx with --sm builds without one"
+        else:
+            hint = "name the GPU that will run the engine, such as --sm 89, to build without one"
+        raise BackendMissingError(f"{error}; {hint}") from error
+
+
+def build_engine_file(
+    folder: Path,
+    manifest: ModelManifest,
+    graph: str,
+    request: BuildRequest,
+    on_progress: Progress = lambda _: None,
+) -> BuiltEngine:
+    """Build the engine of one graph, unless an equal one is there; the model's files must have been verified.
+
+    ``on_progress`` gets the fraction that is done.
+
+    Raises:
+        InputError: a graph that TensorRT cannot parse or build, or an output that cannot be written.
+        BackendMissingError: the package is not installed, or the GPU that is needed is not here.
+        EngineIncompatibleError: the graph's precision is not the manifest's.
+    """
+    capability = target_capability(request.backend, request.settings.compute_capability)
+    hashes = graph_hashes(folder, manifest, graph)
+    network = parse_graph(import_package(request.backend), folder / f"{graph}.onnx")
+    check_precision(network, manifest.dtype)
+    record = _record_of(network, manifest, hashes, capability, request)
+    path = request.output / engine_file_name(record)
+    if not request.force and _is_there(path, record):
+        return BuiltEngine(path, record, was_there=True)
+    _make_folder(request.output)
+    check_writable(path)
+    plan = _build(network, request, on_progress)
+    path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
+    write_engine(request.output, record, lambda temporary: temporary.write_bytes(plan))
+    return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False)
+
+
+def _build(network: Network, request: BuildRequest, on_progress: Progress) -> memoryview:
+    tactics = b""
+    if request.timing_cache is not None:
+        check_writable(request.timing_cache)
+        tactics = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
+    plan, tactics = build_plan(network, request.ranges, request.settings, on_progress, tactics)
+    if request.timing_cache is not None:
+        with replacing(request.timing_cache) as temporary:
+            temporary.write_bytes(tactics)
+    return memoryview(plan)
+
+
+def _record_of(
+    network: Network,
+    manifest: ModelManifest,
+    hashes: tuple[str, str],
+    capability: int,
+    request: BuildRequest,
+) -> EngineRecord:
+    used = {size for shape in network.inputs.values() for size in shape}
+    sizes = {name: each for name, each in request.ranges.items() if name in used}
+    return EngineRecord(
+        format_version=FORMAT_VERSION,
+        graph=network.path.stem,
+        onnx_sha256=hashes[0],
+        weights_sha256=hashes[1],
+        backend=request.backend,
+        backend_version=str(network.trt.__version__),
+        precision=manifest.dtype,
+        compute_capability=capability,
+        inputs={name: list(shape) for name, shape in network.inputs.items()},
+        shapes={name: [each.minimum, each.optimum, each.maximum] for name, each in sizes.items()},
+        settings={
+            "workspace_gib": request.settings.workspace_gib,
+            "opt_level": request.settings.opt_level,
+        },
+        built_with={
+            "sbim-deploy": __version__,
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    )
+
+
+def _is_there(path: Path, record: EngineRecord) -> bool:
+    """Whether the engine is there, whole, and built from and for the same."""
+    try:
+        found = read_record(path.with_suffix(".json"))
+        read_engine(path, found)
+    except (InputError, ChecksumError):
+        return False
+    made = {name: getattr(record, name) for name in ("built_with", "engine_sha256", "engine_bytes")}
+    return replace(found, **made) == record
+
+
+def _lines(length: Range) -> Range:
+    return Range(1, max(1, length.optimum // 4), length.maximum)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot make the folder ({error.strerror}); name another one with -o"
+        ) from error

@@ -1,0 +1,1 @@
+"""The MRD (ISMRMRD) format: header, messages, stream, socket, files, images."""

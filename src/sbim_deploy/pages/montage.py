@@ -1,0 +1,84 @@
+"""A result as a picture: a row for each slice, with the reference and the error where there is one."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
+from sbim_deploy.kspace.sources import is_fastmri
+from sbim_deploy.pages.panels import Panel, write_montage
+from sbim_deploy.records import FloatArray
+from sbim_deploy.results.result_file import ResultFile, open_result
+from sbim_deploy.runs.evaluate import reference_magnitude, score
+
+MAX_ROWS = 4
+ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
+
+
+def write_result_montage(path: Path, result_path: Path, kspace_path: Path) -> None:
+    """Draw up to four slices of a result, evenly chosen.
+
+    Raises:
+        InputError: a file is not what it must be, or the picture cannot be written.
+    """
+    with ExitStack() as stack:
+        result = stack.enter_context(open_result(result_path))
+        kspace = stack.enter_context(open_kspace(kspace_path)) if is_fastmri(kspace_path) else None
+        n_rows = min(MAX_ROWS, result.n_slices)
+        positions = np.unique(np.linspace(0, result.n_slices - 1, n_rows).round().astype(int))
+        rows = [
+            _with_reference(result, kspace, int(position))
+            if kspace is not None and kspace.reference_name
+            else _without_reference(result, int(position))
+            for position in positions
+        ]
+        write_montage(path, rows, _caption(result))
+
+
+def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> list[Panel]:
+    index = result.slice_indices[position]
+    reference = reference_magnitude(kspace, index, result.shape)
+    window = (0.0, float(reference.max()))
+    image, zero_filled = np.abs(result.read_image(position)), result.read_zero_filled(position)
+    error_window = (0.0, window[1] / ERROR_GAIN)
+    return [
+        Panel(reference, "reference", window, note=f"slice {index}"),
+        Panel(zero_filled, "zero-filled", window, note=_note(zero_filled, reference)),
+        Panel(image, "reconstruction", window, note=_note(image, reference)),
+        Panel(np.abs(image - reference), f"error x {ERROR_GAIN}", error_window, "error"),
+    ]
+
+
+def _without_reference(result: ResultFile, position: int) -> list[Panel]:
+    image, zero_filled = np.abs(result.read_image(position)), result.read_zero_filled(position)
+    # A few bright pixels must not darken the picture.
+    window = (0.0, float(np.percentile(image, 99.8)) or 1.0)
+    residual = f"residual {result.residual[position]:.3f}"
+    return [
+        Panel(zero_filled, "zero-filled", window, note=f"slice {result.slice_indices[position]}"),
+        Panel(image, "reconstruction", window, note=residual),
+    ]
+
+
+def _note(image: FloatArray, reference: FloatArray) -> str:
+    scores = score(image, reference)
+    return f"{scores.psnr:.1f} dB   SSIM {scores.ssim:.2f}"
+
+
+def _caption(result: ResultFile) -> str:
+    provenance = result.provenance
+    plan, measured = provenance["plan"], provenance["measured"]
+    version, model = provenance["software"]["sbim-deploy"], provenance["model"]["name"]
+    parts = (
+        f"sbim-deploy {version}",
+        f"{plan['sampler']}, {len(plan['rows'])} network calls",
+        f"model {model}",
+        f"seed {provenance['seed']}",
+        f"effective acceleration {measured['acceleration']:.2f}",
+        f"maps {measured['maps']}",
+        provenance["notice"],
+    )
+    return "  |  ".join(parts)

@@ -1,0 +1,240 @@
+"""A result as one page for a person at a scanner: images, how they meet the data, and how they were made."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sbim_deploy.pages.html import Points, log_plot, png_uri, table, text, write_page
+from sbim_deploy.pages.panels import ERROR_ANCHORS, LARGEST_SIDE, colour
+from sbim_deploy.records import FloatArray
+from sbim_deploy.results.result_file import ResultFile, open_result
+from sbim_deploy.runs.findings import (
+    facts,
+    flagged_slices,
+    how_it_was_made,
+    look_up,
+    percent,
+    row_sigmas,
+    warnings,
+)
+
+NOTICE = "RESEARCH USE ONLY. Not for diagnosis, nor for any decision about a patient."
+MAX_SLICES = 12
+FULL_PERCENTILE = 99.95  # a single bright pixel must not take the grey levels of the others
+WINDOW_PERCENTILE = 99.8
+
+Residuals = Sequence[tuple[int, int, float]]
+"""(slice, rows of the plan done, residual)."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The slices on the page: ``full`` is the magnitude of 100 %, ``window`` the part of it that is white."""
+
+    positions: tuple[int, ...]
+    full: float
+    window: float
+    full_deviation: float
+
+
+def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> None:
+    """Write up to twelve slices of a result, evenly chosen, and what is known of them, as a page of its own.
+
+    ``residuals`` are those that :func:`sbim_deploy.runs.reconstruct_file.reconstruct_file` told on the way.
+
+    Raises:
+        InputError: the result is not what it must be, or the page cannot be written.
+    """
+    with open_result(result_path) as result:
+        shown = _choose(result)
+        name = look_up(result.provenance, "input", "name")
+        body = [
+            f'<div class="notice">{NOTICE}</div>',
+            f'<h1>Reconstruction report</h1><p class="file"><bdi>{text(name)}</bdi></p>',
+            _facts(result),
+            _warnings(result),
+            _images(result, shown),
+            _curves(result, residuals),
+            _tables(result),
+        ]
+    assets = files("sbim_deploy").joinpath("assets/report")
+    style, script = (assets.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    write_page(path, f"Reconstruction of {name}", style, script, "\n".join(body))
+
+
+def _choose(result: ResultFile) -> _Shown:
+    n_shown = min(MAX_SLICES, result.n_slices)
+    positions = np.unique(np.linspace(0, result.n_slices - 1, n_shown).round().astype(int)).tolist()
+    images = [np.abs(result.read_image(position)) for position in positions]
+    full, white = (float(np.percentile(images, each)) for each in (FULL_PERCENTILE, WINDOW_PERCENTILE))
+    deviation = 0.0
+    if result.has_standard_deviation:
+        deviations = [result.read_standard_deviation(position) for position in positions]
+        deviation = float(np.percentile(deviations, WINDOW_PERCENTILE))
+    # An image of zeros is black whatever the window is.
+    return _Shown(tuple(positions), full or 1.0, white / full if white else 1.0, deviation or 1.0)
+
+
+def _facts(result: ResultFile) -> str:
+    items = (f"<li><b>{text(number)}</b><span>{text(what)}</span></li>" for number, what in facts(result))
+    return f'<ul class="facts">{"".join(items)}</ul>'
+
+
+def _warnings(result: ResultFile) -> str:
+    found = warnings(result)
+    if not found:
+        return (
+            '<div class="warnings fine">No warnings: every image explains its data, and the coil maps had '
+            "lines enough. That does not prove the images right.</div>"
+        )
+    listed = "".join(f"<li>{text(each)}</li>" for each in found)
+    return f'<div class="warnings"><b>Before you look</b><ul>{listed}</ul></div>'
+
+
+def _images(result: ResultFile, shown: _Shown) -> str:
+    n_left = result.n_slices - len(shown.positions)
+    count = f"{len(shown.positions)} of {result.n_slices} slices, evenly chosen" if n_left else "All slices"
+    cards = "".join(_card(result, shown, position) for position in shown.positions)
+    white = round(100 * shown.window)
+    return (
+        f"<h2>Images</h2><p>{count}, in one window: black is 0, white {white} % of the brightest tissue. "
+        "Rows and columns are as the file has them: left and right cannot be told from this page.</p>"
+        f"{_window_filter(shown.window)}{_window_controls(white)}"
+        f'<div class="slices">{cards}</div>{_legend(result, shown)}'
+    )
+
+
+def _card(result: ResultFile, shown: _Shown, position: int) -> str:
+    index = result.slice_indices[position]
+    flagged = flagged_slices(result)
+    panels = [
+        _figure(_grey(result.read_zero_filled(position), shown), "measured data alone", index),
+        _figure(_grey(np.abs(result.read_image(position)), shown), "reconstruction", index),
+    ]
+    if result.has_standard_deviation:
+        deviation = _shrink(result.read_standard_deviation(position))
+        pixels = png_uri(colour(deviation, (0.0, shown.full_deviation), "error"))
+        panels.append(_figure(pixels, "standard deviation", index, ""))
+    mark = " flagged" if index in flagged else ""
+    note = f"{'high ' if mark else ''}residual {percent(result.residual[position])}"
+    return (
+        f'<section class="slice{mark}"><h3>Slice {index} <span>{note}</span></h3>'
+        f'<div class="panels">{"".join(panels)}</div></section>'
+    )
+
+
+def _figure(address: str, caption: str, index: int, kind: str = "mr") -> str:
+    return (
+        f'<figure><img class="{kind}" src="{address}" alt="{caption}, slice {index}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _grey(magnitude: FloatArray, shown: _Shown) -> str:
+    levels = np.rint(255 * (_shrink(magnitude) / shown.full).clip(0, 1))
+    return png_uri(levels.astype(np.uint8))
+
+
+def _shrink(image: FloatArray) -> FloatArray:
+    """Return an image of at most 512 pixels a side: more would make a heavy page."""
+    largest = max(image.shape)
+    if largest <= LARGEST_SIDE:
+        return image
+    rows, columns = (max(1, round(size * LARGEST_SIDE / largest)) for size in image.shape)
+    reduced = Image.fromarray(image).resize((columns, rows), Image.Resampling.LANCZOS)
+    return np.asarray(reduced, dtype=np.float32)
+
+
+def _window_filter(window: float) -> str:
+    """Return the filter that shows 0 to ``window`` of the range; the script only changes its numbers."""
+    line = f'type="linear" slope="{1 / window:.4f}" intercept="0"'
+    curves = "".join(f"<feFunc{channel} {line}/>" for channel in "RGB")
+    return (
+        '<svg width="0" height="0" aria-hidden="true" style="position:absolute">'
+        '<filter id="window" color-interpolation-filters="sRGB">'
+        f"<feComponentTransfer>{curves}</feComponentTransfer></filter></svg>"
+    )
+
+
+def _window_controls(white: int) -> str:
+    def slider(name: str, label: str, low: int, high: int, value: float) -> str:
+        return (
+            f'<label>{label} <input type="range" id="{name}" min="{low}" max="{high}" step="0.5" '
+            f'value="{value}"></label>'
+        )
+
+    return (
+        '<div id="controls" hidden>'
+        f"{slider('width', 'Window', 2, 200, white)}{slider('level', 'Level', 0, 100, white / 2)}"
+        '<button type="button" id="reset">Reset</button><span id="shown" class="quiet"></span>'
+        '<span class="quiet">or drag on an image: across for the window, up and down for the level</span>'
+        "</div>"
+    )
+
+
+def _legend(result: ResultFile, shown: _Shown) -> str:
+    parts = [
+        "<p><b>Measured data alone</b>: the acquired lines, zero-filled and combined with the coil maps, "
+        "without the model. What is in the reconstruction and not in it comes from the model.</p>",
+        "<p><b>Residual</b>: how much of the measured signal the image does not explain, noise included.</p>",
+    ]
+    if result.has_standard_deviation:
+        stops = ", ".join(f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in ERROR_ANCHORS)
+        share = shown.full_deviation / shown.full
+        parts.append(
+            f'<div class="bar"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
+            f"<span>{percent(share)} of the brightest tissue</span></div>"
+            f"<p><b>Standard deviation</b>: how far the {result.samples} samples of a slice lie from their "
+            "mean, which is the reconstruction. Bright is where they disagree. It is no bound: the true "
+            "error can be larger, and what the model always gets wrong does not show.</p>"
+        )
+    return f'<div class="legend">{"".join(parts)}</div>'
+
+
+def _curves(result: ResultFile, residuals: Residuals) -> str:
+    sigmas = list(enumerate(row_sigmas(result.provenance), start=1))
+    plots = [_residual_plot(residuals)] if residuals else []
+    if sigmas:
+        plots.append(log_plot("Noise level (sigma) of each row", "row of the plan", sigmas))
+    n_slices = len({index for index, _, _ in residuals})
+    sample = ", first sample of each" if result.samples > 1 else ""
+    if not residuals:
+        said = "No residuals were kept on the way: the slices were reconstructed by an earlier run."
+    elif look_up(result.provenance, "graph") == "reconstruct":
+        said = (
+            f"{n_slices} slices{sample}. The whole plan ran in one call (--graph reconstruct): the start and "
+            "the end are known, and no row between."
+        )
+    else:
+        said = (
+            f"{n_slices} slices{sample}: the median as a line, all of them within the band. A sampler works "
+            "on a noisy image, so the residual falls with the noise level."
+        )
+    return f'<h2>On the way to the image</h2><p>{said}</p><div class="plots">{"".join(plots)}</div>'
+
+
+def _residual_plot(residuals: Residuals) -> str:
+    by_rows: defaultdict[int, list[float]] = defaultdict(list)
+    for _, rows_done, residual in residuals:
+        by_rows[rows_done].append(residual)
+
+    def curve(summary: str) -> Points:
+        return [(rows_done, float(getattr(np, summary)(by_rows[rows_done]))) for rows_done in sorted(by_rows)]
+
+    return log_plot("Residual", "rows of the plan done", curve("median"), (curve("min"), curve("max")))
+
+
+def _tables(result: ResultFile) -> str:
+    tables = (f"<div><h3>{name}</h3>{table(rows)}</div>" for name, rows in how_it_was_made(result).items())
+    return (
+        f'<h2>How it was made</h2><div class="tables">{"".join(tables)}</div>'
+        '<p class="note">The output file has the whole provenance, with every number of the plan. This page '
+        "holds the images: treat it as you treat the scan.</p>"
+    )

@@ -1,0 +1,175 @@
+"""The images of a result, parted into the series of their scan: every image format is written from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.json_object import format_object
+from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.kspace.readouts import Series
+from sbim_deploy.kspace.sources import KspaceSource
+from sbim_deploy.records import FloatArray, SliceGeometry
+from sbim_deploy.results.result_file import ResultFile
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSeries:
+    """Images that belong together, and what is known of each.
+
+    Attributes:
+        number: what viewers show as the series' number, from 1.
+        volume: magnitudes, float32 (slices, rows, columns).
+        slices: the number of each slice within the scan.
+        residuals: each image's relative distance from the measured data.
+        geometries: where each slice lies, or None where that is unknown.
+        acquisitions: the header (ACQUISITION_HEADER) of each slice's readout nearest the centre of k-space,
+            or None where the source has no readouts.
+        contrast: which of the scan's echo times and so on belongs to it.
+        label: what tells it from the others of the scan, such as "repetition 2", or nothing.
+    """
+
+    number: int
+    volume: FloatArray
+    slices: Sequence[int]
+    residuals: Sequence[float]
+    geometries: Sequence[SliceGeometry | None]
+    acquisitions: Sequence[np.void | None]
+    contrast: int = 0
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that there is one of everything for each slice."""
+        lengths = {
+            name: len(getattr(self, name))
+            for name in ("volume", "slices", "residuals", "geometries", "acquisitions")
+        }
+        if self.volume.ndim != 3 or len(set(lengths.values())) > 1:
+            raise ValueError(f"volume is {self.volume.shape} with {lengths}, expected as many of each")
+
+
+def brightest(series: Sequence[ImageSeries]) -> float:
+    """Return the greatest magnitude of all series: one scale for all lets them be compared."""
+    return max(float(each.volume.max()) for each in series)
+
+
+NOTICE = "research use only"
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What made the images of a series.
+
+    ``run_key`` is a hash of all that decides the images, ``input_key`` the k-space file's SHA-256.
+    """
+
+    software_version: str
+    sampler: str
+    n_calls: int
+    samples: int
+    model_name: str
+    model_digest: str
+    acceleration: float
+    run_key: str
+    input_key: str
+
+
+def derivation_of(result: ResultFile) -> Derivation:
+    """Read from a result's provenance how its images came about.
+
+    Raises:
+        InputError: the provenance lacks it.
+    """
+    provenance = result.provenance
+    identity = format_object(dict(sorted(result.identity.items())))
+    try:
+        return Derivation(
+            software_version=str(provenance["software"]["sbim-deploy"]),
+            sampler=str(provenance["plan"]["sampler"]),
+            n_calls=len(provenance["plan"]["rows"]),
+            samples=result.samples,
+            model_name=str(provenance["model"]["name"]),
+            model_digest=str(provenance["model"]["digest"]),
+            acceleration=float(provenance["measured"]["acceleration"]),
+            run_key=hashlib.sha256(identity.encode()).hexdigest(),
+            input_key=str(provenance["input"]["sha256"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{result.path}: attribute 'provenance' has no valid {error}, expected a result of recon; "
+            "reconstruct again"
+        ) from error
+
+
+def derivation_steps(derivation: Derivation) -> list[str]:
+    """Return what was done, step by step, each in a few words."""
+    drawn = "" if derivation.samples == 1 else f", mean of {derivation.samples} samples"
+    return [
+        f"sbim-deploy {derivation.software_version}",
+        f"score-based reconstruction: {derivation.sampler}, {derivation.n_calls} network calls{drawn}",
+        f"model {derivation.model_name} {derivation.model_digest[:16]}",
+        f"effective acceleration {derivation.acceleration:.2f}",
+    ]
+
+
+def positions_of_series(source: KspaceSource, indices: Sequence[int]) -> dict[Series | None, list[int]]:
+    """Return for each series of the scan which of these slices are its own, as positions in ``indices``.
+
+    A file without counters has one series, None.
+    """
+    found: dict[Series | None, list[int]] = {}
+    for position, index in enumerate(indices):
+        series = source.series(index) if isinstance(source, MrdKspace) else None
+        found.setdefault(series, []).append(position)
+    return found
+
+
+def read_series(result: ResultFile, source: KspaceSource) -> list[ImageSeries]:
+    """Read a result's magnitudes with what its k-space file says of their slices.
+
+    Raises:
+        InputError: the result is damaged, or is of another k-space file.
+    """
+    if max(result.slice_indices) >= source.n_slices:
+        raise InputError(
+            f"{result.path}: has slice {max(result.slice_indices)}, expected less than the "
+            f"{source.n_slices} of {source.path}; name the k-space that it was made from"
+        )
+    found = positions_of_series(source, result.slice_indices)
+    names = _differing(list(found))
+    return [
+        _one_series(result, source, number, series, positions, names)
+        for number, (series, positions) in enumerate(found.items(), 1)
+    ]
+
+
+def _one_series(
+    result: ResultFile,
+    source: KspaceSource,
+    number: int,
+    series: Series | None,
+    positions: Sequence[int],
+    names: Sequence[str],
+) -> ImageSeries:
+    indices = [result.slice_indices[position] for position in positions]
+    mrd = source if isinstance(source, MrdKspace) else None
+    return ImageSeries(
+        number=number,
+        volume=np.stack([np.abs(result.read_image(position)) for position in positions]),
+        slices=[index if mrd is None else mrd.slice_number(index) for index in indices],
+        residuals=[float(result.residual[position]) for position in positions],
+        geometries=[source.geometry(index) for index in indices],
+        acquisitions=[None if mrd is None else mrd.slice_header(index) for index in indices],
+        contrast=0 if series is None else series.contrast,
+        label=" ".join(f"{name} {getattr(series, name)}" for name in names),
+    )
+
+
+def _differing(all_series: Sequence[Series | None]) -> list[str]:
+    """Return the counters that tell the series apart."""
+    counters = [asdict(series) for series in all_series if series is not None]
+    return [name for name in (counters or [{}])[0] if len({each[name] for each in counters}) > 1]

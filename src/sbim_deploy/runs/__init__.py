@@ -1,0 +1,1 @@
+"""A file in, a file out: reconstruct, simulate, evaluate, describe, measure."""

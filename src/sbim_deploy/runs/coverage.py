@@ -1,0 +1,126 @@
+"""Whether the standard deviation of a result's samples tells its error, where there is a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtr
+
+from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
+from sbim_deploy.records import FloatArray
+from sbim_deploy.results.result_file import ResultFile, open_result
+from sbim_deploy.runs.evaluate import read_reference
+
+OBJECT_FRACTION = 0.05  # of the reference's maximum, as the thesis masks its metrics
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The fractions of pixels whose error is at most one and two standard deviations."""
+
+    within_one: float
+    within_two: float
+
+
+@dataclass(frozen=True)
+class SliceCalibration:
+    """A slice's coverage, and the correlation of |error| and standard deviation over its pixels.
+
+    ``factor`` is what the standard deviation needs for 95 % of the errors to lie within two of them.
+    """
+
+    index: int
+    coverage: Coverage
+    correlation: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The slices of a result, their means, and what samples of the true posterior would give.
+
+    Pixels count where the reference is at least 5 % of its maximum. ``error`` is what was compared:
+    ``complex`` is the difference of the complex images, ``magnitude`` that of their magnitudes. ``sd_factor``
+    is the factor that the result was made with, times the mean of its slices': what to reconstruct scans like
+    these with (split conformal prediction: Angelopoulos and Bates, arXiv:2107.07511, section 2.3.2).
+    """
+
+    samples: int
+    error: str
+    slices: tuple[SliceCalibration, ...]
+    mean_coverage: Coverage
+    mean_correlation: float
+    sd_factor: float
+    expected_coverage: Coverage
+
+
+def calibrate_file(result_path: Path, reference_path: Path) -> Calibration | None:
+    """Compare a result's standard deviation with its error; None where it has no standard deviation.
+
+    Raises:
+        InputError: a file is not what it must be, there is no reference, or it is of another object.
+    """
+    with open_result(result_path) as result, open_kspace(reference_path) as kspace:
+        if not result.has_standard_deviation:
+            return None
+        is_complex = _shares_phase(result, kspace)
+        slices = []
+        for position, index in enumerate(result.slice_indices):
+            reference = read_reference(kspace, index, result.shape)
+            image = result.read_image(position)
+            error = np.abs(image - reference) if is_complex else np.abs(np.abs(image) - np.abs(reference))
+            in_object = np.abs(reference) >= OBJECT_FRACTION * np.abs(reference).max()
+            deviation = result.read_standard_deviation(position)
+            slices.append(_compare(index, error[in_object], deviation[in_object]))
+    return Calibration(
+        result.samples,
+        "complex" if is_complex else "magnitude",
+        tuple(slices),
+        Coverage(
+            float(np.mean([each.coverage.within_one for each in slices])),
+            float(np.mean([each.coverage.within_two for each in slices])),
+        ),
+        float(np.mean([each.correlation for each in slices])),
+        float(result.provenance.get("sd_factor", 1.0)) * float(np.mean([each.factor for each in slices])),
+        Coverage(*(expected_coverage(n, result.samples, is_complex) for n in (1, 2))),
+    )
+
+
+def expected_coverage(n_deviations: float, samples: int, is_complex: bool) -> float:
+    """Return how often the truth lies within so many standard deviations of the mean of K samples.
+
+    For truth and samples from one complex Gaussian of variance V in a pixel, |error|^2 is V (1 + 1 / K) times
+    an exponential variable and K sd^2 / V is of the gamma distribution of shape K - 1, which gives
+    1 - (1 + n^2 / (K + 1))^-(K - 1): with many samples 1 - exp(-n^2), 0.632 and 0.982. An error in magnitude
+    is that along one direction of the plane: Student's t with 2 (K - 1) degrees of freedom, with many samples
+    erf(n), 0.843 and 0.995.
+    """
+    freedom = samples - 1
+    if is_complex:
+        return float(1 - (1 + n_deviations**2 / (samples + 1)) ** -freedom)
+    t = n_deviations * np.sqrt(2 * freedom / (samples + 1))
+    return float(2 * stdtr(2 * freedom, t) - 1)
+
+
+def _shares_phase(result: ResultFile, kspace: KspaceFile) -> bool:
+    """Tell whether image and reference can be compared as complex: estimated maps leave a phase open.
+
+    They can where the reference is complex and the maps were those beside it.
+    """
+    maps = result.provenance.get("maps")
+    if not kspace.has_complex_reference or not isinstance(maps, dict):
+        return False
+    return bool(maps.get("sha256") == file_sha256(kspace.path))
+
+
+def _compare(index: int, error: FloatArray, deviation: FloatArray) -> SliceCalibration:
+    coverage = Coverage(float(np.mean(error <= deviation)), float(np.mean(error <= 2 * deviation)))
+    is_constant = np.ptp(error) == 0 or np.ptp(deviation) == 0
+    correlation = float("nan") if is_constant else float(np.corrcoef(error, deviation)[0, 1])
+    ratios = np.divide(
+        error, deviation, out=np.where(error > 0, np.inf, 0).astype(error.dtype), where=deviation > 0
+    )
+    return SliceCalibration(index, coverage, correlation, float(np.quantile(ratios, 0.95)) / 2)

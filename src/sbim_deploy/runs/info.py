@@ -1,0 +1,121 @@
+"""What a file or a folder is: k-space (fastMRI, MRD, BART), a result or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import dataset_names
+from sbim_deploy.kspace.cfl import is_cfl
+from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.models.folder import DEMO, load_model
+from sbim_deploy.mrd.file import is_mrd
+from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
+from sbim_deploy.results.mrd_images import mrd_image_groups
+from sbim_deploy.results.result_file import open_result
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return what is at ``path`` as JSON's types, with its ``kind`` first.
+
+    Raises:
+        InputError: it is none of the three, or a damaged one.
+        ChecksumError: a file of a model folder was changed.
+    """
+    if str(path) == DEMO or path.is_dir():
+        return _describe_model(path)
+    if is_cfl(path):
+        return _describe_source(path)
+    names = dataset_names(path)
+    if "kspace" in names:
+        return _describe_kspace(path)
+    if "reconstruction" in names:
+        return _describe_result(path)
+    if is_mrd(path):
+        return _describe_source(path)
+    if image_groups := mrd_image_groups(path):
+        return {"kind": "MRD images", **image_groups}
+    raise InputError(
+        f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
+    )
+
+
+def _describe_model(path: Path) -> dict[str, Any]:
+    model = load_model(path)
+    manifest = model.manifest
+    levels = manifest.noise_levels
+    return {
+        "kind": "model",
+        "name": manifest.name,
+        "architecture": f"{manifest.architecture}, ngf {manifest.ngf}, {manifest.channels} channels",
+        "weights": "EMA" if manifest.ema else "raw",
+        "dtype": manifest.dtype,
+        "sigma": f"{levels.sigma_begin:g} to {levels.sigma_end:g}, {levels.n_levels} levels",
+        "anatomy": manifest.anatomy,
+        "training_data": manifest.training_data,
+        "intended_use": manifest.intended_use,
+        "size_multiple": manifest.size_multiple,
+        "files": {name: entry.bytes for name, entry in manifest.files.items()},
+        "digest": model.digest,
+        "checksums": "match",
+    }
+
+
+def _sizes(kspace: KspaceSource) -> dict[str, Any]:
+    return {
+        "kind": "k-space",
+        "slices": kspace.n_slices,
+        "coils": kspace.n_coils,
+        "rows": kspace.n_rows,
+        "columns": kspace.n_columns,
+        "image_shape": kspace.recon_shape,
+        "voxel_mm": kspace.voxel_mm,
+    }
+
+
+def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
+    mask = sampled_mask(kspace.read_slice(index))
+    return {
+        "acceleration": effective_acceleration(mask) if mask.any() else None,
+        "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
+    }
+
+
+def _describe_kspace(path: Path) -> dict[str, Any]:
+    with open_kspace(path) as kspace:
+        return {
+            **_sizes(kspace),
+            "mask": None if kspace.mask is None else "in the file",
+            **_sampling(kspace, kspace.n_slices // 2),
+            "maps": "in the file" if kspace.has_maps else None,
+            "reference": kspace.reference_name,
+        }
+
+
+def _describe_source(path: Path) -> dict[str, Any]:
+    with open_source(path) as kspace:
+        return {
+            **_sizes(kspace),
+            "placed_in_the_patient": kspace.geometry(0) is not None,
+            **_sampling(kspace, 0),
+            **kspace.describe(),
+        }
+
+
+def _describe_result(path: Path) -> dict[str, Any]:
+    with open_result(path) as result:
+        provenance = dict(result.provenance)
+        plan = provenance.pop("plan")
+        return {
+            "kind": "reconstruction",
+            "slices": result.n_slices,
+            "rows": result.shape[0],
+            "columns": result.shape[1],
+            "standard_deviation": "in the file" if result.has_standard_deviation else None,
+            "residual": [round(float(value), 5) for value in result.residual],
+            "sampler": plan["sampler"],
+            "network_calls": len(plan["rows"]),
+            **provenance,
+        }

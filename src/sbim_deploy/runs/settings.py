@@ -1,0 +1,61 @@
+"""How to reconstruct a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.models.folder import DEMO
+from sbim_deploy.mri.masks import PATTERNS
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
+from sbim_deploy.samplers.choice import SamplerChoice
+
+
+@dataclass(frozen=True)
+class Undersampling:
+    """Lines to take away from a fully sampled file, for experiments."""
+
+    pattern: str
+    acceleration: float
+
+    def __post_init__(self) -> None:
+        """Check the pattern; the acceleration is checked against the file's lines."""
+        if self.pattern not in PATTERNS:
+            raise InputError(f"unknown pattern {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
+
+
+@dataclass(frozen=True)
+class ReconSettings:
+    """How to reconstruct a file; ``slices`` is a half-open range, None is all of them.
+
+    ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
+    first. ``sd_factor`` multiplies the standard deviation, as scans with a reference were found to need it.
+    """
+
+    model: str | Path = DEMO
+    maps: Path | None = None
+    choice: SamplerChoice = field(default_factory=SamplerChoice)
+    seed: int = 0
+    samples: int = 1
+    sd_factor: float = 1.0
+    slices: tuple[int, int] | None = None
+    batch: int = 1
+    backend: str = "auto"
+    threads: int | None = None
+    graph: str = DEFAULT_GRAPH
+    undersampling: Undersampling | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: expected at least 1")
+        if not 0 < self.sd_factor < math.inf:
+            raise InputError(f"sd factor is {self.sd_factor:g}: expected a finite number above 0")
+        if self.samples == 1 and self.sd_factor != 1:
+            raise InputError(
+                "sd factor is given, but one sample has no standard deviation: draw more of them"
+            )

@@ -1,0 +1,165 @@
+"""The images of a session: the model's or another in its place, and the MRD messages that carry them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbim_deploy import __version__
+from sbim_deploy.errors import InputError, SamplingError
+from sbim_deploy.kspace.readouts import AssembledSlice
+from sbim_deploy.mrd.images import (
+    Orientation,
+    image_attributes,
+    image_header,
+    image_pixels,
+    pixel_bits,
+    scale_to_int16,
+    series_scale,
+)
+from sbim_deploy.mrd.messages import Image
+from sbim_deploy.recon.linear import Linear, coil_magnitude, linear_image
+from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.serving.worker import SliceJob
+
+COIL_MAGNITUDE = "root-sum-of-squares"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An image (rows, columns) in units of k-space and how it was made.
+
+    ``reason`` is None where it is what was asked for, else why it is not: ``deadline``, ``diverged``,
+    ``memory``, ``data`` or ``engine``. ``residual`` is |A x - y| / |y|, None where there are no maps.
+    """
+
+    image: ComplexArray | FloatArray
+    method: str
+    residual: float | None
+    reason: str | None = None
+
+
+def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
+    """Wait for a job, up to its deadline, and return its image or the best that is there in its place.
+
+    A sampler that failed in time is replaced by CG-SENSE; past the deadline, or out of memory, the
+    measured data alone are combined. A slice without maps becomes the root sum of squares of its coils.
+    """
+    if job.wait() and job.error is None and job.image is not None:
+        return Outcome(job.image, job.request.configuration, job.residual)
+    reason = _reason(job)
+    if job.problem is None:
+        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)
+    in_time = time.monotonic() < job.deadline
+    method = Linear.CG_SENSE if reason in ("diverged", "engine") and in_time else Linear.ZERO_FILLED
+    return _linear(job.problem, method, reason)
+
+
+def _linear(problem: SliceProblem, method: Linear, reason: str) -> Outcome:
+    image, residual = linear_image(problem, method)
+    return Outcome(image, method.value, residual, reason)
+
+
+def _reason(job: SliceJob) -> str:
+    match job.error:
+        case None:
+            return "deadline"
+        case SamplingError():
+            return "diverged"
+        case MemoryError():
+            return "memory"
+        case InputError() if job.problem is None:
+            return "data"
+        case _:
+            return "engine"
+
+
+BRIGHT_PERCENTILE = 99.9
+HEAD_ROOM = 4
+
+
+class ImageSeries:
+    """Makes the images of one session.
+
+    Later images are not there yet when the first is sent, so the first fixes the scale for all: its 99.9th
+    percentile becomes a quarter of the greatest pixel, and what is more than four times as bright is
+    clipped and counted. The window that the attributes name shows that percentile as white. Images of
+    different repetitions and contrasts can so be compared.
+    """
+
+    def __init__(self, orientation: Orientation, bits: int | None):
+        self._orientation = orientation
+        self._bits = pixel_bits(bits)
+        self._scale: float | None = None
+        self._numbers: dict[Hashable, tuple[int, set[int]]] = {}
+
+    def make_image(
+        self,
+        outcome: Outcome,
+        data: AssembledSlice,
+    ) -> tuple[Image, int]:
+        """Return the message of a slice's image, and how many of its pixels were clipped.
+
+        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1.
+
+        Raises:
+            InputError: more images or series than MRD can number.
+        """
+        magnitude = np.abs(outcome.image)
+        n_rows, n_columns = magnitude.shape
+        scale = self._scale_for(magnitude)
+        pixels = scale_to_int16(magnitude, scale, self._bits)
+        n_clipped = int(np.count_nonzero(magnitude * scale > 2**self._bits - 1))
+        series_number, image_number = self._next_numbers(data.series, data.slice)
+        header = image_header(
+            (n_rows, n_columns),
+            image_number,
+            series_number,
+            data.header,
+            data.geometry,
+            data.field_of_view_mm,
+        )
+        attributes = image_attributes(
+            header,
+            _history(outcome),
+            _comment(outcome),
+            f"{outcome.method} research use only",
+            self._bits,
+            2**self._bits // HEAD_ROOM,
+        )
+        return Image(header, attributes, image_pixels(pixels, self._orientation)[None, None]), n_clipped
+
+    def _scale_for(self, magnitude: FloatArray) -> float:
+        bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
+        if self._scale is None and math.isfinite(bright) and bright > 0:
+            self._scale = series_scale(HEAD_ROOM * bright, self._bits)
+        return self._scale or 0.0
+
+    def _next_numbers(self, series: Hashable, slice_number: int) -> tuple[int, int]:
+        series_number, used = self._numbers.setdefault(series, (len(self._numbers) + 1, set()))
+        number = slice_number + 1
+        if number in used:
+            number = max(used) + 1
+        used.add(number)
+        return series_number, number
+
+
+def _history(outcome: Outcome) -> list[str]:
+    steps = [f"sbim-deploy {__version__}", outcome.method]
+    if outcome.reason is not None:
+        steps.append(f"fallback: {outcome.reason}")
+    if outcome.residual is not None:
+        steps.append(f"residual {outcome.residual:.4f}")
+    return steps
+
+
+def _comment(outcome: Outcome) -> str:
+    residual = "" if outcome.residual is None else f", residual {outcome.residual:.4f}"
+    if outcome.reason is None:
+        return f"sbim-deploy {outcome.method}{residual}"
+    return f"sbim-deploy FALLBACK {outcome.method} ({outcome.reason}){residual}"

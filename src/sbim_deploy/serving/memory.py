@@ -1,0 +1,112 @@
+"""The memory that all sessions' data may take together, and freed memory that goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+
+from sbim_deploy.errors import InputError
+
+MIB = 1024**2
+
+
+class MemoryBudget:
+    """Bytes that sessions take and give back; thread-safe."""
+
+    def __init__(self, total_bytes: int):
+        self.total_bytes = total_bytes
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    @property
+    def taken(self) -> int:
+        """The bytes that are taken now."""
+        return self._taken
+
+    def take(self, n_bytes: int) -> None:
+        """Take bytes.
+
+        Raises:
+            InputError: fewer are left.
+        """
+        with self._lock:
+            left = self.total_bytes - self._taken
+            if n_bytes > left:
+                raise InputError(
+                    f"the sessions' data would take {n_bytes / MIB:.1f} MiB more, {left / MIB:.1f} of "
+                    f"{self.total_bytes / MIB:.0f} MiB are left: try later, or raise --max-memory"
+                )
+            self._taken += n_bytes
+
+    def give(self, n_bytes: int) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self._taken -= n_bytes
+
+
+class Share:
+    """What one session has taken of a budget, all of which goes back at its end; thread-safe."""
+
+    def __init__(self, budget: MemoryBudget):
+        self._budget = budget
+        self._held: dict[object, int] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def hold(self, owner: object, n_bytes: int) -> None:
+        """Hold so many bytes for an owner in place of what it held before.
+
+        Raises:
+            InputError: the budget has fewer left.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            change = n_bytes - self._held.get(owner, 0)
+            if change > 0:
+                self._budget.take(change)
+            else:
+                self._budget.give(-change)
+            self._held[owner] = n_bytes
+
+    def release(self, owner: object) -> None:
+        """Give back what an owner holds."""
+        with self._lock:
+            self._budget.give(self._held.pop(owner, 0))
+
+    def close(self) -> None:
+        """Give everything back; nothing can be held afterwards."""
+        with self._lock:
+            self._closed = True
+            self._budget.give(sum(self._held.values()))
+            self._held.clear()
+
+
+TRIM_S = 5.0
+
+
+class HeapTrimmer:
+    """Trims the heaps every five seconds at most; does nothing where the C library is not glibc."""
+
+    def __init__(self) -> None:
+        self._trim = _find_trim()
+        self._due = time.monotonic() + TRIM_S
+
+    def trim_when_due(self) -> None:
+        """Trim if the last time is long enough ago: about a millisecond, up to tens after much work."""
+        now = time.monotonic()
+        if self._trim is not None and now >= self._due:
+            self._trim(0)
+            self._due = now + TRIM_S
+
+
+def _find_trim() -> Callable[[int], int] | None:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # no such function; on Windows no such library
+        return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    found: Callable[[int], int] = trim
+    return found

@@ -1,0 +1,168 @@
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.models import backends
+from sbim_deploy.models.backends import BACKENDS, BEST_FIRST, open_engine
+from sbim_deploy.models.folder import DEMO_FOLDER, load_model
+
+MODEL = load_model("demo")
+EVERY_OTHER = "trt: no engine built; rtx: no engine built; onnxruntime-cuda: onnxruntime-gpu not installed"
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Say which backends are here and which of them fail when they are opened; nothing is imported."""
+
+    def set_up(*names, failing=()):
+        def opened(model, graph, backend, threads):
+            if backend in failing:
+                raise failing[backend]
+            return SimpleNamespace(description={"backend": backend})
+
+        monkeypatch.setattr(
+            backends, "missing_reason", lambda model, graph, name: None if name in names else "not here"
+        )
+        monkeypatch.setattr(backends, "_open", opened)
+
+    return set_up
+
+
+@pytest.mark.parametrize("first", range(len(BEST_FIRST)))
+def test_auto_takes_the_best_that_is_here_and_says_why(here, first):
+    here(*BEST_FIRST[first:])
+    description = open_engine(MODEL, "score").description
+    assert description["backend"] == BEST_FIRST[first]
+    assert description["chosen"].startswith("auto")
+    assert all(f"{name}: not here" in description["chosen"] for name in BEST_FIRST[:first])
+
+
+@pytest.mark.parametrize("error", [BackendMissingError("no driver"), EngineIncompatibleError("stale")])
+def test_auto_goes_on_where_a_backend_cannot_start_and_says_so(here, error):
+    here("onnxruntime-cuda", "onnxruntime", failing={"onnxruntime-cuda": error})
+    description = open_engine(MODEL, "score").description
+    assert description["backend"] == "onnxruntime"
+    assert f"onnxruntime-cuda: {error}" in description["chosen"]
+
+
+def test_auto_does_not_hide_a_damaged_graph(here):
+    here("openvino", "onnxruntime", failing={"openvino": InputError("damaged")})
+    with pytest.raises(InputError, match="damaged"):
+        open_engine(MODEL, "score")
+
+
+def test_auto_without_any_backend_says_what_to_install(here):
+    here()
+    with pytest.raises(BackendMissingError, match=r'pip install "sbim-deploy\[cpu\]".*openvino: not here'):
+        open_engine(MODEL, "score")
+
+
+@pytest.mark.parametrize("name", BEST_FIRST)
+def test_a_backend_that_is_named_is_never_another(here, name):
+    here(*BEST_FIRST, failing={name: BackendMissingError("no driver")})
+    with pytest.raises(BackendMissingError, match="no driver"):
+        open_engine(MODEL, "score", name)
+    here(*BEST_FIRST)
+    assert open_engine(MODEL, "score", name).description == {"backend": name, "chosen": "asked for"}
+
+
+def test_what_is_installed_decides(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else object())
+    monkeypatch.setattr(backends, "_is_distributed", lambda name: False)
+    engine = open_engine(MODEL, "score")
+    assert engine.description["backend"] == "onnxruntime"
+    assert engine.description["chosen"] == (
+        f"auto, the best that is here: {EVERY_OTHER}; openvino: not installed"
+    )
+
+
+def test_auto_is_openvino_where_it_is_installed():
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    if backends._is_distributed("onnxruntime-gpu"):
+        pytest.skip("onnxruntime-gpu is installed")
+    description = open_engine(MODEL, "score").description
+    assert description["backend"] == "openvino"
+    assert description["chosen"] == f"auto, the best that is here: {EVERY_OTHER}"
+
+
+def test_the_onnxruntime_that_has_cuda_but_no_gpu_is_no_backend(monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(backends, "_is_distributed", lambda name: True)
+    with pytest.raises(BackendMissingError, match="cannot use a GPU here"):
+        open_engine(MODEL, "score", "onnxruntime-cuda")
+    description = open_engine(MODEL, "score").description
+    assert description["backend"] in ("openvino", "onnxruntime")
+    assert "onnxruntime-cuda: onnxruntime" in description["chosen"]
+
+
+@pytest.mark.parametrize("name", ["trt", "rtx"])
+def test_tensorrt_without_its_package_its_gpu_or_an_engine_says_which(name):
+    with pytest.raises(
+        (BackendMissingError, EngineIncompatibleError), match=r"not installed|no NVIDIA GPU|sbim-deploy build"
+    ):
+        open_engine(MODEL, "score", name)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_auto_looks_for_engines_in_the_models_folder(monkeypatch, built):
+    asked = []
+
+    def records(folder, graph, backend):
+        asked.append((folder, graph, backend))
+        return {"an engine": "its record"} if built else {}
+
+    monkeypatch.setattr(backends, "read_records", records)
+    reason = backends.missing_reason(MODEL, "step-guided", "rtx")
+    assert reason == (None if built else "no engine built")
+    assert asked == [(DEMO_FOLDER / "engines", "step-guided", "rtx")]
+
+
+def test_bfloat16_is_refused_by_onnx_runtime_with_the_ways_out():
+    half = replace(MODEL, manifest=replace(MODEL.manifest, dtype="bfloat16"))
+    with pytest.raises(EngineIncompatibleError, match="no bfloat16 convolutions on the CPU: use --backend"):
+        open_engine(half, "score", "onnxruntime")
+
+
+def test_unknown_names_are_refused_with_the_known():
+    with pytest.raises(InputError, match=f"expected one of {', '.join(BACKENDS)}"):
+        open_engine(MODEL, "score", "tpu")
+    with pytest.raises(InputError, match=r"the model has no other.onnx"):
+        open_engine(MODEL, "other")
+
+
+def test_the_distributions_are_looked_up():
+    assert backends._is_distributed("numpy")
+    assert not backends._is_distributed("sbim-deploy-nothing")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_backend_that_is_not_taken_is_not_imported(backend):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    code = (
+        "import sys; from sbim_deploy.models.backends import open_engine; "
+        "from sbim_deploy.models.folder import load_model; "
+        f"open_engine(load_model('demo'), 'score', '{backend}'); "
+        "print(*({'openvino', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [backend]
+
+
+def test_the_backends_compute_the_same():
+    x = np.random.default_rng(0).standard_normal((1, 2, 32, 32), dtype=np.float32)
+    inputs = {"x": x, "sigma": np.ones(1, np.float32)}
+    expected = OnnxRuntimeEngine(DEMO_FOLDER / "score.onnx").run(inputs)["score"]
+    got = open_engine(MODEL, "score").run(inputs)["score"]
+    assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)

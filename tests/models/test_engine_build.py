@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+import pytest
+
+from sbim_deploy.engines.cuda import Device
+from sbim_deploy.engines.tensorrt_builder import BuildSettings, Range
+from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.models import engine_build
+from sbim_deploy.models.engine_build import BuildRequest, select_graphs, shape_ranges, target_capability
+from sbim_deploy.models.folder import load_model
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return load_model("demo").manifest
+
+
+def test_a_kind_of_graph_is_all_whose_names_begin_with_it_but_for_its_own(manifest):
+    entry = manifest.files["score.onnx"]
+    names = ("score", "step-guided", "step-guided-2d", "stepwise", "reconstruct-2d")
+    files = {**{f"{name}.onnx": entry for name in names}, "weights.bin": entry}
+    many = replace(manifest, files=files)
+    assert select_graphs(many, "step") == ["step-guided", "step-guided-2d"]
+    assert select_graphs(many, "reconstruct") == ["reconstruct-2d"]
+    assert select_graphs(many, "step-guided") == ["step-guided"]
+    with pytest.raises(InputError, match="unknown graph 'weights': expected a kind of reconstruct-2d, score"):
+        select_graphs(many, "weights")
+
+
+def test_without_a_size_there_is_a_range_of_them_and_lines_follow_it(manifest):
+    ranges = shape_ranges(manifest)
+    assert ranges["batch"] == Range(1, 1, 8)
+    assert ranges["coil"] == Range(1, 8, 32)
+    assert ranges["8*h"] == ranges["8*w"] == Range(64, 320, 512)
+    assert ranges["line"] == Range(1, 80, 512)
+    odd = shape_ranges(replace(manifest, size_multiple=48))
+    assert odd["48*h"] == Range(96, 336, 528)
+
+
+def test_a_size_is_rows_by_columns_and_of_the_models_multiple(manifest):
+    ranges = shape_ranges(manifest, size=(640, 320))
+    assert (ranges["8*h"], ranges["8*w"]) == (Range(640, 640, 640), Range(320, 320, 320))
+    assert (ranges["row_line"].maximum, ranges["line"].maximum) == (640, 320)
+    assert shape_ranges(manifest, lines=Range(20, 40, 60))["line"] == Range(20, 40, 60)
+    for size in ((321, 320), (320, 0)):
+        with pytest.raises(InputError, match="expected multiples of 8"):
+            shape_ranges(manifest, size=size)
+
+
+def test_tensorrt_builds_for_the_gpu_that_is_here_and_rtx_for_those_that_it_knows(monkeypatch):
+    monkeypatch.setattr(engine_build, "import_package", lambda backend: None)
+    monkeypatch.setattr(engine_build, "known_capabilities", lambda trt: [75, 89, 120])
+    monkeypatch.setattr(engine_build, "current_device", lambda: Device("a GPU", 90))
+    assert target_capability("trt", None) == target_capability("rtx", None) == 90
+    assert target_capability("rtx", 120) == 120
+    with pytest.raises(InputError, match=r"sm is 90: expected one of 75, 89, 120; 8\.9 is 89"):
+        target_capability("rtx", 90)
+    with pytest.raises(InputError, match="TensorRT builds only for the GPU that is here"):
+        target_capability("trt", 89)
+
+    def no_gpu():
+        raise BackendMissingError("no NVIDIA GPU")
+
+    monkeypatch.setattr(engine_build, "current_device", no_gpu)
+    with pytest.raises(BackendMissingError, match="TensorRT builds only where the GPU is; --backend rtx"):
+        target_capability("trt", None)
+    with pytest.raises(BackendMissingError, match="such as --sm 89, to build without one"):
+        target_capability("rtx", None)
+
+
+def test_rtx_has_no_timing_cache(tmp_path):
+    with pytest.raises(InputError, match="TensorRT-RTX has none"):
+        BuildRequest("rtx", {}, BuildSettings(), tmp_path, timing_cache=tmp_path / "c")

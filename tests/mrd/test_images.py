@@ -1,0 +1,121 @@
+import ctypes
+
+import numpy as np
+import pytest
+import scipy.fft
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.mrd.images import (
+    Orientation,
+    image_attributes,
+    image_header,
+    image_pixels,
+    pixel_bits,
+    scale_to_int16,
+    series_scale,
+)
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER
+from sbim_deploy.records import SliceGeometry
+
+SHAPE = (6, 5)
+GEOMETRY = SliceGeometry((1, 2, 3), (0, 1, 0), (0, 0, 1), (1, 0, 0), (120, 100, 4))
+
+
+@pytest.fixture
+def ismrmrd():
+    return pytest.importorskip("ismrmrd")
+
+
+def readout_header():
+    header = np.zeros((), ACQUISITION_HEADER)[()]
+    header["measurement_uid"], header["acquisition_time_stamp"] = 7, 123
+    header["position"], header["read_dir"] = (9, 9, 9), (1, 0, 0)
+    header["patient_table_position"], header["physiology_time_stamp"] = (0, 0, -40), (4, 5, 6)
+    header["user_int"], header["user_float"] = range(8), np.arange(8) / 2
+    for number, name in enumerate(("average", "slice", "contrast", "phase", "repetition", "set")):
+        header["idx"][name] = 10 + number
+    return header
+
+
+def test_header_is_what_the_ismrmrd_package_makes_of_the_same_readout(ismrmrd):
+    acquisition = ismrmrd.Acquisition(readout_header().tobytes())
+    theirs = ismrmrd.Image.from_array(
+        np.zeros(SHAPE[::-1], np.int16),
+        acquisition,
+        image_index=2,
+        image_series_index=3,
+        image_type=ismrmrd.IMTYPE_MAGNITUDE,
+        field_of_view=(120, 100, 4),
+    ).getHead()
+    ours = image_header(SHAPE, 2, 3, readout_header(), field_of_view_mm=(120, 100, 4))
+    theirs.version = 1
+    assert ours.tobytes() == bytes(theirs)
+    assert ctypes.sizeof(theirs) == 198
+
+
+def test_geometry_comes_before_the_readout_s():
+    header = image_header(SHAPE, 1, 1, readout_header(), GEOMETRY)
+    assert header["position"].tolist() == [1, 2, 3]
+    assert header["read_dir"].tolist() == [0, 1, 0]
+    assert header["field_of_view"].tolist() == [120, 100, 4]
+    assert header["patient_table_position"].tolist() == [0, 0, -40]
+
+
+def test_a_number_that_the_header_cannot_hold_is_refused():
+    with pytest.raises(InputError, match="number is 65536, expected 0 to 65535"):
+        image_header(SHAPE, 65536, 1)
+
+
+def test_attributes_read_back_by_the_ismrmrd_package(ismrmrd):
+    header = image_header(SHAPE, 1, 1, geometry=GEOMETRY)
+    text = image_attributes(header, ["sbim-deploy", "dds <&>"], "residual 0.1", "sbim_dds")
+    meta = ismrmrd.Meta.deserialize(text)
+    assert meta["DataRole"] == "Image"
+    assert meta["Keep_image_geometry"] == "1"
+    assert meta["ImageProcessingHistory"] == ["sbim-deploy", "dds <&>", "research use only"]
+    assert meta["ImageComments"] == "residual 0.1; research use only"
+    assert meta["ImageRowDir"] == ["0.000000000000000000", "1.000000000000000000", "0.000000000000000000"]
+    assert meta["ImageColumnDir"][2] == "1.000000000000000000"
+    assert (meta["WindowCenter"], meta["WindowWidth"]) == ("2048", "4096")
+
+
+def test_x_is_the_readout_and_lies_fastest(ismrmrd):
+    image = np.zeros(SHAPE, np.int16)
+    image[4, 1] = 1  # readout position 4, phase encode 1
+    pixels = image_pixels(image)
+    header = image_header(SHAPE, 1, 1)
+    stream = header.tobytes() + (0).to_bytes(8, "little") + pixels.tobytes()
+    theirs = ismrmrd.Image.from_bytes(stream)
+    assert theirs.matrix_size == (*SHAPE, 1)
+    assert theirs.data.shape == (1, 1, 5, 6)
+    assert np.argwhere(theirs.data).tolist() == [[0, 0, 1, 4]]
+    assert pixels.ravel()[4 + 1 * SHAPE[0]] == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (5, 8), (7, 7)])
+def test_turned_is_the_other_sign_of_the_transform_and_conjugation_in_magnitude(shape):
+    rng = np.random.default_rng(1)
+    kspace = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+    def transformed(transform, values):
+        return np.fft.fftshift(transform(np.fft.ifftshift(values), norm="ortho"))
+
+    plain, turned = transformed(scipy.fft.ifft2, kspace), transformed(scipy.fft.fft2, kspace)
+    np.testing.assert_allclose(image_pixels(plain), plain.T)
+    np.testing.assert_allclose(image_pixels(plain, Orientation.TURNED), turned.T)
+    conjugated = np.abs(transformed(scipy.fft.ifft2, kspace.conj()))
+    np.testing.assert_allclose(np.abs(image_pixels(plain, Orientation.TURNED)), conjugated.T)
+    centre = (shape[0] // 2, shape[1] // 2)
+    assert image_pixels(plain, Orientation.TURNED)[centre[::-1]] == plain[centre]
+
+
+def test_one_scale_fills_the_bits_and_clips():
+    images = np.array([[1 + 0j, 2j], [-4, 0]], np.complex64)
+    scale = series_scale(4.0)
+    pixels = scale_to_int16(images, scale)
+    assert pixels.dtype == np.int16
+    assert pixels.tolist() == [[1024, 2048], [4095, 0]]
+    assert scale_to_int16(images * 2, scale).max() == 4095
+    assert scale_to_int16(images, series_scale(4.0, 15), 15).max() == 32767
+    assert series_scale(0.0) == 1
+    assert [pixel_bits(bits) for bits in (None, 12, 14, 16)] == [12, 12, 14, 15]

@@ -1,0 +1,168 @@
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.mrd.file import is_mrd, open_mrd
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag
+from simulated_mrd import make_scan, write_mrd
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return make_scan(size=8, n_coils=2)
+
+
+@pytest.fixture
+def path(scan, tmp_path):
+    return write_mrd(tmp_path / "scan.h5", scan)
+
+
+def refused(path):
+    with pytest.raises(InputError) as caught, open_mrd(path) as file:
+        list(file.readouts())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_readouts_are_those_that_the_ismrmrd_package_wrote(tmp_path):
+    ismrmrd = pytest.importorskip("ismrmrd")
+    rng = np.random.default_rng(0)
+    path = tmp_path / "scan.h5"
+    written = []
+    with ismrmrd.Dataset(str(path), "dataset") as dataset:
+        dataset.write_xml_header(make_scan(size=8).xml)
+        for line in range(5):
+            data = (rng.standard_normal((3, 16)) + 1j * rng.standard_normal((3, 16))).astype(np.complex64)
+            trajectory = rng.standard_normal((16, 2)).astype(np.float32)
+            acquisition = ismrmrd.Acquisition.from_array(data, trajectory)
+            acquisition.idx.kspace_encode_step_1 = line
+            acquisition.center_sample = 8
+            acquisition.position[:] = (1.0, -2.0, 3.5)
+            acquisition.setFlag(ismrmrd.ACQ_LAST_IN_SLICE)
+            dataset.append_acquisition(acquisition)
+            written.append((acquisition, data, trajectory))
+    with open_mrd(path) as file:
+        read = list(file.readouts())
+        again = list(file.read_readouts([3, 1]))
+        assert file.n_readouts == 5
+    for readout, (acquisition, data, trajectory) in zip(read, written, strict=True):
+        assert readout.header.tobytes() == bytes(acquisition.getHead())
+        np.testing.assert_array_equal(readout.data, data)
+        np.testing.assert_array_equal(readout.trajectory, trajectory)
+        assert readout.has(Flag.LAST_IN_SLICE)
+    assert [int(readout.header["idx"]["kspace_encode_step_1"]) for readout in again] == [3, 1]
+
+
+def test_the_only_group_of_a_file_may_have_any_name(scan, tmp_path):
+    path = write_mrd(tmp_path / "scan.h5", scan, "measurement_2")
+    with open_mrd(path) as file:
+        assert file.n_readouts == len(scan.readouts)
+        assert file.xml.decode() == scan.xml
+
+
+def test_of_several_groups_the_one_named_dataset_is_taken(scan, path):
+    with h5py.File(path, "a") as file:
+        file.copy("dataset", "adjustment")
+    with open_mrd(path) as file:
+        assert file.n_readouts == len(scan.readouts)
+    with h5py.File(path, "a") as file:
+        file.move("dataset", "image")
+    assert "'adjustment', 'image'" in refused(path)
+
+
+def test_content_tells_mrd_from_fastmri(path, simulated):
+    assert is_mrd(path)
+    assert not is_mrd(simulated)
+    assert "expected an MRD file" in refused(simulated)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("number_of_samples", 12, "readout 3: holds 64 numbers, expected 48"),
+        ("active_channels", 0, "at least one"),
+        ("trajectory_dimensions", 2, "trajectory holds 0 numbers, expected 32"),
+        ("flags", 1 << (Flag.COMPRESSION2 - 1), "compressed"),
+        ("active_channels", 65535, "expected 2097120"),
+    ],
+)
+def test_a_readout_that_is_not_as_its_header_says_is_refused(path, field, value, words):
+    with h5py.File(path, "a") as file:
+        records = file["dataset/data"][:]
+        records["head"][field][3] = value
+        file["dataset/data"][:] = records
+    assert words in refused(path)
+
+
+def test_a_readout_too_large_is_refused_before_it_is_read(path):
+    with h5py.File(path, "a") as file:
+        records = file["dataset/data"][:]
+        records["head"]["number_of_samples"][0] = records["head"]["active_channels"][0] = 65535
+        file["dataset/data"][:] = records
+    assert "at most 268435456" in refused(path)
+
+
+def replace(path: Path, name: str, **dataset: object) -> None:
+    with h5py.File(path, "a") as file:
+        if name in file:
+            del file[name]
+        if dataset:
+            file.create_dataset(name, **dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "words"),
+    [
+        ("dataset/xml", {}, "expected an MRD file"),
+        ("dataset/xml", {"data": 3.0}, "not one short string"),
+        ("dataset/xml", {"data": ["a", "b"], "dtype": h5py.string_dtype()}, "not one short string"),
+        ("dataset/xml", {"data": "<no>", "dtype": h5py.string_dtype()}, "not well-formed"),
+        ("dataset/data", {"data": np.zeros(3)}, "expected an MRD file"),
+        ("dataset/data", {"data": np.zeros(3, [("head", ACQUISITION_HEADER)])}, "not a table"),
+        ("dataset/data", {"data": np.zeros(3, [("head", "<u2"), ("data", "<f4")])}, "not a table"),
+        ("dataset/data", {"data": np.zeros((2, 2), [("head", "<u2")])}, "expected 1 to"),
+        ("dataset/data", {"data": np.zeros(0, [("head", "<u2")])}, "expected 1 to"),
+    ],
+)
+def test_a_file_of_another_make_is_refused(path, name, dataset, words):
+    replace(path, name, **dataset)
+    assert words in refused(path)
+
+
+def test_readouts_that_were_never_stored_are_refused(path):
+    with h5py.File(path, "a") as file:
+        file["dataset/data"].resize((10**7,))
+    assert "bytes for 10000000 readouts" in refused(path)
+
+
+def test_a_compressed_table_is_read(scan, path):
+    with h5py.File(path, "a") as file:
+        records = file["dataset/data"][:]
+        del file["dataset/data"]
+        file.create_dataset("dataset/data", data=records, chunks=(len(records),), compression="gzip")
+    with open_mrd(path) as file:
+        for readout, made in zip(file.readouts(), scan.readouts, strict=True):
+            np.testing.assert_array_equal(readout.data, made.data)
+
+
+def test_no_link_leads_out_of_the_file(path, tmp_path):
+    outside = tmp_path / "outside.h5"
+    path.rename(outside)
+    with h5py.File(path, "w") as file:
+        file["dataset"] = h5py.ExternalLink(str(outside), "dataset")
+    assert "expected an MRD file" in refused(path)
+    with h5py.File(path, "w") as file:
+        file["dataset/data"] = h5py.ExternalLink(str(outside), "dataset/data")
+        file["dataset/xml"] = h5py.ExternalLink(str(outside), "dataset/xml")
+    assert "expected an MRD file" in refused(path)
+
+
+@pytest.mark.parametrize("part", [0.05, 0.5, 0.9])
+def test_a_truncated_file_is_refused(path, part):
+    stored = path.read_bytes()
+    path.write_bytes(stored[: int(part * len(stored))])
+    refused(path)

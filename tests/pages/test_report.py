@@ -1,0 +1,228 @@
+"""The page, by its text and, where there is a browser, by what it does when it is opened."""
+
+import base64
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+from chromium import CHROMIUM, Chromium
+from PIL import Image
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.pages.report import write_report
+from sbim_deploy.results.result_file import ResultWriter, open_result
+from sbim_deploy.runs.findings import warnings
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.samplers.choice import SamplerChoice
+
+HOSTILE = "<script>alert(1)<b>&\u202e'\"\n.h5"
+SETTINGS = ReconSettings(choice=SamplerChoice(steps=3), samples=2, slices=(0, 2))
+
+
+@pytest.fixture(scope="module")
+def made(simulated, tmp_path_factory):
+    """A result of a k-space file with a hostile name, its page, and the residuals on the way."""
+    folder = tmp_path_factory.mktemp("report")
+    kspace, result, page = folder / HOSTILE, folder / "r.h5", folder / "report.html"
+    shutil.copy(simulated, kspace)
+    residuals = []
+    reconstruct_file(kspace, result, SETTINGS, on_residual=lambda *told: residuals.append(told))
+    write_report(page, result, residuals)
+    return result, page, residuals
+
+
+def write_result(path, n_slices=3, provenance=None, residual=0.05, shape=(8, 8)):
+    with ResultWriter(path, {}, range(n_slices), resume=False) as writer:
+        for index in range(n_slices):
+            image = np.full(shape, index + 1, np.complex64)
+            writer.write(index, image, image, residual)
+        writer.finish(provenance or {})
+    return path
+
+
+def pictures(page, caption):
+    addresses = re.findall(rf'src="data:image/png;base64,([^"]+)" alt="{caption}', page.read_text())
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in addresses]
+
+
+def test_the_page_holds_the_images_of_the_result(made):
+    result, page, _ = made
+    with open_result(result) as opened:
+        images = np.abs([opened.read_image(position) for position in (0, 1)])
+    shown = np.array(pictures(page, "reconstruction"))
+    full = np.percentile(images, 99.95)
+    np.testing.assert_allclose(shown / 255, (images / full).clip(0, 1), atol=0.003)
+    assert [each.shape for each in pictures(page, "standard deviation")] == [(64, 64, 3)] * 2
+    assert len(pictures(page, "measured data alone")) == 2
+
+
+def test_the_page_says_what_made_the_images_and_what_to_beware_of(made):
+    result, page, _ = made
+    text = page.read_text()
+    with h5py.File(result) as file:
+        provenance = json.loads(file.attrs["provenance"])
+    for expected in (
+        "RESEARCH USE ONLY",
+        provenance["input"]["sha256"],
+        provenance["model"]["digest"],
+        "onnxruntime",
+        "<td>dds</td>",
+        "trained on synthetic slices of the MNI152 tissue maps, not on patients",
+        "2</b><span>samples",
+        f"<td>{provenance['measured']['calibration_lines']}</td>",
+    ):
+        assert expected in text
+
+
+def test_names_from_files_stay_text(made):
+    _, page, _ = made
+    text = page.read_text()
+    assert text.count("<script") == 1
+    assert "&lt;script&gt;alert(1)&lt;b&gt;&amp;\ufffd&#x27;&quot;\ufffd.h5" in text
+    assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
+
+
+def test_the_curves_are_the_residuals_and_the_levels_of_the_plan(made):
+    _, page, residuals = made
+    assert [rows for index, rows, _ in residuals if index == 0] == [0, 1, 2, 3]
+    plots = re.findall(r'<svg class="plot".*?</svg>', page.read_text())
+    counts = [len(re.search(r'<polyline[^>]* points="([^"]+)"', plot)[1].split()) for plot in plots]
+    assert counts == [4, 3]
+
+
+def test_a_plan_that_ran_in_one_call_and_a_run_of_another_day_are_said(made, tmp_path):
+    result, _, residuals = made
+    write_report(tmp_path / "a.html", result)
+    assert "reconstructed by an earlier run" in (tmp_path / "a.html").read_text()
+    whole = write_result(tmp_path / "whole.h5", provenance={"graph": "reconstruct"})
+    write_report(tmp_path / "b.html", whole, [each for each in residuals if each[1] in (0, 3)])
+    assert "the start and the end are known" in (tmp_path / "b.html").read_text()
+
+
+def test_of_many_slices_twelve_are_shown_and_all_are_counted(tmp_path):
+    page = tmp_path / "page.html"
+    write_report(page, write_result(tmp_path / "r.h5", n_slices=30))
+    text = page.read_text()
+    assert text.count('alt="reconstruction, slice') == 12
+    assert "12 of 30 slices" in text
+    assert "Slice 0 " in text
+    assert "Slice 29 " in text
+
+
+def test_large_images_are_reduced(tmp_path):
+    page = tmp_path / "page.html"
+    write_report(page, write_result(tmp_path / "r.h5", n_slices=1, shape=(1024, 600)))
+    assert pictures(page, "reconstruction")[0].shape == (512, 300)
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {},
+        {"plan": 3, "measured": [], "timings_s": {"total": "<i>", "slices": 0}, "engine": None},
+        {"plan": {"rows": [{"sigma": "x"}, 4]}, "input": {"name": {"a": ["<u>"]}}, "undersampling": "<i>"},
+    ],
+)
+def test_provenance_that_lacks_everything_makes_a_page_too(tmp_path, provenance):
+    page = tmp_path / "page.html"
+    write_report(page, write_result(tmp_path / "r.h5", provenance=provenance))
+    text = page.read_text()
+    assert "unknown" in text
+    assert not re.search("<[iu]>", text)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "residual", "expected"),
+    [
+        ({"measured": {"maps": "ESPIRiT", "calibration_lines": 8}}, 0.19, []),
+        ({"measured": {"maps": "ESPIRiT", "calibration_lines": 7}}, 0.1, ["Only 7 calibration lines"]),
+        ({"measured": {"maps": "given", "calibration_lines": 0}}, 0.1, []),
+        ({}, 0.21, ["High residual in slice 0 (21.0 %), 1 (21.0 %)"]),
+        ({"timings_s": {"slices": 1}}, 0.1, ["the 1 slices done since, of 3"]),
+    ],
+)
+def test_warnings_come_when_they_should(tmp_path, provenance, residual, expected):
+    with open_result(write_result(tmp_path / "r.h5", 3, provenance, residual)) as result:
+        found = warnings(result)
+    assert len(found) == len(expected)
+    assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
+
+
+def test_a_slice_that_stands_out_is_flagged_though_its_residual_is_low(tmp_path):
+    result = write_result(tmp_path / "r.h5", residual=0.02)
+    with h5py.File(result, "r+") as file:
+        file["residual"][1] = 0.07
+    write_report(tmp_path / "page.html", result)
+    text = (tmp_path / "page.html").read_text()
+    assert "High residual in slice 1 (7.0 %)" in text
+    assert text.count("slice flagged") == 1
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path):
+    result = write_result(tmp_path / "r.h5")
+    with pytest.raises(InputError, match="does not exist"):
+        write_report(tmp_path / "nowhere" / "page.html", result)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.h5"]
+
+
+def test_a_run_without_a_report_computes_no_residuals_on_the_way(simulated, tmp_path, monkeypatch):
+    from sbim_deploy.mri.sense import Sense
+
+    calls = []
+    forward = Sense.forward
+    monkeypatch.setattr(Sense, "forward", lambda self, image: calls.append(1) or forward(self, image))
+    one = replace(SETTINGS, slices=(0, 1), samples=1)
+    reconstruct_file(simulated, tmp_path / "a.h5", one)
+    assert len(calls) == 1
+    reconstruct_file(simulated, tmp_path / "b.h5", one, on_residual=lambda *_: None)
+    assert len(calls) == 1 + 1 + 4
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_a_browser_shows_the_page_fetches_nothing_and_finds_no_fault(made, tmp_path):
+    _, page, _ = made
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(page)
+        before = picture_of(browser)
+        assert before.std() > 20
+        assert browser.evaluate("document.querySelectorAll('img').length") == 6
+        assert browser.evaluate(
+            "[...document.images].every(each => each.complete && each.naturalWidth === 64)"
+        )
+        assert browser.evaluate("document.querySelector('h1 + p').textContent").startswith("<script>alert(1)")
+        assert browser.evaluate("document.scripts.length") == 1
+        # The script found its controls, and the window that it sets is the one that is shown.
+        assert browser.evaluate("document.getElementById('controls').hidden") is False
+        browser.evaluate("width.value = 20; level.value = 10; width.dispatchEvent(new Event('input'))")
+        assert float(browser.evaluate("document.querySelector('feFuncG').getAttribute('slope')")) == 5
+        assert picture_of(browser).mean() > before.mean() + 5
+        browser.evaluate("document.getElementById('reset').click()")
+        assert np.abs(picture_of(browser) - before).mean() < 1
+        requested = [each["request"]["url"] for each in browser.heard("Network.requestWillBeSent")]
+        faults = [browser.heard(f"{kind}") for kind in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        said = browser.heard("Runtime.consoleAPICalled")
+    assert {url.split(":")[0] for url in requested} <= {"file", "data"}
+    assert [url for url in requested if url.startswith("file")] == [page.as_uri()]
+    assert faults == [[], []]
+    assert said == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_a_browser_without_scripts_shows_the_images_in_their_window(made, tmp_path):
+    _, page, _ = made
+    with Chromium(tmp_path / "profile") as browser:
+        browser.call("Emulation.setScriptExecutionDisabled", value=True)
+        browser.open(page)
+        assert picture_of(browser).std() > 20
+        assert browser.evaluate("document.getElementById('controls').hidden") is True
+
+
+def picture_of(browser):
+    shot = base64.b64decode(browser.call("Page.captureScreenshot", format="png")["data"])
+    return np.asarray(Image.open(io.BytesIO(shot)).convert("L"), dtype=float)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from series_samples import BRIGHT, DERIVATION, PROTOCOL, SHAPE, VOXEL_MM, oblique, stack, world
+
+from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.mrd.header import Protocol
+from sbim_deploy.results.dicom import write_dicom
+from sbim_deploy.results.nifti import write_nifti
+
+LPS_TO_RAS = np.array([-1, -1, 1])
+
+
+@pytest.fixture
+def pydicom():
+    return pytest.importorskip("pydicom")
+
+
+def tool(name: str, package: str) -> str:
+    program = shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not on the PATH: apt-get install {package}")
+    return program
+
+
+def written(folder: Path, protocol: Protocol = PROTOCOL, **changes) -> list[Path]:
+    write_dicom(folder, [stack(**changes)], DERIVATION, protocol, VOXEL_MM)
+    return sorted(folder.iterdir())
+
+
+def brightest(volume: np.ndarray, n: int = len(BRIGHT)) -> list[tuple[int, ...]]:
+    """The n brightest voxels, the least bright first."""
+    order = np.argsort(volume, axis=None)[-n:]
+    return [tuple(int(each) for each in np.unravel_index(place, volume.shape)) for place in order]
+
+
+def test_pixels_lie_where_the_geometry_says(tmp_path, pydicom):
+    for index, path in enumerate(written(tmp_path / "out")):
+        dataset = pydicom.dcmread(path)
+        (row, column) = brightest(dataset.pixel_array, 1)[0]
+        along_row, down_column = np.reshape(dataset.ImageOrientationPatient, (2, 3)).astype(float)
+        row_mm, column_mm = (float(each) for each in dataset.PixelSpacing)
+        place = (
+            np.array(dataset.ImagePositionPatient, float)
+            + column * column_mm * along_row
+            + row * row_mm * down_column
+        )
+        assert (index, row, column) == BRIGHT[index]
+        np.testing.assert_allclose(place, world(index, row, column), atol=1e-6)
+        assert (float(dataset.SliceThickness), float(dataset.SpacingBetweenSlices)) == (4, 5)
+        assert dataset.InPlanePhaseEncodingDirection == "ROW"
+
+
+@pytest.mark.parametrize("places", [(0, 5, 10, 15), (15, 10, 5, 0)])
+def test_dicom_and_nifti_of_an_oblique_stack_agree_in_the_world(tmp_path, pydicom, places):
+    nibabel = pytest.importorskip("nibabel")
+    program = tool("dcm2niix", "dcm2niix")
+    series = stack(places)
+    write_dicom(tmp_path / "dicom", [series], DERIVATION, PROTOCOL)
+    write_nifti(tmp_path / "ours.nii", series.volume, None, series.geometries)
+    options = ["-b", "n", "-z", "n", "-f", "theirs", "-o", str(tmp_path)]
+    subprocess.run([program, *options, str(tmp_path / "dicom")], check=True, capture_output=True)
+    expected = [world(*voxel, places) * LPS_TO_RAS for voxel in BRIGHT]
+    for name in ("ours.nii", "theirs.nii"):
+        image = nibabel.load(tmp_path / name)
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 1)
+        found = brightest(np.asarray(image.dataobj))
+        for affine in (image.get_sform(), image.get_qform()):
+            reached = [(affine @ (*voxel, 1))[:3] for voxel in found]
+            np.testing.assert_allclose(reached, expected, atol=1e-3)
+
+
+def test_dciodvfy_finds_no_error(tmp_path, pydicom):
+    program = tool("dciodvfy", "dicom3tools")
+    kinds = {
+        "placed": {},
+        "inversion": {"protocol": dataclasses.replace(PROTOCOL, ti_ms=(500.0,), field_strength_t=3.0)},
+        "bare": {"protocol": Protocol()},
+        "unplaced": {"geometries": [None] * 4},
+    }
+    for name, changes in kinds.items():
+        for path in written(tmp_path / name, **changes):
+            done = subprocess.run([program, str(path)], capture_output=True, text=True)
+            assert "Error" not in done.stderr, f"{name}: {done.stderr}"
+            assert ("SCImage" if name == "unplaced" else "MRImage") in done.stderr
+
+
+def test_what_the_files_say_of_themselves(tmp_path, pydicom):
+    dataset = pydicom.dcmread(written(tmp_path / "out")[1])
+    assert dataset.SeriesDescription == "t2 sbim-deploy dds, research use only"
+    assert dataset.ImageType[:2] == ["DERIVED", "PRIMARY"]
+    for part in ("acquired on Vendor", "dds, 30 network calls", "abababab", "acceleration 3.87"):
+        assert part in dataset.DerivationDescription
+    assert dataset.ImageComments == "residual 0.1000; research use only"
+    assert (dataset.PatientName, dataset.BurnedInAnnotation) == ("Anonymous^", "NO")
+    assert (float(dataset.RepetitionTime), float(dataset.EchoTime)) == (2000, 10)
+    assert dataset.ContributingEquipmentSequence[0].Manufacturer == "sbim-deploy"
+    assert dataset.InstanceNumber == 2
+
+
+def test_one_scale_keeps_the_brightness_of_slices_comparable(tmp_path, pydicom):
+    images = [pydicom.dcmread(path).pixel_array for path in written(tmp_path / "out")]
+    assert [int(image.max()) for image in images] == [round(32767 * each / 8) for each in (5, 6, 7, 8)]
+
+
+def test_the_same_images_give_the_same_files_and_others_other_identifiers(tmp_path, pydicom):
+    first, again = written(tmp_path / "first"), written(tmp_path / "again")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+    moved = [oblique(place + 1) for place in (0, 5, 10, 15)]
+    others = written(tmp_path / "moved", geometries=moved)
+    datasets = [pydicom.dcmread(path) for path in (*first, *others)]
+    assert len({each.SOPInstanceUID for each in datasets}) == 8
+    assert len({each.SeriesInstanceUID for each in datasets}) == 2
+    assert len({each.StudyInstanceUID for each in datasets}) == 1
+    assert len({each.FrameOfReferenceUID for each in datasets}) == 1
+
+
+def test_identifiers_of_the_header_are_kept_and_bad_ones_are_not(tmp_path, pydicom):
+    good = Protocol(study_instance_uid="1.2.3", frame_of_reference_uid="1.2.4", study_date="2024-05-06")
+    dataset = pydicom.dcmread(written(tmp_path / "good", protocol=good)[0])
+    assert (dataset.StudyInstanceUID, dataset.FrameOfReferenceUID) == ("1.2.3", "1.2.4")
+    assert dataset.StudyDate == "20240506"
+    hostile = Protocol(
+        study_instance_uid="1.2.x",
+        study_date="yesterday",
+        protocol_name="a\\b\0c" + "d" * 100,
+        study_id="9" * 99,
+    )
+    dataset = pydicom.dcmread(written(tmp_path / "bad", protocol=hostile)[0])
+    assert dataset.StudyInstanceUID.startswith("2.25.")
+    assert (dataset.StudyDate, dataset.StudyID) == ("", "9" * 16)
+    assert dataset.ProtocolName == "a b c" + "d" * 59
+    assert len(dataset.SeriesDescription) <= 64
+    assert dataset.SeriesDescription.endswith("research use only")
+
+
+def test_without_geometry_no_orientation_is_claimed(tmp_path, pydicom):
+    dataset = pydicom.dcmread(written(tmp_path / "out", geometries=[None] * 4)[0])
+    assert dataset.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
+    assert "ImageOrientationPatient" not in dataset
+    assert "ImagePositionPatient" not in dataset
+    assert list(dataset.PixelSpacing) == [2, 3]
+    assert dataset.pixel_array.shape == SHAPE
+
+
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, pydicom, monkeypatch):
+    geometries = stack().geometries
+    with pytest.raises(InputError, match="3 of 4 slices have a known place"):
+        written(tmp_path / "out", geometries=[None, *geometries[1:]])
+    flat = [*geometries[:3], dataclasses.replace(geometries[3], read_dir=(0.0, 0.0, 0.0))]
+    with pytest.raises(InputError, match="perpendicular unit vectors"):
+        written(tmp_path / "out", geometries=flat)
+    assert not list(tmp_path.iterdir())
+    written(tmp_path / "out")
+    with pytest.raises(InputError, match="is no empty folder"):
+        written(tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(BackendMissingError, match=r'pip install "sbim-deploy\[dicom\]"'):
+        written(tmp_path / "other")
+
+
+def test_slices_that_are_no_stack_still_have_their_places(tmp_path, pydicom):
+    geometries = [oblique(place) for place in (0, 5, 11, 12)]
+    datasets = [pydicom.dcmread(path) for path in written(tmp_path / "out", geometries=geometries)]
+    assert all("SpacingBetweenSlices" not in each for each in datasets)
+    assert len({tuple(each.ImagePositionPatient) for each in datasets}) == 4
+
+
+def test_series_of_a_scan_share_the_scale_and_the_study(tmp_path, pydicom):
+    first = stack(label="repetition 0")
+    second = stack(number=2, label="repetition 1", contrast=1, volume=first.volume / 2)
+    write_dicom(tmp_path / "out", [first, second], DERIVATION, PROTOCOL)
+    paths = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in paths[3:5]] == ["S1_IM00004.dcm", "S2_IM00001.dcm"]
+    datasets = [pydicom.dcmread(path) for path in paths]
+    assert [int(each.pixel_array.max()) for each in datasets[3::4]] == [32767, 16384]
+    assert [float(each.EchoTime) for each in datasets[3::4]] == [10, 20]
+    assert [int(each.SeriesNumber) for each in datasets[3::4]] == [1, 2]
+    assert datasets[7].SeriesDescription == "repetition 1 t2 sbim-deploy dds, research use only"
+    assert len({each.SeriesInstanceUID for each in datasets}) == 2
+    assert len({each.SOPInstanceUID for each in datasets}) == 8
+    assert len({(each.StudyInstanceUID, each.FrameOfReferenceUID) for each in datasets}) == 1

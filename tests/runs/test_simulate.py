@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.mri.combine import mvue
+from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_file, simulate_slice
+
+SETTINGS = SimulateSettings(n_slices=2, n_coils=3, size=32, acceleration=2.0)
+
+
+def test_kspace_is_the_references_with_noise_of_the_level_asked_for():
+    everything = np.ones(64, dtype=bool)
+    simulated = simulate_slice(replace(SETTINGS, size=64, noise=0.05), everything, 0)
+    noise = simulated.kspace - centred_fft(simulated.maps * simulated.reference)
+    assert noise.real.std() == pytest.approx(0.05, rel=0.03)
+    assert noise.imag.std() == pytest.approx(0.05, rel=0.03)
+    quiet = simulate_slice(replace(SETTINGS, size=64, noise=0.0), everything, 0)
+    np.testing.assert_allclose(mvue(quiet.kspace, quiet.maps), quiet.reference, atol=1e-5)
+    assert np.percentile(np.abs(quiet.reference), 99) == pytest.approx(1, rel=1e-4)
+
+
+def test_a_slice_depends_on_seed_and_index_alone():
+    mask = line_mask(32, 2)
+    first, again = (simulate_slice(SETTINGS, mask, 1) for _ in range(2))
+    np.testing.assert_array_equal(first.kspace, again.kspace)
+    assert (simulate_slice(replace(SETTINGS, seed=1), mask, 1).kspace != first.kspace).any()
+
+
+@pytest.mark.parametrize("size", [64, 100, 256, 300])
+def test_slices_come_in_any_size(size):
+    image = brain_slice(3, size)
+    assert image.shape == (size, size)
+    assert image.min() >= 0
+    assert np.percentile(image, 99) == pytest.approx(1, abs=0.1)
+
+
+def test_the_file_holds_the_scan_its_truth_and_how_it_was_made(tmp_path):
+    path = tmp_path / "k.h5"
+    seen = []
+    effective = simulate_file(path, replace(SETTINGS, phantom="shepp-logan"), seen.append)
+    assert seen == [1, 2]
+    with open_kspace(path) as kspace:
+        assert (kspace.n_slices, kspace.n_coils, kspace.n_rows, kspace.n_columns) == (2, 3, 32, 32)
+        assert kspace.has_maps
+        assert kspace.reference_name == "reference"
+        assert kspace.mask is not None
+        assert kspace.mask.size / kspace.mask.sum() == effective
+        assert not kspace.read_slice(0)[:, :, ~kspace.mask].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_slices": 0}, "slices is 0: expected 1 to"),
+        ({"size": 8}, "size is 8: expected 16 to 1024"),
+        ({"acceleration": 0.5}, "acceleration is 0.5: expected 1 to 32"),
+        ({"noise": -1.0}, "noise is -1"),
+        ({"noise": float("nan")}, "noise is nan"),
+        ({"pattern": "spiral"}, "unknown pattern 'spiral': expected one of equispaced, random"),
+        ({"phantom": "knee"}, "unknown phantom 'knee'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **change)
