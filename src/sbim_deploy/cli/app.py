@@ -15,6 +15,7 @@ from sbim_deploy.cli.evaluate import evaluate
 from sbim_deploy.cli.experiment import experiment
 from sbim_deploy.cli.export import export
 from sbim_deploy.cli.info import info
+from sbim_deploy.cli.options import with_groups
 from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
 from sbim_deploy.cli.replay import replay
@@ -73,7 +74,7 @@ for command in (
     replay,
     serve,
 ):
-    app.command()(command)
+    app.command()(with_groups(command))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.options import chosen_sampler, needs
+from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_json, print_table
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
@@ -22,6 +22,7 @@ EAGER = "pytorch-eager"
 
 
 def bench(
+    *,
     model: Annotated[Path, typer.Argument(help='A model folder, or "demo".')],
     backend: Annotated[
         list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
@@ -29,9 +30,7 @@ def bench(
     url: options.Url = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
-    preset: options.Preset = None,
-    sampler: options.Sampler = None,
-    steps: options.Steps = None,
+    sampling: options.ShortSampling,
     json: options.Json = False,
 ) -> None:
     """Measure the backends, and PyTorch eager where it is installed, each in a process of its own."""
@@ -39,7 +38,7 @@ def bench(
     from sbim_deploy.runs.bench import Case, check_case, machine
 
     loaded = load_model(model)
-    choice, _ = chosen_sampler(preset, None, sampler, steps=steps)
+    choice, _ = sampling.choose()
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
     measured = _measure_all(loaded, case, _at_url(backend, url))

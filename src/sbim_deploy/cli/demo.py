@@ -9,7 +9,7 @@ import typer
 
 from sbim_deploy.cli.evaluate import print_evaluation
 from sbim_deploy.cli.output import note
-from sbim_deploy.cli.recon import run_recon
+from sbim_deploy.cli.recon import Pictures, run_recon
 from sbim_deploy.errors import InputError
 
 
@@ -33,6 +33,6 @@ def demo(
         f"{kspace}: {settings.n_slices} synthetic brain slices, {settings.n_coils} coils, "
         f"{settings.size} x {settings.size}, acceleration {settings.acceleration:g}"
     )
-    run_recon(kspace, Output(result), ReconSettings(), png=picture)
+    run_recon(kspace, Output(result), ReconSettings(), Pictures(png=picture))
     print_evaluation(evaluate_file(result, kspace))
     note(f"look at {picture}")

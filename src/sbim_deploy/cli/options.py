@@ -1,17 +1,21 @@
-"""The options that several commands take, said once, and the packages that only some need."""
+"""The options that several commands take, said once, one by one or as a group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from sbim_deploy.errors import BackendMissingError, InputError
 
 if TYPE_CHECKING:
+    from sbim_deploy.runs.settings import Undersampling
     from sbim_deploy.samplers.choice import SamplerChoice
 
 
@@ -29,45 +33,120 @@ Backend = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one that ships.')]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        help="fast (8 network calls a slice), balanced (32), thesis (97) or best (96), for a sampler."
-    ),
-]
-Sampler = Annotated[
-    str | None,
-    typer.Option(
-        help="dds, sbim, sbim-ld, ddim, reverse-diffusion or langevin; default dds, as in balanced."
-    ),
-]
-Steps = Annotated[int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")]
-CorrectorSteps = Annotated[
-    int | None, typer.Option(help="Langevin steps at each level, for sbim-ld and langevin.")
-]
-DataWeight = Annotated[
-    float | None,
-    typer.Option(help="Weight of the data against the score; default the model's, or 1 by likelihood."),
-]
-Guidance = Annotated[
-    str | None, typer.Option(help="How data pull: norm-matched (default) or likelihood. Not for dds.")
-]
-Schedule = Annotated[
-    str | None, typer.Option(help="How noise levels are laid: geometric (default) or karras.")
-]
-StartSigma = Annotated[
-    float | None,
-    typer.Option(
-        help="Start at this noise level from the image of the measured data; default the sampler's."
-    ),
-]
-PriorWeight = Annotated[
-    float | None, typer.Option(help="Weight of the denoised image against the data, for dds.")
-]
 Url = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The server's gRPC, for triton and triton-trt.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
+
+
+@dataclass(frozen=True)
+class ShortSampling:
+    """The options that choose a sampler: a preset, or a sampler's name and its steps."""
+
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="fast (8 network calls a slice), balanced (32), thesis (97) or best (96), for a sampler."
+        ),
+    ] = None
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="dds, sbim, sbim-ld, ddim, reverse-diffusion or langevin; default dds, as in balanced."
+        ),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")
+    ] = None
+
+    def choose(self, samples: int | None = None) -> tuple[SamplerChoice, int]:
+        """Return the sampler, and how many samples of each slice are drawn.
+
+        ``samples`` is the number that the user gave; None takes the preset's, or 1 without a preset.
+
+        Raises:
+            InputError: a preset and a number are both given, a name is unknown, or a number is out of range.
+        """
+        from sbim_deploy.samplers.choice import SamplerChoice, find_preset
+
+        numbers = asdict(self)
+        preset, sampler = numbers.pop("preset"), numbers.pop("sampler")
+        if preset is None:
+            choice = SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers)
+            return choice, 1 if samples is None else samples
+        found = find_preset(preset)
+        for name, value in {"sampler": sampler, **numbers}.items():
+            if value is not None:
+                option = name.replace("_", "-")
+                raise InputError(
+                    f"--preset {preset} and --{option} are both given: a preset is whole, give one"
+                )
+        return found.choice, found.samples if samples is None else samples
+
+
+@dataclass(frozen=True)
+class Sampling(ShortSampling):
+    """All the options that choose a sampler."""
+
+    corrector_steps: Annotated[
+        int | None, typer.Option(help="Langevin steps at each level, for sbim-ld and langevin.")
+    ] = None
+    data_weight: Annotated[
+        float | None,
+        typer.Option(help="Weight of the data against the score; default the model's, or 1 by likelihood."),
+    ] = None
+    guidance: Annotated[
+        str | None, typer.Option(help="How data pull: norm-matched (default) or likelihood. Not for dds.")
+    ] = None
+    schedule: Annotated[
+        str | None, typer.Option(help="How noise levels are laid: geometric (default) or karras.")
+    ] = None
+    start_sigma: Annotated[
+        float | None,
+        typer.Option(
+            help="Start at this noise level from the image of the measured data; default the sampler's."
+        ),
+    ] = None
+    prior_weight: Annotated[
+        float | None, typer.Option(help="Weight of the denoised image against the data, for dds.")
+    ] = None
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose parameters of a dataclass type became one option for each of its fields.
+
+    typer reads a command's options from its signature. A command that takes a group declares one parameter
+    of the group's type; the command that typer sees has the fields in its place, in their order.
+    """
+    declared = inspect.signature(command, eval_str=True).parameters.values()
+    groups: dict[str, Any] = {
+        each.name: each.annotation for each in declared if is_dataclass(each.annotation)
+    }
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for each in declared
+        for parameter in (_parameters_of(groups[each.name]) if each.name in groups else [each])
+    ]
+
+    @functools.wraps(command)
+    def grouped(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    grouped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return grouped
+
+
+def _parameters_of(group: Any) -> list[inspect.Parameter]:
+    types = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=types[field.name]
+        )
+        for field in fields(group)
+    ]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -76,6 +155,29 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (cross and rows.isdecimal() and columns.isdecimal()):
         raise InputError(f"--size is {text!r}: expected HxW, two whole numbers, such as 384x320")
     return int(rows), int(columns)
+
+
+def parse_slices(text: str | None) -> tuple[int, int] | None:
+    """Return the range of slices that ``--slices A:B`` says, or None where it is not given."""
+    if text is None:
+        return None
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal()):
+        raise InputError(f"--slices is {text!r}: expected A:B, two whole numbers, such as 0:4")
+    return int(start), int(stop)
+
+
+def parse_undersampling(text: str | None) -> Undersampling | None:
+    """Return the lines to take away that ``--undersample PATTERN:R`` says, or None where it is not given."""
+    from sbim_deploy.runs.settings import Undersampling
+
+    if text is None:
+        return None
+    pattern, _, acceleration = text.partition(":")
+    try:
+        return Undersampling(pattern, float(acceleration))
+    except ValueError as error:
+        raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error
 
 
 def backend_at(backend: str, url: str | None) -> str:
@@ -102,25 +204,3 @@ def needs(extra: str) -> Iterator[None]:
         raise BackendMissingError(
             f'this command needs {error.name}, which is not installed: pip install "sbim-deploy[{extra}]"'
         ) from error
-
-
-def chosen_sampler(
-    preset: str | None, samples: int | None, sampler: str | None, **numbers: object
-) -> tuple[SamplerChoice, int]:
-    """Return a preset's sampler and number of samples, or the options'; ``numbers`` are SamplerChoice's.
-
-    Raises:
-        InputError: both are given, one is unknown, or a number is out of range.
-    """
-    from sbim_deploy.samplers.choice import SamplerChoice, find_preset
-
-    if preset is None:
-        choice = SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers)  # type: ignore[arg-type]
-        return choice, 1 if samples is None else samples
-    found = find_preset(preset)
-    given = {"sampler": sampler, **numbers}
-    for name, value in given.items():
-        if value is not None:
-            option = name.replace("_", "-")
-            raise InputError(f"--preset {preset} and --{option} are both given: a preset is whole, give one")
-    return found.choice, found.samples if samples is None else samples

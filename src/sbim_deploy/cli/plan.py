@@ -7,20 +7,12 @@ from pathlib import Path
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.options import chosen_sampler
 from sbim_deploy.cli.output import print_json, print_table
 
 
 def plan(
-    preset: options.Preset = None,
-    sampler: options.Sampler = None,
-    steps: options.Steps = None,
-    corrector_steps: options.CorrectorSteps = None,
-    data_weight: options.DataWeight = None,
-    guidance: options.Guidance = None,
-    schedule: options.Schedule = None,
-    start_sigma: options.StartSigma = None,
-    prior_weight: options.PriorWeight = None,
+    *,
+    sampling: options.Sampling,
     model: options.Model = Path("demo"),
     json: options.Json = False,
 ) -> None:
@@ -29,18 +21,7 @@ def plan(
     from sbim_deploy.samplers.choice import make_plan
     from sbim_deploy.samplers.plan import plan_as_dict
 
-    choice, samples = chosen_sampler(
-        preset,
-        None,
-        sampler,
-        steps=steps,
-        corrector_steps=corrector_steps,
-        data_weight=data_weight,
-        guidance=guidance,
-        schedule=schedule,
-        start_sigma=start_sigma,
-        prior_weight=prior_weight,
-    )
+    choice, samples = sampling.choose()
     made = plan_as_dict(make_plan(choice, sampling_prior(read_manifest(model_folder(model)))))
     if json:
         print_json({**made, "samples": samples})

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.options import chosen_sampler
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
-from sbim_deploy.cli.study import is_study, run_recon_study
+from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
     from sbim_deploy.runs.outputs import Output
-    from sbim_deploy.runs.settings import ReconSettings, Undersampling
+    from sbim_deploy.runs.settings import ReconSettings
+
+
+ONE_FILE = "--{} is of one file: leave it out of a study"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The options that ask for more of one file's result."""
+
+    png: Annotated[Path | None, typer.Option(help="A picture to write too.")] = None
+    nifti: Annotated[Path | None, typer.Option(help="A NIfTI volume to write too (.nii, .nii.gz).")] = None
+    report: Annotated[
+        Path | None, typer.Option(help="A page to write too (.html): images, residuals, provenance.")
+    ] = None
+
+    def check_absent(self) -> None:
+        """Raise InputError where one of them is given for a study."""
+        for name, value in asdict(self).items():
+            if value is not None:
+                raise InputError(ONE_FILE.format(name))
 
 
 def recon(
+    *,
     kspace: Annotated[
         list[Path],
         typer.Argument(
@@ -43,15 +64,7 @@ def recon(
         Path | None,
         typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated by ESPIRiT."),
     ] = None,
-    preset: options.Preset = None,
-    sampler: options.Sampler = None,
-    steps: options.Steps = None,
-    corrector_steps: options.CorrectorSteps = None,
-    data_weight: options.DataWeight = None,
-    guidance: options.Guidance = None,
-    schedule: options.Schedule = None,
-    start_sigma: options.StartSigma = None,
-    prior_weight: options.PriorWeight = None,
+    sampling: options.Sampling,
     seed: options.Seed = 0,
     samples: Annotated[
         int | None,
@@ -79,25 +92,9 @@ def recon(
         str | None,
         typer.Option(metavar="PATTERN:R", help="Take lines away first: equispaced:R or random:R."),
     ] = None,
-    png: Annotated[Path | None, typer.Option(help="A picture to write too.")] = None,
-    nifti: Annotated[Path | None, typer.Option(help="A NIfTI volume to write too (.nii, .nii.gz).")] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="A page to write too (.html): images, residuals, provenance.")
-    ] = None,
+    pictures: Pictures,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes for a study on this machine; default one for each core.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="The Dask cluster that a study runs on, such as tcp://host:8786."
-        ),
-    ] = None,
-    resources: Annotated[
-        str | None,
-        typer.Option(metavar="NAME=AMOUNT", help="What a worker of that cluster must offer, such as GPU=1."),
-    ] = None,
+    cluster: Cluster,
     json: options.Json = False,
 ) -> None:
     """Reconstruct undersampled multi-coil k-space: a file, or a study of many.
@@ -107,18 +104,7 @@ def recon(
     """
     from sbim_deploy.runs.settings import ReconSettings
 
-    choice, n_samples = chosen_sampler(
-        preset,
-        samples,
-        sampler,
-        steps=steps,
-        corrector_steps=corrector_steps,
-        data_weight=data_weight,
-        guidance=guidance,
-        schedule=schedule,
-        start_sigma=start_sigma,
-        prior_weight=prior_weight,
-    )
+    choice, n_samples = sampling.choose(samples)
     settings = ReconSettings(
         model=model,
         maps=maps,
@@ -126,23 +112,25 @@ def recon(
         seed=seed,
         samples=n_samples,
         sd_factor=sd_factor,
-        slices=_parse_slices(slices),
+        slices=options.parse_slices(slices),
         batch=batch,
         backend=options.backend_at(backend, url),
         threads=threads,
         graph=graph,
-        undersampling=_parse_undersampling(undersample),
+        undersampling=options.parse_undersampling(undersample),
         resume=resume,
     )
     if is_study(kspace):
+        pictures.check_absent()
         turned = None if orientation == "plain" else orientation
-        of_one_file = {"--png": png, "--nifti": nifti, "--report": report, "--format": output_format}
-        _check_of_one_file({**of_one_file, "--orientation": turned})
-        run_recon_study(kspace, output, settings, workers, scheduler, resources, json)
+        for name, value in (("format", output_format), ("orientation", turned)):
+            if value is not None:
+                raise InputError(ONE_FILE.format(name))
+        run_recon_study(kspace, output, settings, cluster, json)
         return
-    _check_of_a_study({"--workers": workers, "--scheduler": scheduler, "--resources": resources})
+    cluster.check_absent()
     made = _parse_output(output, output_format, orientation)
-    provenance = run_recon(kspace[0], made, settings, png, nifti, report)
+    provenance = run_recon(kspace[0], made, settings, pictures)
     if json:
         print_json(provenance)
 
@@ -151,9 +139,7 @@ def run_recon(
     kspace: Path,
     output: Output,
     settings: ReconSettings,
-    png: Path | None = None,
-    nifti: Path | None = None,
-    report: Path | None = None,
+    pictures: Pictures,
 ) -> dict[str, Any]:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
@@ -164,13 +150,13 @@ def run_recon(
     from sbim_deploy.runs.reconstruct_file import reconstruct_file
     from sbim_deploy.runs.scan import NOTICE
 
-    _check_distinct([kspace, output.path, png, nifti, report])
-    outputs = [output] if nifti is None else [output, Output(nifti, NIFTI)]
+    _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
+    outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
     for each in outputs:
         remark = check_output(each, kspace, settings.slices)
         if remark is not None:
             note(remark)
-    for picture in (png, report):
+    for picture in (pictures.png, pictures.report):
         if picture is not None:
             check_writable(picture)
     result = result_path(output)
@@ -179,17 +165,17 @@ def run_recon(
             f"starting over: {n_finished} finished slices of a stopped run are left out (--resume keeps them)"
         )
     residuals: list[tuple[int, int, float]] = []
-    on_residual = None if report is None else lambda *told: residuals.append(told)
+    on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
     try:
         with _shown_progress() as progress:
             provenance = reconstruct_file(kspace, result, settings, progress, on_residual)
     except KeyboardInterrupt:
         note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
         raise
-    if png is not None:
-        write_result_montage(png, result, kspace)
-    if report is not None:
-        write_report(report, result, residuals)
+    if pictures.png is not None:
+        write_result_montage(pictures.png, result, kspace)
+    if pictures.report is not None:
+        write_report(pictures.report, result, residuals)
     _write_outputs(outputs, result, kspace)
     timings, plan = provenance["timings_s"], provenance["plan"]
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
@@ -215,18 +201,6 @@ def _write_outputs(outputs: Sequence[Output], result: Path, kspace: Path) -> Non
         result.unlink(missing_ok=True)
 
 
-def _check_of_one_file(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"{name} is of one file: leave it out of a study")
-
-
-def _check_of_a_study(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"{name} is of a study: several files, a folder, or a list of paths (.txt)")
-
-
 def _check_distinct(paths: Sequence[Path | None]) -> None:
     """Refuse a file that is named twice: the second writing would take the place of the first."""
     named = [path for path in paths if path is not None]
@@ -241,16 +215,16 @@ class _Bar:
     def __init__(self, stack: ExitStack):
         self._stack = stack
 
-    def started(self, n_slices: int, n_done: int, n_rows: int, engine: Mapping[str, str]) -> None:
+    def started(self, n_slices: int, n_done: int, n_calls: int, engine: Mapping[str, str]) -> None:
         note(describe_engine(engine))
         if n_done:
             note(f"resuming: {n_done} of {n_slices} slices are done")
-        bar = progress_bar(f"{n_slices} slices", n_slices * n_rows, n_done * n_rows)
+        bar = progress_bar(f"{n_slices} slices", n_slices * n_calls, n_done * n_calls)
         self._move_to = self._stack.enter_context(bar)
-        self._done = n_done * n_rows
+        self._done = n_done * n_calls
 
-    def advanced(self, n_rows: int) -> None:
-        self._done += n_rows
+    def advanced(self, n_calls: int) -> None:
+        self._done += n_calls
         self._move_to(self._done)
 
 
@@ -267,24 +241,3 @@ def _parse_output(path: Path, wanted: str | None, orientation: str) -> Output:
     if orientation not in tuple(Orientation):
         raise InputError(f"--orientation is {orientation!r}: expected one of {', '.join(Orientation)}")
     return Output(path, wanted or format_by_name(path), Orientation(orientation))
-
-
-def _parse_slices(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal()):
-        raise InputError(f"--slices is {text!r}: expected A:B, two whole numbers, such as 0:4")
-    return int(start), int(stop)
-
-
-def _parse_undersampling(text: str | None) -> Undersampling | None:
-    from sbim_deploy.runs.settings import Undersampling
-
-    if text is None:
-        return None
-    pattern, _, acceleration = text.partition(":")
-    try:
-        return Undersampling(pattern, float(acceleration))
-    except ValueError as error:
-        raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error

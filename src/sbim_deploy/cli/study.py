@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,33 @@ if TYPE_CHECKING:
 EXTRA = "cluster"
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """The options that say where a study runs."""
+
+    workers: Annotated[
+        int | None, typer.Option(help="Processes for a study on this machine; default one for each core.")
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="The Dask cluster that a study runs on, such as tcp://host:8786."
+        ),
+    ] = None
+    resources: Annotated[
+        str | None,
+        typer.Option(metavar="NAME=AMOUNT", help="What a worker of that cluster must offer, such as GPU=1."),
+    ] = None
+
+    def check_absent(self) -> None:
+        """Raise InputError where one of them is given for a single file."""
+        for name, value in asdict(self).items():
+            if value is not None:
+                raise InputError(
+                    f"--{name} is of a study: several files, a folder, or a list of paths (.txt)"
+                )
+
+
 def is_study(inputs: Sequence[Path]) -> bool:
     """Tell whether inputs are a study: several, a folder, or a list of paths."""
     return len(inputs) > 1 or inputs[0].suffix == ".txt" or inputs[0].is_dir()
@@ -30,9 +58,7 @@ def run_recon_study(
     inputs: Sequence[Path],
     folder: Path,
     recon: ReconSettings,
-    workers: int | None,
-    scheduler: str | None,
-    resources: str | None,
+    cluster: Cluster,
     json: bool,
 ) -> None:
     """Reconstruct a study with a bar and a line for each file on stderr, and its table on stdout.
@@ -44,7 +70,7 @@ def run_recon_study(
         from sbim_deploy.study.files import REPORT_NAME, report_as_dict
         from sbim_deploy.study.run import StudySettings, run_study
 
-    settings = StudySettings(recon, workers, scheduler, _parse_resources(resources))
+    settings = StudySettings(recon, cluster.workers, cluster.scheduler, _parse_resources(cluster.resources))
     try:
         with ExitStack() as stack:
             progress = _Progress(stack)
