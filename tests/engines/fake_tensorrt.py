@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 
 INPUTS = {"x": ("n", "k"), "weight": ("n",), "noise": ("n", "k"), "bias": ("n", "k")}
-PLAN = b"plan"
+SERIALISED = b"engine"
 
 
 def expected_next(inputs):
@@ -149,7 +149,7 @@ def make_package(cuda, rtx=True):
             self._logger = logger
 
         def deserialize_cuda_engine(self, serialized_engine):
-            if serialized_engine != PLAN:
+            if serialized_engine != SERIALISED:
                 self._logger.log(1, "this is\nno engine")
                 return None
             return ICudaEngine(package)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda, Status
-from fake_tensorrt import INPUTS, PLAN, expected_next, make_package
+from fake_tensorrt import INPUTS, SERIALISED, expected_next, make_package
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
@@ -33,7 +33,7 @@ def fake(monkeypatch):
         package = make_package(runtime, rtx=backend == "rtx")
         monkeypatch.setattr(cuda, "runtime", lambda: runtime)
         monkeypatch.setitem(sys.modules, package.__name__, package)
-        return TensorRTEngine(backend, PLAN, INPUTS, RANGES, cache), runtime, package
+        return TensorRTEngine(backend, SERIALISED, INPUTS, RANGES, cache), runtime, package
 
     gc.freeze()  # what was there before need not be looked at in every collection
     yield make
@@ -284,7 +284,7 @@ def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch)
     with pytest.raises(
         BackendMissingError, match=r'tensorrt is not installed: pip install "sbim-deploy\[trt\]"'
     ):
-        TensorRTEngine("trt", PLAN, INPUTS, RANGES)
+        TensorRTEngine("trt", SERIALISED, INPUTS, RANGES)
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(BackendMissingError, match="cuda-bindings is not installed"):
         cuda.runtime()

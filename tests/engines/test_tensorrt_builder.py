@@ -8,7 +8,7 @@ from sbim_deploy.engines.tensorrt_builder import (
     Range,
     _fraction,
     _make_monitor,
-    build_plan,
+    build_engine,
     check_precision,
     parse_graph,
 )
@@ -70,8 +70,8 @@ def test_a_graph_without_convolutions_has_no_precision_to_speak_of(trt, tmp_path
 def test_half_precision_builds(trt, tmp_path):
     network = parse_graph(trt, write_graph(tmp_path / "g.onnx", onnx.TensorProto.FLOAT16))
     fractions = []
-    plan, tactics = build_plan(network, RANGES, BuildSettings(89, 1, 0), fractions.append)
-    assert memoryview(plan).nbytes > 1000
+    serialised, tactics = build_engine(network, RANGES, BuildSettings(89, 1, 0), fractions.append)
+    assert memoryview(serialised).nbytes > 1000
     assert tactics == b""
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1
@@ -89,7 +89,7 @@ def test_a_node_that_the_parser_rejects_is_named(trt, tmp_path):
 def test_a_dimension_that_no_range_covers_is_named(trt, tmp_path):
     network = parse_graph(trt, write_graph(tmp_path / "g.onnx", onnx.TensorProto.FLOAT))
     with pytest.raises(InputError, match=r"free dimensions \['w'\] are unknown"):
-        build_plan(network, {"batch": RANGES["batch"], "h": RANGES["h"]}, BuildSettings(89), print)
+        build_engine(network, {"batch": RANGES["batch"], "h": RANGES["h"]}, BuildSettings(89), print)
 
 
 def test_what_stops_the_progress_stops_the_build(trt, tmp_path):
@@ -99,7 +99,7 @@ def test_what_stops_the_progress_stops_the_build(trt, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_plan(network, RANGES, BuildSettings(89), stop)
+        build_engine(network, RANGES, BuildSettings(89), stop)
 
 
 def test_a_build_that_fails_says_why(trt, tmp_path):
@@ -108,7 +108,7 @@ def test_a_build_that_fails_says_why(trt, tmp_path):
     network = parse_graph(trt, path)
     huge = {**RANGES, "h": Range(2**20, 2**20, 2**20), "w": Range(2**20, 2**20, 2**20)}
     with pytest.raises(InputError, match=r"TensorRT cannot build it: .*"):
-        build_plan(network, huge, BuildSettings(89), lambda _: None)
+        build_engine(network, huge, BuildSettings(89), lambda _: None)
 
 
 def test_the_fraction_done_goes_down_the_nested_phases():

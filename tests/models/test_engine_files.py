@@ -34,7 +34,7 @@ def model(tmp_path):
     return load_model(folder)
 
 
-def add_engine(model, engine=b"plan", **changes):
+def add_engine(model, engine=b"engine", **changes):
     files = model.manifest.files
     record = EngineRecord(
         format_version=1,
@@ -64,8 +64,8 @@ def test_the_engine_that_fits_is_opened_with_its_ranges_and_its_kernels(model, o
     path = add_engine(model)
     path.with_suffix(".cache").write_bytes(b"kernels")
     open_score(model)
-    ((backend, plan, inputs, ranges, cache),) = opened
-    assert (backend, plan, inputs) == ("rtx", b"plan", {"x": ("batch", 2)})
+    ((backend, serialised, inputs, ranges, cache),) = opened
+    assert (backend, serialised, inputs) == ("rtx", b"engine", {"x": ("batch", 2)})
     assert (ranges["batch"].minimum, ranges["batch"].maximum) == (1, 4)
     assert cache.stored == b"kernels"
     assert cache.keep(b"more") == f"kept in {path.stem}.cache"
@@ -128,7 +128,7 @@ def test_a_changed_engine_and_a_damaged_record_are_not_opened(model, opened):
         open_score(model)
     record = path.with_suffix(".json")
     record.write_text(json.dumps({**json.loads(record.read_text()), "shapes": 3}))
-    with pytest.raises(InputError, match="shapes is int"):
+    with pytest.raises(InputError, match="shapes is 3, expected a mapping"):
         open_score(model)
     assert opened == []
 

@@ -20,7 +20,7 @@ from sbim_deploy.models.backends import identity, open_engine, open_served, serv
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.models.triton_config import ServingSettings
 from sbim_deploy.models.triton_repository import write_repository
-from sbim_deploy.recon.parity import STEP_GRID, row_of, row_problem, step_tensors, whole_problem
+from sbim_deploy.recon.parity import STEP_GRID, step_of, step_problem, step_tensors, whole_problem
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.samplers.choice import SamplerChoice
 
@@ -77,7 +77,7 @@ def test_reconstructs_as_the_local_engine_to_the_bit(graph, way, server, demo):
 
 @pytest.mark.parametrize("kind", ["guided", "guided-2d", "proximal-2d"])
 def test_every_step_graph_runs_as_the_local_one(kind, server, demo):
-    inputs = step_tensors(row_of(kind, 0.7, demo.manifest.n_cg), row_problem(kind, 0.7))
+    inputs = step_tensors(step_of(kind, 0.7, demo.manifest.n_cg), step_problem(kind, 0.7))
     got = open_engine(demo, f"step-{kind}", f"triton://{server.url}").run(inputs)["x_next"]
     expected = open_engine(demo, f"step-{kind}", "onnxruntime", 1).run(inputs)["x_next"]
     assert got.shape == (1, 2, *STEP_GRID)

@@ -90,7 +90,7 @@ def test_names_from_files_stay_text(made):
 
 def test_the_curves_are_the_residuals_and_the_levels_of_the_plan(made):
     _, page, residuals = made
-    assert [rows for index, rows, _ in residuals if index == 0] == [0, 1, 2, 3]
+    assert [steps for index, steps, _ in residuals if index == 0] == [0, 1, 2, 3]
     plots = re.findall(r'<svg class="plot".*?</svg>', page.read_text())
     counts = [len(re.search(r'<polyline[^>]* points="([^"]+)"', plot)[1].split()) for plot in plots]
     assert counts == [4, 3]

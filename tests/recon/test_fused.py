@@ -9,7 +9,7 @@ from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon import fused
 from sbim_deploy.recon.channels import from_channels
-from sbim_deploy.recon.fused import operator_inputs, plan_inputs
+from sbim_deploy.recon.fused import operator_inputs, plan_numbers
 from sbim_deploy.recon.grid import GridProblem
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
@@ -68,7 +68,7 @@ def test_a_plan_too_large_for_one_call_goes_on_where_the_last_call_ended(monkeyp
     choice = SamplerChoice("sbim-ld", steps=3)
     reconstruct = Reconstructor(load_model("demo"), choice, graph="reconstruct")
     (at_once,) = reconstruct([problem])
-    monkeypatch.setattr(fused, "MAX_NOISE_BYTES", 4 * 2 * 56 * 56 * 4)  # four rows
+    monkeypatch.setattr(fused, "MAX_NOISE_BYTES", 4 * 2 * 56 * 56 * 4)  # four steps
     seen = []
     (in_parts,) = reconstruct([problem], seen.append)
     assert seen == [4, 8, 10]
@@ -98,9 +98,9 @@ def test_the_encoding_matrices_make_the_operator():
 
 def test_the_weight_of_the_prior_follows_each_slices_noise():
     plan = plans.dds(np.array([0.2, 0.1]), gamma=0.01, noise_weight=0.5, n_cg=10, eta=1.0)
-    numbers = plan_inputs(plan, np.array([0.0, 0.02], np.float32))
+    numbers = plan_numbers(plan, np.array([0.0, 0.02], np.float32))
     np.testing.assert_allclose(numbers["gamma"][:, 0], 0.01)
-    expected = [0.01 + row.noise_gamma * 0.02**2 for row in plan.rows]
+    expected = [0.01 + step.noise_gamma * 0.02**2 for step in plan.steps]
     np.testing.assert_allclose(numbers["gamma"][:, 1], expected, rtol=1e-6)
     assert set(numbers) == {"sigma", "gamma", "renoise", "noise_scale"}
 

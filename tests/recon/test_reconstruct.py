@@ -114,9 +114,9 @@ def test_the_moments_are_those_of_numpy():
 
 
 @pytest.mark.parametrize(
-    ("graph", "rows"), [("step", [0, 1, 2, 3]), ("score", [0, 1, 2, 3]), ("reconstruct", [0, 3])]
+    ("graph", "steps"), [("step", [0, 1, 2, 3]), ("score", [0, 1, 2, 3]), ("reconstruct", [0, 3])]
 )
-def test_residuals_are_told_along_the_way_and_end_with_the_images(graph, rows):
+def test_residuals_are_told_along_the_way_and_end_with_the_images(graph, steps):
     reconstruct = Reconstructor(load_model("demo"), SamplerChoice(steps=3), graph=graph)
     told = []
     results = reconstruct(problems(2), on_residual=lambda *each: told.append(each))
@@ -124,7 +124,7 @@ def test_residuals_are_told_along_the_way_and_end_with_the_images(graph, rows):
     for result, silent in zip(results, plain, strict=True):
         np.testing.assert_array_equal(result.image, silent.image)
         of_slice = [(done, residual) for index, done, residual in told if index == result.index]
-        assert [done for done, _ in of_slice] == rows
+        assert [done for done, _ in of_slice] == steps
         assert of_slice[-1][1] == pytest.approx(result.residual, rel=1e-5)
         assert of_slice[0][1] > 2 * result.residual
 

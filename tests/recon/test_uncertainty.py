@@ -4,7 +4,7 @@ import pytest
 from sbim_deploy.recon.grid import SliceBatch, stack_slices
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.uncertainty import conditional_variance
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
 
 SHAPE, N_COILS = (6, 5), 3
 NOISE, SCALE, TAU = 0.5, 4.0, 0.3
@@ -21,9 +21,9 @@ def batch_of(*indices: int, noise: float = NOISE) -> SliceBatch:
     return stack_slices(problems)
 
 
-def one_row(noise_gamma: float = 1 / TAU**2) -> Plan:
-    """A row that knows nothing of the image but a Gaussian of variance tau^2, in units of the scale."""
-    return Plan("dds", 0.0, 1.0, (ProximalRow(1e4, 0.0, noise_gamma, 15, 0.0, 0.0),))
+def one_step(noise_gamma: float = 1 / TAU**2) -> Plan:
+    """A step that knows nothing of the image but a Gaussian of variance tau^2, in units of the scale."""
+    return Plan("dds", 0.0, 1.0, (ProximalStep(1e4, 0.0, noise_gamma, 15, 0.0, 0.0),))
 
 
 def test_one_proximal_row_has_the_variance_of_the_gaussian_posterior():
@@ -35,22 +35,22 @@ def test_one_proximal_row_has_the_variance_of_the_gaussian_posterior():
     expected = 2 * np.diag(covariance).real.reshape(SHAPE)
     assert expected.max() > 1.5 * expected.min()
     n = 800
-    got = conditional_variance(batch, one_row(), seed=0, n_probes=n)[0]
+    got = conditional_variance(batch, one_step(), seed=0, n_probes=n)[0]
     # |z|^2 of a complex normal has a standard deviation of its mean.
     np.testing.assert_allclose(got / expected, 1, atol=4.5 / np.sqrt(n))
 
 
 def test_a_slice_has_its_own_noise_in_any_batch():
-    together = conditional_variance(batch_of(4, 7), one_row(), seed=0)
+    together = conditional_variance(batch_of(4, 7), one_step(), seed=0)
     np.testing.assert_allclose(
-        together[1], conditional_variance(batch_of(7), one_row(), seed=0)[0], rtol=1e-5
+        together[1], conditional_variance(batch_of(7), one_step(), seed=0)[0], rtol=1e-5
     )
-    assert not np.allclose(together[1], conditional_variance(batch_of(7), one_row(), seed=1)[0])
+    assert not np.allclose(together[1], conditional_variance(batch_of(7), one_step(), seed=1)[0])
 
 
 @pytest.mark.parametrize(
     ("plan", "noise"),
-    [(Plan("sbim", 0.0, 1.0, (GuidedRow(0.1, 0.01, 0.0, 0.0),)), NOISE), (one_row(), 0.0)],
+    [(Plan("sbim", 0.0, 1.0, (GuidedStep(0.1, 0.01, 0.0, 0.0),)), NOISE), (one_step(), 0.0)],
     ids=["guided", "no noise"],
 )
 def test_where_nothing_is_left_open_nothing_is_added(plan, noise):

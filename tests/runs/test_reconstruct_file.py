@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
 from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.recon.reconstruct import Reconstructor
@@ -151,11 +153,14 @@ def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):
     heard = []
 
     class Progress:
-        def started(self, n_slices, n_done, n_rows, engine):
-            heard.append((n_slices, n_done, n_rows))
+        def started(self, n_slices, n_done, n_calls, engine):
+            heard.append((n_slices, n_done, n_calls))
 
         def advanced(self, n_slices):
             heard.append(n_slices)
+
+        def left_out(self, reason):
+            pytest.fail(reason)
 
     reconstruct_file(simulated, tmp_path / "out.h5", replace(FAST, batch=3), Progress())
     assert heard == [(4, 0, 2), 3, 3, 1, 1]
@@ -163,6 +168,80 @@ def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):
     settings = replace(FAST, batch=2, samples=3, slices=(0, 1), graph="reconstruct")
     reconstruct_file(simulated, tmp_path / "out.h5", settings, Progress())
     assert heard == [(1, 0, 6), 4, 2]
+
+
+@pytest.fixture
+def damaged(simulated, tmp_path):
+    """Four slices: values of the second are not finite."""
+    path = tmp_path / "damaged.h5"
+    shutil.copy(simulated, path)
+    with h5py.File(path, "a") as file:
+        file["kspace"][1, 0, 3, 3] = np.nan
+    return path
+
+
+def test_a_slice_that_cannot_be_read_does_not_stop_the_others_and_resume_writes_them(
+    simulated, damaged, tmp_path
+):
+    out = tmp_path / "out.h5"
+    heard = []
+
+    class Progress:
+        def started(self, *_):
+            pass
+
+        def advanced(self, n_calls):
+            heard.append(n_calls)
+
+        def left_out(self, reason):
+            heard.append(reason)
+
+    message = (
+        r"1 of 4 slices cannot be read \(slice 1 of 'kspace' has 1 of .* the other 3 are finished and kept"
+    )
+    with pytest.raises(InputError, match=message):
+        reconstruct_file(damaged, out, FAST, Progress())
+    assert heard[:2] == [1, 1]
+    assert "slice 1 of 'kspace'" in heard[2]  # at once, not at the end
+    assert heard[3:] == [1, 1, 1, 1]
+    assert not out.exists()
+    provenance = reconstruct_file(damaged, out, replace(FAST, resume=True))
+    assert list(provenance["left_out"]) == ["1"]
+    assert provenance["timings_s"]["slices"] == 0
+    with open_result(out) as result:
+        assert result.slice_indices == (0, 2, 3)
+        assert result.provenance["left_out"] == provenance["left_out"]
+    whole = tmp_path / "whole.h5"
+    reconstruct_file(simulated, whole, FAST)
+    np.testing.assert_array_equal(images(out), images(whole)[[0, 2, 3]])
+
+
+def test_what_is_complete_but_for_slices_left_out_is_not_begun_anew(damaged, tmp_path, monkeypatch):
+    out = tmp_path / "out.h5"
+    with pytest.raises(InputError, match="cannot be read"):
+        reconstruct_file(damaged, out, FAST)
+    reconstruct_file(damaged, out, replace(FAST, resume=True))
+    before = out.read_bytes()
+    monkeypatch.setattr(Reconstructor, "__call__", lambda *_: pytest.fail("a slice is made again"))
+    reconstruct_file(damaged, out, replace(FAST, resume=True))
+    assert out.read_bytes() == before
+
+
+def test_a_run_of_which_no_slice_can_be_read_leaves_nothing(damaged, tmp_path):
+    with pytest.raises(InputError, match="slice 1 of 'kspace'"):
+        reconstruct_file(damaged, tmp_path / "out.h5", replace(FAST, slices=(1, 2)))
+    assert list(tmp_path.iterdir()) == [damaged]
+
+
+def test_the_input_is_opened_once_and_each_slice_is_read_once(simulated, tmp_path, monkeypatch):
+    opened, read = [], []
+    make, read_slice = KspaceFile.__init__, KspaceFile.read_slice
+    monkeypatch.setattr(KspaceFile, "__init__", lambda *given: (opened.append(1), make(*given))[1])
+    monkeypatch.setattr(
+        KspaceFile, "read_slice", lambda self, index: (read.append(index), read_slice(self, index))[1]
+    )
+    reconstruct_file(simulated, tmp_path / "out.h5", replace(FAST, batch=2))
+    assert (opened, read) == ([1], [0, 1, 2, 3])
 
 
 def test_maps_can_come_from_a_file(simulated, tmp_path):

@@ -13,7 +13,7 @@ from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.loop import run_plan, starting_point
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
 from sbim_deploy.samplers.schedules import geometric
 
 SHAPE = (6, 5)
@@ -159,7 +159,7 @@ class TestPosterior:
         mean, _, _ = posterior
         sense, _, backprojection = problem()
         sigma = 1e4
-        plan = Plan("dds", 0.0, 0.0, (ProximalRow(sigma, 0.0, 1 / self.TAU**2, 60, 0.0, 0.0),))
+        plan = Plan("dds", 0.0, 0.0, (ProximalStep(sigma, 0.0, 1 / self.TAU**2, 60, 0.0, 0.0),))
         image = run(plan, lambda x, s: -x / np.float32(self.TAU**2 + s**2), sense, backprojection)
         np.testing.assert_allclose(image.reshape(-1), mean, atol=2e-4)
 
@@ -168,7 +168,7 @@ def test_a_guided_row_is_its_formula_with_norms_per_slice():
     sense, matrix, backprojection = problem(n=3)
     rng = np.random.default_rng(5)
     s, start = random_complex(rng, (3, *SHAPE)), random_complex(rng, (3, *SHAPE))
-    plan = Plan("x", 1.0, 0.0, (GuidedRow(0.7, 0.3, 0.2, 5.0),))
+    plan = Plan("x", 1.0, 0.0, (GuidedStep(0.7, 0.3, 0.2, 5.0),))
     image = run(plan, lambda x, sigma: s.copy(), sense, backprojection, n=3, start=start)
     noise = NoiseStream(0, range(3), SHAPE)
     noise.draw()
@@ -183,7 +183,7 @@ def test_likelihood_guidance_is_the_gradient_of_the_noised_likelihood():
     sense, matrix, backprojection = problem(n=2)
     rng = np.random.default_rng(5)
     s, start = random_complex(rng, (2, *SHAPE)), random_complex(rng, (2, *SHAPE))
-    plan = Plan("x", 1.0, 0.0, (GuidedRow(0.7, 0.3, 0.0, 0.0, likelihood_weight=2.0),))
+    plan = Plan("x", 1.0, 0.0, (GuidedStep(0.7, 0.3, 0.0, 0.0, likelihood_weight=2.0),))
     image = run(plan, lambda x, sigma: s.copy(), sense, backprojection, n=2, start=start)
     for i in range(2):
         g = (matrix[i] @ start[i].reshape(-1)).reshape(SHAPE) - backprojection[i]
@@ -215,8 +215,8 @@ def test_a_proximal_row_is_its_formula():
     sense, matrix, backprojection = problem()
     rng = np.random.default_rng(5)
     s, start = random_complex(rng, (1, *SHAPE)), random_complex(rng, (1, *SHAPE))
-    row = ProximalRow(sigma=0.7, gamma=0.06, noise_gamma=0.16, n_cg=100, renoise=0.4, noise_scale=0.0)
-    image = run(Plan("x", 1.0, 0.0, (row,)), lambda x, sigma: s.copy(), sense, backprojection, start=start)
+    step = ProximalStep(sigma=0.7, gamma=0.06, noise_gamma=0.16, n_cg=100, renoise=0.4, noise_scale=0.0)
+    image = run(Plan("x", 1.0, 0.0, (step,)), lambda x, sigma: s.copy(), sense, backprojection, start=start)
     x0 = start + 0.7**2 * s
     u = np.linalg.solve(matrix[0] + 0.1 * np.eye(30), (backprojection + 0.1 * x0).reshape(-1))
     np.testing.assert_allclose(image, u.reshape(1, *SHAPE) + 0.4 * (start - x0) / 0.7, atol=1e-4)
@@ -225,7 +225,7 @@ def test_a_proximal_row_is_its_formula():
 def test_data_that_are_met_exactly_do_not_pull():
     zeros = np.zeros((1, *SHAPE), dtype=np.complex64)
     sense, _, _ = problem()
-    plan = Plan("x", 1.0, 0.0, (GuidedRow(1.0, 0.5, 0.0, 5.0),))
+    plan = Plan("x", 1.0, 0.0, (GuidedStep(1.0, 0.5, 0.0, 5.0),))
     image = run(plan, lambda x, sigma: np.ones_like(x), sense, zeros)
     np.testing.assert_allclose(image, 0.5)
 
@@ -272,10 +272,10 @@ def test_noise_depends_on_seed_slice_and_sample_alone():
     assert abs(np.mean(many.real * many.imag)) < 0.03
 
 
-def test_progress_counts_the_rows():
+def test_progress_counts_the_steps():
     sense, _, backprojection = problem()
     seen = []
-    run(plans.sbim(geometric(5, 0.1, 4), 5.0), lambda x, s: -x, sense, backprojection, on_row=seen.append)
+    run(plans.sbim(geometric(5, 0.1, 4), 5.0), lambda x, s: -x, sense, backprojection, on_step=seen.append)
     assert seen == [1, 2, 3, 4]
 
 
@@ -287,9 +287,9 @@ def test_the_state_can_be_watched_from_the_start_to_the_image():
         lambda x, s: -x,
         sense,
         backprojection,
-        on_state=lambda rows, x: seen.append((rows, x.copy())),
+        on_state=lambda steps, x: seen.append((steps, x.copy())),
     )
-    assert [rows for rows, _ in seen] == [0, 1, 2, 3, 4]
+    assert [steps for steps, _ in seen] == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(seen[0][1], NoiseStream(0, [0], SHAPE).draw())
     np.testing.assert_array_equal(seen[-1][1], image)
 
@@ -306,13 +306,13 @@ def test_the_first_non_finite_score_stops_the_run_and_names_the_slice():
         return s
 
     plan = plans.sbim(geometric(5, 0.1, 4), 5.0)
-    with pytest.raises(SamplingError, match=r"sbim diverged: slice 1 is not finite in row 2 of 4"):
+    with pytest.raises(SamplingError, match=r"sbim diverged: slice 1 is not finite in step 2 of 4"):
         run(plan, score, sense, backprojection, n=2)
     assert len(calls) == 2
 
 
-def test_a_last_row_that_overflows_is_not_an_image():
+def test_a_last_step_that_overflows_is_not_an_image():
     sense, _, backprojection = problem()
-    plan = Plan("x", 1.0, 0.0, (GuidedRow(1.0, 3e38, 0.0, 0.0),))
-    with pytest.raises(SamplingError, match="row 1 of 1"):
+    plan = Plan("x", 1.0, 0.0, (GuidedStep(1.0, 3e38, 0.0, 0.0),))
+    with pytest.raises(SamplingError, match="step 1 of 1"):
         run(plan, lambda x, sigma: np.full_like(x, 1e3), sense, backprojection)

@@ -6,7 +6,7 @@ import pytest
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plan as plans
 from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
-from sbim_deploy.samplers.plan import GuidedRow, plan_as_dict
+from sbim_deploy.samplers.plan import GuidedStep, plan_as_dict
 from sbim_deploy.samplers.schedules import geometric, karras, starting_at, subsample
 
 PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
@@ -41,58 +41,58 @@ def test_a_lower_start_keeps_the_levels_below():
 
 def test_sbim_is_the_formula_of_page_66_and_ends_with_the_prior_alone():
     plan = plans.sbim(SIGMAS, data_weight=5.0)
-    assert [row.sigma for row in plan.rows] == [2.0, 1.0, 0.5]
-    assert plan.rows[0] == GuidedRow(2.0, 2 / math.sqrt(5) * (2 - 1), 0.0, 5.0)
-    assert plan.rows[1] == GuidedRow(1.0, 1 / math.sqrt(2) * 0.5, 0.0, 5.0)
-    assert plan.rows[2] == GuidedRow(0.5, 0.25, 0.0, 0.0)
+    assert [step.sigma for step in plan.steps] == [2.0, 1.0, 0.5]
+    assert plan.steps[0] == GuidedStep(2.0, 2 / math.sqrt(5) * (2 - 1), 0.0, 5.0)
+    assert plan.steps[1] == GuidedStep(1.0, 1 / math.sqrt(2) * 0.5, 0.0, 5.0)
+    assert plan.steps[2] == GuidedStep(0.5, 0.25, 0.0, 0.0)
     assert (plan.start_image, plan.start_noise) == (0.0, 1.0)
 
 
 def test_sbim_ld_corrects_at_the_lower_level_with_the_step_of_the_upper_one():
     plan = plans.sbim_ld(SIGMAS, data_weight=5.0, eps=0.01, corrector_steps=2)
-    assert [row.sigma for row in plan.rows] == [2.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
+    assert [step.sigma for step in plan.steps] == [2.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
     step = 0.01 * (2.0 / 0.5) ** 2
-    assert plan.rows[1] == plan.rows[2] == GuidedRow(1.0, step, math.sqrt(2 * step), 5.0)
-    assert plan.rows[0] == plans.sbim(SIGMAS, 5.0).rows[0]
+    assert plan.steps[1] == plan.steps[2] == GuidedStep(1.0, step, math.sqrt(2 * step), 5.0)
+    assert plan.steps[0] == plans.sbim(SIGMAS, 5.0).steps[0]
 
 
 def test_the_published_langevin_step_is_1_148_sigma_squared():
     plan = make_plan(SamplerChoice("langevin"), PUBLISHED)
-    assert len(plan.rows) == (2311 - 1155) * 3
-    for row in (plan.rows[0], plan.rows[-1]):
-        assert row.step_size == pytest.approx(1.148 * row.sigma**2, rel=1e-3)
-        assert row.noise_scale == pytest.approx(math.sqrt(2 * row.step_size))
+    assert len(plan.steps) == (2311 - 1155) * 3
+    for step in (plan.steps[0], plan.steps[-1]):
+        assert step.step_size == pytest.approx(1.148 * step.sigma**2, rel=1e-3)
+        assert step.noise_scale == pytest.approx(math.sqrt(2 * step.step_size))
 
 
 def test_ddim_is_sbim_without_the_square_root():
     for exact, published in zip(
-        plans.ddim(SIGMAS, 5.0).rows, plans.sbim(SIGMAS, 5.0).rows[:-1], strict=False
+        plans.ddim(SIGMAS, 5.0).steps, plans.sbim(SIGMAS, 5.0).steps[:-1], strict=False
     ):
         assert exact.step_size == pytest.approx(published.step_size * math.sqrt(1 + exact.sigma**2))
 
 
 def test_reverse_diffusion_keeps_the_variance_of_the_process():
     # Under s = -x / sigma_t^2, the exact score of pure noise, the variance becomes sigma_{t-1}^2.
-    for row, low in zip(plans.reverse_diffusion(SIGMAS, 0.0).rows, SIGMAS[1:], strict=False):
-        shrink = 1 - row.step_size / row.sigma**2
-        assert (shrink * row.sigma) ** 2 + row.noise_scale**2 == pytest.approx(low**2)
+    for step, low in zip(plans.reverse_diffusion(SIGMAS, 0.0).steps, SIGMAS[1:], strict=False):
+        shrink = 1 - step.step_size / step.sigma**2
+        assert (shrink * step.sigma) ** 2 + step.noise_scale**2 == pytest.approx(low**2)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_dds_adds_back_the_noise_of_the_next_level_and_none_in_the_last_row(eta):
     plan = plans.dds(SIGMAS, gamma=0.03, noise_weight=2.0, n_cg=6, eta=eta)
-    for row, following in zip(plan.rows, [1.0, 0.5, 0.0], strict=True):
-        assert math.hypot(row.renoise, row.noise_scale) == pytest.approx(following)
-        assert row.noise_scale == pytest.approx(eta * following)
-        assert row.noise_gamma == pytest.approx(2.0 / row.sigma**2)
+    for step, following in zip(plan.steps, [1.0, 0.5, 0.0], strict=True):
+        assert math.hypot(step.renoise, step.noise_scale) == pytest.approx(following)
+        assert step.noise_scale == pytest.approx(eta * following)
+        assert step.noise_gamma == pytest.approx(2.0 / step.sigma**2)
     assert (plan.start_image, plan.start_noise) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_n_steps_are_n_steps(name):
-    n_rows = len(make_plan(SamplerChoice(name, steps=32), PUBLISHED).rows)
+    n_steps = len(make_plan(SamplerChoice(name, steps=32), PUBLISHED).steps)
     assert (
-        n_rows
+        n_steps
         == {"dds": 32, "sbim": 33, "sbim-ld": 97, "ddim": 33, "reverse-diffusion": 33, "langevin": 96}[name]
     )
 
@@ -131,10 +131,10 @@ def test_the_karras_schedule_is_equation_5():
 def test_a_plan_starts_from_the_measured_image_at_the_sigma_that_is_asked_for():
     plan = make_plan(SamplerChoice("ddim", steps=4, start_sigma=0.5, schedule="karras"), PUBLISHED)
     assert (plan.start_image, plan.start_noise) == (1.0, 0.5)
-    assert [row.sigma for row in plan.rows] == pytest.approx(karras(0.5, 0.0066, 5).tolist())
+    assert [step.sigma for step in plan.steps] == pytest.approx(karras(0.5, 0.0066, 5).tolist())
     dds = make_plan(SamplerChoice("dds", steps=4, start_sigma=0.5, prior_weight=2.0), PUBLISHED)
-    assert (dds.start_image, dds.start_noise, dds.rows[0].sigma) == (1.0, 0.5, 0.5)
-    assert dds.rows[0].noise_gamma == pytest.approx(2.0 / 0.5**2)
+    assert (dds.start_image, dds.start_noise, dds.steps[0].sigma) == (1.0, 0.5, 0.5)
+    assert dds.steps[0].noise_gamma == pytest.approx(2.0 / 0.5**2)
 
 
 @pytest.mark.parametrize("start_sigma", [0.001, 300.0])
@@ -144,11 +144,11 @@ def test_a_start_that_the_model_does_not_know_is_refused(start_sigma):
 
 
 def test_likelihood_guidance_takes_the_place_of_matched_norms():
-    matched = make_plan(SamplerChoice("sbim", steps=4), PUBLISHED).rows
-    likely = make_plan(SamplerChoice("sbim", steps=4, guidance="likelihood"), PUBLISHED).rows
-    assert [(row.data_weight, row.likelihood_weight) for row in matched] == [(5.0, 0.0)] * 4 + [(0.0, 0.0)]
-    assert [(row.data_weight, row.likelihood_weight) for row in likely] == [(0.0, 1.0)] * 4 + [(0.0, 0.0)]
-    assert [row.step_size for row in likely] == [row.step_size for row in matched]
+    matched = make_plan(SamplerChoice("sbim", steps=4), PUBLISHED).steps
+    likely = make_plan(SamplerChoice("sbim", steps=4, guidance="likelihood"), PUBLISHED).steps
+    assert [(step.data_weight, step.likelihood_weight) for step in matched] == [(5.0, 0.0)] * 4 + [(0.0, 0.0)]
+    assert [(step.data_weight, step.likelihood_weight) for step in likely] == [(0.0, 1.0)] * 4 + [(0.0, 0.0)]
+    assert [step.step_size for step in likely] == [step.step_size for step in matched]
 
 
 def test_more_steps_than_levels_is_refused():

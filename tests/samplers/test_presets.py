@@ -8,7 +8,7 @@ PRIOR = Prior(50.0, 0.01, 500, step_lr=5e-5, n_steps_each=4, data_weight=5.0, st
 
 def calls(name):
     preset = find_preset(name)
-    return len(make_plan(preset.choice, PRIOR).rows) * preset.samples
+    return len(make_plan(preset.choice, PRIOR).steps) * preset.samples
 
 
 def test_presets_keep_to_their_budgets():

@@ -34,8 +34,8 @@ def noise_in(x_vp, a):
 
 
 def run(plan, x, draws):
-    for row, z in zip(plan.rows, [*draws, 0.0], strict=True):
-        x = x + row.step_size * score(x, row.sigma) + row.noise_scale * z
+    for step, z in zip(plan.steps, [*draws, 0.0], strict=True):
+        x = x + step.step_size * score(x, step.sigma) + step.noise_scale * z
     return x
 
 
@@ -83,11 +83,11 @@ def test_the_reverse_diffusion_plan_is_ddpms_ancestral_sampling(n_steps):
 def test_the_larger_variance_of_ddpm_is_another_sampler():
     """Of variance beta_t it adds (sigma_t^2 - sigma_{t-1}^2) (1 + sigma_{t-1}^2) / (1 + sigma_t^2)."""
     plan = make_plan(SamplerChoice("reverse-diffusion", steps=999), PRIOR)
-    for row, t in zip(plan.rows[:-1], range(999, 0, -1), strict=True):
+    for step, t in zip(plan.steps[:-1], range(999, 0, -1), strict=True):
         high, low = np.sqrt(1 / A[t] - 1), np.sqrt(1 / A[t - 1] - 1)
         large = BETAS[t] / A[t - 1]
         assert large == pytest.approx((high**2 - low**2) * (1 + low**2) / (1 + high**2), rel=1e-9)
-        assert row.noise_scale**2 < large
+        assert step.noise_scale**2 < large
 
 
 def test_pure_noise_starts_where_the_preserving_process_ends_and_images_do_not_change():
@@ -101,7 +101,7 @@ def test_pure_noise_starts_where_the_preserving_process_ends_and_images_do_not_c
 def test_steps_are_the_models_own_and_geometric_models_keep_theirs():
     plan = make_plan(SamplerChoice("ddim", steps=9), PRIOR)
     own = [np.sqrt(1 / A[t] - 1) for t in (999, 888, 777, 666, 555, 444, 333, 222, 111, 0)]
-    np.testing.assert_allclose([row.sigma for row in plan.rows], own, rtol=1e-9)
+    np.testing.assert_allclose([step.sigma for step in plan.steps], own, rtol=1e-9)
     geometric = Prior(10.0, 0.01, 10, step_lr=1e-4, n_steps_each=3, data_weight=5.0, start_level=0)
     assert make_plan(SamplerChoice("ddim", steps=9), geometric).start_noise == 1.0
 

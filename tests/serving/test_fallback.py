@@ -25,7 +25,7 @@ from sbim_deploy.serving import worker
 
 
 class Broken:
-    """An engine whose recurrence does something else in every row."""
+    """An engine whose recurrence does something else in every step."""
 
     def __init__(self, engine, fault):
         self._engine, self._fault = engine, fault
@@ -47,7 +47,7 @@ class Broken:
 
 @pytest.fixture
 def break_engine(monkeypatch):
-    """Make every engine that is opened do something in each row, and multiply what it reads."""
+    """Make every engine that is opened do something in each step, and multiply what it reads."""
     opened = worker.open_engine
 
     def use(fault=lambda: None, spoil=1.0):

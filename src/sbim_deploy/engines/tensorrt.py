@@ -36,7 +36,7 @@ class TensorRTEngine:
 
     Args:
         backend: ``trt`` or ``rtx``.
-        plan: the serialised engine. It is code: whoever calls has checked where it comes from.
+        serialised: the engine as TensorRT writes it. It is code: the caller has checked where it comes from.
         inputs: the graph's inputs and their shapes, with names for free sizes.
         ranges: the sizes that the engine was built for, by dimensions' names.
         runtime_cache: kernels of TensorRT-RTX; None keeps none.
@@ -49,7 +49,7 @@ class TensorRTEngine:
     def __init__(
         self,
         backend: str,
-        plan: bytes,
+        serialised: bytes,
         inputs: Mapping[str, Shape],
         ranges: Mapping[str, Range],
         runtime_cache: RuntimeCache | None = None,
@@ -59,7 +59,7 @@ class TensorRTEngine:
         logger_of(trt).errors.clear()
         self._trt, self._ranges = trt, ranges
         self._runtime = trt.Runtime(logger_of(trt))
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
             raise EngineIncompatibleError(
                 f"{DISTRIBUTIONS[backend]} {trt.__version__} cannot load the engine on {device.name}: "

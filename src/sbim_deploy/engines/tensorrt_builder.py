@@ -165,7 +165,7 @@ def check_precision(network: Network, precision: str) -> None:
         )
 
 
-def build_plan(
+def build_engine(
     network: Network,
     ranges: Mapping[str, Range],
     settings: BuildSettings,
@@ -188,13 +188,13 @@ def build_plan(
         config.set_timing_cache(config.create_timing_cache(timing_cache), False)
     monitor = _make_monitor(trt, on_progress)
     config.progress_monitor = monitor
-    plan = network.builder.build_serialized_network(network.definition, config)
+    serialised = network.builder.build_serialized_network(network.definition, config)
     if monitor.stopped_by is not None:
         raise monitor.stopped_by
-    if plan is None:
+    if serialised is None:
         raise InputError(f"{network.path}: TensorRT cannot build it: {take_errors(trt)}")
     on_progress(1.0)
-    return plan, bytes(config.get_timing_cache().serialize()) if has_timing_cache else b""
+    return serialised, bytes(config.get_timing_cache().serialize()) if has_timing_cache else b""
 
 
 def _shape(tensor: Any) -> Shape:

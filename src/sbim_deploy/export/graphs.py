@@ -1,4 +1,4 @@
-"""The graphs of a model folder: the score, rows and plans fused around it, and their common weights."""
+"""The graphs of a model folder: the score, steps and plans fused around it, and their common weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROWS = "rows"
 
 
 def fuse_step(score: onnx.ModelProto, update: onnx.ModelProto) -> onnx.ModelProto:
-    """Return one row as a graph: the network, and the update that takes its output named ``score``.
+    """Return one step as a graph: the network, and the update that takes its output named ``score``.
 
     Inputs that both have are one input.
     """
@@ -47,9 +47,9 @@ def fuse_step(score: onnx.ModelProto, update: onnx.ModelProto) -> onnx.ModelProt
 
 
 def fuse_plan(step: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the whole plan as a graph: a loop over rows that ends with the last row's x.
+    """Return the whole plan as a graph: a loop over steps that ends with the x of the last.
 
-    It takes the step's inputs; those that change from row to row get an axis of rows in front.
+    It takes the step's inputs; those that change from step to step get an axis of steps in front.
     """
     inner = _renamed_input(step.graph, STATE, LOOP_STATE)
     changing = [value for value in inner.input if value.name not in (*CONSTANT_INPUTS, LOOP_STATE)]

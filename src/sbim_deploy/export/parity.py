@@ -15,7 +15,7 @@ from sbim_deploy.export.model import scores_of, three_levels
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model
-from sbim_deploy.recon.parity import fused_kinds, row_of, row_problem, step_tensors, tolerance
+from sbim_deploy.recon.parity import fused_kinds, step_of, step_problem, step_tensors, tolerance
 
 OTHER_GRID = (80, 96)
 
@@ -45,7 +45,7 @@ def check_against_checkpoint(
         engine = open_engine(model, f"step-{kind}", backend)
         update = make_updates(manifest.n_cg)[kind].double()
         for sigma in sigmas:
-            inputs = step_tensors(row_of(kind, sigma, manifest.n_cg), row_problem(kind, sigma, seed=100))
+            inputs = step_tensors(step_of(kind, sigma, manifest.n_cg), step_problem(kind, sigma, seed=100))
             tensors = {name: torch.from_numpy(array).double() for name, array in inputs.items()}
             with torch.inference_mode():
                 score = network(tensors["x"], tensors["sigma"])

@@ -1,4 +1,4 @@
-"""The rows of a plan as PyTorch modules that take the score: what the fused graphs add to the network.
+"""The steps of a plan as PyTorch modules that take the score: what the fused graphs add to the network.
 
 Inference engines have no complex numbers and no Fourier transforms. Images are (n, 2, H, W), real and
 imaginary part; inside, a complex (..., rows, columns) is real with the parts side by side, (..., rows,

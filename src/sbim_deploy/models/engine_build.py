@@ -14,7 +14,7 @@ from sbim_deploy.engines.tensorrt_builder import (
     Network,
     Progress,
     Range,
-    build_plan,
+    build_engine,
     check_precision,
     import_package,
     known_capabilities,
@@ -166,9 +166,9 @@ def build_engine_file(
         return BuiltEngine(path, record, was_there=True)
     _make_folder(request.output)
     check_writable(path)
-    plan = _build(network, request, on_progress)
+    serialised = _build(network, request, on_progress)
     path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
-    write_engine(request.output, record, lambda temporary: temporary.write_bytes(plan))
+    write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
     return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False)
 
 
@@ -177,11 +177,11 @@ def _build(network: Network, request: BuildRequest, on_progress: Progress) -> me
     if request.timing_cache is not None:
         check_writable(request.timing_cache)
         tactics = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
-    plan, tactics = build_plan(network, request.ranges, request.settings, on_progress, tactics)
+    serialised, tactics = build_engine(network, request.ranges, request.settings, on_progress, tactics)
     if request.timing_cache is not None:
         with replacing(request.timing_cache) as temporary:
             temporary.write_bytes(tactics)
-    return memoryview(plan)
+    return memoryview(serialised)
 
 
 def _record_of(

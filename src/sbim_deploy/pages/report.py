@@ -31,7 +31,7 @@ FULL_PERCENTILE = 99.95  # a single bright pixel must not take the grey levels o
 WINDOW_PERCENTILE = 99.8
 
 Residuals = Sequence[tuple[int, int, float]]
-"""(slice, rows of the plan done, residual)."""
+"""(slice, steps of the plan done, residual)."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _curves(result: ResultFile, residuals: Residuals) -> str:
     sigmas = list(enumerate(row_sigmas(result.provenance), start=1))
     plots = [_residual_plot(residuals)] if residuals else []
     if sigmas:
-        plots.append(log_plot("Noise level (sigma) of each row", "row of the plan", sigmas))
+        plots.append(log_plot("Noise level (sigma) of each step", "step of the plan", sigmas))
     n_slices = len({index for index, _, _ in residuals})
     sample = ", first sample of each" if result.samples > 1 else ""
     if not residuals:
@@ -221,14 +221,16 @@ def _curves(result: ResultFile, residuals: Residuals) -> str:
 
 
 def _residual_plot(residuals: Residuals) -> str:
-    by_rows: defaultdict[int, list[float]] = defaultdict(list)
-    for _, rows_done, residual in residuals:
-        by_rows[rows_done].append(residual)
+    by_step: defaultdict[int, list[float]] = defaultdict(list)
+    for _, steps_done, residual in residuals:
+        by_step[steps_done].append(residual)
 
     def curve(summary: str) -> Points:
-        return [(rows_done, float(getattr(np, summary)(by_rows[rows_done]))) for rows_done in sorted(by_rows)]
+        return [
+            (steps_done, float(getattr(np, summary)(by_step[steps_done]))) for steps_done in sorted(by_step)
+        ]
 
-    return log_plot("Residual", "rows of the plan done", curve("median"), (curve("min"), curve("max")))
+    return log_plot("Residual", "steps of the plan done", curve("median"), (curve("min"), curve("max")))
 
 
 def _tables(result: ResultFile) -> str:

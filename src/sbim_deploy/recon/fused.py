@@ -1,4 +1,4 @@
-"""Plans on the fused graphs: network, data consistency and update in one call, for a row or for all."""
+"""Plans on the fused graphs: network, data consistency and update in one call, for a step or for all."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sbim_deploy.recon.grid import GridProblem
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.loop import OnState, check_finite, likelihood_gain
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step
 
 GUIDED_NUMBERS = ("sigma", "step_size", "noise_scale", "data_weight", "likelihood_gain")
 PROXIMAL_NUMBERS = ("sigma", "gamma", "renoise", "noise_scale")
-ROWS_BETWEEN_CHECKS = 16
+STEPS_BETWEEN_CHECKS = 16
 MAX_NOISE_BYTES = 256 * 1024**2
 
 
-def plan_inputs(plan: Plan, noise_level: FloatArray) -> dict[str, FloatArray]:
-    """Return the graph's numbers by name, each float32 (row, slice); ``noise_level`` (slice,) is sigma_y."""
-    guided = isinstance(plan.rows[0], GuidedRow)
+def plan_numbers(plan: Plan, noise_level: FloatArray) -> dict[str, FloatArray]:
+    """Return the graph's numbers by name, each float32 (step, slice); ``noise_level`` (slice,) is sigma_y."""
+    guided = isinstance(plan.steps[0], GuidedStep)
     names = GUIDED_NUMBERS if guided else PROXIMAL_NUMBERS
-    numbers = {name: np.empty((len(plan.rows), noise_level.size), np.float32) for name in names}
-    for index, row in enumerate(plan.rows):
+    numbers = {name: np.empty((len(plan.steps), noise_level.size), np.float32) for name in names}
+    for index, step in enumerate(plan.steps):
         for name in names:
-            numbers[name][index] = _number(row, name, noise_level)
+            numbers[name][index] = _number(step, name, noise_level)
     return numbers
 
 
@@ -57,36 +57,36 @@ def run_steps(
     engine: Engine,
     plan: Plan,
     problem: GridProblem,
-    on_row: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
     on_state: OnState | None = None,
 ) -> ComplexArray:
-    """Return the images (slice, rows, columns) after a plan, row by row; x stays where the engine runs.
+    """Return the images (slice, rows, columns) after a plan, step by step; x stays where the engine runs.
 
-    Unless it is asked for with ``on_state``: then every row waits for the device and copies x from it.
+    Unless it is asked for with ``on_state``: then every step waits for the device and copies x from it.
 
     Raises:
-        SamplingError: a non-finite value; looked for every few rows, since looking waits for the device.
+        SamplingError: a non-finite value; looked for every few steps, since looking waits for the device.
     """
     x = to_channels(problem.start)
     z = np.zeros_like(x)
-    numbers = plan_inputs(plan, problem.noise_level)
+    numbers = plan_numbers(plan, problem.noise_level)
     first = {name: array[0] for name, array in numbers.items()}
     recurrence = engine.recur("x", "x_next", {**operator_inputs(problem), **first, "x": x, "z": z})
-    last = len(plan.rows) - 1
+    last = len(plan.steps) - 1
     if on_state is not None:
         on_state(0, problem.start)
-    for index, row in enumerate(plan.rows):
+    for index, step in enumerate(plan.steps):
         changed = {name: array[index] for name, array in numbers.items()}
-        if row.noise_scale:
+        if step.noise_scale:
             changed["z"] = to_channels(problem.noise.draw(), z)
         recurrence.advance(changed)
-        if on_state is not None or index % ROWS_BETWEEN_CHECKS == 0 or index == last:
+        if on_state is not None or index % STEPS_BETWEEN_CHECKS == 0 or index == last:
             x = recurrence.read()
             _check(x, plan, index, problem.noise)
         if on_state is not None:
             on_state(index + 1, from_channels(x))
-        if on_row is not None:
-            on_row(index + 1)
+        if on_step is not None:
+            on_step(index + 1)
     return from_channels(x)
 
 
@@ -94,50 +94,50 @@ def run_whole(
     engine: Engine,
     plan: Plan,
     problem: GridProblem,
-    on_row: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
     on_state: OnState | None = None,
 ) -> ComplexArray:
-    """As :func:`run_steps`, with as many rows in a call as their noise fits into 256 MiB: mostly all of them.
+    """As :func:`run_steps`, with as many steps in a call as have noise that fits into 256 MiB, mostly all.
 
-    The hooks hear of no row within a call.
+    The hooks hear of no step within a call.
 
     Raises:
         SamplingError: a non-finite value after a call.
     """
     operator, x = operator_inputs(problem), to_channels(problem.start)
-    n_rows = len(plan.rows)
-    rows_a_call = min(n_rows, max(1, MAX_NOISE_BYTES // x.nbytes))
+    n_steps = len(plan.steps)
+    steps_a_call = min(n_steps, max(1, MAX_NOISE_BYTES // x.nbytes))
     if on_state is not None:
         on_state(0, problem.start)
-    for begin in range(0, n_rows, rows_a_call):
-        part = replace(plan, rows=plan.rows[begin : begin + rows_a_call])
-        done = begin + len(part.rows)
-        x = engine.run({**operator, **rows_inputs(part, problem), "x": x})["image"]
+    for begin in range(0, n_steps, steps_a_call):
+        part = replace(plan, steps=plan.steps[begin : begin + steps_a_call])
+        done = begin + len(part.steps)
+        x = engine.run({**operator, **plan_inputs(part, problem), "x": x})["image"]
         _check(x, plan, done - 1, problem.noise)
         if on_state is not None:
             on_state(done, from_channels(x))
-        if on_row is not None:
-            on_row(done)
+        if on_step is not None:
+            on_step(done)
     return from_channels(x)
 
 
-def rows_inputs(plan: Plan, problem: GridProblem) -> dict[str, FloatArray]:
-    """Return what the ``reconstruct`` graph takes beside the operator: x, and the rows' numbers and noise."""
+def plan_inputs(plan: Plan, problem: GridProblem) -> dict[str, FloatArray]:
+    """Return the ``reconstruct`` graph's inputs beside the operator: x, and the steps' numbers and noise."""
     x = to_channels(problem.start)
-    z = np.zeros((len(plan.rows), *x.shape), np.float32)
-    for row, buffer in zip(plan.rows, z, strict=True):
-        if row.noise_scale:
+    z = np.zeros((len(plan.steps), *x.shape), np.float32)
+    for step, buffer in zip(plan.steps, z, strict=True):
+        if step.noise_scale:
             to_channels(problem.noise.draw(), buffer)
-    numbers = plan_inputs(plan, problem.noise_level)
+    numbers = plan_numbers(plan, problem.noise_level)
     return {"x": x, "z_of_rows": z, **{f"{name}_of_rows": array for name, array in numbers.items()}}
 
 
-def _number(row: Row, name: str, noise_level: FloatArray) -> float | FloatArray:
-    if name == "likelihood_gain" and isinstance(row, GuidedRow):
-        return likelihood_gain(row, noise_level)
-    if name == "gamma" and isinstance(row, ProximalRow):
-        return row.gamma + row.noise_gamma * noise_level**2
-    number: float = getattr(row, name)
+def _number(step: Step, name: str, noise_level: FloatArray) -> float | FloatArray:
+    if name == "likelihood_gain" and isinstance(step, GuidedStep):
+        return likelihood_gain(step, noise_level)
+    if name == "gamma" and isinstance(step, ProximalStep):
+        return step.gamma + step.noise_gamma * noise_level**2
+    number: float = getattr(step, name)
     return number
 
 

@@ -18,7 +18,7 @@ from sbim_deploy.mri.metrics import ssim
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
-from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
+from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
@@ -26,7 +26,7 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.loop import Score, run_plan
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow, Row
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
     n_cg = model.manifest.n_cg
     for kind in fused_kinds(model.manifest):
         step = open_engine(model, f"step-{kind}", backend)
-        results += [_check_rows(score, step, f"step-{kind}", sigma, 1, n_cg, dtype) for sigma in sigmas]
+        results += [_check_steps(score, step, f"step-{kind}", sigma, 1, n_cg, dtype) for sigma in sigmas]
         whole = open_engine(model, f"reconstruct-{kind}", backend)
-        results.append(_check_rows(score, whole, f"reconstruct-{kind}", sigmas[1], 3, n_cg, dtype))
+        results.append(_check_steps(score, whole, f"reconstruct-{kind}", sigmas[1], 3, n_cg, dtype))
     return results
 
 
 def fused_kinds(manifest: ModelManifest) -> list[str]:
-    """Return the kinds of rows that a model has fused graphs for, such as proximal-2d."""
+    """Return the kinds of steps that a model has fused graphs for, such as proximal-2d."""
     names = (name.removesuffix(".onnx") for name in manifest.files)
     return sorted(name.removeprefix("step-") for name in names if name.startswith("step-"))
 
@@ -96,7 +96,7 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
     reconstruct = Reconstructor(model, WHOLE_CHOICE, backend=backend, graph=graph)
     got = reconstruct([whole_problem()])[0].image
     plan = reconstruct.plan
-    name = f"image, {plan.sampler} with {len(plan.rows)} calls, {graph}, stored PyTorch"
+    name = f"image, {plan.sampler} with {len(plan.steps)} calls, {graph}, stored PyTorch"
     limit = TOLERANCES[model.manifest.dtype].image
     return compare(name, got, expected, limit), ssim(np.abs(got), np.abs(expected))
 
@@ -141,18 +141,18 @@ def noisy_phantom(shape: tuple[int, int], sigma: float, seed: int) -> ComplexArr
     return image
 
 
-def row_of(kind: str, sigma: float, n_cg: int) -> Row:
-    """Return a row of a plan at a level, of a kind such as guided or proximal-2d."""
+def step_of(kind: str, sigma: float, n_cg: int) -> Step:
+    """Return a step of a plan at a level, of a kind such as guided or proximal-2d."""
     if kind.startswith("guided"):
-        return GuidedRow(
+        return GuidedStep(
             sigma, step_size=0.3 * sigma**2, noise_scale=0.1 * sigma, data_weight=5.0, likelihood_weight=0.5
         )
-    return ProximalRow(
+    return ProximalStep(
         sigma, gamma=0.05, noise_gamma=1.0, n_cg=n_cg, renoise=0.3 * sigma, noise_scale=0.2 * sigma
     )
 
 
-def row_problem(kind: str, sigma: float, seed: int = 0) -> GridProblem:
+def step_problem(kind: str, sigma: float, seed: int = 0) -> GridProblem:
     """Return a slice with noise of a level; both directions are undersampled where the kind ends in -2d."""
     rows, columns = STEP_GRID
     mask = line_mask(columns, 3, "random", seed=seed)[None, None]
@@ -164,23 +164,23 @@ def row_problem(kind: str, sigma: float, seed: int = 0) -> GridProblem:
     return GridProblem(sense, x, backprojection, NoiseStream(seed, [0], STEP_GRID), NOISE_LEVEL)
 
 
-def step_tensors(row: Row, problem: GridProblem) -> dict[str, FloatArray]:
-    """Return the step graph's inputs for a row, by name."""
-    of_rows = rows_inputs(Plan("parity", 1.0, 0.0, (row,)), problem)
-    x = of_rows.pop("x")
-    first = {name.removesuffix("_of_rows"): array[0] for name, array in of_rows.items()}
+def step_tensors(step: Step, problem: GridProblem) -> dict[str, FloatArray]:
+    """Return the step graph's inputs for a step, by name."""
+    of_steps = plan_inputs(Plan("parity", 1.0, 0.0, (step,)), problem)
+    x = of_steps.pop("x")
+    first = {name.removesuffix("_of_rows"): array[0] for name, array in of_steps.items()}
     return {**operator_inputs(problem), **first, "x": x}
 
 
-def _check_rows(
-    score: Engine, fused: Engine, graph: str, sigma: float, n_rows: int, n_cg: int, dtype: str
+def _check_steps(
+    score: Engine, fused: Engine, graph: str, sigma: float, n_steps: int, n_cg: int, dtype: str
 ) -> Parity:
     kind = graph.partition("-")[2]
-    plan = Plan("parity", 1.0, 0.0, (row_of(kind, sigma, n_cg),) * n_rows)
-    problem = row_problem(kind, sigma)
+    plan = Plan("parity", 1.0, 0.0, (step_of(kind, sigma, n_cg),) * n_steps)
+    problem = step_problem(kind, sigma)
     run = run_steps if graph.startswith("step") else run_whole
     got = run(fused, plan, problem)
-    problem = row_problem(kind, sigma)
+    problem = step_problem(kind, sigma)
     expected = run_plan(
         plan,
         EngineScore(score, 1, STEP_GRID),

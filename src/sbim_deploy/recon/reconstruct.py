@@ -15,20 +15,20 @@ from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
-from sbim_deploy.recon.fused import operator_inputs, rows_inputs, run_steps, run_whole
+from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import OnState, run_plan
-from sbim_deploy.samplers.plan import Plan, ProximalRow
+from sbim_deploy.samplers.plan import Plan, ProximalStep
 
 DEFAULT_GRAPH = "step"
 GRAPHS = (DEFAULT_GRAPH, "score", "reconstruct")
 
 OnResidual = Callable[[int, int, float], None]
-"""(slice, rows done, |A x - y| / |y|), before the first row too."""
+"""(slice, steps done, |A x - y| / |y|), before the first step too."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Reconstruction:
 
     ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
     before cropping. ``standard_deviation``, where there is more than one sample, is sqrt(E |x - mean|^2): of
-    the samples, and of what the last row's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
+    the samples, and of what the last step's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
     """
 
     index: int
@@ -56,7 +56,7 @@ class Reconstructor:
         seed: of the noise; with a slice's index it decides the slice's image.
         backend: see :func:`sbim_deploy.models.backends.open_engine`.
         threads: of the engine; None is one for each core.
-        graph: ``step`` runs a row of the plan in one call, ``reconstruct`` the whole plan, and ``score`` the
+        graph: ``step`` runs one step of the plan in a call, ``reconstruct`` the whole plan, and ``score`` the
             network alone, with numpy for the rest: the reference that the others are tested against.
         samples: images drawn for each slice, with independent noise.
         samples_at_once: how many of them run together, which changes the speed and the memory alone.
@@ -105,26 +105,26 @@ class Reconstructor:
 
     @property
     def n_calls(self) -> int:
-        """The network calls that a slice takes: the plan's rows for each sample."""
-        return len(self.plan.rows) * self.samples
+        """The network calls that a slice takes: the plan's steps for each sample."""
+        return len(self.plan.steps) * self.samples
 
     def __call__(
         self,
         problems: Sequence[SliceProblem],
-        on_row: Callable[[int], None] | None = None,
+        on_step: Callable[[int], None] | None = None,
         on_residual: OnResidual | None = None,
     ) -> list[Reconstruction]:
         """Reconstruct slices of one shape together.
 
-        ``on_row`` gets the number of network calls done for each slice, of :attr:`n_calls`. ``on_residual``
-        hears of the first sample's way to the data; asked for, it costs the forward operator in every row.
+        ``on_step`` gets the number of network calls done for each slice, of :attr:`n_calls`. ``on_residual``
+        hears of the first sample's way to the data; asked for, it costs the forward operator in every step.
 
         Raises:
             SamplingError: the sampler diverged.
             ValueError: the slices' shapes differ.
         """
         batch = stack_slices(problems)
-        moments = self._draw_samples(batch, on_row, on_residual)
+        moments = self._draw_samples(batch, on_step, on_residual)
         residuals = _relative_distance(batch.sense.forward(moments.mean), batch.kspace)
         deviations = self._standard_deviations(batch, moments)
 
@@ -148,12 +148,12 @@ class Reconstructor:
         The graph's output is in units of each slice's scale.
         """
         on_grid = self._put_on_grid(stack_slices(problems))
-        inputs = {**operator_inputs(on_grid), **rows_inputs(self.plan, on_grid)}
+        inputs = {**operator_inputs(on_grid), **plan_inputs(self.plan, on_grid)}
         both_directions = on_grid.sense.mask.shape[-2] > 1
         return f"{self._file_stem('reconstruct', both_directions)}.onnx", inputs
 
     def _draw_samples(
-        self, batch: SliceBatch, on_row: Callable[[int], None] | None, on_residual: OnResidual | None
+        self, batch: SliceBatch, on_step: Callable[[int], None] | None, on_residual: OnResidual | None
     ) -> RunningMoments:
         """Return the moments of the samples' images (slice, rows, columns), in units of k-space."""
         moments = RunningMoments(batch.kspace.shape[:1] + batch.sense.image_shape)
@@ -161,7 +161,7 @@ class Reconstructor:
             samples = range(first, min(first + self._samples_at_once, self.samples))
             on_grid = self._put_on_grid(batch, samples)
             on_state = _residual_hook(batch, on_residual) if on_residual and first == 0 else None
-            drawn = self._run_plan(on_grid, _calls_hook(on_row, samples, len(self.plan.rows)), on_state)
+            drawn = self._run_plan(on_grid, _calls_hook(on_step, samples, len(self.plan.steps)), on_state)
             for images in np.split(centre_crop(drawn, batch.sense.image_shape), len(samples)):
                 moments.add(_in_kspace_units(images, batch))
         return moments
@@ -177,12 +177,12 @@ class Reconstructor:
         return put_on_grid(batch, self.plan, self.seed, self.model.manifest.size_multiple, samples)
 
     def _run_plan(
-        self, problem: GridProblem, on_row: Callable[[int], None] | None, on_state: OnState | None
+        self, problem: GridProblem, on_step: Callable[[int], None] | None, on_state: OnState | None
     ) -> ComplexArray:
         engine = self._engine_for(problem.sense)
         if self.graph != "score":
             run = run_steps if self.graph == "step" else run_whole
-            return run(engine, self.plan, problem, on_row, on_state)
+            return run(engine, self.plan, problem, on_step, on_state)
         return run_plan(
             self.plan,
             EngineScore(engine, len(problem.start), problem.grid),
@@ -191,7 +191,7 @@ class Reconstructor:
             problem.start,
             problem.noise,
             problem.noise_level,
-            on_row,
+            on_step,
             on_state,
         )
 
@@ -207,34 +207,34 @@ class Reconstructor:
         """Return the name of the file that runs the plan, such as step-proximal-2d."""
         if graph == "score":
             return graph
-        first, n_cg = self.plan.rows[0], self.model.manifest.n_cg
-        if isinstance(first, ProximalRow) and first.n_cg != n_cg:
+        first, n_cg = self.plan.steps[0], self.model.manifest.n_cg
+        if isinstance(first, ProximalStep) and first.n_cg != n_cg:
             raise InputError(
                 f"{self.model.folder}: its {graph} graph takes {n_cg} conjugate-gradient steps, "
                 f"the plan {first.n_cg}: use --graph score"
             )
-        kind = "proximal" if isinstance(first, ProximalRow) else "guided"
+        kind = "proximal" if isinstance(first, ProximalStep) else "guided"
         return f"{graph}-{kind}{'-2d' if both_directions else ''}"
 
 
 def _calls_hook(
-    on_row: Callable[[int], None] | None, samples: range, n_rows: int
+    on_step: Callable[[int], None] | None, samples: range, n_steps: int
 ) -> Callable[[int], None] | None:
-    """Return the hook of a pass: the rows of the samples before it, and those of its own so far."""
-    if on_row is None:
+    """Return the hook of a pass: the steps of the samples before it, and those of its own so far."""
+    if on_step is None:
         return None
-    return lambda rows_done: on_row(samples.start * n_rows + len(samples) * rows_done)
+    return lambda steps_done: on_step(samples.start * n_steps + len(samples) * steps_done)
 
 
 def _residual_hook(batch: SliceBatch, on_residual: OnResidual) -> OnState:
     """Return a hook that tells the residuals of a pass's first sample."""
 
-    def on_state(rows_done: int, x: ComplexArray) -> None:
+    def on_state(steps_done: int, x: ComplexArray) -> None:
         first_samples = centre_crop(x[: len(batch.problems)], batch.sense.image_shape)
         images = _in_kspace_units(first_samples, batch)
         residuals = _relative_distance(batch.sense.forward(images), batch.kspace)
         for problem, residual in zip(batch.problems, residuals, strict=True):
-            on_residual(problem.index, rows_done, float(residual))
+            on_residual(problem.index, steps_done, float(residual))
 
     return on_state
 

@@ -1,4 +1,4 @@
-"""The mean and the spread of samples, with what data and last row leave open, which samples do not show."""
+"""The mean and the spread of samples, and what the last step's data leave open, which no sample shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sbim_deploy.recon.grid import SliceBatch
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.noise import keyed_generator
-from sbim_deploy.samplers.plan import Plan, ProximalRow
+from sbim_deploy.samplers.plan import Plan, ProximalStep
 
 
 class RunningMoments:
@@ -46,7 +46,7 @@ PROBE_KEY = 2**32 - 1
 
 
 def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int = PROBES) -> FloatArray:
-    """Return the variance of each pixel given the last row's x0, both parts together, in units of k-space.
+    """Return the variance of each pixel given the last step's x0, both parts together, in units of k-space.
 
     A sample ends with the solution of a Gaussian problem: data with noise sigma_y, and x0 with the variance
     sigma_y^2 / g in each part. Its covariance is sigma_y^2 (A^H A + g)^-1, and by the law of total variance
@@ -56,20 +56,20 @@ def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int
 
     The result is (slice, rows, columns): 0 without noise, and for guided plans, which solve no such problem.
     """
-    row, sense = plan.rows[-1], batch.sense
+    step, sense = plan.steps[-1], batch.sense
     shape = (len(batch.problems), *sense.image_shape)
     variance = np.zeros(shape, dtype=np.float32)
     noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
-    if not isinstance(row, ProximalRow) or not noise.any():
+    if not isinstance(step, ProximalStep) or not noise.any():
         return variance
-    weight = (row.gamma + row.noise_gamma * (noise / batch.scales) ** 2).astype(np.float32)
+    weight = (step.gamma + step.noise_gamma * (noise / batch.scales) ** 2).astype(np.float32)
     spread = np.divide(noise, np.sqrt(weight), out=np.zeros_like(noise), where=weight > 0)
     generators = [keyed_generator(seed, problem.index, PROBE_KEY) for problem in batch.problems]
     for _ in range(n_probes):
         data = _draw(generators, batch.kspace.shape, noise)
         centre = _draw(generators, shape, spread)
         # The network calls that are saved pay for a solution that has converged.
-        solution = solve_proximal(sense.normal, sense.adjoint(data), centre, weight, 2 * row.n_cg)
+        solution = solve_proximal(sense.normal, sense.adjoint(data), centre, weight, 2 * step.n_cg)
         variance += (solution.real**2 + solution.imag**2) / np.float32(n_probes)
     return variance
 

@@ -28,7 +28,7 @@ from sbim_deploy.recon.parity import phantom_problem, step_tensors
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
-from sbim_deploy.samplers.plan import GuidedRow, Plan
+from sbim_deploy.samplers.plan import GuidedStep, Plan
 
 
 def machine() -> dict[str, Any]:
@@ -236,13 +236,13 @@ def _measure_reconstruction(
         total, _ = _timed(lambda: reconstructor([problem]))
         runs.append((total, timed[0].seconds))
     total, inside = sorted(runs)[len(runs) // 2]
-    return total, inside, len(reconstructor.plan.rows)
+    return total, inside, len(reconstructor.plan.steps)
 
 
 def _measure_step(model: Model, engine: Engine, problem: SliceProblem) -> float:
-    row = GuidedRow(sigma=1.0, step_size=0.1, noise_scale=0.1, data_weight=5.0)
-    plan = Plan("bench", start_image=1.0, start_noise=1.0, rows=(row,))
-    inputs = step_tensors(row, put_on_grid(stack_slices([problem]), plan, 0, model.manifest.size_multiple))
+    step = GuidedStep(sigma=1.0, step_size=0.1, noise_scale=0.1, data_weight=5.0)
+    plan = Plan("bench", start_image=1.0, start_noise=1.0, steps=(step,))
+    inputs = step_tensors(step, put_on_grid(stack_slices([problem]), plan, 0, model.manifest.size_multiple))
     engine.run(inputs)
     return _median_s(lambda: engine.run(inputs))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plan as plans
-from sbim_deploy.samplers.plan import GuidedRow, Plan
+from sbim_deploy.samplers.plan import GuidedStep, Plan
 from sbim_deploy.samplers.schedules import Sigmas, geometric, karras, starting_at, subsample
 
 DEFAULT_SAMPLER = "dds"
@@ -158,13 +158,13 @@ def _guided_by_likelihood(plan: Plan) -> Plan:
 
     Jalal et al. 2021 (arXiv:2108.01368), algorithm 1, with sigma for their gamma_t.
     """
-    rows = (
-        replace(row, data_weight=0.0, likelihood_weight=row.data_weight)
-        if isinstance(row, GuidedRow)
-        else row
-        for row in plan.rows
+    steps = (
+        replace(step, data_weight=0.0, likelihood_weight=step.data_weight)
+        if isinstance(step, GuidedStep)
+        else step
+        for step in plan.steps
     )
-    return replace(plan, rows=tuple(rows))
+    return replace(plan, steps=tuple(steps))
 
 
 def _model_levels(prior: Prior) -> Sigmas:

@@ -10,13 +10,13 @@ from sbim_deploy.errors import SamplingError
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import Normal, inner, solve_proximal
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedRow, Plan, ProximalRow
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
 
 Score = Callable[[ComplexArray, float], ComplexArray]
 """(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns); the loop may overwrite what it returns."""
 
 OnState = Callable[[int, ComplexArray], None]
-"""(rows done, x), x complex64 (slice, rows, columns), not to be kept; called before the first row too."""
+"""(steps done, x), x complex64 (slice, rows, columns), not to be kept; called before the first step too."""
 
 
 def starting_point(plan: Plan, image: ComplexArray, noise: NoiseStream) -> ComplexArray:
@@ -33,45 +33,45 @@ def run_plan(
     start: ComplexArray,
     noise: NoiseStream,
     noise_level: FloatArray,
-    on_row: Callable[[int], None] | None = None,
+    on_step: Callable[[int], None] | None = None,
     on_state: OnState | None = None,
 ) -> ComplexArray:
     """Return the images (slice, rows, columns) that a plan ends with.
 
     ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
     ``start`` is the plan's :func:`starting_point`, which is overwritten, and ``noise_level`` (slice,) is
-    sigma_y / scale. ``on_row`` is called with the number of rows done, ``on_state`` with x too.
+    sigma_y / scale. ``on_step`` is called with the number of steps done, ``on_state`` with x too.
 
     Raises:
-        SamplingError: a non-finite value, with the row and the slices that have it.
+        SamplingError: a non-finite value, with the step and the slices that have it.
     """
     x = start
     work = np.empty_like(x)
     if on_state is not None:
         on_state(0, x)
-    # What overflows is met by the check of every row, and named there.
+    # What overflows is met by the check of every step, and named there.
     with np.errstate(over="ignore", invalid="ignore"):
-        for index, row in enumerate(plan.rows):
-            s = score(x, row.sigma)
+        for index, step in enumerate(plan.steps):
+            s = score(x, step.sigma)
             energy = inner(s, s)
             check_finite(np.isfinite(energy), plan, index, noise.slices)
-            if isinstance(row, GuidedRow):
-                _guided_update(x, s, np.sqrt(energy), row, normal, backprojection, noise_level, work)
+            if isinstance(step, GuidedStep):
+                _guided_update(x, s, np.sqrt(energy), step, normal, backprojection, noise_level, work)
             else:
-                x = _proximal_update(x, s, row, normal, backprojection, noise_level)
-            if row.noise_scale:
-                x += np.multiply(noise.draw(), np.float32(row.noise_scale), out=work)
+                x = _proximal_update(x, s, step, normal, backprojection, noise_level)
+            if step.noise_scale:
+                x += np.multiply(noise.draw(), np.float32(step.noise_scale), out=work)
             if on_state is not None:
                 on_state(index + 1, x)
-            if on_row is not None:
-                on_row(index + 1)
-        check_finite(np.isfinite(inner(x, x)), plan, len(plan.rows) - 1, noise.slices)
+            if on_step is not None:
+                on_step(index + 1)
+        check_finite(np.isfinite(inner(x, x)), plan, len(plan.steps) - 1, noise.slices)
     return x
 
 
-def likelihood_gain(row: GuidedRow, noise_level: FloatArray) -> FloatArray:
+def likelihood_gain(step: GuidedStep, noise_level: FloatArray) -> FloatArray:
     """Return likelihood_weight / (sigma_y^2 + sigma^2) of each slice, for sigma_y (slice,)."""
-    gain: FloatArray = (row.likelihood_weight / (noise_level**2 + row.sigma**2)).astype(np.float32)
+    gain: FloatArray = (step.likelihood_weight / (noise_level**2 + step.sigma**2)).astype(np.float32)
     return gain
 
 
@@ -82,8 +82,8 @@ def check_finite(finite: BoolArray, plan: Plan, index: int, slices: tuple[int, .
     # A slice with several samples in the batch is named once.
     bad = ", ".join(dict.fromkeys(str(name) for name, good in zip(slices, finite, strict=True) if not good))
     raise SamplingError(
-        f"{plan.sampler} diverged: slice {bad} is not finite in row {index + 1} of {len(plan.rows)} (sigma "
-        f"{plan.rows[index].sigma:g}); use more steps, a smaller data weight or another sampler"
+        f"{plan.sampler} diverged: slice {bad} is not finite in step {index + 1} of {len(plan.steps)} (sigma "
+        f"{plan.steps[index].sigma:g}); use more steps, a smaller data weight or another sampler"
     )
 
 
@@ -91,38 +91,38 @@ def _guided_update(
     x: ComplexArray,
     s: ComplexArray,
     score_norms: FloatArray,
-    row: GuidedRow,
+    step: GuidedStep,
     normal: Normal,
     backprojection: ComplexArray,
     noise_level: FloatArray,
     work: ComplexArray,
 ) -> None:
-    if row.data_weight or row.likelihood_weight:
+    if step.data_weight or step.likelihood_weight:
         gradient = normal(x, work)
         gradient -= backprojection
         norms = np.sqrt(inner(gradient, gradient))
         # Data that are met exactly pull nowhere.
         pull = np.divide(score_norms, norms, out=np.zeros_like(norms), where=norms > 0)
-        weight = np.float32(row.data_weight) * pull + likelihood_gain(row, noise_level)
+        weight = np.float32(step.data_weight) * pull + likelihood_gain(step, noise_level)
         gradient *= weight[:, None, None]
         s -= gradient
-    s *= np.float32(row.step_size)
+    s *= np.float32(step.step_size)
     x += s
 
 
 def _proximal_update(
     x: ComplexArray,
     s: ComplexArray,
-    row: ProximalRow,
+    step: ProximalStep,
     normal: Normal,
     backprojection: ComplexArray,
     noise_level: FloatArray,
 ) -> ComplexArray:
-    s *= np.float32(row.sigma**2)
+    s *= np.float32(step.sigma**2)
     x += s
-    gamma = (row.gamma + row.noise_gamma * noise_level**2).astype(np.float32)
-    u = solve_proximal(normal, backprojection, x, gamma, row.n_cg)
+    gamma = (step.gamma + step.noise_gamma * noise_level**2).astype(np.float32)
+    u = solve_proximal(normal, backprojection, x, gamma, step.n_cg)
     # (x - x0) / sigma is -sigma s.
-    s *= np.float32(-row.renoise / row.sigma)
+    s *= np.float32(-step.renoise / step.sigma)
     u += s
     return u

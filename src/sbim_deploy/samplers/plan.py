@@ -11,7 +11,7 @@ from sbim_deploy.samplers.schedules import Sigmas
 
 
 @dataclass(frozen=True)
-class GuidedRow:
+class GuidedStep:
     """x <- x + step_size (s - w g) + noise_scale z, with s = s(x, sigma) and g = A^H (A x - y).
 
     w = data_weight |s| / |g| + likelihood_weight / (sigma_y^2 + sigma^2): the thesis matches norms, and the
@@ -27,7 +27,7 @@ class GuidedRow:
 
 
 @dataclass(frozen=True)
-class ProximalRow:
+class ProximalStep:
     """x <- u + renoise (x - x0) / sigma + noise_scale z, with x0 = x + sigma^2 s(x, sigma).
 
     u = argmin |A u - y|^2 + g |u - x0|^2, by ``n_cg`` conjugate-gradient steps from x0, where
@@ -42,17 +42,17 @@ class ProximalRow:
     noise_scale: float
 
 
-Row = GuidedRow | ProximalRow
+Step = GuidedStep | ProximalStep
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows in the order in which they run; x starts at start_image MVUE / scale + start_noise z."""
+    """Steps in the order in which they run; x starts at start_image MVUE / scale + start_noise z."""
 
     sampler: str
     start_image: float
     start_noise: float
-    rows: tuple[Row, ...]
+    steps: tuple[Step, ...]
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -60,17 +60,17 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
     return {
         "sampler": plan.sampler,
         "start": {"image": plan.start_image, "noise": plan.start_noise},
-        "rows": [asdict(row) for row in plan.rows],
+        "rows": [asdict(step) for step in plan.steps],
     }
 
 
 def sbim(sigmas: Sigmas, data_weight: float) -> Plan:
     """Guided SBIM (p. 66-67), then one denoising step (p. 68).
 
-    ``sigmas`` are T + 1 levels, largest first; there are T predictor rows.
+    ``sigmas`` are T + 1 levels, largest first; there are T predictor steps.
     """
-    rows = [_sbim_row(high, low, data_weight) for high, low in pairwise(sigmas)]
-    return _from_noise("sbim", [*rows, _denoising(sigmas)])
+    steps = [_sbim_step(high, low, data_weight) for high, low in pairwise(sigmas)]
+    return _from_noise("sbim", [*steps, _denoising(sigmas)])
 
 
 def sbim_ld(sigmas: Sigmas, data_weight: float, eps: float, corrector_steps: int) -> Plan:
@@ -79,12 +79,12 @@ def sbim_ld(sigmas: Sigmas, data_weight: float, eps: float, corrector_steps: int
     Their step is eps sigma_t^2 / sigma_min^2: published with sigma_t, not sigma_{t-1}. ``eps`` is the
     configuration's step_lr, half of the slide's.
     """
-    rows = []
+    steps = []
     for high, low in pairwise(sigmas):
-        rows.append(_sbim_row(high, low, data_weight))
-        corrector = _langevin_row(low, eps * (high / sigmas[-1]) ** 2, data_weight)
-        rows.extend([corrector] * corrector_steps)
-    return _from_noise("sbim-ld", [*rows, _denoising(sigmas)])
+        steps.append(_sbim_step(high, low, data_weight))
+        corrector = _langevin_step(low, eps * (high / sigmas[-1]) ** 2, data_weight)
+        steps.extend([corrector] * corrector_steps)
+    return _from_noise("sbim-ld", [*steps, _denoising(sigmas)])
 
 
 def ddim(sigmas: Sigmas, data_weight: float) -> Plan:
@@ -93,10 +93,11 @@ def ddim(sigmas: Sigmas, data_weight: float) -> Plan:
     Song, Meng and Ermon 2020 (arXiv:2010.02502), equation 13: an Euler step in sigma. It is what p. 63-65
     derive without the slip that leaves 1 / sqrt(1 + sigma_t^2).
     """
-    rows = [
-        GuidedRow(float(high), float(high * (high - low)), 0.0, data_weight) for high, low in pairwise(sigmas)
+    steps = [
+        GuidedStep(float(high), float(high * (high - low)), 0.0, data_weight)
+        for high, low in pairwise(sigmas)
     ]
-    return _from_noise("ddim", [*rows, _denoising(sigmas)])
+    return _from_noise("ddim", [*steps, _denoising(sigmas)])
 
 
 def reverse_diffusion(sigmas: Sigmas, data_weight: float) -> Plan:
@@ -104,12 +105,12 @@ def reverse_diffusion(sigmas: Sigmas, data_weight: float) -> Plan:
 
     Song et al. 2020 (arXiv:2011.13456), appendix F, equation 47.
     """
-    rows = []
+    steps = []
     for high, low in pairwise(sigmas):
         step_size = high**2 - low**2
         noise_scale = math.sqrt(low**2 * step_size / high**2)
-        rows.append(GuidedRow(float(high), float(step_size), noise_scale, data_weight))
-    return _from_noise("reverse-diffusion", [*rows, _denoising(sigmas)])
+        steps.append(GuidedStep(float(high), float(step_size), noise_scale, data_weight))
+    return _from_noise("reverse-diffusion", [*steps, _denoising(sigmas)])
 
 
 def langevin(sigmas: Sigmas, data_weight: float, eps: float, steps_per_level: int) -> Plan:
@@ -117,10 +118,10 @@ def langevin(sigmas: Sigmas, data_weight: float, eps: float, steps_per_level: in
 
     The step at level i is eps sigma_i^2 / sigma_min^2; there is no denoising at the end, as published.
     """
-    rows = []
+    steps = []
     for sigma in sigmas:
-        rows.extend([_langevin_row(sigma, eps * (sigma / sigmas[-1]) ** 2, data_weight)] * steps_per_level)
-    return _from_noise("langevin", rows)
+        steps.extend([_langevin_step(sigma, eps * (sigma / sigmas[-1]) ** 2, data_weight)] * steps_per_level)
+    return _from_noise("langevin", steps)
 
 
 def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float) -> Plan:
@@ -131,8 +132,8 @@ def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float
     gamma + noise_weight (sigma_y / sigma)^2, the second as in Zhu et al. 2023 (arXiv:2305.08995), eq. 13.
     """
     kept, fresh = math.sqrt(1 - eta**2), eta
-    rows = [
-        ProximalRow(
+    steps = [
+        ProximalStep(
             sigma=float(sigma),
             gamma=gamma,
             noise_gamma=float(noise_weight / sigma**2),
@@ -142,22 +143,22 @@ def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float
         )
         for sigma, following in pairwise([*sigmas, 0.0])
     ]
-    return Plan("dds", start_image=1.0, start_noise=float(sigmas[0]), rows=tuple(rows))
+    return Plan("dds", start_image=1.0, start_noise=float(sigmas[0]), steps=tuple(steps))
 
 
-def _sbim_row(high: float, low: float, data_weight: float) -> GuidedRow:
-    return GuidedRow(float(high), float(high * (high - low) / math.sqrt(1 + high**2)), 0.0, data_weight)
+def _sbim_step(high: float, low: float, data_weight: float) -> GuidedStep:
+    return GuidedStep(float(high), float(high * (high - low) / math.sqrt(1 + high**2)), 0.0, data_weight)
 
 
-def _langevin_row(sigma: float, step_size: float, data_weight: float) -> GuidedRow:
-    return GuidedRow(float(sigma), float(step_size), math.sqrt(2 * step_size), data_weight)
+def _langevin_step(sigma: float, step_size: float, data_weight: float) -> GuidedStep:
+    return GuidedStep(float(sigma), float(step_size), math.sqrt(2 * step_size), data_weight)
 
 
-def _denoising(sigmas: Sigmas) -> GuidedRow:
+def _denoising(sigmas: Sigmas) -> GuidedStep:
     """Tweedie's estimate at the smallest level, by the prior alone (p. 69, line 8)."""
     smallest = float(sigmas[-1])
-    return GuidedRow(smallest, smallest**2, 0.0, 0.0)
+    return GuidedStep(smallest, smallest**2, 0.0, 0.0)
 
 
-def _from_noise(sampler: str, rows: list[GuidedRow]) -> Plan:
-    return Plan(sampler, start_image=0.0, start_noise=1.0, rows=tuple(rows))
+def _from_noise(sampler: str, steps: list[GuidedStep]) -> Plan:
+    return Plan(sampler, start_image=0.0, start_noise=1.0, steps=tuple(steps))

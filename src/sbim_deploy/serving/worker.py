@@ -99,7 +99,7 @@ class Worker:
                 self._changed.notify_all()
 
     def cancel(self, job: SliceJob) -> None:
-        """Give a job up: it leaves the queue, or stops after the row at work."""
+        """Give a job up: it leaves the queue, or stops after the step at work."""
         with self._changed:
             job.cancelled = True
             if job in self._queue:
@@ -108,7 +108,7 @@ class Worker:
         job.end()
 
     def close(self, patience_s: float) -> None:
-        """Give everything up; waits so long for the row at work."""
+        """Give everything up; waits so long for the step at work."""
         with self._changed:
             self._closed = True
             self._queue.clear()
@@ -139,7 +139,7 @@ class Worker:
             return job
 
     def _reconstruct(self, job: SliceJob) -> None:
-        def on_row(_rows_done: int) -> None:
+        def on_step(_steps_done: int) -> None:
             if job.cancelled or self._closed:
                 raise _CancelledError
 
@@ -147,11 +147,11 @@ class Worker:
         if prepare is None:
             raise _CancelledError
         problem = job.problem = prepare()
-        on_row(0)
+        on_step(0)
         if isinstance(job.request.method, Linear):
             job.image, job.residual = linear_image(problem, job.request.method)
             return
-        (result,) = self._reconstructor(job.request)([problem], on_row)
+        (result,) = self._reconstructor(job.request)([problem], on_step)
         job.image, job.residual = result.image, result.residual
 
     def _make_reconstructor(self, request: Request) -> Reconstructor:
