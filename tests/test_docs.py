@@ -1,14 +1,17 @@
-"""What the documentation tells people to run, runs."""
+"""What the documentation tells people to run, runs, and what it names is there."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+import sbim_deploy
 from sbim_deploy.cli.app import app
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = Path(sbim_deploy.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -29,6 +32,22 @@ def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_files_of_the_repository_that_a_page_names_exist(page):
+    for name in re.findall(r"[`\s(]([a-z_]+/[\w./-]+\.(?:py|ya?ml|npz))\b", page.read_text()):
+        assert any((folder / name).exists() for folder in (ROOT, PACKAGE, page.parent)), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_and_functions_that_a_page_names_exist(page):
+    rooms = "|".join(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+    for room, module, name in re.findall(
+        rf"`(?:sbim_deploy\.)?({rooms})\.(?!json|html|yaml|csv|h5)(\w+)(?:\.(\w+))?(?:\(.*?\))?`", page.read_text()
+    ):
+        found = importlib.import_module(f"sbim_deploy.{room}.{module}")
+        assert not name or hasattr(found, name), f"{room}.{module}.{name}"
 
 
 def test_the_commands_of_the_readme_are_the_programs():
