@@ -13,6 +13,9 @@ BoolArray = NDArray[np.bool_]
 
 Vector = tuple[float, float, float]
 
+RESEARCH_USE = "research use only"  # where an image has room for a few words
+NOTICE = f"{RESEARCH_USE.capitalize()}. Not for diagnosis."
+
 
 @dataclass(frozen=True)
 class SliceGeometry:

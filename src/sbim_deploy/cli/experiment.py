@@ -25,6 +25,7 @@ def experiment(
     The same command goes on with an experiment that was stopped.
     """
     from sbim_deploy.experiment.settings import EXTRA, read_settings
+    from sbim_deploy.records import NOTICE
 
     with needs(EXTRA):
         import matplotlib  # noqa: F401  the page needs it, hours later
@@ -46,7 +47,7 @@ def experiment(
     page = output / "index.html"
     write_page(page, settings, finished, lines)
     _print_lines(lines)
-    note(f"look at {page}. Research use only. Not for diagnosis.")
+    note(f"look at {page}. {NOTICE}")
 
 
 class _Progress:

@@ -67,6 +67,7 @@ def run_recon_study(
         InputError: an option is wrong, or at least one file has failed.
     """
     with needs(EXTRA):
+        from sbim_deploy.records import NOTICE
         from sbim_deploy.study.files import REPORT_NAME, report_as_dict
         from sbim_deploy.study.run import StudySettings, run_study
 
@@ -89,7 +90,7 @@ def run_recon_study(
             f"{failed} of {len(report.files)} files failed, the others are whole: {folder / REPORT_NAME} "
             "tells why; go on with --resume"
         )
-    note(f"{folder / REPORT_NAME}: {report.seconds:.1f} s. Research use only. Not for diagnosis.")
+    note(f"{folder / REPORT_NAME}: {report.seconds:.1f} s. {NOTICE}")
 
 
 class _Progress:

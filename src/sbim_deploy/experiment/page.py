@@ -17,7 +17,7 @@ from sbim_deploy.experiment.scores import Interval
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.runs.scan import NOTICE
+from sbim_deploy.records import NOTICE
 
 TITLES = {
     "psnr": "PSNR (dB)",

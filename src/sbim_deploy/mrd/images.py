@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.messages import IMAGE_HEADER, Image
-from sbim_deploy.records import ComplexArray, FloatArray, SliceGeometry, Vector
+from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray, SliceGeometry, Vector
 
 BITS_STORED, MAX_BITS = 12, 15  # what scanners take, and what a signed pixel holds
-NOTICE = "research use only"
 
 _VERSION = 1
 _MAGNITUDE = 1
@@ -145,8 +144,8 @@ def image_attributes(
     window = 2**bits if white is None else white
     attributes: dict[str, Sequence[str]] = {
         "DataRole": ["Image"],
-        "ImageProcessingHistory": [*history, NOTICE],
-        "ImageComments": [f"{comment}; {NOTICE}"],
+        "ImageProcessingHistory": [*history, RESEARCH_USE],
+        "ImageComments": [f"{comment}; {RESEARCH_USE}"],
         "SequenceDescriptionAdditional": [description],
         "Keep_image_geometry": ["1"],
         "ImageRowDir": _cosines(header["read_dir"]),

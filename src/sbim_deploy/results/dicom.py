@@ -17,9 +17,9 @@ from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.io.atomic import check_free_space, check_new_folder, replacing_folder
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.images import scale_to_int16, series_scale
-from sbim_deploy.records import SliceGeometry, Vector
+from sbim_deploy.records import RESEARCH_USE, SliceGeometry, Vector
 from sbim_deploy.results.geometry import known_geometries, slice_affine, slice_spacing
-from sbim_deploy.results.series import NOTICE, Derivation, ImageSeries, brightest, derivation_steps
+from sbim_deploy.results.series import Derivation, ImageSeries, brightest, derivation_steps
 
 _DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:Z|[+-]\d\d:\d\d)?")
 _TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d)(\.\d{1,6})?\d*(?:Z|[+-]\d\d:\d\d)?")
@@ -138,7 +138,7 @@ def _datasets(
         if known:
             _place(dataset, known[index], series.volume.shape[1:])
         dataset.InstanceNumber = index + 1
-        dataset.ImageComments = f"residual {series.residuals[index]:.4f}; {NOTICE}"
+        dataset.ImageComments = f"residual {series.residuals[index]:.4f}; {RESEARCH_USE}"
         dataset.SOPInstanceUID = _uid("image", shared.SeriesInstanceUID, str(index))
         dataset.PixelData = image.tobytes()
         yield dataset
@@ -163,7 +163,7 @@ def _describe_series(
 ) -> None:
     from pydicom.sr.codedict import codes
 
-    made_by = f"{PROGRAM} {derivation.sampler}, {NOTICE}"
+    made_by = f"{PROGRAM} {derivation.sampler}, {RESEARCH_USE}"
     name = f"{series.label} {protocol.series_description or protocol.protocol_name or ''}"
     name = as_text(name, _SHORT - 1 - len(made_by))
     dataset.Modality = "MR"
@@ -177,7 +177,7 @@ def _describe_series(
     dataset.StationName = as_text(protocol.station, 16)
     dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER"]
     scanner = [f"acquired on {protocol.vendor} {protocol.model or ''}"] if protocol.vendor else []
-    steps = [*scanner, *derivation_steps(derivation), f"pixel = {scale:.8g} x magnitude", NOTICE]
+    steps = [*scanner, *derivation_steps(derivation), f"pixel = {scale:.8g} x magnitude", RESEARCH_USE]
     dataset.DerivationDescription = as_text("; ".join(steps), _LONG)
     dataset.DerivationCodeSequence = [_code(codes.DCM.IterativeReconstruction)]
     dataset.BurnedInAnnotation = "NO"

@@ -16,11 +16,11 @@ import numpy as np
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.io.atomic import check_writable, replacing
-from sbim_deploy.records import FloatArray, SliceGeometry, Vector
+from sbim_deploy.records import RESEARCH_USE, FloatArray, SliceGeometry, Vector
 from sbim_deploy.results.geometry import known_geometries, stack_slices
 
 SUFFIXES = (".nii", ".nii.gz")
-DESCRIPTION = "sbim-deploy: research use only"
+DESCRIPTION = f"sbim-deploy: {RESEARCH_USE}"
 SCANNER, UNKNOWN = 1, 0  # what the affine leads to, in NIfTI's codes
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from DICOM's and MRD's axes to NIfTI's
 

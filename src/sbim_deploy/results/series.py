@@ -57,9 +57,6 @@ def brightest(series: Sequence[ImageSeries]) -> float:
     return max(float(each.volume.max()) for each in series)
 
 
-NOTICE = "research use only"
-
-
 @dataclass(frozen=True)
 class Derivation:
     """What made the images of a series.

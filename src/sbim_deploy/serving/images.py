@@ -24,7 +24,7 @@ from sbim_deploy.mrd.images import (
 from sbim_deploy.mrd.messages import Image
 from sbim_deploy.recon.linear import Linear, coil_magnitude, linear_image
 from sbim_deploy.recon.prepare import SliceProblem
-from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray
 from sbim_deploy.serving.worker import SliceJob
 
 COIL_MAGNITUDE = "root-sum-of-squares"
@@ -128,7 +128,7 @@ class ImageSeries:
             header,
             _history(outcome),
             _comment(outcome),
-            f"{outcome.method} research use only",
+            f"{outcome.method} {RESEARCH_USE}",
             self._bits,
             2**self._bits // HEAD_ROOM,
         )

@@ -14,6 +14,7 @@ from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.json_object import format_object, parse_object
 from sbim_deploy.recon.linear import Linear
+from sbim_deploy.records import NOTICE
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, SamplerChoice
 
 
@@ -163,7 +164,7 @@ def openrecon_label(port: int) -> dict[str, Any]:
                 "material_number": f"{NAME}_{version}",
                 "gtin": "",
                 "udi": "",
-                "safety_advices": "Research use only. Not for diagnosis.",
+                "safety_advices": NOTICE,
                 "special_operating_instructions": "",
                 "additional_relevant_information": "",
             },

@@ -13,7 +13,7 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.json_object import format_object
-from sbim_deploy.runs.scan import NOTICE
+from sbim_deploy.records import NOTICE
 
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 * 1024**2
