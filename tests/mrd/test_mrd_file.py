@@ -75,8 +75,9 @@ def test_of_several_groups_the_one_named_dataset_is_taken(scan, path):
 
 
 def test_content_tells_mrd_from_fastmri(path, simulated):
-    assert is_mrd(path)
-    assert not is_mrd(simulated)
+    with h5py.File(path) as mrd, h5py.File(simulated) as fastmri:
+        assert is_mrd(mrd, path)
+        assert not is_mrd(fastmri, simulated)
     assert "expected an MRD file" in refused(simulated)
 
 

@@ -14,6 +14,7 @@ from oblique_scan import BRIGHT, SIZE, bright_place, write_scan
 from bart_tool import bart
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.cfl import CflFile
+from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.info import describe
@@ -56,8 +57,9 @@ def dcm2niix(folder: Path, target: Path) -> list[Path]:
 def test_dicom_nifti_and_mrd_put_a_scan_s_bright_pixels_in_one_place(scan, result, tmp_path):
     pydicom, nibabel = pytest.importorskip("pydicom"), pytest.importorskip("nibabel")
     ismrmrd = pytest.importorskip("ismrmrd")
-    for name, kind in (("dicom", "dicom"), ("ours.nii", "nifti"), ("out.h5", "mrd")):
-        write_output(Output(tmp_path / name, kind), result, scan)
+    with open_source(scan) as source:
+        for name, kind in (("dicom", "dicom"), ("ours.nii", "nifti"), ("out.h5", "mrd")):
+            write_output(Output(tmp_path / name, kind), result, source)
     ours = nibabel.load(tmp_path / "ours.nii")
     assert ours.shape == (SIZE, SIZE, 3, 2)
     (tmp_path / "theirs").mkdir()
@@ -97,7 +99,8 @@ def test_dicom_nifti_and_mrd_put_a_scan_s_bright_pixels_in_one_place(scan, resul
 
 
 def test_cfl_holds_the_complex_images_by_slice(scan, result, tmp_path):
-    write_output(Output(tmp_path / "out.cfl", "cfl"), result, scan)
+    with open_source(scan) as source:
+        write_output(Output(tmp_path / "out.cfl", "cfl"), result, source)
     with CflFile(tmp_path / "out.cfl") as images, open_result(result) as expected:
         assert images.n_slices == 6
         for index in range(6):
@@ -200,7 +203,8 @@ def test_mrd_images_are_turned_on_request(scan, result, tmp_path):
     images = {}
     for orientation in Orientation:
         path = tmp_path / f"{orientation}.h5"
-        write_output(Output(path, "mrd", orientation), result, scan)
+        with open_source(scan) as source:
+            write_output(Output(path, "mrd", orientation), result, source)
         with ismrmrd.Dataset(path, mode="r") as dataset:
             images[orientation] = dataset.read_image("image_1", 0).data[0, 0]
     assert describe(path)["kind"] == "MRD images"

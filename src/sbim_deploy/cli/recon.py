@@ -16,6 +16,7 @@ from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
+    from sbim_deploy.kspace.sources import KspaceSource
     from sbim_deploy.runs.outputs import Output
     from sbim_deploy.runs.settings import ReconSettings
 
@@ -143,57 +144,67 @@ def run_recon(
 ) -> dict[str, Any]:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
-    from sbim_deploy.pages.montage import write_result_montage
-    from sbim_deploy.pages.report import write_report
+    from sbim_deploy.kspace.sources import open_source
+    from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
     from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
-    from sbim_deploy.runs.reconstruct_file import reconstruct_file
-    from sbim_deploy.runs.scan import NOTICE
+    from sbim_deploy.runs.reconstruct_file import reconstruct
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
-    for each in outputs:
-        remark = check_output(each, kspace, settings.slices)
-        if remark is not None:
-            note(remark)
-    for picture in (pictures.png, pictures.report):
-        if picture is not None:
-            check_writable(picture)
-    result = result_path(output)
-    if not settings.resume and (n_finished := count_finished(result)):
-        note(
-            f"starting over: {n_finished} finished slices of a stopped run are left out (--resume keeps them)"
-        )
-    residuals: list[tuple[int, int, float]] = []
-    on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
-    try:
-        with _shown_progress() as progress:
-            provenance = reconstruct_file(kspace, result, settings, progress, on_residual)
-    except KeyboardInterrupt:
-        note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
-        raise
-    if pictures.png is not None:
-        write_result_montage(pictures.png, result, kspace)
-    if pictures.report is not None:
-        write_report(pictures.report, result, residuals)
-    _write_outputs(outputs, result, kspace)
+    with open_source(kspace) as source:
+        for each in outputs:
+            remark = check_output(each, source, settings.slices)
+            if remark is not None:
+                note(remark)
+        for picture in (pictures.png, pictures.report):
+            if picture is not None:
+                check_writable(picture)
+        result = result_path(output)
+        if not settings.resume and (n_finished := count_finished(result)):
+            note(
+                f"starting over: {n_finished} finished slices of a stopped run are left out "
+                "(--resume keeps them)"
+            )
+        residuals: list[tuple[int, int, float]] = []
+        on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
+        try:
+            with _shown_progress() as progress:
+                provenance = reconstruct(source, result, settings, progress, on_residual)
+        except KeyboardInterrupt:
+            note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
+            raise
+        _write_outputs(outputs, result, source, pictures, residuals)
     timings, plan = provenance["timings_s"], provenance["plan"]
+    without = f", without {', '.join(provenance['left_out'])}" if "left_out" in provenance else ""
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
     note(
-        f"{output.path}: {timings['slices']} slices, {samples}{plan['sampler']} with {len(plan['rows'])} "
-        f"network calls, {timings['total']:.1f} s. {NOTICE}"
+        f"{output.path}: {timings['slices']} slices{without}, {samples}{plan['sampler']} with "
+        f"{len(plan['rows'])} network calls, {timings['total']:.1f} s. {NOTICE}"
     )
     return provenance
 
 
-def _write_outputs(outputs: Sequence[Output], result: Path, kspace: Path) -> None:
-    """Write the result in the formats asked for, and remove it where it is none of them."""
+def _write_outputs(
+    outputs: Sequence[Output],
+    result: Path,
+    source: KspaceSource,
+    pictures: Pictures,
+    residuals: Sequence[tuple[int, int, float]],
+) -> None:
+    """Write the pictures and the formats asked for, and remove the result where it is none of them."""
+    from sbim_deploy.pages.montage import write_result_montage
+    from sbim_deploy.pages.report import write_report
     from sbim_deploy.runs.outputs import H5, write_output
 
+    if pictures.png is not None:
+        write_result_montage(pictures.png, result, source)
+    if pictures.report is not None:
+        write_report(pictures.report, result, residuals)
     try:
         for output in outputs:
             if output.format != H5:
-                write_output(output, result, kspace)
+                write_output(output, result, source)
     except (SbimDeployError, KeyboardInterrupt):
         note("the images are reconstructed and kept: --resume writes them without reconstructing again")
         raise
@@ -222,6 +233,9 @@ class _Bar:
         bar = progress_bar(f"{n_slices} slices", n_slices * n_calls, n_done * n_calls)
         self._move_to = self._stack.enter_context(bar)
         self._done = n_done * n_calls
+
+    def left_out(self, reason: str) -> None:
+        note(f"going on without a slice: {reason}")
 
     def advanced(self, n_calls: int) -> None:
         self._done += n_calls

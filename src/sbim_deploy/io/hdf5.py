@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import h5py
 import numpy as np
@@ -22,6 +22,8 @@ MAX_SLICE_BYTES = 2 * 1024**3
 MAX_JSON_BYTES = 64 * 1024**2
 MAX_NAMES_SHOWN = 10
 MAX_REASON_LENGTH = 160
+
+T = TypeVar("T")
 
 
 class OpenFile:
@@ -52,6 +54,20 @@ def open_hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path}: is not a plain file, expected an HDF5 file; name the file itself")
     with reading(path, "the file"):
         return h5py.File(path, "r")
+
+
+def open_as(path: Path, kind: Callable[[h5py.File, Path], T]) -> T:
+    """Open an HDF5 file and return what ``kind`` makes of it; the file is closed where that raises.
+
+    Raises:
+        InputError: see :func:`open_hdf5` and ``kind``.
+    """
+    file = open_hdf5(path)
+    try:
+        return kind(file, path)
+    except BaseException:
+        file.close()
+        raise
 
 
 @contextmanager
@@ -106,13 +122,13 @@ def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
         return found
 
 
-def dataset_names(path: Path) -> list[str]:
+def dataset_names(file: h5py.File, path: Path) -> list[str]:
     """Give the names at the top of an HDF5 file, in order.
 
     Raises:
-        InputError: there is no such file, or it is truncated or not HDF5.
+        InputError: the file is damaged.
     """
-    with open_hdf5(path) as file, reading(path, "the list of datasets"):
+    with reading(path, "the list of datasets"):
         return sorted(file)
 
 
@@ -120,8 +136,7 @@ def require_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
     """Give the dataset `name`; InputError lists what the file holds where it is missing."""
     found = find_dataset(file, path, name)
     if found is None:
-        with reading(path, "the list of datasets"):
-            names = sorted(file)
+        names = dataset_names(file, path)
         shown = ", ".join(repr(each) for each in names[:MAX_NAMES_SHOWN]) or "nothing"
         more = f" and {len(names) - MAX_NAMES_SHOWN} more" if len(names) > MAX_NAMES_SHOWN else ""
         raise InputError(f"{path}: no dataset {name!r}, the file holds {shown}{more}; check the file")

@@ -17,7 +17,7 @@ from sbim_deploy.io.hdf5 import (
     OpenFile,
     check_stack,
     find_dataset,
-    open_hdf5,
+    open_as,
     read_finite,
     reading,
     require_dataset,
@@ -159,12 +159,7 @@ def open_kspace(path: Path) -> KspaceFile:
     Raises:
         InputError: the file, `kspace`, `mask`, `s_maps`, the reference or the header is not as it must be.
     """
-    file = open_hdf5(path)
-    try:
-        return KspaceFile(file, path)
-    except BaseException:
-        file.close()
-        raise
+    return open_as(path, KspaceFile)
 
 
 def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> MapsFile:
@@ -179,13 +174,12 @@ def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[in
     Raises:
         InputError: the file or `s_maps` is not as it must be, or is of another size.
     """
-    file = open_hdf5(path)
-    try:
+
+    def opened(file: h5py.File, path: Path) -> MapsFile:
         require_dataset(file, path, "s_maps")
         return MapsFile(file, path, _find_maps(file, path, n_slices, n_coils, shapes))
-    except BaseException:
-        file.close()
-        raise
+
+    return open_as(path, opened)
 
 
 def _find_maps(

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import open_as
 from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
@@ -27,7 +28,7 @@ from sbim_deploy.kspace.placement import (
 )
 from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler, encoding_index
 from sbim_deploy.kspace.slice_buffer import Key, Series, centre_run, describe_key, slice_key
-from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile, open_mrd
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
@@ -327,9 +328,4 @@ def open_mrd_kspace(path: Path) -> MrdKspace:
     Raises:
         InputError: the file is not as it must be, or not 2D Cartesian.
     """
-    file = open_mrd(path)
-    try:
-        return MrdKspace(file)
-    except BaseException:
-        file.__exit__(None, None, None)
-        raise
+    return open_as(path, lambda file, path: MrdKspace(MrdFile(file, path)))

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import h5py
+
+from sbim_deploy.io.hdf5 import open_as
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
-from sbim_deploy.kspace.fastmri import open_kspace, open_maps
-from sbim_deploy.kspace.mrd import open_mrd_kspace
-from sbim_deploy.mrd.file import is_mrd
-from sbim_deploy.mri.masks import calibration_block, effective_acceleration, sampled_mask
+from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
+from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 
@@ -62,17 +64,12 @@ def open_source(path: Path) -> KspaceSource:
     """Open an MRD or a fastMRI file, which its content tells apart, or BART's .cfl.
 
     Raises:
-        InputError: see :func:`sbim_deploy.kspace.mrd.open_mrd_kspace`,
-            :func:`sbim_deploy.kspace.fastmri.open_kspace` and :class:`sbim_deploy.kspace.cfl.CflKspace`.
+        InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
+            :class:`sbim_deploy.kspace.fastmri.KspaceFile` and :class:`sbim_deploy.kspace.cfl.CflKspace`.
     """
     if is_cfl(path):
         return CflKspace(path)
-    return open_mrd_kspace(path) if is_mrd(path) else open_kspace(path)
-
-
-def is_fastmri(path: Path) -> bool:
-    """Tell whether a file is none of the other formats: only fastMRI files hold references."""
-    return not is_cfl(path) and not is_mrd(path)
+    return open_as(path, _mrd_or_fastmri)
 
 
 def open_source_maps(
@@ -86,13 +83,5 @@ def open_source_maps(
     return (open_cfl_maps if is_cfl(path) else open_maps)(path, n_slices, n_coils, shapes)
 
 
-def describe_measured(source: KspaceSource, index: int, measured: BoolArray) -> dict[str, Any]:
-    """Return the acceleration of a slice's measured mask, its calibration lines, and what the file is."""
-    calibration = source.read_calibration(index)
-    lines = measured if calibration is None else sampled_mask(calibration)
-    block = calibration_block(lines, (source.n_rows, source.n_columns))
-    return {
-        "acceleration": effective_acceleration(measured),
-        "calibration_lines": min(int(part.stop - part.start) for part in block),
-        "scan": source.describe(),
-    }
+def _mrd_or_fastmri(file: h5py.File, path: Path) -> KspaceSource:
+    return MrdKspace(MrdFile(file, path)) if is_mrd(file, path) else KspaceFile(file, path)

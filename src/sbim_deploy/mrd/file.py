@@ -1,6 +1,7 @@
 """MRD (ISMRMRD) HDF5 files in: the XML header and the readouts, a few in memory at a time.
 
-A file holds one group, `dataset` unless it was named otherwise, with `xml` and `data`, a table of readouts.
+A file holds one group, ``dataset`` unless it was named otherwise, with ``xml`` and ``data``, a table of
+readouts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from h5py import h5s, h5t
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import OpenFile, find_dataset, open_hdf5, reading, require_dataset
+from sbim_deploy.io.hdf5 import OpenFile, find_dataset, open_as, reading, require_dataset
 from sbim_deploy.mrd.header import MAX_HEADER_BYTES, parse_mrd_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, COMPRESSIONS, Readout
 
@@ -56,9 +57,7 @@ class MrdFile(OpenFile):
         Raises:
             InputError: see :meth:`read_readouts`.
         """
-        for start in range(0, self.n_readouts, HEADERS_AT_ONCE):
-            stop = min(start + HEADERS_AT_ONCE, self.n_readouts)
-            yield from self._read(range(start, stop), self.read_headers(start, stop))
+        yield from self.read_readouts(range(self.n_readouts))
 
     def read_headers(self, start: int, stop: int) -> NDArray[np.void]:
         """Read the headers, ACQUISITION_HEADER (stop - start,), of the readouts of a range.
@@ -78,21 +77,26 @@ class MrdFile(OpenFile):
             InputError: the file is damaged, or a readout's samples are compressed, larger than 256 MiB,
                 or not as many as its header says.
         """
-        for index in indices:
-            yield from self._read([index], self.read_headers(index, index + 1))
-
-    def _read(self, indices: Sequence[int], headers: NDArray[np.void]) -> Iterator[Readout]:
         # One at a time: what a record claims is known when it is read, and one cannot claim more than a file.
         kind = h5t.py_create(_SAMPLES)
         space, one = self._data.id.get_space(), h5s.create_simple((1,))
         record = np.empty(1, _SAMPLES)
-        for index, header in zip(indices, headers, strict=True):
+        for index, header in self._headers(indices):
             where = f"{self.path}: readout {index}"
             check_readout(header, where)
             with reading(self.path, f"readout {index}"):
                 space.select_hyperslab((index,), (1,))
                 self._data.id.read(one, space, record, kind)
             yield _make_readout(header, record["data"][0], record["traj"][0], where)
+
+    def _headers(self, indices: Sequence[int]) -> Iterator[tuple[int, np.void]]:
+        """Read headers in blocks: a call of HDF5 for each would take as long as one for its samples."""
+        start, block = 0, np.empty(0, ACQUISITION_HEADER)
+        stop = max(indices, default=-1) + 1
+        for index in indices:
+            if not start <= index < start + len(block):
+                start, block = index, self.read_headers(index, min(index + HEADERS_AT_ONCE, stop))
+            yield index, block[index - start]
 
 
 def open_mrd(path: Path) -> MrdFile:
@@ -101,22 +105,16 @@ def open_mrd(path: Path) -> MrdFile:
     Raises:
         InputError: the file, its header or its table of readouts is not as it must be.
     """
-    file = open_hdf5(path)
-    try:
-        return MrdFile(file, path)
-    except BaseException:
-        file.close()
-        raise
+    return open_as(path, MrdFile)
 
 
-def is_mrd(path: Path) -> bool:
-    """Tell whether an HDF5 file is MRD: whether a group of it holds `data`, a table, and `xml`.
+def is_mrd(file: h5py.File, path: Path) -> bool:
+    """Tell whether an open HDF5 file is MRD: whether a group of it holds ``data``, a table, and ``xml``.
 
     Raises:
-        InputError: there is no such file, or it is truncated or not HDF5.
+        InputError: the file is damaged.
     """
-    with open_hdf5(path) as file:
-        return bool(_mrd_groups(file, path))
+    return bool(_mrd_groups(file, path))
 
 
 def check_readout(header: np.void, where: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
-from sbim_deploy.kspace.sources import is_fastmri
+from sbim_deploy.kspace.fastmri import KspaceFile
+from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.pages.panels import Panel, write_montage
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
@@ -18,20 +17,18 @@ MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
 
 
-def write_result_montage(path: Path, result_path: Path, kspace_path: Path) -> None:
-    """Draw up to four slices of a result, evenly chosen.
+def write_result_montage(path: Path, result_path: Path, source: KspaceSource) -> None:
+    """Draw up to four slices of a result, evenly chosen, beside the references that its k-space file holds.
 
     Raises:
         InputError: a file is not what it must be, or the picture cannot be written.
     """
-    with ExitStack() as stack:
-        result = stack.enter_context(open_result(result_path))
-        kspace = stack.enter_context(open_kspace(kspace_path)) if is_fastmri(kspace_path) else None
+    with open_result(result_path) as result:
         n_rows = min(MAX_ROWS, result.n_slices)
         positions = np.unique(np.linspace(0, result.n_slices - 1, n_rows).round().astype(int))
         rows = [
-            _with_reference(result, kspace, int(position))
-            if kspace is not None and kspace.reference_name
+            _with_reference(result, source, int(position))
+            if isinstance(source, KspaceFile) and source.reference_name
             else _without_reference(result, int(position))
             for position in positions
         ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space
-from sbim_deploy.io.hdf5 import open_hdf5, reading, writing
+from sbim_deploy.io.hdf5 import reading, writing
 from sbim_deploy.mrd.images import (
     BITS_STORED,
     MrdImageFile,
@@ -64,13 +64,13 @@ def write_mrd_images(
                 images.append(Image(header, attributes, pixels))
 
 
-def mrd_image_groups(path: Path) -> dict[str, str]:
-    """Return what the groups of MRD images in an HDF5 file hold, by name; none where it has no such groups.
+def mrd_image_groups(file: h5py.File, path: Path) -> dict[str, str]:
+    """Return what the groups of MRD images in an open HDF5 file hold, by name; none where there are none.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file is damaged.
     """
-    with open_hdf5(path) as file, reading(path, "the groups of images"):
+    with reading(path, "the groups of images"):
         found = {}
         for group in [each for each in file.values() if isinstance(each, h5py.Group)]:
             for name, images in group.items():

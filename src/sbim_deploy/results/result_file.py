@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from sbim_deploy.io.hdf5 import (
     OpenFile,
     check_stack,
     find_dataset,
-    open_hdf5,
+    open_as,
     read_finite,
     read_json_attribute,
     reading,
@@ -131,12 +131,7 @@ def open_result(path: Path) -> ResultFile:
     Raises:
         InputError: the file is missing, truncated or not such a result.
     """
-    file = open_hdf5(path)
-    try:
-        return ResultFile(file, path)
-    except BaseException:
-        file.close()
-        raise
+    return open_as(path, ResultFile)
 
 
 def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str) -> np.ndarray[Any, Any]:
@@ -245,6 +240,10 @@ class ResultWriter:
         self._form = finished.form
         self._done.add(index)
 
+    def leave_out(self, indices: Collection[int]) -> None:
+        """Do without slices that cannot be made: they are pending no more, and not in the output."""
+        self.slice_indices = tuple(index for index in self.slice_indices if index not in indices)
+
     def finish(self, provenance: dict[str, Any]) -> None:
         """Assemble the output from the finished slices and remove the partial folder.
 
@@ -304,11 +303,12 @@ class ResultWriter:
     def _adopt_output(self) -> None:
         try:
             with open_result(self.path) as result:
-                found, indices = result.identity, result.slice_indices
+                found, left_out = result.identity, result.provenance.get("left_out", {})
+                indices = (*result.slice_indices, *map(int, left_out))
         except InputError:
             return  # whatever it is, it is not a finished run, and the output replaces it
         check_same_run(found, self._identity, self.path, WITHOUT_RESUME)
-        self._complete = indices == self.slice_indices
+        self._complete = sorted(indices) == sorted(self.slice_indices)
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path, way_out: str) -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import dataset_names
-from sbim_deploy.kspace.cfl import is_cfl
-from sbim_deploy.kspace.fastmri import open_kspace
-from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
+from sbim_deploy.kspace.cfl import CflKspace, is_cfl
+from sbim_deploy.kspace.fastmri import KspaceFile
+from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.models.folder import DEMO, load_model
-from sbim_deploy.mrd.file import is_mrd
+from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.results.mrd_images import mrd_image_groups
-from sbim_deploy.results.result_file import open_result
+from sbim_deploy.results.result_file import ResultFile
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -27,16 +28,17 @@ def describe(path: Path) -> dict[str, Any]:
     if str(path) == DEMO or path.is_dir():
         return _describe_model(path)
     if is_cfl(path):
-        return _describe_source(path)
-    names = dataset_names(path)
-    if "kspace" in names:
-        return _describe_kspace(path)
-    if "reconstruction" in names:
-        return _describe_result(path)
-    if is_mrd(path):
-        return _describe_source(path)
-    if image_groups := mrd_image_groups(path):
-        return {"kind": "MRD images", **image_groups}
+        return _describe_source(CflKspace(path))
+    with open_hdf5(path) as file:
+        names = dataset_names(file, path)
+        if "kspace" in names:
+            return _describe_kspace(KspaceFile(file, path))
+        if "reconstruction" in names:
+            return _describe_result(ResultFile(file, path))
+        if is_mrd(file, path):
+            return _describe_source(MrdKspace(MrdFile(file, path)))
+        if image_groups := mrd_image_groups(file, path):
+            return {"kind": "MRD images", **image_groups}
     raise InputError(
         f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
     )
@@ -83,39 +85,36 @@ def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
     }
 
 
-def _describe_kspace(path: Path) -> dict[str, Any]:
-    with open_kspace(path) as kspace:
-        return {
-            **_sizes(kspace),
-            "mask": None if kspace.mask is None else "in the file",
-            **_sampling(kspace, kspace.n_slices // 2),
-            "maps": "in the file" if kspace.has_maps else None,
-            "reference": kspace.reference_name,
-        }
+def _describe_kspace(kspace: KspaceFile) -> dict[str, Any]:
+    return {
+        **_sizes(kspace),
+        "mask": None if kspace.mask is None else "in the file",
+        **_sampling(kspace, kspace.n_slices // 2),
+        "maps": "in the file" if kspace.has_maps else None,
+        "reference": kspace.reference_name,
+    }
 
 
-def _describe_source(path: Path) -> dict[str, Any]:
-    with open_source(path) as kspace:
-        return {
-            **_sizes(kspace),
-            "placed_in_the_patient": kspace.geometry(0) is not None,
-            **_sampling(kspace, 0),
-            **kspace.describe(),
-        }
+def _describe_source(kspace: KspaceSource) -> dict[str, Any]:
+    return {
+        **_sizes(kspace),
+        "placed_in_the_patient": kspace.geometry(0) is not None,
+        **_sampling(kspace, 0),
+        **kspace.describe(),
+    }
 
 
-def _describe_result(path: Path) -> dict[str, Any]:
-    with open_result(path) as result:
-        provenance = dict(result.provenance)
-        plan = provenance.pop("plan")
-        return {
-            "kind": "reconstruction",
-            "slices": result.n_slices,
-            "rows": result.shape[0],
-            "columns": result.shape[1],
-            "standard_deviation": "in the file" if result.has_standard_deviation else None,
-            "residual": [round(float(value), 5) for value in result.residual],
-            "sampler": plan["sampler"],
-            "network_calls": len(plan["rows"]),
-            **provenance,
-        }
+def _describe_result(result: ResultFile) -> dict[str, Any]:
+    provenance = dict(result.provenance)
+    plan = provenance.pop("plan")
+    return {
+        "kind": "reconstruction",
+        "slices": result.n_slices,
+        "rows": result.shape[0],
+        "columns": result.shape[1],
+        "standard_deviation": "in the file" if result.has_standard_deviation else None,
+        "residual": [round(float(value), 5) for value in result.residual],
+        "sampler": plan["sampler"],
+        "network_calls": len(plan["rows"]),
+        **provenance,
+    }

@@ -12,7 +12,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.kspace import cfl
 from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.sources import open_source
+from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.images import Orientation, pixel_bits
 from sbim_deploy.records import FloatArray, SliceGeometry
@@ -67,8 +67,8 @@ def result_path(output: Output) -> Path:
     return output.path if output.format == H5 else output.path.with_name(f".{output.path.name}.h5")
 
 
-def check_output(output: Output, kspace_path: Path, slices: tuple[int, int] | None) -> str | None:
-    """Check before long work that a result of these slices of a file can be written so.
+def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] | None) -> str | None:
+    """Check before long work that a result of these slices of a k-space file can be written so.
 
     Returns what the user should know of it, or None.
 
@@ -84,14 +84,13 @@ def check_output(output: Output, kspace_path: Path, slices: tuple[int, int] | No
     checks.get(output.format, check_writable)(output.path)
     if output.format not in (DICOM, NIFTI):
         return None
-    with open_source(kspace_path) as source:
-        start, stop = slices or (0, source.n_slices)
-        shape = source.recon_shape or (source.n_rows, source.n_columns)
-        indices = range(max(start, 0), min(stop, source.n_slices))
-        places = [
-            [source.geometry(indices[position]) for position in positions]
-            for positions in positions_of_series(source, indices).values()
-        ]
+    start, stop = slices or (0, source.n_slices)
+    shape = source.recon_shape or (source.n_rows, source.n_columns)
+    indices = range(max(start, 0), min(stop, source.n_slices))
+    places = [
+        [source.geometry(indices[position]) for position in positions]
+        for positions in positions_of_series(source, indices).values()
+    ]
     known = [known_geometries(geometries) for geometries in places]
     if output.format == NIFTI:
         _check_one_place(output.path, places)
@@ -103,17 +102,17 @@ def check_output(output: Output, kspace_path: Path, slices: tuple[int, int] | No
     if any(known):
         return None
     return (
-        f"{kspace_path}: does not say how the patient lay: {output.path} will name no anatomical directions"
+        f"{source.path}: does not say how the patient lay: {output.path} will name no anatomical directions"
     )
 
 
-def write_output(output: Output, result_path: Path, kspace_path: Path) -> None:
-    """Write a result in another format, with the geometry of its k-space file.
+def write_output(output: Output, result_path: Path, source: KspaceSource) -> None:
+    """Write a result in another format, with the geometry of its open k-space file.
 
     Raises:
         InputError, BackendMissingError: see the writers of the formats.
     """
-    with open_result(result_path) as result, open_source(kspace_path) as source:
+    with open_result(result_path) as result:
         if output.format == CFL:
             images = [result.read_image(position) for position in range(result.n_slices)]
             cfl.write_cfl_images(output.path, np.stack(images))

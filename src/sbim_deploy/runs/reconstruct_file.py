@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
+from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.reconstruct import OnResidual
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.scan import (
-    Timings,
+    Tally,
     batches_of_problems,
-    check_slices,
     describe_scan,
     make_reconstructor,
     open_scan,
+    readable_problems,
     run_identity,
     run_provenance,
-    slice_problems,
 )
 from sbim_deploy.runs.settings import ReconSettings
 
@@ -29,14 +30,17 @@ from sbim_deploy.runs.settings import ReconSettings
 class Progress(Protocol):
     """What is told of a run while it goes on."""
 
-    def started(self, n_slices: int, n_done: int, n_rows: int, engine: Mapping[str, str]) -> None:
+    def started(self, n_slices: int, n_done: int, n_calls: int, engine: Mapping[str, str]) -> None:
         """Begin: the slices of the run, how many an earlier run has done, the calls of each over all samples.
 
         ``engine`` is the description of what runs the network.
         """
 
-    def advanced(self, n_rows: int) -> None:
-        """So many rows are done, over all slices of a batch and all samples."""
+    def advanced(self, n_calls: int) -> None:
+        """So many network calls are done, over all slices of a batch and all samples."""
+
+    def left_out(self, reason: str) -> None:
+        """A slice cannot be read; the run goes on with the others."""
 
 
 def reconstruct_file(
@@ -46,37 +50,59 @@ def reconstruct_file(
     progress: Progress | None = None,
     on_residual: OnResidual | None = None,
 ) -> dict[str, Any]:
-    """Reconstruct a k-space file and return the output's provenance.
-
-    The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
-    ``on_residual`` hears of the residual after every row, which it costs time to compute.
+    """Open a k-space file, reconstruct it and return the output's provenance; see :func:`reconstruct`.
 
     Raises:
-        InputError: a file, the model or a setting is not what it must be.
+        InputError: see :func:`sbim_deploy.kspace.sources.open_source` and :func:`reconstruct`.
+        SamplingError, ChecksumError, BackendMissingError: see :func:`reconstruct`.
+    """
+    check_writable(output_path)
+    with open_source(kspace_path) as source:
+        return reconstruct(source, output_path, settings, progress, on_residual)
+
+
+def reconstruct(
+    source: KspaceSource,
+    output_path: Path,
+    settings: ReconSettings,
+    progress: Progress | None = None,
+    on_residual: OnResidual | None = None,
+) -> dict[str, Any]:
+    """Reconstruct an open k-space file and return the output's provenance.
+
+    The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
+    ``on_residual`` hears of the residual after every step, which it costs time to compute.
+
+    A slice that cannot be read does not stop the others, whose images are kept; an error tells of it at the
+    end. Where nothing else is left to do, ``resume`` writes the output without it, and the provenance says
+    so under ``left_out``.
+
+    Raises:
+        InputError: a file, a slice, the model or a setting is not what it must be.
         SamplingError: the sampler diverged.
         ChecksumError, BackendMissingError: see :func:`sbim_deploy.models.folder.load_model`.
     """
     started = time.perf_counter()
     check_writable(output_path)
     with ExitStack() as stack:
-        scan = stack.enter_context(open_scan(kspace_path, settings))
+        scan = stack.enter_context(open_scan(source, settings))
         reconstructor = make_reconstructor(settings, load_model(settings.model))
         engine = reconstructor.engine.description
         identity = run_identity(
-            kspace_path, settings, reconstructor.model, reconstructor.plan, engine["backend"]
+            source.path, settings, reconstructor.model, reconstructor.plan, engine["backend"]
         )
         writer = stack.enter_context(ResultWriter(output_path, identity, scan.indices, settings.resume))
         pending = writer.pending
-        check_slices(pending, scan)
-        measured = describe_scan(scan)
         if progress is not None:
             n_slices = len(scan.indices)
             progress.started(n_slices, n_slices - len(pending), reconstructor.n_calls, engine)
-        timings = Timings()
-        for batch in batches_of_problems(slice_problems(pending, scan, timings), settings):
+        tally = Tally()
+        on_unread = None if progress is None else progress.left_out
+        problems = readable_problems(pending, scan, tally, on_unread)
+        for batch in batches_of_problems(problems, settings):
             before = time.perf_counter()
-            on_row = None if progress is None else _row_counter(progress, len(batch))
-            for result in reconstructor(batch, on_row, on_residual):
+            on_step = None if progress is None else _call_counter(progress, len(batch))
+            for result in reconstructor(batch, on_step, on_residual):
                 writer.write(
                     result.index,
                     result.image,
@@ -84,25 +110,46 @@ def reconstruct_file(
                     result.residual,
                     result.standard_deviation,
                 )
-            timings.sampling_s += time.perf_counter() - before
+            tally.sampling_s += time.perf_counter() - before
+        _leave_out(tally.unread, writer, pending, source.path)
         timings_s = {
             "total": round(time.perf_counter() - started, 3),
-            "preparation": round(timings.preparation_s, 3),
-            "sampling": round(timings.sampling_s, 3),
-            "slices": len(pending),
+            "preparation": round(tally.preparation_s, 3),
+            "sampling": round(tally.sampling_s, 3),
+            "slices": len(pending) - len(tally.unread),
         }
+        measured = describe_scan(scan, tally)
         manifest = reconstructor.model.manifest
         provenance = run_provenance(identity, settings, manifest, engine, measured, timings_s)
+        if tally.unread:
+            provenance["left_out"] = {str(index): reason for index, reason in tally.unread.items()}
         writer.finish(provenance)
     return provenance
 
 
-def _row_counter(progress: Progress, n_slices: int) -> Callable[[int], None]:
+def _leave_out(unread: Mapping[int, str], writer: ResultWriter, pending: Sequence[int], path: Path) -> None:
+    """Leave slices out of the output where all others are done; InputError where that is news to the user."""
+    if not unread:
+        return
+    reason = next(iter(unread.values()))
+    n_done = len(writer.slice_indices) - len(unread)
+    if not n_done:
+        raise InputError(reason)
+    if len(unread) < len(pending):
+        raise InputError(
+            f"{path}: {len(unread)} of {len(writer.slice_indices)} slices cannot be read "
+            f"({reason.removeprefix(f'{path}: ')}); the other {n_done} are finished and kept, and --resume "
+            "writes them without"
+        )
+    writer.leave_out(unread)
+
+
+def _call_counter(progress: Progress, n_slices: int) -> Callable[[int], None]:
     counted = 0
 
-    def on_row(n_calls: int) -> None:
+    def on_step(n_calls: int) -> None:
         nonlocal counted
         progress.advanced((n_calls - counted) * n_slices)
         counted = n_calls
 
-    return on_row
+    return on_step

@@ -1,4 +1,7 @@
-"""An open k-space file and the steps of its reconstruction, for one process or for many that share it."""
+"""An open k-space file and the steps of its reconstruction, for one process or for many that share it.
+
+A slice is read once, when its turn comes: that it is damaged is known then.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import itertools
 import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,22 +21,14 @@ import scipy
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.kspace.sources import (
-    KspaceSource,
-    MapsSource,
-    describe_measured,
-    open_source,
-    open_source_maps,
-)
+from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
 from sbim_deploy.models.folder import Model, ModelManifest
-from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.records import BoolArray
+from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
-
-NOTICE = "Research use only. Not for diagnosis."
 
 T = TypeVar("T")
 
@@ -49,25 +44,39 @@ class Scan:
 
 
 @dataclass
-class Timings:
-    """The time that the slices of a run took, in seconds."""
+class Tally:
+    """What a run has met so far.
+
+    Attributes:
+        preparation_s, sampling_s: the seconds that its slices took.
+        sampling: the acceleration and the calibration lines of the first slice that was read.
+        unread: the slices that cannot be reconstructed, each with the reason.
+    """
 
     preparation_s: float = 0.0
     sampling_s: float = 0.0
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    unread: dict[int, str] = field(default_factory=dict)
 
 
 @contextmanager
-def open_scan(kspace_path: Path, settings: ReconSettings) -> Iterator[Scan]:
-    """Open a k-space file for a `with` statement.
+def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
+    """Choose what is wanted of an open k-space file, and open the maps that go with it.
 
     Raises:
-        InputError: the file, the mask, the maps or the range of slices is not what it must be.
+        InputError: the mask, the maps or the range of slices is not what it must be.
     """
-    with ExitStack() as stack:
-        kspace = stack.enter_context(open_source(kspace_path))
-        indices = _slice_indices(settings.slices, kspace)
-        mask = _sampling_mask(settings, kspace)
-        yield Scan(kspace, indices, mask, _open_maps(settings, kspace, stack))
+    indices = _slice_indices(settings.slices, kspace)
+    mask = _sampling_mask(settings, kspace)
+    if settings.maps is None:
+        yield Scan(kspace, indices, mask, None)
+        return
+    shapes = [(kspace.n_rows, kspace.n_columns)]
+    if kspace.recon_shape is not None:
+        # Maps of the readout that is kept will do.
+        shapes.append((kspace.recon_shape[0], kspace.n_columns))
+    with open_source_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes) as maps:
+        yield Scan(kspace, indices, mask, maps)
 
 
 def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
@@ -85,19 +94,18 @@ def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
     )
 
 
-def check_slices(indices: Sequence[int], scan: Scan) -> None:
-    """Read every slice once before the first is reconstructed: a bad one must not end hours of work.
+def survey_slices(scan: Scan, tally: Tally) -> list[tuple[int, ...]]:
+    """Read every slice once, and return the shape of what was measured of each: (1, columns) and so on.
 
     Raises:
         InputError: a slice is damaged or all zero.
     """
-    for index in indices:
-        if not scan.kspace.read_slice(index).any():
-            raise InputError(
-                f"{scan.kspace.path}: k-space of slice {index} is all zero: leave it out (--slices)"
-            )
+    shapes = []
+    for index in scan.indices:
+        shapes.append(_measure(scan, index, tally).shape)
         if scan.maps is not None:
             scan.maps.read_maps(index)
+    return shapes
 
 
 def software_versions() -> dict[str, str]:
@@ -133,29 +141,57 @@ def run_identity(
     }
 
 
-def describe_scan(scan: Scan) -> dict[str, Any]:
-    """Return the acceleration and the calibration lines of the first slice, and where the maps are from."""
-    first = scan.indices[0]
+def describe_scan(scan: Scan, tally: Tally) -> dict[str, Any]:
+    """Return how the first slice of a scan was sampled, what the file is, and where the maps are from.
+
+    Raises:
+        InputError: a run that has nothing left to do cannot read it.
+    """
+    if not tally.sampling:
+        first = next(index for index in scan.indices if index not in tally.unread)
+        _measure(scan, first, tally)
     return {
-        **describe_measured(scan.kspace, first, _measured(scan, first)),
+        **tally.sampling,
+        "scan": scan.kspace.describe(),
         "maps": "ESPIRiT" if scan.maps is None else "given",
     }
 
 
-def slice_problems(indices: Iterable[int], scan: Scan, timings: Timings) -> Iterator[SliceProblem]:
-    """Prepare slices one after another, as they are asked for."""
+def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
+    """Read a slice and prepare it.
+
+    Raises:
+        InputError: the slice is damaged, nothing was measured of it, or it has too few calibration lines.
+    """
+    before = time.perf_counter()
+    kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
+    problem = prepare_slice(
+        kspace,
+        index,
+        scan.mask,
+        None if scan.maps is None else scan.maps.read_maps(index),
+        scan.kspace.recon_shape,
+        calibration if scan.maps is None else None,
+    )
+    _tell_sampling(problem.mask, kspace, calibration, tally)
+    tally.preparation_s += time.perf_counter() - before
+    return problem
+
+
+def readable_problems(
+    indices: Iterable[int], scan: Scan, tally: Tally, on_unread: Callable[[str], None] | None = None
+) -> Iterator[SliceProblem]:
+    """Read and prepare slices one after another, as they are asked for.
+
+    One that cannot be read does not stop the others: ``on_unread`` hears why at once, and ``tally`` keeps it.
+    """
     for index in indices:
-        before = time.perf_counter()
-        problem = prepare_slice(
-            scan.kspace.read_slice(index),
-            index,
-            scan.mask,
-            None if scan.maps is None else scan.maps.read_maps(index),
-            scan.kspace.recon_shape,
-            scan.kspace.read_calibration(index) if scan.maps is None else None,
-        )
-        timings.preparation_s += time.perf_counter() - before
-        yield problem
+        try:
+            yield read_problem(index, scan, tally)
+        except InputError as error:
+            tally.unread[index] = str(error)
+            if on_unread is not None:
+                on_unread(str(error))
 
 
 def batches_of_problems(
@@ -165,9 +201,12 @@ def batches_of_problems(
     return _batches(problems, settings, lambda problem: problem.mask.shape)
 
 
-def batches_of_indices(indices: Iterable[int], scan: Scan, settings: ReconSettings) -> list[list[int]]:
-    """Return the batches of :func:`batches_of_problems` without preparing the slices."""
-    return list(_batches(indices, settings, lambda index: _measured(scan, index).shape))
+def batches_of_indices(
+    indices: Sequence[int], shapes: Sequence[tuple[int, ...]], settings: ReconSettings
+) -> list[list[int]]:
+    """Return the batches of :func:`batches_of_problems`, by what :func:`survey_slices` returns."""
+    pairs = zip(indices, shapes, strict=True)
+    return [[index for index, _ in batch] for batch in _batches(pairs, settings, lambda pair: pair[1])]
 
 
 def run_provenance(
@@ -195,8 +234,24 @@ def run_provenance(
     }
 
 
-def _measured(scan: Scan, index: int) -> BoolArray:
-    return measured_mask(scan.kspace.read_slice(index), index, scan.mask)
+def _measure(scan: Scan, index: int, tally: Tally) -> BoolArray:
+    kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
+    measured = measured_mask(kspace, index, scan.mask)
+    _tell_sampling(measured, kspace, calibration, tally)
+    return measured
+
+
+def _tell_sampling(
+    measured: BoolArray, kspace: ComplexArray, calibration: ComplexArray | None, tally: Tally
+) -> None:
+    if tally.sampling:
+        return
+    lines = measured if calibration is None else sampled_mask(calibration)
+    block = calibration_block(lines, kspace.shape[-2:])
+    tally.sampling = {
+        "acceleration": effective_acceleration(measured),
+        "calibration_lines": min(int(part.stop - part.start) for part in block),
+    }
 
 
 def _batches(items: Iterable[T], settings: ReconSettings, kind: Callable[[T], Hashable]) -> Iterator[list[T]]:
@@ -224,13 +279,3 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceSource) -> BoolArray |
     except ValueError as error:
         raise InputError(f"{kspace.path}: cannot undersample: {error}") from error
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)
-
-
-def _open_maps(settings: ReconSettings, kspace: KspaceSource, stack: ExitStack) -> MapsSource | None:
-    if settings.maps is None:
-        return None
-    shapes = [(kspace.n_rows, kspace.n_columns)]
-    if kspace.recon_shape is not None:
-        # Maps of the readout that is kept will do.
-        shapes.append((kspace.recon_shape[0], kspace.n_columns))
-    return stack.enter_context(open_source_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes))

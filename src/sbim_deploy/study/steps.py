@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from sbim_deploy import errors
 from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.recon.reconstruct import Reconstructor
@@ -30,16 +31,16 @@ from sbim_deploy.results.partial import (
 )
 from sbim_deploy.results.result_file import ResultWriter, open_result
 from sbim_deploy.runs.scan import (
-    Timings,
+    Tally,
     batches_of_indices,
-    check_slices,
     describe_scan,
     make_reconstructor,
     open_scan,
+    read_problem,
     run_identity,
     run_provenance,
-    slice_problems,
     software_versions,
+    survey_slices,
 )
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
@@ -149,7 +150,7 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
     """Check a file whole, and begin its run or take up one that was stopped."""
     settings = job.settings
     assert job.software is not None
-    with open_scan(file.kspace, settings) as scan:
+    with open_source(file.kspace) as source, open_scan(source, settings) as scan:
         plan = make_plan(settings.choice, sampling_prior(model.manifest))
         identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
         # Dask may do this step twice: what the first time has begun goes on.
@@ -158,11 +159,12 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
         n_done = len(scan.indices) - len(pending)
         if not pending and not is_begun(file.output):
             return Surveyed(len(scan.indices), n_done, (), "", {}, complete=True)
-        check_slices(scan.indices, scan)
+        tally = Tally()
+        shapes = survey_slices(scan, tally)
         # Those of a run that was never stopped: a slice's last bits depend on its neighbours in the batch.
-        batches = batches_of_indices(scan.indices, scan, settings)
+        batches = batches_of_indices(scan.indices, shapes, settings)
         left = tuple(tuple(batch) for batch in batches if pending.intersection(batch))
-        measured = describe_scan(scan)
+        measured = describe_scan(scan, tally)
         run = read_run(file.output)[1]
     return Surveyed(len(scan.indices), n_done, left, run, measured, complete=False)
 
@@ -172,21 +174,21 @@ def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, .
     """Reconstruct a batch of slices and keep those that are not kept yet."""
     reconstruct = _reconstructor(job)
     missing = {index for index in indices if load_slice(file.output, index) is None}
-    timings = Timings()
+    tally = Tally()
     if missing:
-        with open_scan(file.kspace, job.settings) as scan:
-            problems = list(slice_problems(indices, scan, timings))
+        with open_source(file.kspace) as source, open_scan(source, job.settings) as scan:
+            problems = [read_problem(index, scan, tally) for index in indices]
         with _COMPUTING:
             before = time.perf_counter()
             results = reconstruct(problems)
-            timings.sampling_s = time.perf_counter() - before
+            tally.sampling_s = time.perf_counter() - before
         for each in results:
             if each.index in missing:
                 finished = FinishedSlice(
                     each.image, np.abs(each.zero_filled), np.float32(each.residual), each.standard_deviation
                 )
                 save_slice(file.output, each.index, finished, run)
-    return BatchDone(len(missing), worker_name(), timings.preparation_s, timings.sampling_s)
+    return BatchDone(len(missing), worker_name(), tally.preparation_s, tally.sampling_s)
 
 
 @_answering
@@ -206,7 +208,7 @@ def finish(
     identity, run = read_run(file.output)
     if run != surveyed.run:
         raise InputError(f"{file.output}: another run has begun it meanwhile; let one study write a folder")
-    with open_scan(file.kspace, job.settings) as scan:
+    with open_source(file.kspace) as source, open_scan(source, job.settings) as scan:
         writer = ResultWriter(file.output, identity, scan.indices, resume=True)
     if writer.pending:
         raise InputError(f"{file.output}: finished slices were damaged meanwhile; run again with --resume")
