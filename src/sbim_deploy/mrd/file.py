@@ -1,4 +1,4 @@
-"""MRD (ISMRMRD) HDF5 files in: the XML header and the readouts, a few in memory at a time.
+"""MRD (ISMRMRD) HDF5 files of raw data, in and out: the XML header and the readouts, one in memory at a time.
 
 A file holds one group, ``dataset`` unless it was named otherwise, with ``xml`` and ``data``, a table of
 readouts.
@@ -29,6 +29,8 @@ MAX_COMPRESSION = 1032  # of deflate
 
 _FLOATS = h5py.vlen_dtype(np.float32)
 _SAMPLES = np.dtype([("traj", _FLOATS), ("data", _FLOATS)])
+_RECORD = np.dtype([("head", ACQUISITION_HEADER), ("traj", _FLOATS), ("data", _FLOATS)])
+_ROWS_OF_CHUNK = 64
 
 
 class MrdFile(OpenFile):
@@ -115,6 +117,26 @@ def is_mrd(file: h5py.File, path: Path) -> bool:
         InputError: the file is damaged.
     """
     return bool(_mrd_groups(file, path))
+
+
+class MrdWriter:
+    """Writes a scan's header and then its readouts into an open, empty HDF5 file."""
+
+    def __init__(self, file: h5py.File, xml: bytes) -> None:
+        group = file.create_group(DEFAULT_GROUP)
+        group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
+        self._data = group.create_dataset("data", (0,), _RECORD, maxshape=(None,), chunks=(_ROWS_OF_CHUNK,))
+
+    def append(self, readout: Readout) -> None:
+        """Write one readout; OSError where the disk does not take it."""
+        record = np.empty(1, _RECORD)
+        trajectory = np.empty(0, np.float32) if readout.trajectory is None else readout.trajectory
+        record["head"] = readout.header
+        record["data"][0] = np.ascontiguousarray(readout.data).view(np.float32).ravel()
+        record["traj"][0] = np.ascontiguousarray(trajectory).ravel()
+        n_readouts = self._data.shape[0]
+        self._data.resize(n_readouts + 1, axis=0)
+        self._data[n_readouts:] = record
 
 
 def check_readout(header: np.void, where: str) -> None:

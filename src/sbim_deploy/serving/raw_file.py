@@ -1,4 +1,4 @@
-"""A session's raw data as an ISMRMRD file, where the server was asked to keep it."""
+"""A session's raw data as an MRD file, where the server was asked to keep it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import h5py
+
+from sbim_deploy.mrd.file import MrdWriter
 from sbim_deploy.mrd.messages import Readout
 from sbim_deploy.serving.log import warn
+
+_FAILURES = (OSError, RuntimeError)  # what h5py raises where a disk fails
 
 
 class RawFile:
@@ -19,47 +24,41 @@ class RawFile:
     """
 
     def __init__(self, folder: Path, session: int, header: str):
-        from ismrmrd import Dataset
-
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{session}.h5"
         self._session = session
         self._path, self._hidden = folder / name, folder / f".{name}.partial"
-        self._dataset = None
+        self._file: h5py.File | None = None
         try:
             # Raw data are a patient's: for the server's own user.
             os.close(os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            self._dataset = Dataset(str(self._hidden), "dataset", create_if_needed=True)
-            self._dataset.write_xml_header(header.encode())
-        except OSError as error:
+            self._file = h5py.File(self._hidden, "w")
+            self._readouts = MrdWriter(self._file, header.encode())
+        except _FAILURES as error:
             self._failed(error)
 
     def append(self, readout: Readout) -> None:
         """Append a readout as it came."""
-        from ismrmrd import Acquisition, AcquisitionHeader
-
-        if self._dataset is None:
+        if self._file is None:
             return
-        header = AcquisitionHeader.from_buffer_copy(readout.header.tobytes())
-        acquisition = Acquisition(header, readout.data, readout.trajectory)
         try:
-            self._dataset.append_acquisition(acquisition)
-        except OSError as error:
+            self._readouts.append(readout)
+        except _FAILURES as error:
             self._failed(error)
 
     def close(self) -> None:
-        """Give the file its name."""
-        if self._dataset is None:
+        """Close the file and give it its name."""
+        if self._file is None:
             return
         try:
-            self._dataset.close()
+            self._file.close()
             os.replace(self._hidden, self._path)
-        except OSError as error:
+        except _FAILURES as error:
             self._failed(error)
 
-    def _failed(self, error: OSError) -> None:
-        warn("raw-data-not-saved", session=self._session, reason=os.strerror(error.errno or 0))
-        if self._dataset is not None:
-            with suppress(OSError):
-                self._dataset.close()
-        self._dataset = None
+    def _failed(self, error: Exception) -> None:
+        warn("raw-data-not-saved", session=self._session, reason=os.strerror(getattr(error, "errno", 0) or 0))
+        if self._file is not None:
+            with suppress(*_FAILURES):
+                self._file.close()
+        self._file = None
         self._hidden.unlink(missing_ok=True)
