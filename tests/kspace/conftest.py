@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 import pytest
+
 from hdf5_samples import N_COILS, N_COLUMNS, N_ROWS, N_SLICES, complex_noise
 
 

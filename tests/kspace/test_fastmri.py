@@ -6,8 +6,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hdf5_samples import N_COILS, N_COLUMNS, N_ROWS, N_SLICES, complex_noise
 
+from hdf5_samples import N_COILS, N_COLUMNS, N_ROWS, N_SLICES, complex_noise
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import open_kspace, open_maps
 from sbim_deploy.mrd.header import ScanGeometry, Space, format_header

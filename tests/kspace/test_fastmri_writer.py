@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hdf5_samples import complex_noise
 
+from hdf5_samples import complex_noise
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import KspaceSlice, open_kspace, write_kspace
 

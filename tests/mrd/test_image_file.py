@@ -1,8 +1,8 @@
 import h5py
 import numpy as np
 import pytest
-from mrd_samples import sample_image
 
+from mrd_samples import sample_image
 from sbim_deploy.mrd.images import MrdImageFile
 from sbim_deploy.mrd.messages import PIXEL_TYPES
 

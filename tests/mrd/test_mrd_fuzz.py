@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from mrd_samples import Bytes, assert_same, random_record, sample_messages
 
+from mrd_samples import Bytes, assert_same, random_record, sample_messages
 from sbim_deploy.mrd.messages import (
     ACQUISITION_HEADER,
     IMAGE_HEADER,

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from mrd_samples import assert_same, sample_image, sample_messages, sample_readout
 
+from mrd_samples import assert_same, sample_image, sample_messages, sample_readout
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.messages import (
     Close,

@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+
 from mrd_samples import (
     Bytes,
     assert_same,
@@ -11,7 +12,6 @@ from mrd_samples import (
     sample_readout,
     sample_waveform,
 )
-
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.messages import (
     Close,
