@@ -1,7 +1,10 @@
 """Sessions over loopback, with real bytes: what comes back, and what is refused."""
 
+import shutil
+import subprocess
 import time
 
+import h5py
 import numpy as np
 import pytest
 from mrd_client import (
@@ -22,6 +25,7 @@ from mrd_client import (
 
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.kspace.mrd import open_mrd_kspace
+from sbim_deploy.mrd.file import open_mrd
 from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Header, Image, Text
 from sbim_deploy.recon.prepare import prepare_slice
@@ -258,3 +262,42 @@ def test_raw_data_are_kept_only_where_asked_for_and_as_they_came(tmp_path):
     np.testing.assert_array_equal(kept.read_acquisition(5).data, sent[5].data)
     assert b"Doe" in kept.read_xml_header()
     kept.close()
+
+
+GENERATOR = "ismrmrd_generate_cartesian_shepp_logan"
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    if shutil.which(GENERATOR) is None:
+        pytest.skip(f"{GENERATOR} is not installed (Debian: ismrmrd-tools): no scan of another program's")
+    path = tmp_path_factory.mktemp("generated") / "scan.h5"
+    command = [GENERATOR, "-m", "128", "-c", "4", "-O", "2", "-a", "4", "-w", "24", "-n", "0.01", "-C"]
+    subprocess.run([*command, "-o", path], check=True, capture_output=True)
+    return path
+
+
+def truth(path):
+    with h5py.File(path) as file:
+        phantom, maps = (np.squeeze(file[f"dataset/{name}"][...]) for name in ("phantom", "csm"))
+    norm = np.sqrt((maps["real"] ** 2 + maps["imag"] ** 2).sum(axis=0))
+    return (np.abs(phantom["real"] + 1j * phantom["imag"]) * norm).T  # y, x to rows, columns
+
+
+def error(image, expected):
+    got = pixels(image).astype(float)
+    return np.linalg.norm(got * np.vdot(got, expected) / np.vdot(got, got) - expected)
+
+
+def test_every_repetition_comes_back_with_half_of_zero_fillings_error_or_less(generated):
+    with open_mrd(generated) as scan:
+        xml, readouts = scan.xml.decode(), list(scan.readouts())
+    with serving() as server:
+        modelled = run_session(server, readouts, "fast", None, xml)
+        zero_filled = run_session(server, readouts, "zero-filled", None, xml)
+    assert [int(image.header["repetition"]) for image in modelled] == [0, 1, 2, 3]
+    # The generator names no directions, but the field of view is known all the same.
+    assert all(image.header["field_of_view"].tolist() == [300.0, 300.0, 6.0] for image in modelled)
+    expected = truth(generated)
+    for ours, theirs in zip(modelled, zero_filled, strict=True):
+        assert error(ours, expected) < 0.5 * error(theirs, expected)

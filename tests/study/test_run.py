@@ -1,16 +1,23 @@
-"""A whole study on a cluster that somebody else has started."""
+"""Studies on a cluster of their own, and on one that somebody else has started."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 from distributed import LocalCluster
 from tiny_study import FAST, Heard, images
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.models.folder import load_model
+from sbim_deploy.models.triton_config import ServingSettings
+from sbim_deploy.models.triton_repository import write_repository
+from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.study import conduct
-from sbim_deploy.study.run import StudySettings, run_study
+from sbim_deploy.study.run import StudySettings, connected_cluster, embedded_cluster, run_study
 
 
 @pytest.fixture
@@ -66,3 +73,69 @@ def test_a_study_has_one_engine_thread_unless_it_is_told_otherwise(other_cluster
     settings = StudySettings(replace(FAST, threads=None), scheduler=other_cluster)
     report = run_study([scans / "scan0.h5"], tmp_path, settings, Heard())
     assert report.settings["threads"] == 1
+
+
+def test_the_cluster_of_this_machine_listens_on_the_loopback_interface_alone(client):
+    process = psutil.Process()
+    addresses = [
+        connection.laddr
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(addresses) >= 3
+    assert {address.ip for address in addresses} == {"127.0.0.1"}
+
+
+def test_nobody_without_the_key_of_the_run_can_connect(client, monkeypatch):
+    address = client.scheduler_info()["address"]
+    assert address.startswith("tls://127.0.0.1:")
+    monkeypatch.setattr("sbim_deploy.study.run.CONNECT_TIMEOUT_S", 1)
+    for other in (address, address.replace("tls", "tcp")):
+        with pytest.raises(InputError, match="no Dask scheduler answers"), connected_cluster(other):
+            pass
+
+
+def test_the_cluster_of_this_machine_serves_no_pages(client):
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    for page in ("status", "health", "info/main/workers.html", "json/counts.json"):
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"http://127.0.0.1:{client.scheduler_info()['services']['dashboard']}/{page}", timeout=5)
+
+
+def test_an_address_where_nobody_answers_is_one_line(monkeypatch):
+    monkeypatch.setattr("sbim_deploy.study.run.CONNECT_TIMEOUT_S", 1)
+    for address in ("tcp://127.0.0.1:1", "carrier-pigeon://there"):
+        message = f"--scheduler {address}: no Dask scheduler answers"
+        with pytest.raises(InputError, match=message), connected_cluster(address):
+            pass
+
+
+def test_a_cluster_of_no_workers_is_refused():
+    with pytest.raises(InputError, match="workers is 0"), embedded_cluster(0):
+        pass
+
+
+def test_workers_ask_the_server_that_was_named(scans, tmp_path):
+    pytest.importorskip("tritonclient.grpc")
+    from kserve_server import KServeServer
+
+    write_repository(
+        load_model("demo"), tmp_path / "repository", ServingSettings("cpu", size=(64, 64), coils=4)
+    )
+    scan = scans / "scan0.h5"
+    few = SamplerChoice(steps=2)
+    server = KServeServer(tmp_path / "repository")
+    try:
+        asked = ReconSettings(choice=few, backend=f"triton://{server.url}")
+        report = run_study([scan], tmp_path / "out", StudySettings(asked, workers=1), Heard())
+    finally:
+        server.stop()
+    assert report.counts["done"] == 1, report.files
+    alone = ReconSettings(choice=few, backend="onnxruntime", threads=1)
+    reconstruct_file(scan, tmp_path / "alone.h5", alone)
+    np.testing.assert_allclose(
+        images(tmp_path / "out" / "scan0.h5"), images(tmp_path / "alone.h5"), atol=1e-5
+    )

@@ -1,51 +1,15 @@
-import csv
-
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
-from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
-from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.training import trainer
-from sbim_deploy.training.dsm import dsm_loss, held_out_loss
-from sbim_deploy.training.settings import TrainSettings
-from sbim_deploy.training.trainer import train
-
-CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
-N_LOG_HEADER = 1 + trainer.N_HELD_OUT_SIGMAS
-
-
-def settings(**changes):
-    values = {
-        "iterations": 4,
-        "sizes": (32,),
-        "batch": 2,
-        "pool_size": 12,
-        "compile": False,
-        "log_interval": 1,
-        "held_out_interval": 2,
-        "checkpoint_interval": 2,
-    }
-    return TrainSettings(**(values | changes))
-
-
-@pytest.fixture(autouse=True)
-def _few_held_out(monkeypatch):
-    monkeypatch.setattr(trainer, "N_HELD_OUT", 4)
-
-
-@pytest.fixture
-def start():
-    torch.manual_seed(0)
-    weights = ScoreNetwork(ARCHITECTURES["NCSNv2"], CONFIG.ngf, CONFIG.channels).state_dict()
-    return Checkpoint(weights, {name: 1.01 * value for name, value in weights.items()}, {}, 3, 70)
-
-
-def assert_same_weights(first, second):
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
+from sbim_deploy.training.dsm import (
+    augment,
+    draw_sigmas,
+    dsm_loss,
+    held_out_loss,
+    to_channels,
+    training_batch,
+)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 5.0])
@@ -84,170 +48,66 @@ def test_the_held_out_loss_depends_on_the_seed_alone():
     assert measure(0, 2) != measure(1, 2)
 
 
-def test_the_loss_falls(tmp_path, start):
-    progress = []
-    train(
-        CONFIG,
-        settings(iterations=40, batch=4, learning_rate=5e-3, ema_rate=0.8, held_out_interval=5),
-        tmp_path,
-        Checkpoint(start.raw, None, {}, 0, 0),
-        on_progress=lambda *values: progress.append(values),
-    )
-    held_out = [mean for _, _, mean in progress if mean is not None]
-    assert [step for step, _, _ in progress] == list(range(41))
-    assert len(held_out) == 9
-    assert held_out[-1] < 0.8 * held_out[0]
+@pytest.fixture
+def images():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((6, 32, 32)) + 1j * rng.standard_normal((6, 32, 32))
+    return torch.from_numpy(values.astype(np.complex64))
 
 
-def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path):
-    def interrupt(step, loss, held_out):
-        if step == 3:
-            raise KeyboardInterrupt
-
-    whole = read_checkpoint(train(CONFIG, settings(), tmp_path / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, settings(), tmp_path / "parts", on_progress=interrupt)
-    part = read_checkpoint(tmp_path / "parts" / "checkpoint.pth")
-    assert part.step == 2
-    resumed = read_checkpoint(train(CONFIG, settings(), tmp_path / "parts", part))
-
-    assert resumed.step == whole.step == 4
-    assert_same_weights(resumed.raw, whole.raw)
-    assert_same_weights(resumed.ema, whole.ema)
-    for index, state in whole.optimizer["state"].items():
-        assert_same_weights(state, resumed.optimizer["state"][index])
-    logs = [(tmp_path / name / "held_out.csv").read_text() for name in ("whole", "parts")]
-    assert logs[0] == logs[1]
+def test_channels_are_the_real_and_the_imaginary_part(images):
+    channels = to_channels(images)
+    assert torch.equal(channels[:, 0], images.real)
+    assert torch.equal(channels[:, 1], images.imag)
 
 
-def test_half_precision_trains_and_resumes_with_its_scale(tmp_path, start):
-    half = {"precision": "fp16", "sizes": (32, 40)}
-    begin = Checkpoint(start.raw, None, {}, 0, 0)
-    whole = read_checkpoint(train(CONFIG, settings(**half), tmp_path / "whole", begin))
-    full = read_checkpoint(train(CONFIG, settings(sizes=(32, 40)), tmp_path / "full", begin))
-    assert whole.optimizer["scaler"]["scale"] > 1
-    weights, exact = whole.raw["begin_conv.weight"], full.raw["begin_conv.weight"]
-    assert not torch.equal(weights, exact)
-    torch.testing.assert_close(weights, exact, atol=2e-3, rtol=0)
-
-    def interrupt(step, loss, held_out):
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(CONFIG, settings(**half), tmp_path / "part", begin, interrupt)
-    part = read_checkpoint(tmp_path / "part" / "checkpoint.pth")
-    resumed = read_checkpoint(train(CONFIG, settings(**half), tmp_path / "part", part))
-    assert resumed.optimizer["scaler"] == whole.optimizer["scaler"]
-    assert_same_weights(resumed.raw, whole.raw)
+def test_augmentation_moves_pixels_and_keeps_magnitudes(images):
+    augmented = augment(images, np.random.default_rng(1))
+    assert not torch.allclose(augmented, images)
+    for before, after in zip(images.abs(), augmented.abs(), strict=True):
+        torch.testing.assert_close(before.ravel().sort()[0], after.ravel().sort()[0])
 
 
-def test_a_run_draws_its_log(tmp_path, start):
-    train(CONFIG, settings(iterations=2), tmp_path, start)
-    with Image.open(tmp_path / "held_out.png") as picture:
-        assert picture.size == (800, 500)
+def test_most_noise_levels_are_those_of_detail():
+    sigmas = draw_sigmas(np.random.default_rng(0), 20000, 50.0, 0.01)
+    assert sigmas.min() >= 0.01 * (1 - 1e-6)
+    assert sigmas.max() <= 50 * (1 + 1e-6)
+    assert np.mean(sigmas < 3) == pytest.approx(0.8, abs=0.01)
+    detail = np.log(sigmas[sigmas < 3])
+    assert detail.mean() == pytest.approx((np.log(0.01) + np.log(3)) / 2, abs=0.05)
 
 
-def test_the_same_settings_train_the_same_weights_and_other_seeds_others(tmp_path):
-    runs = [
-        read_checkpoint(train(CONFIG, settings(iterations=1, seed=seed), tmp_path / str(number)))
-        for number, seed in enumerate((0, 0, 1))
-    ]
-    assert_same_weights(runs[0].raw, runs[1].raw)
-    assert not torch.equal(runs[0].raw["begin_conv.weight"], runs[2].raw["begin_conv.weight"])
+@pytest.mark.parametrize(("begin", "end"), [(2.0, 0.1), (232.0, 4.0)])
+def test_a_range_on_one_side_is_log_uniform(begin, end):
+    sigmas = draw_sigmas(np.random.default_rng(0), 20000, begin, end)
+    assert np.log(sigmas).mean() == pytest.approx((np.log(begin) + np.log(end)) / 2, abs=0.05)
 
 
-def test_averaged_weights_follow_their_formula(tmp_path, start):
-    trained = read_checkpoint(train(CONFIG, settings(iterations=1, ema_rate=0.75), tmp_path, start))
-    for name, old in start.ema.items():
-        expected = 0.75 * old + 0.25 * trained.raw[name]
-        torch.testing.assert_close(trained.ema[name], expected)
-        assert not torch.equal(trained.ema[name], trained.raw[name])
+def test_a_batch_follows_from_seed_and_step(images):
+    def batch(seed, step):
+        return training_batch([images], 4, (50.0, 0.01), seed, step)
+
+    for first, again in zip(batch(0, 7), batch(0, 7), strict=True):
+        assert torch.equal(first, again)
+    for other in (batch(0, 8), batch(1, 7)):
+        assert not any(torch.equal(a, b) for a, b in zip(batch(0, 7), other, strict=True))
 
 
-def test_a_start_without_optimiser_begins_a_new_run_of_its_own_architecture(tmp_path, start):
-    write_checkpoint(tmp_path / "start.pth", start)
-    path = train(CONFIG, settings(iterations=2), tmp_path / "out", read_checkpoint(tmp_path / "start.pth"))
-    trained = read_checkpoint(path)
-    assert trained.step == 2
-    assert trained.raw.keys() == start.raw.keys()
-    assert trained.optimizer["state"]
-    change = (trained.raw["begin_conv.weight"] - start.raw["begin_conv.weight"]).abs().max()
-    assert 0 < change < 1e-2
+def test_augmentation_knows_every_turn_and_mirror():
+    size = 16
+    image = torch.zeros(1, size, size, dtype=torch.complex64)
+    image[0, 3, 5], image[0, 3, 6], image[0, 6, 5] = 1, 2, 3
+    seen = set()
+    for seed in range(200):
+        magnitude = augment(image, np.random.default_rng(seed)).abs()[0].round()
+        first, second, third = (torch.nonzero(magnitude == value)[0] for value in (1, 2, 3))
+        steps = torch.cat([second - first, third - first]) % size
+        seen.add(tuple(steps.tolist()))
+    assert len(seen) == 8
+    assert {steps[:2] for steps in seen} == {(0, 1), (0, size - 1), (1, 0), (size - 1, 0)}
 
 
-def test_the_log_has_a_column_for_each_level(tmp_path, start):
-    train(CONFIG, settings(iterations=3), tmp_path, start)
-    with (tmp_path / "held_out.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header[0] == "step"
-    assert header[1] == "sigma_0.1"
-    assert header[-1] == "sigma_3"
-    assert [row[0] for row in rows] == ["0", "2", "3"]
-    assert all(len(row) == N_LOG_HEADER for row in rows)
-
-
-def test_minutes_end_a_run(tmp_path, start):
-    trained = read_checkpoint(train(CONFIG, settings(iterations=None, minutes=1e-4), tmp_path, start))
-    assert trained.step >= 1
-
-
-def test_divergence_stops_the_run(tmp_path, start):
-    with pytest.raises(SbimDeployError, match="diverged at step 1"):
-        train(CONFIG, settings(learning_rate=1e30), tmp_path, start)
-
-
-def test_without_a_compiler_a_line_says_so(tmp_path, start, monkeypatch, capsys):
-    def broken(network):
-        def call(x, sigmas):
-            raise RuntimeError("no compiler")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", broken)
-    train(CONFIG, settings(iterations=1, compile=True), tmp_path, start)
-    assert "no compiler" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"iterations": None}, "expected one of them"),
-        ({"minutes": 1.0}, "expected one of them"),
-        ({"iterations": 0}, "iterations"),
-        ({"batch": 0}, "batch"),
-        ({"learning_rate": -1e-4}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"ema_rate": 1.0}, "ema_rate"),
-        ({"seed": -1}, "seed"),
-        ({"sizes": ()}, "sizes"),
-        ({"precision": "bf16"}, "precision is 'bf16': expected one of fp32, fp16"),
-    ],
-)
-def test_bad_settings_are_refused(changes, message):
-    with pytest.raises(InputError, match=message):
-        settings(**changes)
-
-
-def test_what_does_not_fit_is_refused(tmp_path, start):
-    with pytest.raises(InputError, match="multiple of 8"):
-        train(CONFIG, settings(sizes=(32, 36)), tmp_path)
-    one_channel = NetworkConfig(ngf=4, channels=1, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
-    with pytest.raises(InputError, match="1 channels"):
-        train(one_channel, settings(), tmp_path)
-    optimizer = {"state": {}, "param_groups": [{"params": [0], "lr": 1.0}]}
-    with pytest.raises(InputError, match="step 70"):
-        train(CONFIG, settings(), tmp_path, Checkpoint(start.raw, None, optimizer, 3, 70))
-    with pytest.raises(InputError, match="optimiser"):
-        train(CONFIG, settings(iterations=80), tmp_path, Checkpoint(start.raw, None, optimizer, 3, 70))
-
-
-def test_a_device_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(BackendMissingError, match="warp"):
-        train(CONFIG, settings(device="warp"), tmp_path)
-
-
-def test_an_output_that_is_no_folder_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot make the folder"):
-        train(CONFIG, settings(), tmp_path / "file")
+def test_sizes_are_mixed_with_as_many_pixels_in_each_batch(images):
+    large = torch.cat([images, images], dim=1).repeat(1, 1, 2)
+    shapes = {tuple(training_batch([images, large], 8, (3.0, 0.1), 0, step)[0].shape) for step in range(20)}
+    assert shapes == {(8, 2, 32, 32), (2, 2, 64, 64)}
