@@ -17,6 +17,9 @@ RESEARCH_USE = "research use only"  # where an image has room for a few words
 NOTICE = f"{RESEARCH_USE.capitalize()}. Not for diagnosis."
 
 
+DIRECTION_TOLERANCE = 0.01  # of scalar products of directions: what lies within is made square, not refused
+
+
 @dataclass(frozen=True)
 class SliceGeometry:
     """Where an image lies in the patient, in the coordinates of DICOM and MRD: left, posterior, superior, mm.

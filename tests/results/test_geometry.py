@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.placement import slice_geometry
+from sbim_deploy.mrd.header import Encoding, Space
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER
 from sbim_deploy.records import SliceGeometry
 from sbim_deploy.results.geometry import slice_affine, slice_spacing, stack_slices
 
@@ -22,6 +25,20 @@ def test_the_position_is_the_place_of_the_transform_s_centre():
     np.testing.assert_allclose(affine @ (3, 2, 0, 1), [10, -20, 30, 1])
     np.testing.assert_allclose((affine @ (4, 2, 0, 1))[:3] - (10, -20, 30), 2 * READ)
     np.testing.assert_allclose((affine @ (3, 3, 0, 1))[:3] - (10, -20, 30), 3 * PHASE)
+
+
+def test_a_scan_that_is_a_little_off_square_is_read_and_written():
+    header = np.zeros((), ACQUISITION_HEADER)[()]
+    header["read_dir"], header["phase_dir"], header["slice_dir"] = (1, 0.005, 0), (0, 1, 0), (0, 0, -1)
+    space = Space((6, 5, 1), (12.0, 15.0, 4.0))
+    geometry = slice_geometry(header, Encoding(space, space), "slice 0")
+    axes = np.array([geometry.read_dir, geometry.phase_dir, geometry.slice_dir])
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(axes, [(1, 0.0025, 0), (-0.0025, 1, 0), (0, 0, -1)], atol=1e-5)
+    np.testing.assert_allclose(slice_affine(geometry, SHAPE)[:3, :3], axes.T * (2, 3, 4))
+    header["read_dir"] = 1, 0.02, 0
+    with pytest.raises(InputError, match="right angles"):
+        slice_geometry(header, Encoding(space, space), "slice 0")
 
 
 @pytest.mark.parametrize("places", [[0, 5, 10], [10, 5, 0]])

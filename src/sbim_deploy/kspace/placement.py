@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.mrd.header import Encoding, Limit
 from sbim_deploy.mrd.messages import COMPRESSIONS, Flag, Readout
-from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import DIRECTION_TOLERANCE, ComplexArray, SliceGeometry, Vector
 
 IMAGE, CALIBRATION, IMAGE_AND_CALIBRATION, NOISE = "image", "calibration", "image and calibration", "noise"
 DROPPED = {
@@ -26,9 +27,7 @@ DROPPED = {
     Flag.IS_PHASE_STABILIZATION_REFERENCE: "phase stabilisation",
     Flag.IS_PHASE_STABILIZATION: "phase stabilisation",
 }
-MAX_SLICE_BYTES = 2 * 1024**3
 MAX_RATIO = 64
-DIRECTION_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -150,6 +149,8 @@ def is_nearer(header: np.void, other: np.void | None, grid: Grid) -> bool:
 def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeometry | None:
     """Return where the image of a slice lies, by a readout's header; None where its directions are all zero.
 
+    Directions that are a little off square, as scanners round them, become the nearest ones that are not.
+
     Raises:
         InputError: a direction is not of unit length, or not at a right angle to another.
     """
@@ -163,7 +164,9 @@ def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeom
             f"{where}: read_dir, phase_dir and slice_dir are {directions.round(4).tolist()} at "
             f"{position.tolist()}, expected unit vectors at right angles; repair them or set all to zero"
         )
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    # The nearest orthogonal matrix: the polar factor (Fan and Hoffman, Proc. AMS 6, 111, 1955).
+    left, _, right = np.linalg.svd(directions)
+    directions = left @ right
     return SliceGeometry(
         position=_vector(position),
         read_dir=_vector(directions[0]),

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.kspace.noise_scan import NoiseScan, dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
     IMAGE,
     IMAGE_AND_CALIBRATION,
-    MAX_SLICE_BYTES,
     NOISE,
     Grid,
     field_of_view,

@@ -119,13 +119,21 @@ def is_mrd(file: h5py.File, path: Path) -> bool:
     return bool(_mrd_groups(file, path))
 
 
+def create_group(file: h5py.File, xml: bytes | None = None) -> h5py.Group:
+    """Create the group of a file that holds everything else, with the header's text where there is one."""
+    group = file.create_group(DEFAULT_GROUP)
+    if xml is not None:
+        group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
+    return group
+
+
 class MrdWriter:
     """Writes a scan's header and then its readouts into an open, empty HDF5 file."""
 
     def __init__(self, file: h5py.File, xml: bytes) -> None:
-        group = file.create_group(DEFAULT_GROUP)
-        group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
-        self._data = group.create_dataset("data", (0,), _RECORD, maxshape=(None,), chunks=(_ROWS_OF_CHUNK,))
+        self._data = create_group(file, xml).create_dataset(
+            "data", (0,), _RECORD, maxshape=(None,), chunks=(_ROWS_OF_CHUNK,)
+        )
 
     def append(self, readout: Readout) -> None:
         """Write one readout; OSError where the disk does not take it."""

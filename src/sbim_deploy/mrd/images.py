@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.mrd.file import create_group
 from sbim_deploy.mrd.messages import IMAGE_HEADER, Image
 from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray, SliceGeometry, Vector
 
@@ -166,9 +167,6 @@ def _cosines(direction: NDArray[np.float32]) -> list[str]:
     return [f"{float(cosine):.18f}" for cosine in direction]
 
 
-GROUP = "dataset"
-
-
 class MrdImageFile:
     """Images in an open HDF5 file, in the layout of the ismrmrd libraries.
 
@@ -178,9 +176,7 @@ class MrdImageFile:
     """
 
     def __init__(self, file: h5py.File, xml: bytes | None = None) -> None:
-        self._group = file.create_group(GROUP)
-        if xml is not None:
-            self._group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
+        self._group = create_group(file, xml)
         self._series: dict[tuple[int, np.dtype[Any], tuple[int, ...]], h5py.Group] = {}
 
     def append(self, image: Image) -> None:

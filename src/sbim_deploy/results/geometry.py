@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.records import SliceGeometry
+from sbim_deploy.records import DIRECTION_TOLERANCE, SliceGeometry
 
 Matrix = NDArray[np.float64]
 
-DIRECTION_TOLERANCE = 1e-3  # of unit vectors that were stored as float32, or rounded in a header's text
+PARALLEL_TOLERANCE = 1e-3  # of the directions of two slices of a stack
 STEP_TOLERANCE = 0.01  # of the distance between slices
 
 
@@ -68,7 +68,7 @@ def stack_slices(geometries: Sequence[SliceGeometry], shape: tuple[int, int]) ->
     affine = affines[0].copy()
     if len(affines) == 1:
         return Stack((0,), affine)
-    tolerance = DIRECTION_TOLERANCE * np.abs(affine[:3, :3]).max()
+    tolerance = PARALLEL_TOLERANCE * np.abs(affine[:3, :3]).max()
     if not np.allclose(affines[:, :3, :3], affine[:3, :3], rtol=0, atol=tolerance):
         raise _unequal("are not parallel or not of one size")
     normal = np.asarray(geometries[0].slice_dir, np.float64)
