@@ -138,10 +138,10 @@ def test_bf16_takes_an_opset_that_has_it(cli, checkpoint_path, config_path, tmp_
 
 
 def test_elu_is_written_out_as_it_is_defined():
-    from sbim_deploy.export.graphs import _trace
+    from sbim_deploy.export.tracing import trace
 
     x = torch.linspace(-20, 20, 101)[None, None, None]
-    made = _trace(nn.ELU(), [{"x": (x, {})}], "y", 20)
+    made = trace(nn.ELU(), [{"x": (x, {})}], "y", 20)
     assert {node.op_type for node in made.graph.node} == {"Min", "Exp", "Sub", "Max"}
     (got,) = onnx.reference.ReferenceEvaluator(made).run(None, {"x": x.numpy()})
     np.testing.assert_allclose(got, nn.functional.elu(x).numpy(), atol=1e-7)

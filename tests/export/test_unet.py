@@ -63,11 +63,11 @@ def test_the_graph_with_attention_is_the_network_through_the_bijection(model, un
 
 
 def test_the_graph_without_attention_is_the_network_through_the_bijection(tmp_path):
-    from sbim_deploy.export.graphs import _Sample, _trace
+    from sbim_deploy.export.tracing import Sample, trace
 
     folder = write_unet_folder(tmp_path, attention=False, schedule="squaredcos_cap_v2")
     loaded = load_network(folder)
-    graph = _trace(loaded.network, [_Sample(2).of(["x", "sigma"])], "score", 20)
+    graph = trace(loaded.network, [Sample(2).of(["x", "sigma"])], "score", 20)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     x, sigma = noisy([1000, 20, 1.3, 0.15, 0.01], rows=16, columns=18)
     (got,) = session.run(None, {"x": x, "sigma": sigma})
@@ -223,17 +223,20 @@ BAD = {
     ),
     "three channels": (unet(in_channels=3), "in_channels is 3, expected 2"),
     "no channels": (unet(in_channels="absent", out_channels="absent"), "lacks in_channels, out_channels"),
-    "classes": (unet(num_class_embeds=10), "num_class_embeds is 10, expected None"),
+    "classes": (unet(num_class_embeds=10), "num_class_embeds is 10, expected null"),
     "Fourier": (
         unet(time_embedding_type="fourier"),
         "time_embedding_type is 'fourier', expected 'positional'",
     ),
     "other blocks": (
         unet(down_block_types=["os.system"] * 2),
-        "expected a list of 1 to 8 times 'DownBlock2D' or",
+        "down_block_types[0] is 'os.system', expected 'DownBlock2D' or",
     ),
-    "true for a width": (unet(block_out_channels=[8, True]), "block_out_channels is [8, True], expected"),
-    "huge": (unet(block_out_channels=[8, 10**30]), "block_out_channels is [8, 1000"),
+    "true for a width": (
+        unet(block_out_channels=[8, True]),
+        "block_out_channels[1] is True, expected",
+    ),
+    "huge": (unet(block_out_channels=[8, 10**30]), "block_out_channels[1] is 1000"),
     "unknown option": (unet(moe_experts=4), "unknown options moe_experts"),
     "groups that do not divide": (unet(norm_num_groups=3), "its options make no network ("),
     "no heads": (unet(attention_head_dim=64), "its options make no network ("),
@@ -245,7 +248,7 @@ BAD = {
         "lacks beta_schedule, beta_start",
     ),
     "other betas": (scheduler(beta_schedule="sigmoid"), "beta_schedule is 'sigmoid', expected 'linear' or"),
-    "given betas": (scheduler(trained_betas=[0.1, 0.2]), "trained_betas is [0.1, 0.2], expected None"),
+    "given betas": (scheduler(trained_betas=[0.1, 0.2]), "trained_betas is [0.1, 0.2], expected null"),
     "zero SNR": (scheduler(rescale_betas_zero_snr=True), "rescale_betas_zero_snr is True, expected False"),
     "prediction": (scheduler(prediction_type="flow"), "prediction_type is 'flow', expected 'epsilon' or"),
     "steps": (scheduler(num_train_timesteps=10**9), "num_train_timesteps is 1000000000, expected a whole"),

@@ -29,8 +29,7 @@ def export(
     with needs("export"):
         from sbim_deploy.export.model import export_model
 
-    note(f"exporting {checkpoint}: tracing its graphs takes a minute or two")
-    manifest = export_model(checkpoint, config, output, ema, dtype, opset)
+    manifest = export_model(checkpoint, config, output, ema, dtype, opset, note)
     note(
         f"{output}: {manifest.architecture}, ngf {manifest.ngf}, {'EMA' if manifest.ema else 'raw'} weights, "
         f"{dtype}, opset {manifest.opset}; check it with: sbim-deploy validate {output}"

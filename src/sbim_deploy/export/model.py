@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,8 @@ from sbim_deploy.mri.metrics import ssim
 from sbim_deploy.recon.channels import from_channels, to_channels
 from sbim_deploy.recon.parity import WHOLE_CHOICE, noisy_phantom, whole_image
 from sbim_deploy.records import ComplexArray, FloatArray
-from sbim_deploy.samplers.choice import DDS_N_CG, Prior, make_plan
+from sbim_deploy.samplers.choice import DDS_N_CG, make_plan
+from sbim_deploy.samplers.plan import Plan
 
 REFERENCE_GRID = (64, 48)
 
@@ -62,15 +63,15 @@ def scores_of(
     return x, sigma, score.astype(np.float32)
 
 
-def image_of(network: nn.Module, prior: Prior, size_multiple: int) -> ComplexArray:
-    """Return a whole reconstruction by ``dds``, with PyTorch's scores in FP32."""
+def image_of(network: nn.Module, plan: Plan, size_multiple: int) -> ComplexArray:
+    """Return a whole reconstruction by a plan, with PyTorch's scores in FP32."""
 
     def score(x: ComplexArray, sigma: float) -> ComplexArray:
         with torch.inference_mode():
             levels = torch.full((len(x),), sigma)
             return from_channels(network(torch.from_numpy(to_channels(x)), levels).numpy())
 
-    return whole_image(make_plan(WHOLE_CHOICE, prior), score, size_multiple)
+    return whole_image(plan, score, size_multiple)
 
 
 def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: FloatArray) -> dict[str, float]:
@@ -86,9 +87,9 @@ def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: Floa
     }
 
 
-def image_cost(network: nn.Module, image: ComplexArray, prior: Prior, size_multiple: int) -> dict[str, float]:
+def image_cost(network: nn.Module, image: ComplexArray, plan: Plan, size_multiple: int) -> dict[str, float]:
     """Return the NRMSE and the SSIM of a network's whole reconstruction against the one in FP32."""
-    got = image_of(network, prior, size_multiple)
+    got = image_of(network, plan, size_multiple)
     return {
         "image NRMSE": float(np.linalg.norm(got - image) / np.linalg.norm(image)),
         "image SSIM": ssim(np.abs(got), np.abs(image)),
@@ -109,11 +110,13 @@ def export_model(
     ema: bool | None = None,
     dtype: str = "fp32",
     opset: int | None = None,
+    announce: Callable[[str], None] = lambda _stage: None,
 ) -> ModelManifest:
     """Write a model folder: its graphs, their weights and the manifest.
 
     ``checkpoint_path`` is a checkpoint with its YAML, or a folder that diffusers wrote, without.
     ``dtype`` is the convolutions' precision: fp32, fp16 or bf16, see :mod:`sbim_deploy.export.precision`.
+    ``announce`` is told what begins, once the input is known to be good.
 
     An older model folder of this name is replaced, once the new one is whole.
 
@@ -134,29 +137,35 @@ def export_model(
         raise InputError(f"{folder}: is there already and is no model folder: name another one")
     check_writable(folder.parent / f"{folder.name}.manifest")
     loaded = load_network(checkpoint_path, config_path, ema)
-    # Warnings about operators of torchvision, which no network here uses.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with replacing_folder(folder) as made:
-        manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset)
+        manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset, announce)
     return manifest
 
 
 def _write(
-    loaded: LoadedNetwork, folder: Path, checkpoint_path: Path, name: str, dtype: str, opset: int
+    loaded: LoadedNetwork,
+    folder: Path,
+    checkpoint_path: Path,
+    name: str,
+    dtype: str,
+    opset: int,
+    announce: Callable[[str], None],
 ) -> ModelManifest:
     config, levels, multiple = loaded.config, loaded.levels, loaded.size_multiple
     network = in_precision(fold_mean_pools(loaded.network), DTYPES[dtype])
-    files = export_graphs(network, folder, config.channels, multiple, DDS_N_CG, opset)
     sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
+    plan = make_plan(WHOLE_CHOICE, prior_of(levels, sampling))
+    announce("tracing the network and joining it with the updates")
+    files = export_graphs(network, folder, config.channels, multiple, opset)
+    announce("computing scores and an image with PyTorch, for validate to compare with")
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     scores = scores_of(loaded.network, sigmas, config.channels)
     cost = score_cost(network, *scores)
     image = np.empty((0, 0), np.complex64)
     if config.channels == 2:
-        prior = prior_of(levels, sampling)
-        image = image_of(loaded.network, prior, multiple)
+        image = image_of(loaded.network, plan, multiple)
         if dtype != "fp32":
-            cost |= image_cost(network, image, prior, multiple)
+            cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
     files.append(REFERENCE_NAME)
     manifest = ModelManifest(

@@ -9,9 +9,9 @@ import torch
 from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import weights_file
-from sbim_deploy.export.graphs import make_updates
 from sbim_deploy.export.load import load_network
 from sbim_deploy.export.model import scores_of, three_levels
+from sbim_deploy.export.updates import make_updates
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model

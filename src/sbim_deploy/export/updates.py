@@ -147,6 +147,16 @@ class ProximalUpdate(nn.Module):
         return following
 
 
+def make_updates(n_cg: int) -> dict[str, GuidedUpdate | ProximalUpdate]:
+    """Return the updates by the names that their graphs end with."""
+    return {
+        "guided": GuidedUpdate(PhaseEncodeNormal()),
+        "proximal": ProximalUpdate(PhaseEncodeNormal(), n_cg),
+        "guided-2d": GuidedUpdate(BothDirectionsNormal()),
+        "proximal-2d": ProximalUpdate(BothDirectionsNormal(), n_cg),
+    }
+
+
 def _per_slice(numbers: Tensor) -> Tensor:
     return numbers[:, None, None, None]
 
