@@ -36,6 +36,12 @@ BY_STAMPS = "stamps"
 TICK_S = 2.5e-3  # of acquisition_time_stamp as Siemens counts it; MRD itself leaves the unit open
 LONGEST_PAUSE_S = 10.0
 
+# Other servers send their log as texts too; what is above these levels is an error.
+_LEVELS_OF_NOTES = ("DEBUG", "INFO", "WARN")
+_SHOWN_CHARACTERS = 500
+
+Key = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -50,6 +56,96 @@ class Pace:
             raise InputError(
                 f"the pace is {self.interval_s * 1000:g} ms, expected 0 to {LONGEST_PAUSE_S * 1000:g}"
             )
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """Where a scan is sent, and how; ``parameters`` is JSON, ``timeout_s`` what the server has to answer."""
+
+    host: str
+    port: int
+    config: ConfigFile | ConfigText
+    parameters: str | None
+    pace: Pace
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 1 <= self.port <= 65535:
+            raise InputError(f"the port is {self.port}, expected 1 to 65535")
+        if not 0 < self.timeout_s < math.inf:
+            raise InputError(f"the time-out is {self.timeout_s:g} s, expected a finite number above 0")
+
+
+@dataclass(frozen=True)
+class ReceivedImage:
+    """An image that came: its numbers, its shape (channel, z, y, x) and its times in seconds.
+
+    ``latency_s`` counts from the last readout sent before it of the same slice, contrast, phase, repetition
+    and set, noise apart; None where there was none. ``received_s`` counts from the session's start.
+    """
+
+    series: int
+    index: int
+    slice: int
+    contrast: int
+    repetition: int
+    shape: tuple[int, ...]
+    latency_s: float | None
+    received_s: float
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What went out and what came back; times in seconds from the session's start."""
+
+    n_readouts: int
+    sent_s: float
+    closed_s: float
+    images: tuple[ReceivedImage, ...]
+    notes: tuple[str, ...]
+
+
+class ReplayError(SbimDeployError):
+    """The server reported an error, broke the protocol, went away, or sent no image."""
+
+
+def replay_file(
+    path: Path,
+    output: Path,
+    settings: ReplaySettings,
+    report_sent: Callable[[int], None] = lambda _n: None,
+    report_image: Callable[[ReceivedImage], None] = lambda _image: None,
+) -> ReplayReport:
+    """Send an MRD file to a server as a scanner does, and write the images that it returns to another.
+
+    Images are received while readouts are sent. The output appears only where the session ended well.
+
+    Args:
+        path: the raw data; waveforms are left out.
+        output: the MRD file of images to write.
+        settings: the server, the configuration and the pace.
+        report_sent: takes the number of readouts sent so far.
+        report_image: takes each image's times, in the thread that receives.
+
+    Raises:
+        InputError: the file is not MRD, the output cannot be written, or no server is at the address.
+        ReplayError: the server reported an error, broke the protocol, went away or sent no image.
+    """
+    with open_mrd(path) as scan:
+        check_pace(settings.pace, scan)
+        with writing(output) as hdf5:
+            stream = _connect(settings)
+            session = _Session(stream, MrdImageFile(hdf5, scan.xml), settings, report_image)
+            with ThreadPoolExecutor(1) as pool, stream:
+                receiving = pool.submit(session.receive)
+                try:
+                    session.send(scan, receiving, report_sent)
+                    problem = None
+                except ProtocolError as error:
+                    problem = str(error)
+                end = session.wait_for_end(receiving)
+            return session.report(scan.n_readouts, problem or end)
 
 
 def parse_pace(text: str) -> Pace:
@@ -108,103 +204,6 @@ class Clock:
             self._due += min(max(interval, 0.0), LONGEST_PAUSE_S)
         self._stamp = stamp
         return self._due
-
-
-# Other servers send their log as texts too; what is above these levels is an error.
-_LEVELS_OF_NOTES = ("DEBUG", "INFO", "WARN")
-_SHOWN_CHARACTERS = 500
-
-Key = tuple[int, ...]
-
-
-class ReplayError(SbimDeployError):
-    """The server reported an error, broke the protocol, went away, or sent no image."""
-
-
-@dataclass(frozen=True)
-class ReplaySettings:
-    """Where a scan is sent, and how; ``parameters`` is JSON, ``timeout_s`` what the server has to answer."""
-
-    host: str
-    port: int
-    config: ConfigFile | ConfigText
-    parameters: str | None
-    pace: Pace
-    timeout_s: float
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 1 <= self.port <= 65535:
-            raise InputError(f"the port is {self.port}, expected 1 to 65535")
-        if not 0 < self.timeout_s < math.inf:
-            raise InputError(f"the time-out is {self.timeout_s:g} s, expected a finite number above 0")
-
-
-@dataclass(frozen=True)
-class ReceivedImage:
-    """An image that came: its numbers, its shape (channel, z, y, x) and its times in seconds.
-
-    ``latency_s`` counts from the last readout sent before it of the same slice, contrast, phase, repetition
-    and set, noise apart; None where there was none. ``received_s`` counts from the session's start.
-    """
-
-    series: int
-    index: int
-    slice: int
-    contrast: int
-    repetition: int
-    shape: tuple[int, ...]
-    latency_s: float | None
-    received_s: float
-
-
-@dataclass(frozen=True)
-class ReplayReport:
-    """What went out and what came back; times in seconds from the session's start."""
-
-    n_readouts: int
-    sent_s: float
-    closed_s: float
-    images: tuple[ReceivedImage, ...]
-    notes: tuple[str, ...]
-
-
-def replay_file(
-    path: Path,
-    output: Path,
-    settings: ReplaySettings,
-    report_sent: Callable[[int], None] = lambda _n: None,
-    report_image: Callable[[ReceivedImage], None] = lambda _image: None,
-) -> ReplayReport:
-    """Send an MRD file to a server as a scanner does, and write the images that it returns to another.
-
-    Images are received while readouts are sent. The output appears only where the session ended well.
-
-    Args:
-        path: the raw data; waveforms are left out.
-        output: the MRD file of images to write.
-        settings: the server, the configuration and the pace.
-        report_sent: takes the number of readouts sent so far.
-        report_image: takes each image's times, in the thread that receives.
-
-    Raises:
-        InputError: the file is not MRD, the output cannot be written, or no server is at the address.
-        ReplayError: the server reported an error, broke the protocol, went away or sent no image.
-    """
-    with open_mrd(path) as scan:
-        check_pace(settings.pace, scan)
-        with writing(output) as hdf5:
-            stream = _connect(settings)
-            session = _Session(stream, MrdImageFile(hdf5, scan.xml), settings, report_image)
-            with ThreadPoolExecutor(1) as pool, stream:
-                receiving = pool.submit(session.receive)
-                try:
-                    session.send(scan, receiving, report_sent)
-                    problem = None
-                except ProtocolError as error:
-                    problem = str(error)
-                end = session.wait_for_end(receiving)
-            return session.report(scan.n_readouts, problem or end)
 
 
 class _Session:

@@ -28,6 +28,9 @@ _ADDRESS = re.compile(
     r"(?:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}))|\[(?P<ip>[0-9A-Fa-f:.]{2,45})\]):(?P<port>\d{1,5})"
 )
 
+SHARED = Path("/dev/shm")  # noqa: S108  where Linux keeps POSIX shared memory; the names are random
+ALIGNMENT = 64
+
 
 class TritonServer:
     """A server at HOST:PORT, its gRPC port, that was there a moment ago.
@@ -144,40 +147,11 @@ def check_address(url: str) -> None:
         )
 
 
-def _is_loopback(url: str) -> bool:
-    check_address(url)
-    match = _ADDRESS.fullmatch(url)
-    assert match is not None
-    host = match["ip"] or match["name"]
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _import_tritonclient() -> Any:
-    try:
-        import tritonclient.grpc
-    except ImportError as error:
-        raise BackendMissingError(
-            'the client of Triton is not installed: pip install "sbim-deploy[triton]"'
-        ) from error
-    return tritonclient.grpc
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(sorted(names)[:20]) or "none"
-
-
 def one_line(text: str) -> str:
     """Return a server's words in one short line of printable characters."""
     line = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(line.split())
     return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}..."
-
-
-SHARED = Path("/dev/shm")  # noqa: S108  where Linux keeps POSIX shared memory; the names are random
-ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -322,6 +296,36 @@ def check_output(url: str, result: Any, wire: Wire) -> None:
         raise _wrong(url, wire, f"{got[0][:20]} {got[1][:8]}")
 
 
+def same_shapes(inputs: Arrays, wires: Mapping[str, Wire]) -> bool:
+    """Whether arrays have the shapes of an exchange's inputs."""
+    return all(array.shape == wires[name].shape for name, array in inputs.items())
+
+
+def _is_loopback(url: str) -> bool:
+    check_address(url)
+    match = _ADDRESS.fullmatch(url)
+    assert match is not None
+    host = match["ip"] or match["name"]
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _import_tritonclient() -> Any:
+    try:
+        import tritonclient.grpc
+    except ImportError as error:
+        raise BackendMissingError(
+            'the client of Triton is not installed: pip install "sbim-deploy[triton]"'
+        ) from error
+    return tritonclient.grpc
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(sorted(names)[:20]) or "none"
+
+
 def _share_memory(server: TritonServer, n_bytes: int) -> tuple[str, mmap.mmap]:
     """Return memory that the server has mapped, and the name that it has there."""
     name = f"sbim-deploy-{secrets.token_hex(12)}"
@@ -356,8 +360,3 @@ def _layout(wires: Sequence[Wire]) -> tuple[dict[str, int], int]:
         offsets[wire.name] = end
         end += -(-wire.n_bytes // ALIGNMENT) * ALIGNMENT
     return offsets, end
-
-
-def same_shapes(inputs: Arrays, wires: Mapping[str, Wire]) -> bool:
-    """Whether arrays have the shapes of an exchange's inputs."""
-    return all(array.shape == wires[name].shape for name, array in inputs.items())

@@ -23,6 +23,28 @@ from sbim_deploy.records import ComplexArray
 PROGRAM = "bart"
 MEMORY = "/dev/shm"  # noqa: S108  a private folder is made in it
 
+WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+# BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on slices 12 and 13 of thesis.yaml.
+CG_ITERATIONS, WAVELET_ITERATIONS = 100, 200
+
+_BART = "apt-get install bart"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A method from elsewhere.
+
+    ``solve`` takes a slice, the weight of its regularisation and the threads, and returns the image (rows,
+    columns) in the units of k-space. ``weights`` is the grid that the weight is chosen from, empty where
+    nothing is tuned. ``version`` is None where the peer is not installed.
+    """
+
+    label: str
+    solve: Callable[[SliceProblem, float, int], ComplexArray]
+    weights: tuple[float, ...]
+    version: Callable[[], str | None]
+    install: str
+
 
 def bart_version() -> str | None:
     """Return the version of the program on the PATH, or None where there is none."""
@@ -67,27 +89,6 @@ def _write_coils(path: Path, coils: ComplexArray) -> None:
     write_cfl(path.with_suffix(".cfl"), np.moveaxis(coils, 0, -1)[:, :, None, :])
 
 
-WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-# BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on slices 12 and 13 of thesis.yaml.
-CG_ITERATIONS, WAVELET_ITERATIONS = 100, 200
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A method from elsewhere.
-
-    ``solve`` takes a slice, the weight of its regularisation and the threads, and returns the image (rows,
-    columns) in the units of k-space. ``weights`` is the grid that the weight is chosen from, empty where
-    nothing is tuned. ``version`` is None where the peer is not installed.
-    """
-
-    label: str
-    solve: Callable[[SliceProblem, float, int], ComplexArray]
-    weights: tuple[float, ...]
-    version: Callable[[], str | None]
-    install: str
-
-
 def _zero_filled(problem: SliceProblem, _weight: float, _threads: int) -> ComplexArray:
     return problem.mvue
 
@@ -118,7 +119,6 @@ def _sigpy_version() -> str | None:
         return None
 
 
-_BART = "apt-get install bart"
 PEERS = {
     "zero-filled": Peer("the measured data alone", _zero_filled, (), lambda: __version__, ""),
     "bart-l2": Peer(f"BART pics -l2, {CG_ITERATIONS} iterations", _bart_l2, WEIGHTS, bart_version, _BART),

@@ -40,21 +40,7 @@ from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import FloatArray
 from sbim_deploy.runs.evaluate import score
 
-
-def tune(name: str, setting: Setting, slices: Sequence[FullSlice], seed: int, threads: int) -> Tuned:
-    """Choose the weight of the grid with the least mean NRMSE over the tuning slices."""
-    peer = PEERS[name]
-    problems = [undersample(full, setting, seed) for full in slices]
-    means = []
-    for weight in peer.weights:
-        images = [
-            np.abs(centre_crop(peer.solve(problem, weight, threads), problem.image_shape))
-            for problem in problems
-        ]
-        scores = [nrmse(image, full.reference) for image, full in zip(images, slices, strict=True)]
-        means.append(float(np.mean(scores)))
-    best = peer.weights[int(np.argmin(means))]
-    return Tuned(setting.pattern, setting.acceleration, name, best, peer.weights, tuple(means))
+Solve = Callable[[SliceProblem, Setting], tuple[FloatArray, float]]
 
 
 class Progress(Protocol):
@@ -79,9 +65,6 @@ class Finished:
     methods: tuple[str, ...]
     left_out: tuple[str, ...]
     n_calls: dict[str, int]
-
-
-Solve = Callable[[SliceProblem, Setting], tuple[FloatArray, float]]
 
 
 def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progress) -> Finished:
@@ -120,6 +103,22 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
             )
     calls = {name: sampler.n_calls for name, sampler in samplers.items()}
     return Finished(store, identity, methods, left_out, calls)
+
+
+def tune(name: str, setting: Setting, slices: Sequence[FullSlice], seed: int, threads: int) -> Tuned:
+    """Choose the weight of the grid with the least mean NRMSE over the tuning slices."""
+    peer = PEERS[name]
+    problems = [undersample(full, setting, seed) for full in slices]
+    means = []
+    for weight in peer.weights:
+        images = [
+            np.abs(centre_crop(peer.solve(problem, weight, threads), problem.image_shape))
+            for problem in problems
+        ]
+        scores = [nrmse(image, full.reference) for image, full in zip(images, slices, strict=True)]
+        means.append(float(np.mean(scores)))
+    best = peer.weights[int(np.argmin(means))]
+    return Tuned(setting.pattern, setting.acceleration, name, best, peer.weights, tuple(means))
 
 
 def _run_slice(

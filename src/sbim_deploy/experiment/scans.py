@@ -53,6 +53,14 @@ def all_settings(settings: ExperimentSettings) -> list[Setting]:
     return [Setting(pattern, r) for pattern in settings.patterns for r in settings.accelerations]
 
 
+def check_paths(paths: Iterable[Path]) -> None:
+    """Raise InputError for two files of one name: the results could not tell them apart."""
+    names = [path.name for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"kspace has two files of the name {name}: rename one")
+
+
 def full_slices(settings: ExperimentSettings, indices: Iterable[int]) -> Iterator[FullSlice]:
     """Give the slices of every scan.
 
@@ -117,11 +125,3 @@ def _check_file(file: KspaceFile, index: int, maps: str) -> None:
         raise InputError(f"{file.path}: has no s_maps: give a file with them, or choose maps: estimated")
     if file.mask is not None and not file.mask.all():
         raise InputError(f"{file.path}: was undersampled already, expected all lines")
-
-
-def check_paths(paths: Iterable[Path]) -> None:
-    """Raise InputError for two files of one name: the results could not tell them apart."""
-    names = [path.name for path in paths]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"kspace has two files of the name {name}: rename one")

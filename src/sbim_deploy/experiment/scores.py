@@ -15,34 +15,6 @@ THRESHOLD = 0.05
 RADIUS, RADIUS_SIZE = 165, 384
 DATA_RANGE = 255.0
 
-
-def masked_psnr_and_ssim(image: FloatArray, reference: FloatArray) -> tuple[float, float]:
-    """Return the masked PSNR in dB and the masked SSIM of a magnitude (rows, columns).
-
-    Both images are set to 0 up to 5 % of the reference's maximum, scaled to 8 bits by their own maximum,
-    and the image is set to 0 outside a disc of radius 165 pixels at 384, which scales with the size.
-    """
-    floor = THRESHOLD * reference.max()
-    image_8bit, reference_8bit = (_to_8bit(np.where(each > floor, each, 0)) for each in (image, reference))
-    image_8bit = np.where(_disc(image.shape), image_8bit, 0)
-    return psnr(image_8bit, reference_8bit, DATA_RANGE), ssim(image_8bit, reference_8bit, DATA_RANGE)
-
-
-def _to_8bit(image: FloatArray) -> FloatArray:
-    """Scale to 0 to 255 by the maximum and drop the fraction, which is what the published code does."""
-    largest = image.max()
-    return np.floor(image * (np.float32(DATA_RANGE) / largest)) if largest > 0 else image
-
-
-def _disc(shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the disc about (192, 192) of the published 384 x 384 pixels, whose rows were flipped first."""
-    rows, columns = shape
-    y = np.arange(rows) - (rows - 1 - rows // 2)
-    x = np.arange(columns) - columns // 2
-    inside: NDArray[np.bool_] = np.hypot(y[:, None], x) <= RADIUS / RADIUS_SIZE * min(shape)
-    return inside
-
-
 N_RESAMPLES = 10_000
 LEVEL = 0.95
 BOOTSTRAP_SEED = 0
@@ -57,6 +29,18 @@ class Interval:
     mean: float
     low: float
     high: float
+
+
+def masked_psnr_and_ssim(image: FloatArray, reference: FloatArray) -> tuple[float, float]:
+    """Return the masked PSNR in dB and the masked SSIM of a magnitude (rows, columns).
+
+    Both images are set to 0 up to 5 % of the reference's maximum, scaled to 8 bits by their own maximum,
+    and the image is set to 0 outside a disc of radius 165 pixels at 384, which scales with the size.
+    """
+    floor = THRESHOLD * reference.max()
+    image_8bit, reference_8bit = (_to_8bit(np.where(each > floor, each, 0)) for each in (image, reference))
+    image_8bit = np.where(_disc(image.shape), image_8bit, 0)
+    return psnr(image_8bit, reference_8bit, DATA_RANGE), ssim(image_8bit, reference_8bit, DATA_RANGE)
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -79,3 +63,18 @@ def standard_deviation(values: Sequence[float]) -> float:
     """Return the sample standard deviation over slices, NaN for a single one."""
     given: Values = np.asarray(values, dtype=np.float64)
     return float(given.std(ddof=1)) if given.size > 1 and np.isfinite(given).all() else float("nan")
+
+
+def _to_8bit(image: FloatArray) -> FloatArray:
+    """Scale to 0 to 255 by the maximum and drop the fraction, which is what the published code does."""
+    largest = image.max()
+    return np.floor(image * (np.float32(DATA_RANGE) / largest)) if largest > 0 else image
+
+
+def _disc(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the disc about (192, 192) of the published 384 x 384 pixels, whose rows were flipped first."""
+    rows, columns = shape
+    y = np.arange(rows) - (rows - 1 - rows // 2)
+    x = np.arange(columns) - columns // 2
+    inside: NDArray[np.bool_] = np.hypot(y[:, None], x) <= RADIUS / RADIUS_SIZE * min(shape)
+    return inside

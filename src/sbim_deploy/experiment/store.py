@@ -25,6 +25,9 @@ IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "i
 METHODS = ("method ", "peer ")
 ANOTHER_FOLDER = "name another folder"
 
+METRICS = ("psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim")
+COMPARED = METRICS[:3]
+
 
 @dataclass(frozen=True)
 class Key:
@@ -72,6 +75,28 @@ class Tuned:
     weight: float
     weights: tuple[float, ...]
     nrmse: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric over the slices; ``difference`` is to the baseline, slice by slice, None for itself."""
+
+    mean: Interval
+    deviation: float
+    difference: Interval | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method at a nominal acceleration."""
+
+    setting: Setting
+    method: str
+    n_slices: int
+    effective_acceleration: float
+    scores: dict[str, Score]
+    residual: float
+    seconds: float
 
 
 class Store:
@@ -200,6 +225,38 @@ class Store:
         return self.folder / IMAGES / name
 
 
+def summarise(results: Sequence[Result], baseline: str) -> list[Line]:
+    """Return a line for each setting and method, in the order of the results."""
+    groups: dict[tuple[Setting, str], list[Result]] = {}
+    for result in results:
+        setting = Setting(result.pattern, result.acceleration)
+        groups.setdefault((setting, result.method), []).append(result)
+    return [_summary_line(key, group, groups[key[0], baseline], baseline) for key, group in groups.items()]
+
+
+def write_summary(path: Path, lines: Sequence[Line]) -> None:
+    """Write the lines as CSV; an empty cell is a number that there is not."""
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, lineterminator="\n")
+    header = ["pattern", "acceleration", "effective_acceleration", "method", "slices"]
+    for metric in METRICS:
+        header += [f"{metric}_mean", f"{metric}_sd"]
+        if metric in COMPARED:
+            header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
+    writer.writerow([*header, "residual", "seconds"])
+    for line in lines:
+        cells: list[object] = [line.setting.pattern, _cell(line.setting.acceleration)]
+        cells += [_cell(line.effective_acceleration), line.method, line.n_slices]
+        for metric, score in line.scores.items():
+            cells += [_cell(score.mean.mean), _cell(score.deviation)]
+            if metric in COMPARED:
+                d = score.difference
+                cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
+        writer.writerow([*cells, _cell(line.residual), _cell(line.seconds)])
+    with replacing(path) as temporary:
+        temporary.write_text(written.getvalue(), encoding="utf-8", newline="")
+
+
 def _line(values: Sequence[object]) -> str:
     written = io.StringIO(newline="")
     row = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
@@ -238,41 +295,6 @@ def _write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-METRICS = ("psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim")
-COMPARED = METRICS[:3]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One metric over the slices; ``difference`` is to the baseline, slice by slice, None for itself."""
-
-    mean: Interval
-    deviation: float
-    difference: Interval | None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A method at a nominal acceleration."""
-
-    setting: Setting
-    method: str
-    n_slices: int
-    effective_acceleration: float
-    scores: dict[str, Score]
-    residual: float
-    seconds: float
-
-
-def summarise(results: Sequence[Result], baseline: str) -> list[Line]:
-    """Return a line for each setting and method, in the order of the results."""
-    groups: dict[tuple[Setting, str], list[Result]] = {}
-    for result in results:
-        setting = Setting(result.pattern, result.acceleration)
-        groups.setdefault((setting, result.method), []).append(result)
-    return [_summary_line(key, group, groups[key[0], baseline], baseline) for key, group in groups.items()]
-
-
 def _summary_line(key: tuple[Setting, str], group: list[Result], base: list[Result], baseline: str) -> Line:
     setting, method = key
     if [(each.scan, each.slice) for each in group] != [(each.scan, each.slice) for each in base]:
@@ -288,29 +310,6 @@ def _summary_line(key: tuple[Setting, str], group: list[Result], base: list[Resu
         for name in ("effective_acceleration", "residual", "seconds")
     )
     return Line(setting, method, len(group), effective, scores, residual, seconds)
-
-
-def write_summary(path: Path, lines: Sequence[Line]) -> None:
-    """Write the lines as CSV; an empty cell is a number that there is not."""
-    written = io.StringIO(newline="")
-    writer = csv.writer(written, lineterminator="\n")
-    header = ["pattern", "acceleration", "effective_acceleration", "method", "slices"]
-    for metric in METRICS:
-        header += [f"{metric}_mean", f"{metric}_sd"]
-        if metric in COMPARED:
-            header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
-    writer.writerow([*header, "residual", "seconds"])
-    for line in lines:
-        cells: list[object] = [line.setting.pattern, _cell(line.setting.acceleration)]
-        cells += [_cell(line.effective_acceleration), line.method, line.n_slices]
-        for metric, score in line.scores.items():
-            cells += [_cell(score.mean.mean), _cell(score.deviation)]
-            if metric in COMPARED:
-                d = score.difference
-                cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
-        writer.writerow([*cells, _cell(line.residual), _cell(line.seconds)])
-    with replacing(path) as temporary:
-        temporary.write_text(written.getvalue(), encoding="utf-8", newline="")
 
 
 def _cell(value: float) -> str:

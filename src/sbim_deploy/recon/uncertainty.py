@@ -10,6 +10,10 @@ from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.noise import keyed_generator
 from sbim_deploy.samplers.plan import Plan, ProximalStep
 
+PROBES = 16
+# Beside the numbers of the samples, which count from 0.
+PROBE_KEY = 2**32 - 1
+
 
 class RunningMoments:
     """Pixelwise mean and spread of complex images of one shape; memory does not grow with their number.
@@ -38,11 +42,6 @@ class RunningMoments:
         """Return mean |x - mean|^2, of both parts together, float32 as the images' shape."""
         variance: FloatArray = self._sum_of_squares / np.float32(self.count)
         return variance
-
-
-PROBES = 16
-# Beside the numbers of the samples, which count from 0.
-PROBE_KEY = 2**32 - 1
 
 
 def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int = PROBES) -> FloatArray:

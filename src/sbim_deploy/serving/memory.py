@@ -11,6 +11,8 @@ from sbim_deploy.errors import InputError
 
 MIB = 1024**2
 
+TRIM_S = 5.0
+
 
 class MemoryBudget:
     """Bytes that sessions take and give back; thread-safe."""
@@ -82,9 +84,6 @@ class Share:
             self._closed = True
             self._budget.give(sum(self._held.values()))
             self._held.clear()
-
-
-TRIM_S = 5.0
 
 
 class HeapTrimmer:

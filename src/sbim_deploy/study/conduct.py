@@ -19,6 +19,27 @@ from sbim_deploy.study.files import DONE, FAILED, KEPT, FileRecord, StudyFile, m
 from sbim_deploy.study.model_transport import give_to_cluster, take_from_cluster
 from sbim_deploy.study.steps import BatchDone, Failure, Finished, Job, ModelWanted, Software, Surveyed
 
+FILES_AHEAD = 64  # that many are under way: what the scheduler must know does not grow with the study
+WAIT_UNTIL_SAID_S = 20
+MAX_TRIES = 5
+MAX_REASON_LENGTH = 300
+
+
+class Progress(Protocol):
+    """What is told of a study while it goes on."""
+
+    def waiting(self, what: str) -> None:
+        """Tell that no worker has answered yet: a cluster may have none, or none that will do."""
+
+    def started(self, n_files: int, n_workers: int, engine: Mapping[str, str]) -> None:
+        """Begin, once the first worker has told what runs the network."""
+
+    def advanced(self, n_files: float) -> None:
+        """So many files are done, with the fractions of those under way."""
+
+    def ended(self, record: FileRecord) -> None:
+        """Tell what became of a file."""
+
 
 @dataclass
 class Track:
@@ -84,28 +105,6 @@ class Step:
     needs_engine: bool = False
     n_tries: int = 0
     n_gifts: int = 0
-
-
-FILES_AHEAD = 64  # that many are under way: what the scheduler must know does not grow with the study
-WAIT_UNTIL_SAID_S = 20
-MAX_TRIES = 5
-MAX_REASON_LENGTH = 300
-
-
-class Progress(Protocol):
-    """What is told of a study while it goes on."""
-
-    def waiting(self, what: str) -> None:
-        """Tell that no worker has answered yet: a cluster may have none, or none that will do."""
-
-    def started(self, n_files: int, n_workers: int, engine: Mapping[str, str]) -> None:
-        """Begin, once the first worker has told what runs the network."""
-
-    def advanced(self, n_files: float) -> None:
-        """So many files are done, with the fractions of those under way."""
-
-    def ended(self, record: FileRecord) -> None:
-        """Tell what became of a file."""
 
 
 class Conductor:

@@ -19,6 +19,11 @@ LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 * 1024**2
 SUFFIX = ".h5"
 
+REPORT_NAME = "study.json"
+FORMAT_VERSION = 1
+DONE, KEPT, FAILED, PENDING = "done", "kept", "failed", "pending"
+STATES = (DONE, KEPT, FAILED, PENDING)
+
 
 @dataclass(frozen=True)
 class StudyFile:
@@ -27,6 +32,43 @@ class StudyFile:
     name: str
     kspace: Path
     output: Path
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What became of a file: ``done`` now, ``kept`` from an earlier run, ``failed``, or still ``pending``.
+
+    ``slices`` are the result's, ``slices_made`` those of this run. ``seconds`` go from the first look at the
+    file to its result, ``compute_seconds`` are those of its workers together.
+    """
+
+    name: str
+    kspace: str
+    output: str
+    state: str = PENDING
+    slices: int = 0
+    slices_made: int = 0
+    seconds: float = 0.0
+    compute_seconds: float = 0.0
+    workers: tuple[str, ...] = ()
+    error: str | None = None
+    error_kind: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """A study, finished or stopped: what it ran with, and its files in order."""
+
+    settings: Mapping[str, Any]
+    software: Mapping[str, Any]
+    seconds: float
+    files: Sequence[FileRecord]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many files there are of each state."""
+        counted = Counter(record.state for record in self.files)
+        return {state: counted[state] for state in STATES}
 
 
 def study_files(inputs: Sequence[Path], folder: Path) -> list[StudyFile]:
@@ -58,6 +100,44 @@ def study_files(inputs: Sequence[Path], folder: Path) -> list[StudyFile]:
         if file.output.resolve() in read:
             raise InputError(f"{file.output}: the result would replace an input; name another folder with -o")
     return files
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot make the folder ({error.strerror}); name another one") from error
+
+
+def report_as_dict(report: StudyReport) -> dict[str, Any]:
+    """Return a report as a JSON object."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "notice": NOTICE,
+        "settings": dict(report.settings),
+        "software": dict(report.software),
+        "seconds": round(report.seconds, 3),
+        "counts": report.counts,
+        "files": [asdict(record) for record in report.files],
+    }
+
+
+def write_report(folder: Path, report: StudyReport) -> Path:
+    """Write ``study.json`` into the folder, whole or not at all, and return its path.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    path = folder / REPORT_NAME
+    with replacing(path) as temporary:
+        temporary.write_text(format_object(report_as_dict(report), indent=2) + "\n", encoding="utf-8")
+    return path
 
 
 def _expand(given: Path) -> Iterator[Path]:
@@ -107,84 +187,3 @@ def _first_twice(names: Sequence[Path]) -> tuple[int, int] | None:
         if first != place:
             return first, place
     return None
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those above it.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot make the folder ({error.strerror}); name another one") from error
-
-
-REPORT_NAME = "study.json"
-FORMAT_VERSION = 1
-DONE, KEPT, FAILED, PENDING = "done", "kept", "failed", "pending"
-STATES = (DONE, KEPT, FAILED, PENDING)
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What became of a file: ``done`` now, ``kept`` from an earlier run, ``failed``, or still ``pending``.
-
-    ``slices`` are the result's, ``slices_made`` those of this run. ``seconds`` go from the first look at the
-    file to its result, ``compute_seconds`` are those of its workers together.
-    """
-
-    name: str
-    kspace: str
-    output: str
-    state: str = PENDING
-    slices: int = 0
-    slices_made: int = 0
-    seconds: float = 0.0
-    compute_seconds: float = 0.0
-    workers: tuple[str, ...] = ()
-    error: str | None = None
-    error_kind: str | None = None
-
-
-@dataclass(frozen=True)
-class StudyReport:
-    """A study, finished or stopped: what it ran with, and its files in order."""
-
-    settings: Mapping[str, Any]
-    software: Mapping[str, Any]
-    seconds: float
-    files: Sequence[FileRecord]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many files there are of each state."""
-        counted = Counter(record.state for record in self.files)
-        return {state: counted[state] for state in STATES}
-
-
-def report_as_dict(report: StudyReport) -> dict[str, Any]:
-    """Return a report as a JSON object."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "notice": NOTICE,
-        "settings": dict(report.settings),
-        "software": dict(report.software),
-        "seconds": round(report.seconds, 3),
-        "counts": report.counts,
-        "files": [asdict(record) for record in report.files],
-    }
-
-
-def write_report(folder: Path, report: StudyReport) -> Path:
-    """Write ``study.json`` into the folder, whole or not at all, and return its path.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    path = folder / REPORT_NAME
-    with replacing(path) as temporary:
-        temporary.write_text(format_object(report_as_dict(report), indent=2) + "\n", encoding="utf-8")
-    return path

@@ -28,6 +28,70 @@ STEEP_PHASE_SHARE = 0.4
 FULL_MATRIX_SHARE, UNFILTERED_SHARE, ELLIPTIC_SHARE = 0.5, 0.4, 0.35
 MIN_RESOLUTION = 0.75
 
+TRAINING_STREAM = 0
+HELD_OUT_STREAM = 1
+
+MIN_SIZE = 16
+# The anatomy is drawn on a grid that is finer than the image, and at least this fine.
+OVERSAMPLING = 1.5
+FINE_SPACING_MM = 1.3
+
+Size = int | tuple[int, int]
+
+DrawSlice = Callable[[Tissues, int, int], ComplexArray]
+
+# A process loads its own maps: below this many slices that takes longer than drawing them.
+MIN_SLICES_A_WORKER = 128
+
+
+def training_slice(tissues: Tissues, index: int, size: Size) -> ComplexArray:
+    """Return the training slice ``index``, of ``size`` pixels along both axes or (rows, columns)."""
+    return brain_slice(tissues, np.random.default_rng([TRAINING_STREAM, index]), size)
+
+
+def held_out_slice(tissues: Tissues, index: int, size: Size) -> ComplexArray:
+    """Return the slice ``index`` that training never sees, of ``size`` as in ``training_slice``."""
+    return brain_slice(tissues, np.random.default_rng([HELD_OUT_STREAM, index]), size)
+
+
+def training_pool(n_slices: int, size: int) -> ComplexArray:
+    """Return the first training slices (n_slices, size, size)."""
+    return _draw(training_slice, n_slices, size)
+
+
+def held_out_pool(n_slices: int, size: int) -> ComplexArray:
+    """Return the first held-out slices (n_slices, size, size)."""
+    return _draw(held_out_slice, n_slices, size)
+
+
+def brain_slice(tissues: Tissues, rng: np.random.Generator, size: Size) -> ComplexArray:
+    """Draw a complex slice (rows, columns), its magnitude's 99th percentile 1.
+
+    A random plane through a randomly deformed head, as a random pulse sequence shows it, with the coils'
+    shading and a phase, and with no more of k-space than a scanner would acquire. Pixels are square and the
+    head fits the field of view. The same ``rng`` gives the same anatomy at any even size of one aspect.
+
+    Raises:
+        InputError: ``size`` is too small for a brain.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    if min(shape) < MIN_SIZE:
+        raise InputError(f"size is {size}: a slice needs at least {MIN_SIZE} x {MIN_SIZE} pixels")
+    orientation = random_orientation(rng)
+    needed = max(length / n for length, n in zip(orientation.extent, shape, strict=True))
+    spacing = needed * rng.uniform(0.97, 1.14)
+    fineness = max(OVERSAMPLING, spacing / FINE_SPACING_MM)
+    fine_shape = (2 * ceil(shape[0] * fineness / 2), 2 * ceil(shape[1] * fineness / 2))
+    grid = Grid(fine_shape, spacing * shape[0] / fine_shape[0])
+    age = float(rng.beta(1.2, 2.0))
+    points = random_points(rng, orientation, grid)
+    fractions = random_fractions(rng, tissues, section_at(points), grid, age)
+    magnitude = random_magnitude(rng, random_protocol(rng), fractions, grid)
+    magnitude *= random_shading(rng, grid)
+    image = magnitude * np.exp(1j * random_phase(rng, points, grid))
+    acquired = acquire(rng, image, shape)
+    return np.asarray(acquired / np.percentile(np.abs(acquired), 99), np.complex64)
+
 
 def random_shading(rng: np.random.Generator, grid: Grid) -> Field:
     """Return the coils' slow bias (h, w), which ends with the field of view."""
@@ -77,72 +141,6 @@ def acquire(rng: np.random.Generator, image: NDArray[Any], shape: tuple[int, int
 
 def _hamming(radius: NDArray[np.float64], pedestal: float) -> NDArray[np.float64]:
     return np.where(radius <= 1, pedestal + (1 - pedestal) * np.cos(np.pi * radius), 0)
-
-
-TRAINING_STREAM = 0
-HELD_OUT_STREAM = 1
-
-MIN_SIZE = 16
-# The anatomy is drawn on a grid that is finer than the image, and at least this fine.
-OVERSAMPLING = 1.5
-FINE_SPACING_MM = 1.3
-
-Size = int | tuple[int, int]
-
-
-def training_slice(tissues: Tissues, index: int, size: Size) -> ComplexArray:
-    """Return the training slice ``index``, of ``size`` pixels along both axes or (rows, columns)."""
-    return brain_slice(tissues, np.random.default_rng([TRAINING_STREAM, index]), size)
-
-
-def held_out_slice(tissues: Tissues, index: int, size: Size) -> ComplexArray:
-    """Return the slice ``index`` that training never sees, of ``size`` as in ``training_slice``."""
-    return brain_slice(tissues, np.random.default_rng([HELD_OUT_STREAM, index]), size)
-
-
-def brain_slice(tissues: Tissues, rng: np.random.Generator, size: Size) -> ComplexArray:
-    """Draw a complex slice (rows, columns), its magnitude's 99th percentile 1.
-
-    A random plane through a randomly deformed head, as a random pulse sequence shows it, with the coils'
-    shading and a phase, and with no more of k-space than a scanner would acquire. Pixels are square and the
-    head fits the field of view. The same ``rng`` gives the same anatomy at any even size of one aspect.
-
-    Raises:
-        InputError: ``size`` is too small for a brain.
-    """
-    shape = (size, size) if isinstance(size, int) else size
-    if min(shape) < MIN_SIZE:
-        raise InputError(f"size is {size}: a slice needs at least {MIN_SIZE} x {MIN_SIZE} pixels")
-    orientation = random_orientation(rng)
-    needed = max(length / n for length, n in zip(orientation.extent, shape, strict=True))
-    spacing = needed * rng.uniform(0.97, 1.14)
-    fineness = max(OVERSAMPLING, spacing / FINE_SPACING_MM)
-    fine_shape = (2 * ceil(shape[0] * fineness / 2), 2 * ceil(shape[1] * fineness / 2))
-    grid = Grid(fine_shape, spacing * shape[0] / fine_shape[0])
-    age = float(rng.beta(1.2, 2.0))
-    points = random_points(rng, orientation, grid)
-    fractions = random_fractions(rng, tissues, section_at(points), grid, age)
-    magnitude = random_magnitude(rng, random_protocol(rng), fractions, grid)
-    magnitude *= random_shading(rng, grid)
-    image = magnitude * np.exp(1j * random_phase(rng, points, grid))
-    acquired = acquire(rng, image, shape)
-    return np.asarray(acquired / np.percentile(np.abs(acquired), 99), np.complex64)
-
-
-DrawSlice = Callable[[Tissues, int, int], ComplexArray]
-
-# A process loads its own maps: below this many slices that takes longer than drawing them.
-MIN_SLICES_A_WORKER = 128
-
-
-def training_pool(n_slices: int, size: int) -> ComplexArray:
-    """Return the first training slices (n_slices, size, size)."""
-    return _draw(training_slice, n_slices, size)
-
-
-def held_out_pool(n_slices: int, size: int) -> ComplexArray:
-    """Return the first held-out slices (n_slices, size, size)."""
-    return _draw(held_out_slice, n_slices, size)
 
 
 def _draw(draw_slice: DrawSlice, n_slices: int, size: int) -> ComplexArray:

@@ -14,6 +14,8 @@ from torch import Tensor
 DETAIL_SIGMA = 3.0
 DETAIL_SHARE = 0.8
 
+Score = Callable[[Tensor, Tensor], Tensor]
+
 
 def to_channels(images: Tensor) -> Tensor:
     """Turn complex images (n, H, W) into their real and imaginary channels (n, 2, H, W)."""
@@ -87,9 +89,6 @@ def training_batch(
     images = to_channels(augment(pool[chosen], rng))
     sigmas = torch.from_numpy(draw_sigmas(rng, batch, *sigma_range)).to(pool.device)
     return images, sigmas, draw_noise(images.shape, pool.device, seed, step)
-
-
-Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def dsm_loss(score: Score, images: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:

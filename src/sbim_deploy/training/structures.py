@@ -56,6 +56,24 @@ TURBINATES: tuple[Ellipsoid | Tube, ...] = (
 )
 MASTOID = Ellipsoid(AIR, (51, -36, -44), (8, 11, 13))
 
+TUMOUR_SHARE = 0.05
+CYST_SHARE = 0.03
+REACH_MM = 55.0
+
+ARTERIES = (
+    Tube("blood", (0, -22, -48), (0, -12, -18), 1.3),  # basilar
+    Tube("blood", (0, -22, -48), (12, -36, -72), 1.2),  # vertebral
+    Tube("blood", (13, 2, -50), (12, 2, -20), 1.9),  # internal carotid
+    Tube("blood", (12, 2, -19), (36, 4, -16), 1.5),  # middle cerebral
+    Tube("blood", (36, 4, -16), (44, -14, 2), 1.2),
+    Tube("blood", (12, 3, -18), (1.5, 24, -10), 1.2),  # anterior cerebral
+    Tube("blood", (1.5, 24, -10), (1.5, 42, 8), 1.1),
+    Tube("blood", (1.5, 42, 8), (1.5, 26, 36), 1.0),
+    Tube("blood", (1, -12, -18), (22, -28, -12), 1.2),  # posterior cerebral
+    Tube("blood", (26, -8, -78), (26, 0, -130), 3.0),  # carotid in the neck
+    Tube("blood", (1, -42, 12), (1, -70, 8), 1.5),  # straight sinus and great vein
+)
+
 
 def depths_of_face(section: Section) -> list[Field]:
     """Return how deep a section lies in face, skull's base, nose, ears and neck, each (h, w) in mm."""
@@ -89,17 +107,6 @@ def paint_face(
         paint(fractions, AIR, cover * room * cells)
 
 
-def _paint(fractions: Field, section: Section, solid: Ellipsoid | Tube, room: Field) -> None:
-    cover = cover_of(solid, section)
-    if cover is not None:
-        paint(fractions, solid.tissue, cover * room)
-
-
-TUMOUR_SHARE = 0.05
-CYST_SHARE = 0.03
-REACH_MM = 55.0
-
-
 def paint_lesions(rng: np.random.Generator, fractions: Field, grid: Grid, age: float) -> None:
     """Paint lesions over the brain in ``fractions`` (n_tissues, h, w); the older, the likelier."""
     kinds = [INDEX[name] for name in ("gray", "deep_gray", "white")]
@@ -117,38 +124,6 @@ def paint_lesions(rng: np.random.Generator, fractions: Field, grid: Grid, age: f
         paint(fractions, "fluid", brain * soft_step(_blob(rng, grid, rng.uniform(3, 14)), 0.8))
 
 
-def _hyperintensities(rng: np.random.Generator, grid: Grid, age: float) -> Field:
-    cover = np.zeros(grid.shape, np.float32)
-    for _ in range(1 + rng.poisson(2 + 6 * age)):
-        radius = rng.gamma(3.0, 0.9) + 0.8
-        cover = np.maximum(cover, soft_step(_blob(rng, grid, radius), 0.5 + 0.3 * radius))
-    return np.float32(rng.uniform(0.6, 1.0)) * cover
-
-
-def _blob(rng: np.random.Generator, grid: Grid, radius: float) -> Field:
-    """Return how deep the pixels lie in an irregular patch of ``radius`` somewhere in the slice, in mm."""
-    row, column = rng.uniform(-REACH_MM, REACH_MM, 2).astype(np.float32)
-    stretch = np.float32(np.exp(rng.normal(0, 0.25)))
-    away = np.hypot((grid.rows[:, None] - row) * stretch, (grid.columns - column) / stretch)
-    rough = 0.25 * smooth_field(rng, grid, 4 + radius) + 0.12 * smooth_field(rng, grid, 2 + 0.4 * radius)
-    return np.asarray(radius * (1 + rough) - away)
-
-
-ARTERIES = (
-    Tube("blood", (0, -22, -48), (0, -12, -18), 1.3),  # basilar
-    Tube("blood", (0, -22, -48), (12, -36, -72), 1.2),  # vertebral
-    Tube("blood", (13, 2, -50), (12, 2, -20), 1.9),  # internal carotid
-    Tube("blood", (12, 2, -19), (36, 4, -16), 1.5),  # middle cerebral
-    Tube("blood", (36, 4, -16), (44, -14, 2), 1.2),
-    Tube("blood", (12, 3, -18), (1.5, 24, -10), 1.2),  # anterior cerebral
-    Tube("blood", (1.5, 24, -10), (1.5, 42, 8), 1.1),
-    Tube("blood", (1.5, 42, 8), (1.5, 26, 36), 1.0),
-    Tube("blood", (1, -12, -18), (22, -28, -12), 1.2),  # posterior cerebral
-    Tube("blood", (26, -8, -78), (26, 0, -130), 3.0),  # carotid in the neck
-    Tube("blood", (1, -42, 12), (1, -70, 8), 1.5),  # straight sinus and great vein
-)
-
-
 def paint_vessels(
     rng: np.random.Generator, fractions: Field, section: Section, grid: Grid, from_inner_table: Field
 ) -> None:
@@ -164,6 +139,29 @@ def paint_vessels(
     paint(fractions, "blood", _threads(rng, grid, 0.5, 1.1) * fractions[INDEX["fat"]])
     spaces = _threads(rng, grid, 0.3, 0.8) * np.float32(rng.uniform(0, 0.4))
     paint(fractions, "fluid", spaces * fractions[INDEX["white"]])
+
+
+def _paint(fractions: Field, section: Section, solid: Ellipsoid | Tube, room: Field) -> None:
+    cover = cover_of(solid, section)
+    if cover is not None:
+        paint(fractions, solid.tissue, cover * room)
+
+
+def _hyperintensities(rng: np.random.Generator, grid: Grid, age: float) -> Field:
+    cover = np.zeros(grid.shape, np.float32)
+    for _ in range(1 + rng.poisson(2 + 6 * age)):
+        radius = rng.gamma(3.0, 0.9) + 0.8
+        cover = np.maximum(cover, soft_step(_blob(rng, grid, radius), 0.5 + 0.3 * radius))
+    return np.float32(rng.uniform(0.6, 1.0)) * cover
+
+
+def _blob(rng: np.random.Generator, grid: Grid, radius: float) -> Field:
+    """Return how deep the pixels lie in an irregular patch of ``radius`` somewhere in the slice, in mm."""
+    row, column = rng.uniform(-REACH_MM, REACH_MM, 2).astype(np.float32)
+    stretch = np.float32(np.exp(rng.normal(0, 0.25)))
+    away = np.hypot((grid.rows[:, None] - row) * stretch, (grid.columns - column) / stretch)
+    rough = 0.25 * smooth_field(rng, grid, 4 + radius) + 0.12 * smooth_field(rng, grid, 2 + 0.4 * radius)
+    return np.asarray(radius * (1 + rough) - away)
 
 
 def _sinuses(points: Field, from_inner_table: Field, radius: float) -> Field:

@@ -31,44 +31,6 @@ from sbim_deploy.training.brains import held_out_pool, training_pool
 from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss, to_channels, training_batch
 from sbim_deploy.training.settings import TrainSettings
 
-
-def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
-    """Write the header, and keep what a run up to ``step`` wrote under the same one."""
-    header = ["step", *(f"sigma_{sigma:.4g}" for sigma in sigmas)]
-    rows: list[list[str]] = []
-    if step and path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            old = list(csv.reader(file))
-        if old[:1] == [header]:
-            rows = [row for row in old[1:] if int(row[0]) <= step]
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def append_row(path: Path, step: int, losses: Sequence[float]) -> None:
-    """Append the losses at ``step``."""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow([step, *(f"{loss:.6g}" for loss in losses)])
-
-
-def plot_log(path: Path, picture: Path) -> None:
-    """Draw the log at ``path``: the loss at each noise level over the steps."""
-    # A figure of its own, not pyplot's: no display is asked for and no state is left behind.
-    from matplotlib.figure import Figure
-
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    steps = [int(row[0]) for row in rows]
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss", yscale="log")
-    for column, name in enumerate(header[1:], start=1):
-        axes.plot(steps, [float(row[column]) for row in rows], marker=".", label=name.replace("_", " "))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
-    with replacing(picture) as temporary:
-        figure.savefig(temporary, format="png")
-
-
 NEW_ARCHITECTURE = "NCSNv2Deepest"
 CHECKPOINT_NAME = "checkpoint.pth"
 LOG_NAME = "held_out.csv"
@@ -80,18 +42,6 @@ N_HELD_OUT_SIGMAS = 8
 HELD_OUT_SEED = 0
 
 Progress = Callable[[int, float, float | None], None]
-
-
-@dataclass
-class _Run:
-    """What changes while training."""
-
-    network: ScoreNetwork
-    shadow: ScoreNetwork
-    optimizer: torch.optim.Adam
-    scaler: torch.amp.GradScaler
-    step: int
-    started: float = field(default_factory=time.monotonic)
 
 
 def train(
@@ -159,6 +109,55 @@ def train(
             _save(run, settings, output_dir / CHECKPOINT_NAME)
             plot_log(log, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
+
+
+def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
+    """Write the header, and keep what a run up to ``step`` wrote under the same one."""
+    header = ["step", *(f"sigma_{sigma:.4g}" for sigma in sigmas)]
+    rows: list[list[str]] = []
+    if step and path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            old = list(csv.reader(file))
+        if old[:1] == [header]:
+            rows = [row for row in old[1:] if int(row[0]) <= step]
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def append_row(path: Path, step: int, losses: Sequence[float]) -> None:
+    """Append the losses at ``step``."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow([step, *(f"{loss:.6g}" for loss in losses)])
+
+
+def plot_log(path: Path, picture: Path) -> None:
+    """Draw the log at ``path``: the loss at each noise level over the steps."""
+    # A figure of its own, not pyplot's: no display is asked for and no state is left behind.
+    from matplotlib.figure import Figure
+
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    steps = [int(row[0]) for row in rows]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="held-out loss", yscale="log")
+    for column, name in enumerate(header[1:], start=1):
+        axes.plot(steps, [float(row[column]) for row in rows], marker=".", label=name.replace("_", " "))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+@dataclass
+class _Run:
+    """What changes while training."""
+
+    network: ScoreNetwork
+    shadow: ScoreNetwork
+    optimizer: torch.optim.Adam
+    scaler: torch.amp.GradScaler
+    step: int
+    started: float = field(default_factory=time.monotonic)
 
 
 def _begin(config: NetworkConfig, settings: TrainSettings, start: Checkpoint | None) -> _Run:
