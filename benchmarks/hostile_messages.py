@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.header import Encoding, Space, format_header
 from sbim_deploy.mrd.messages import (
     ACQUISITION_HEADER,
     IMAGE_HEADER,
@@ -54,7 +54,7 @@ def simulate_scan(n_slices: int, size: int, n_coils: int, acceleration: float) -
     space = Space((size, size, 1), (FIELD_OF_VIEW_MM, FIELD_OF_VIEW_MM, 5.0))
     lines = np.flatnonzero(mask)
     return Scan(
-        format_header(ScanGeometry(space, space)),
+        format_header(Encoding(space, space)),
         tuple(
             tuple(_readout(each.kspace, number, line, line == lines[-1]) for line in lines)
             for number, each in enumerate(simulated)

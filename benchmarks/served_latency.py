@@ -21,7 +21,7 @@ from statistics import median
 import numpy as np
 
 from sbim_deploy.models.folder import load_model
-from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.header import Encoding, Space, format_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Close, ConfigFile, Flag, Header, Image, Readout
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
@@ -104,7 +104,7 @@ def main() -> None:
     times: dict[str, list[float]] = {"served": [], "own": []}
     with served(options.backend, options.threads) as stream:
         stream.send(ConfigFile(options.config))
-        stream.send(Header(format_header(ScanGeometry(space, space))))
+        stream.send(Header(format_header(Encoding(space, space))))
         for pair in range(options.pairs + 1):
             latency, alone = served_seconds(stream, kspace, pair), own_seconds(own, kspace)
             if pair:  # the first of each warms up

@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 
-from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.header import Encoding, Space, format_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag
 
 FLOATS = h5py.vlen_dtype(np.float32)
@@ -31,8 +31,6 @@ def write_scan(path, n_slices=2, n_lines=4, n_repetitions=1, ticks=4, samples=8)
         table["data"][index] = np.full(4 * samples, index, np.float32)
     with h5py.File(path, "w") as file:
         group = file.create_group("dataset")
-        group.create_dataset(
-            "xml", data=[format_header(ScanGeometry(SPACE, SPACE))], dtype=h5py.string_dtype()
-        )
+        group.create_dataset("xml", data=[format_header(Encoding(SPACE, SPACE))], dtype=h5py.string_dtype())
         group.create_dataset("data", data=table)
     return path

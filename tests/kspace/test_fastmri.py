@@ -10,7 +10,7 @@ import pytest
 from hdf5_samples import N_COILS, N_COLUMNS, N_ROWS, N_SLICES, complex_noise
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import open_kspace, open_maps
-from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.header import Encoding, Space, format_header
 
 SHAPE = (N_SLICES, N_COILS, N_ROWS, N_COLUMNS)
 
@@ -25,7 +25,7 @@ def refuse(path: Path, *fragments: str) -> None:
 
 
 def header(recon: tuple[int, int, int], encoded: tuple[int, int, int] = (16, 12, 1)) -> str:
-    return format_header(ScanGeometry(Space(encoded, (32.0, 24.0, 5.0)), Space(recon, (16.0, 12.0, 5.0))))
+    return format_header(Encoding(Space(encoded, (32.0, 24.0, 5.0)), Space(recon, (16.0, 12.0, 5.0))))
 
 
 def test_slices_come_back_as_written(make_file: Any) -> None:

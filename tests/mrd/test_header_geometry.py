@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.mrd.header import ScanGeometry, Space, format_header, parse_header
+from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
 
-GEOMETRY = ScanGeometry(
+GEOMETRY = Encoding(
     encoded=Space((640, 368, 1), (440.0, 253.0, 5.0)), recon=Space((320, 320, 1), (220.0, 220.5, 5.0))
 )
 GOOD = format_header(GEOMETRY)
@@ -14,14 +14,14 @@ GOOD = format_header(GEOMETRY)
 def refuse(text: str | bytes, fragment: str) -> None:
     data = text.encode() if isinstance(text, str) else text
     with pytest.raises(InputError) as caught:
-        parse_header(data, "scan.h5: 'ismrmrd_header'")
+        parse_geometry(data, "scan.h5: 'ismrmrd_header'")
     assert str(caught.value).startswith("scan.h5: 'ismrmrd_header': ")
     assert "\n" not in str(caught.value)
     assert fragment in str(caught.value)
 
 
 def test_written_header_reads_back() -> None:
-    assert parse_header(GOOD.encode(), "here") == GEOMETRY
+    assert parse_geometry(GOOD.encode(), "here") == GEOMETRY
 
 
 def test_fastmri_loaders_find_the_limits_they_ask_for() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import KspaceFile
-from sbim_deploy.mrd.header import ScanGeometry, Space, format_header
+from sbim_deploy.mrd.header import Encoding, Space, format_header
 from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.results.result_file import ResultWriter, open_result
@@ -132,7 +132,7 @@ def test_maps_of_the_rows_that_are_kept_will_do(simulated, tmp_path):
         rows = centred_ifft(source["kspace"][:], axes=(-2,))
         file["kspace"] = centred_fft(centre_pad(rows, (128, 64)), axes=(-2,)).astype(np.complex64)
         space = Space((64, 64, 1), (220.0, 220.0, 5.0))
-        file["ismrmrd_header"] = format_header(ScanGeometry(Space((128, 64, 1), (440.0, 220.0, 5.0)), space))
+        file["ismrmrd_header"] = format_header(Encoding(Space((128, 64, 1), (440.0, 220.0, 5.0)), space))
         maps = source["s_maps"][:]
     with h5py.File(maps_file, "w") as file:
         file["s_maps"] = maps

@@ -24,7 +24,7 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
-from sbim_deploy.mrd.header import MAX_HEADER_BYTES, ScanGeometry, Space, format_header, parse_header
+from sbim_deploy.mrd.header import MAX_HEADER_BYTES, Encoding, Space, format_header, parse_geometry
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 MAX_COILS = 1024
@@ -110,7 +110,7 @@ class KspaceFile(OpenFile):
         image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
         return image
 
-    def _set_geometry(self, geometry: ScanGeometry | None) -> None:
+    def _set_geometry(self, geometry: Encoding | None) -> None:
         self.encoded_shape: tuple[int, int] | None = None
         self.recon_shape: tuple[int, int] | None = None
         self.field_of_view_mm: tuple[float, float, float] | None = None
@@ -228,7 +228,7 @@ def _read_mask(file: h5py.File, path: Path, shape: tuple[int, int]) -> BoolArray
     return mask
 
 
-def _read_geometry(file: h5py.File, path: Path) -> ScanGeometry | None:
+def _read_geometry(file: h5py.File, path: Path) -> Encoding | None:
     dataset = find_dataset(file, path, "ismrmrd_header")
     if dataset is None:
         return None
@@ -239,7 +239,7 @@ def _read_geometry(file: h5py.File, path: Path) -> ScanGeometry | None:
         text = text.encode()
     if not isinstance(text, bytes):
         raise InputError(f"{path}: 'ismrmrd_header' is not one short string, expected ISMRMRD XML; remove it")
-    return parse_header(text, f"{path}: 'ismrmrd_header'")
+    return parse_geometry(text, f"{path}: 'ismrmrd_header'")
 
 
 @dataclass(frozen=True)
@@ -319,4 +319,4 @@ def _header(shape: tuple[int, int], voxel_mm: tuple[float, float, float]) -> str
         matrix_size=size,
         field_of_view_mm=(size[0] * voxel_mm[0], size[1] * voxel_mm[1], size[2] * voxel_mm[2]),
     )
-    return format_header(ScanGeometry(encoded=space, recon=space))
+    return format_header(Encoding(encoded=space, recon=space))

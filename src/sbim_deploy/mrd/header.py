@@ -1,5 +1,8 @@
 """The XML header of MRD: what a reconstruction and its writers need of it, and nothing of who the patient is.
 
+:func:`parse_mrd_header` reads the header of a scan, :func:`parse_geometry` only the two spaces of its first
+encoding, which is all that fastMRI's files need, and :func:`format_header` writes them.
+
 The text is not trusted: its length is capped and declarations are refused. Elements that are not needed are
 not looked at, so a vendor's own ones do no harm. The schema's x is the readout, which lies along the rows
 axis of our arrays, and y the phase encoding, which lies along the columns axis.
@@ -9,16 +12,27 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from xml.etree import ElementTree
 
 from sbim_deploy.errors import InputError
 
 MAX_HEADER_BYTES = 1024**2
 MAX_MATRIX_SIZE = 2**20
+MAX_COUNTER = 2**16 - 1
+MAX_BITS_STORED = 16
+MAX_SHOWN = 40
+
+DEFAULT_NOISE_BANDWIDTH = 0.793
+TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral", "other")
+CALIBRATION_MODES = ("embedded", "interleaved", "separate", "external", "other")
 
 NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"
 _AXES = ("x", "y", "z")
+
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True)
@@ -36,107 +50,6 @@ class Space:
             )
         if not all(math.isfinite(extent) and extent > 0 for extent in self.field_of_view_mm):
             raise InputError(f"fieldOfView_mm is {self.field_of_view_mm}, expected positive lengths")
-
-
-@dataclass(frozen=True)
-class ScanGeometry:
-    """The space that was sampled and the space to reconstruct."""
-
-    encoded: Space
-    recon: Space
-
-
-def parse_header(text: bytes, where: str) -> ScanGeometry:
-    """Read the geometry of the first encoding; `where` names the header in error messages.
-
-    Raises:
-        InputError: the text is longer than 1 MiB, not well-formed XML, declares a document type or an
-            entity, or lacks the geometry.
-    """
-    encoding = parse_root(text, where).find(f"{NAMESPACE}encoding")
-    if encoding is None:
-        raise InputError(f"{where}: has no <encoding> of the ISMRMRD namespace; repair or remove it")
-    return ScanGeometry(
-        encoded=read_space(encoding, "encodedSpace", where),
-        recon=read_space(encoding, "reconSpace", where),
-    )
-
-
-def parse_root(text: bytes, where: str) -> ElementTree.Element:
-    """Read an XML text that is not trusted; `where` names it in error messages.
-
-    Raises:
-        InputError: the text is longer than 1 MiB, not well-formed XML, or declares a document type or an
-            entity.
-    """
-    if len(text) > MAX_HEADER_BYTES:
-        raise InputError(f"{where}: is {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")
-    # In UTF-16 the declarations would slip past a search for their ASCII bytes.
-    if b"\0" in text or re.search(rb"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise InputError(f"{where}: holds a DOCTYPE, an ENTITY or a null byte, expected plain ISMRMRD XML")
-    try:
-        return ElementTree.fromstring(text)  # noqa: S314
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{where}: is not well-formed XML ({error}); repair or remove it") from error
-
-
-def format_header(geometry: ScanGeometry) -> str:
-    """Write the least header that the ISMRMRD schema and the fastMRI loaders accept.
-
-    The resonance frequency, which the schema demands, is 0: unknown.
-    """
-    last = geometry.encoded.matrix_size[1] - 1
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n'
-        '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">\n'
-        "<experimentalConditions><H1resonanceFrequency_Hz>0</H1resonanceFrequency_Hz>"
-        "</experimentalConditions>\n"
-        "<encoding>\n"
-        f"<encodedSpace>{_format_space(geometry.encoded)}</encodedSpace>\n"
-        f"<reconSpace>{_format_space(geometry.recon)}</reconSpace>\n"
-        f"<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>{last}</maximum>"
-        f"<center>{(last + 1) // 2}</center></kspace_encoding_step_1></encodingLimits>\n"
-        "<trajectory>cartesian</trajectory>\n"
-        "</encoding>\n"
-        "</ismrmrdHeader>\n"
-    )
-
-
-def read_space(encoding: ElementTree.Element, name: str, where: str) -> Space:
-    """Read one space, `encodedSpace` or `reconSpace`, of an <encoding>.
-
-    Raises:
-        InputError: it is missing, or its sizes are none that a scan can have.
-    """
-    try:
-        x, y, z = (int(_space_text(encoding, name, "matrixSize", axis)) for axis in _AXES)
-        extents = tuple(float(_space_text(encoding, name, "fieldOfView_mm", axis)) for axis in _AXES)
-        return Space(matrix_size=(x, y, z), field_of_view_mm=(extents[0], extents[1], extents[2]))
-    except (InputError, ValueError) as error:
-        raise InputError(f"{where}: <{name}>: {error}; repair or remove the header") from error
-
-
-def _space_text(encoding: ElementTree.Element, *names: str) -> str:
-    found = encoding.findtext("/".join(f"{NAMESPACE}{name}" for name in names))
-    if found is None:
-        raise InputError(f"no <{'/'.join(names[1:])}>")
-    return found
-
-
-def _format_space(space: Space) -> str:
-    sizes = "".join(f"<{axis}>{size}</{axis}>" for axis, size in zip(_AXES, space.matrix_size, strict=True))
-    extents = "".join(
-        f"<{axis}>{extent:.10g}</{axis}>" for axis, extent in zip(_AXES, space.field_of_view_mm, strict=True)
-    )
-    return f"<matrixSize>{sizes}</matrixSize><fieldOfView_mm>{extents}</fieldOfView_mm>"
-
-
-DEFAULT_NOISE_BANDWIDTH = 0.793
-MAX_COUNTER = 2**16 - 1
-MAX_BITS_STORED = 16
-MAX_SHOWN = 40
-TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral", "other")
-CALIBRATION_MODES = ("embedded", "interleaved", "separate", "external", "other")
 
 
 @dataclass(frozen=True)
@@ -211,7 +124,7 @@ class MrdHeader:
 
 
 def parse_mrd_header(text: bytes | str, where: str) -> MrdHeader:
-    """Read the XML header of MRD, with or without NULs at its end; `where` names it in error messages.
+    """Read the XML header of MRD, with or without NULs at its end; ``where`` names it in error messages.
 
     Raises:
         InputError: the text is longer than 1 MiB, not well-formed XML, declares a document type or an
@@ -237,8 +150,69 @@ def parse_mrd_header(text: bytes | str, where: str) -> MrdHeader:
         raise InputError(f"{where}: {error}; repair it") from error
 
 
+def parse_geometry(text: bytes, where: str) -> Encoding:
+    """Read the spaces of the first encoding alone; ```where``` names the header in error messages.
+
+    Raises:
+        InputError: the text is longer than 1 MiB, not well-formed XML, declares a document type or an
+            entity, or lacks the spaces.
+    """
+    element = parse_root(text, where).find(_path("encoding"))
+    if element is None:
+        raise InputError(f"{where}: has no <encoding> of the ISMRMRD namespace; repair or remove it")
+    return Encoding(_space(element, "encodedSpace", where), _space(element, "reconSpace", where))
+
+
+def parse_root(text: bytes, where: str) -> ElementTree.Element:
+    """Read an XML text that is not trusted; ``where`` names it in error messages.
+
+    Raises:
+        InputError: the text is longer than 1 MiB, not well-formed XML, or declares a document type or an
+            entity.
+    """
+    if len(text) > MAX_HEADER_BYTES:
+        raise InputError(f"{where}: is {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")
+    # In UTF-16 the declarations would slip past a search for their ASCII bytes.
+    if b"\0" in text or re.search(rb"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise InputError(f"{where}: holds a DOCTYPE, an ENTITY or a null byte, expected plain ISMRMRD XML")
+    try:
+        return ElementTree.fromstring(text)  # noqa: S314
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        raise InputError(f"{where}: is not well-formed XML ({error}); repair or remove it") from error
+
+
+def format_header(encoding: Encoding) -> str:
+    """Return the least header of two spaces that the ISMRMRD schema and the fastMRI loaders accept.
+
+    The resonance frequency, which the schema demands, is 0: unknown.
+    """
+    last = encoding.encoded.matrix_size[1] - 1
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">\n'
+        "<experimentalConditions><H1resonanceFrequency_Hz>0</H1resonanceFrequency_Hz>"
+        "</experimentalConditions>\n"
+        "<encoding>\n"
+        f"<encodedSpace>{_format_space(encoding.encoded)}</encodedSpace>\n"
+        f"<reconSpace>{_format_space(encoding.recon)}</reconSpace>\n"
+        f"<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>{last}</maximum>"
+        f"<center>{(last + 1) // 2}</center></kspace_encoding_step_1></encodingLimits>\n"
+        "<trajectory>cartesian</trajectory>\n"
+        "</encoding>\n"
+        "</ismrmrdHeader>\n"
+    )
+
+
+def _format_space(space: Space) -> str:
+    sizes = "".join(f"<{axis}>{size}</{axis}>" for axis, size in zip(_AXES, space.matrix_size, strict=True))
+    extents = "".join(
+        f"<{axis}>{extent:.10g}</{axis}>" for axis, extent in zip(_AXES, space.field_of_view_mm, strict=True)
+    )
+    return f"<matrixSize>{sizes}</matrixSize><fieldOfView_mm>{extents}</fieldOfView_mm>"
+
+
 def _parse_encoding(element: ElementTree.Element, where: str) -> Encoding:
-    encoded, recon = (read_space(element, name, where) for name in ("encodedSpace", "reconSpace"))
+    encoded, recon = (_space(element, name, where) for name in ("encodedSpace", "reconSpace"))
     try:
         steps = [_limit(element, name) for name in ("kspace_encoding_step_1", "kspace_encoding_step_2")]
         return Encoding(
@@ -256,6 +230,22 @@ def _parse_encoding(element: ElementTree.Element, where: str) -> Encoding:
         )
     except ValueError as error:
         raise InputError(f"{where}: {error}; repair it") from error
+
+
+def _space(encoding: ElementTree.Element, name: str, where: str) -> Space:
+    try:
+        sizes = [_integer(encoding, name, "matrixSize", axis) for axis in _AXES]
+        extents = [_number(encoding, name, "fieldOfView_mm", axis) for axis in _AXES]
+        return Space(_all_axes(sizes, "matrixSize"), _all_axes(extents, "fieldOfView_mm"))
+    except (InputError, ValueError) as error:
+        raise InputError(f"{where}: <{name}>: {error}; repair or remove the header") from error
+
+
+def _all_axes(values: Sequence[T | None], name: str) -> tuple[T, T, T]:
+    x, y, z = values
+    if x is None or y is None or z is None:
+        raise ValueError(f"no <{name}/{_AXES[values.index(None)]}>")
+    return x, y, z
 
 
 def _parse_protocol(root: ElementTree.Element) -> Protocol:
@@ -339,17 +329,17 @@ def _integer(element: ElementTree.Element, *names: str) -> int | None:
     try:
         return int(text)
     except ValueError as error:
-        raise ValueError(f"<{names[-1]}> is {text[:MAX_SHOWN]!r}, expected a whole number") from error
+        raise ValueError(f"<{_shown(names)}> is {text[:MAX_SHOWN]!r}, expected a whole number") from error
 
 
 def _number(element: ElementTree.Element, *names: str) -> float | None:
     text = _text(element, *names)
-    return None if text is None else _parse_number(text, names[-1])
+    return None if text is None else _parse_number(text, _shown(names))
 
 
 def _numbers(element: ElementTree.Element, *names: str) -> tuple[float, ...]:
     found = [(each.text or "").strip() for each in element.iterfind(_path(*names))]
-    return tuple(_parse_number(text, names[-1]) for text in found if text)
+    return tuple(_parse_number(text, _shown(names)) for text in found if text)
 
 
 def _parse_number(text: str, name: str) -> float:
@@ -364,6 +354,10 @@ def _parse_number(text: str, name: str) -> float:
 
 def _text(element: ElementTree.Element, *names: str) -> str | None:
     return (element.findtext(_path(*names)) or "").strip() or None
+
+
+def _shown(names: Sequence[str]) -> str:
+    return "/".join(names[-2:])
 
 
 def _path(*names: str) -> str:
