@@ -38,15 +38,15 @@ def test_rescaled_data_are_not_centred_again(tmp_path, key):
     [
         (
             {"data": {}, "model": {"ngf": 4}},
-            "lacks data.channels, model.sigma_begin, model.sigma_end, model.num",
+            "data: lacks channels; model: lacks sigma_begin, sigma_end, num_classes",
         ),
         (
             changed("model", normalization="BatchNorm"),
-            "model.normalization is 'BatchNorm'; only 'InstanceNorm",
+            "model.normalization is 'BatchNorm', expected 'InstanceNorm",
         ),
         (changed("model", spec_norm=True), "model.spec_norm is True"),
         (changed("model", sigma_begin=0.001), "sigma_begin and sigma_end are 0.001 and 0.0066"),
-        (changed("model", ngf="wide"), "wrong type"),
+        (changed("model", ngf="wide"), "model.ngf is 'wide', expected a whole number of at least 1"),
         ([1, 2], "expected a mapping"),
     ],
 )

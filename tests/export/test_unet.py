@@ -17,17 +17,15 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: no UNet is 
 
 
 @pytest.fixture(scope="module")
-def unet_folder(tmp_path_factory):
-    return write_unet_folder(tmp_path_factory.mktemp("pipeline"))
+def unet_folder(once):
+    return once("pipeline", write_unet_folder)
 
 
 @pytest.fixture(scope="module")
-def model(unet_folder, tmp_path_factory, two_cg_steps):
+def model(once, unet_folder):
     from sbim_deploy.export.model import export_model
 
-    folder = tmp_path_factory.mktemp("export") / "model"
-    export_model(unet_folder, None, folder)
-    return load_model(folder)
+    return load_model(once("unet-model", lambda folder: export_model(unet_folder, None, folder)))
 
 
 def noisy(sigmas, rows=24, columns=40):

@@ -23,7 +23,7 @@ MASK = line_mask(48, 2.0)
 LIGHT = """
 import sys
 import sbim_deploy
-assert not {"numpy", "scipy", "onnxruntime", "pydantic"} & set(sys.modules), sys.modules
+assert not {"numpy", "scipy", "onnxruntime", "msgspec"} & set(sys.modules), sys.modules
 """
 
 

@@ -31,9 +31,12 @@ def test_without_a_recipe_the_options_are_the_settings(tmp_path):
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"iterations": 5, "colour": "blue"}, r"unknown keys \['colour'\], expected some of"),
-        ({"iterations": "many"}, "wrong type"),
-        ({"iterations": 5, "sizes": 128}, "wrong type"),
+        ({"iterations": 5, "colour": "blue"}, "unknown key 'colour', expected some of iterations"),
+        ({"iterations": "many"}, "iterations is 'many', expected a whole number"),
+        ({"iterations": 5, "sizes": 128}, "sizes is 128, expected a list"),
+        ({"iterations": 5, "sizes": [64, 0]}, r"sizes\[1\] is 0, expected a whole number of at least 1"),
+        ({"iterations": 5, "precision": "fp8"}, "precision is 'fp8', expected 'fp32' or 'fp16'"),
+        ({"minutes": float("inf")}, "minutes is inf, expected a finite number above 0"),
         ([1], "expected a mapping"),
         ({}, "expected one of them"),
     ],

@@ -91,7 +91,7 @@ def _read_text(path: Path) -> str:
 
 
 def _checked(parameters: str | None) -> str | None:
-    from sbim_deploy.io.json_object import parse_object
+    from sbim_deploy.io.documents import parse_object
 
     if parameters is not None:
         parse_object(parameters, "--parameters")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.peers import PEERS
-from sbim_deploy.io.yaml_file import read_yaml_mapping
+from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, convert, read_yaml, real, whole
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.masks import PATTERNS
 from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
@@ -20,24 +20,30 @@ from sbim_deploy.samplers.choice import SamplerChoice, find_preset
 
 EXTRA = "experiment"
 ESTIMATED, TRUE = "estimated", "true"
-MAX_SEED = 2**63
+WAY_OUT = "docs/experiments.md says what an experiment holds"
+
 # Names become parts of file names.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}\Z",
+        extra={"expected": "up to 40 letters, digits and . _ + -"},
+    ),
+]
+Text = Annotated[str, Meta(min_length=1)]
+AtLeastOne = Meta(min_length=1, extra={"expected": "a list of at least one"})
 
 
 @dataclass(frozen=True)
 class Method:
     """A sampler under the name that it has in the results, and how many of its images are averaged."""
 
-    name: str
+    name: Name
     choice: SamplerChoice
-    samples: int = 1
+    samples: Annotated[int, whole(1, 1000)] = 1
 
     def __post_init__(self) -> None:
-        """Refuse a name that cannot be part of a file's, and a peer's, and no samples."""
-        _check_range("samples", self.samples, 1, 1000)
-        if not NAME.fullmatch(self.name):
-            raise InputError(f"name is {self.name[:60]!r}: expected up to 40 letters, digits and . _ + -")
+        """Refuse a name that is a peer's."""
         if self.name in PEERS:
             raise InputError(f"name is {self.name!r}, which is a peer's: choose another")
 
@@ -51,15 +57,9 @@ class Method:
 class Simulation:
     """A scan as ``sbim-deploy simulate`` makes it; slices are the synthetic brains held out from training."""
 
-    size: int = 128
-    coils: int = 8
-    noise: float = 0.01
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        _check_range("size", self.size, MIN_SIZE, MAX_SIZE)
-        _check_range("coils", self.coils, 1, 256)
-        _check_range("noise", self.noise, 0, 1e6)
+    size: Annotated[int, whole(MIN_SIZE, MAX_SIZE)] = 128
+    coils: Annotated[int, whole(1, 256)] = 8
+    noise: Annotated[float, real(0, 1e6)] = 0.01
 
 
 @dataclass(frozen=True)
@@ -72,41 +72,33 @@ class ExperimentSettings:
     of the first file. ``threads`` are those of every method.
     """
 
-    title: str
-    accelerations: tuple[float, ...]
-    slices: tuple[int, ...]
-    tuning_slices: tuple[int, ...]
-    methods: tuple[Method, ...]
+    title: Text
+    accelerations: Annotated[tuple[Annotated[float, real(1, MAX_SIZE)], ...], AtLeastOne]
+    slices: Annotated[tuple[Natural, ...], AtLeastOne]
+    tuning_slices: tuple[Natural, ...]
+    methods: Annotated[tuple[Method, ...], AtLeastOne]
     baseline: str
     simulate: Simulation | None = None
     kspace: tuple[Path, ...] = ()
-    shown_slices: tuple[int, ...] = ()
-    patterns: tuple[str, ...] = ("equispaced",)
+    shown_slices: tuple[Natural, ...] = ()
+    patterns: Annotated[tuple[str, ...], AtLeastOne] = ("equispaced",)
     peers: tuple[str, ...] = tuple(PEERS)
-    model: str | Path = DEMO
-    maps: str = ESTIMATED
-    seed: int = 0
-    threads: int = 1
+    model: Path = Path(DEMO)
+    maps: Literal["estimated", "true"] = "estimated"
+    seed: Natural = 0
+    threads: Annotated[int, whole(1, 1024)] = 1
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that nothing is named twice or tuned and scored."""
+        """Check that nothing is unknown, named twice, or tuned and scored."""
         if (self.simulate is None) == (not self.kspace):
             raise InputError("simulate and kspace are both given or both missing: expected one of them")
-        for name in ("accelerations", "slices", "methods", "patterns"):
-            if not getattr(self, name):
-                raise InputError(f"{name} is empty: expected at least one")
         names = [method.name for method in self.methods]
         for name in ("accelerations", "slices", "tuning_slices", "shown_slices", "patterns", "peers"):
             _check_distinct(name, getattr(self, name))
         _check_distinct("methods", names)
         _check_known("patterns", self.patterns, PATTERNS)
         _check_known("peers", self.peers, tuple(PEERS))
-        _check_known("maps", (self.maps,), (ESTIMATED, TRUE))
         _check_known("baseline", (self.baseline,), (*names, *self.peers))
-        for acceleration in self.accelerations:
-            _check_range("accelerations", acceleration, 1, MAX_SIZE)
-        _check_range("seed", self.seed, 0, MAX_SEED)
-        _check_range("threads", self.threads, 1, 1024)
         self._check_slices()
 
     def _check_slices(self) -> None:
@@ -120,7 +112,8 @@ class ExperimentSettings:
         last = math.inf if self.simulate is None else n_brain_slices() - 1
         for name in ("slices", "tuning_slices"):
             for index in getattr(self, name):
-                _check_range(name, index, 0, last)
+                if index > last:
+                    raise InputError(f"{name} has {index}: expected 0 to {last}")
 
 
 def read_settings(path: Path) -> ExperimentSettings:
@@ -130,80 +123,44 @@ def read_settings(path: Path) -> ExperimentSettings:
         BackendMissingError: PyYAML is not installed.
         InputError: the file cannot be read, or a key is unknown, missing or wrong: the message names it.
     """
-    document = read_yaml_mapping(path, EXTRA)
-    try:
-        values = _parse(document, "", _EXPERIMENT, _REQUIRED)
-        values["kspace"] = tuple(path.parent / name for name in values.get("kspace", ()))
-        if values.get("model", DEMO) != DEMO:
-            values["model"] = path.parent / values["model"]
-        values.setdefault("shown_slices", values["slices"][:2])
-        return ExperimentSettings(**values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-# Takes a YAML value and its place in the file, for the message.
-Parser = Callable[[object, str], Any]
-
-
-def _parse(
-    given: object, place: str, parsers: Mapping[str, Parser], required: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return the values of a YAML mapping whose keys are those of ``parsers``."""
-    if not isinstance(given, dict):
-        raise _wrong(given, place, f"a mapping of {', '.join(parsers)}")
-    prefix = f"{place}: " if place else ""
-    unknown = [str(key) for key in given if key not in parsers]
-    if unknown:
-        raise InputError(f"{prefix}unknown key {unknown[0][:60]!r}, expected some of {', '.join(parsers)}")
-    missing = [name for name in required if name not in given]
-    if missing:
-        raise InputError(f"{prefix}lacks {', '.join(missing)}")
-    inner = f"{place}." if place else ""
-    return {key: parsers[key](value, f"{inner}{key}") for key, value in given.items()}
-
-
-def _text(value: object, place: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise _wrong(value, place, "a text")
-    return value
-
-
-def _whole(value: object, place: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong(value, place, "a whole number")
-    return value
-
-
-def _number(value: object, place: str) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= MAX_SEED:
-        raise _wrong(value, place, "a finite number")
-    return float(value)
-
-
-def _maps(value: object, place: str) -> str:
+    document = read_yaml(path, EXTRA)
     # YAML reads a bare true as a boolean.
-    return TRUE if value is True else _text(value, place)
+    if document.get("maps") is True:
+        document["maps"] = TRUE
+    if isinstance(methods := document.get("methods"), list):
+        document["methods"] = [
+            asdict(_method(given, f"{path}: methods[{position}]")) for position, given in enumerate(methods)
+        ]
+    settings = convert(document, ExperimentSettings, str(path), WAY_OUT)
+    return replace(
+        settings,
+        kspace=tuple(path.parent / each for each in settings.kspace),
+        model=settings.model if str(settings.model) == DEMO else path.parent / settings.model,
+        shown_slices=settings.shown_slices if "shown_slices" in document else settings.slices[:2],
+    )
 
 
-def _list_of(parser: Parser) -> Parser:
-    def parse(value: object, place: str) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise _wrong(value, place, "a list")
-        return tuple(parser(item, f"{place}[{position}]") for position, item in enumerate(value))
+@dataclass(frozen=True)
+class _MethodEntry:
+    """A method as a YAML has it: a sampler with its numbers, or a preset."""
 
-    return parse
+    sampler: Text | None = None
+    steps: Count | None = None
+    corrector_steps: Count | None = None
+    data_weight: NonNegative | None = None
+    guidance: Text | None = None
+    schedule: Text | None = None
+    start_sigma: Positive | None = None
+    prior_weight: NonNegative | None = None
+    preset: Text | None = None
+    samples: Annotated[int, whole(1, 1000)] | None = None
+    name: Name | None = None
 
 
-def _simulation(value: object, place: str) -> Simulation:
-    given = _parse(value, place, {"size": _whole, "coils": _whole, "noise": _number})
-    with _within(place):
-        return Simulation(**given)
-
-
-def _method(value: object, place: str) -> Method:
-    given = _parse(value, place, _METHOD)
-    with _within(place):
+def _method(stored: object, where: str) -> Method:
+    entry = convert(stored, _MethodEntry, where, WAY_OUT)
+    given: dict[str, Any] = {name: value for name, value in vars(entry).items() if value is not None}
+    try:
         if ("preset" in given) == ("sampler" in given):
             raise InputError("expected a sampler or a preset, and one of them")
         kind = given.pop("preset", None) or given["sampler"]
@@ -216,65 +173,11 @@ def _method(value: object, place: str) -> Method:
         if given:
             raise InputError(f"preset {kind} and {', '.join(given)}: a preset is whole, give a sampler")
         return Method(name, preset.choice, samples)
-
-
-@contextmanager
-def _within(place: str) -> Iterator[None]:
-    """Put the place before the message of a check that does not know it."""
-    try:
-        yield
     except InputError as error:
-        raise InputError(f"{place}: {error}") from error
+        raise InputError(f"{where}: {error}") from None
 
 
-_METHOD: dict[str, Parser] = {
-    "sampler": _text,
-    "steps": _whole,
-    "corrector_steps": _whole,
-    "data_weight": _number,
-    "guidance": _text,
-    "schedule": _text,
-    "start_sigma": _number,
-    "prior_weight": _number,
-    "preset": _text,
-    "samples": _whole,
-    "name": _text,
-}
-_EXPERIMENT: dict[str, Parser] = {
-    "title": _text,
-    "accelerations": _list_of(_number),
-    "patterns": _list_of(_text),
-    "simulate": _simulation,
-    "kspace": _list_of(_text),
-    "slices": _list_of(_whole),
-    "tuning_slices": _list_of(_whole),
-    "shown_slices": _list_of(_whole),
-    "methods": _list_of(_method),
-    "peers": _list_of(_text),
-    "baseline": _text,
-    "model": _text,
-    "maps": _maps,
-    "seed": _whole,
-    "threads": _whole,
-}
-_REQUIRED = tuple(field.name for field in fields(ExperimentSettings) if field.default is MISSING)
-
-
-def _wrong(value: object, place: str, expected: str) -> InputError:
-    return InputError(f"{place} is {_shown(value)}, expected {expected}")
-
-
-def _shown(value: object) -> str:
-    # A short YAML can hold a list that is endless when it is written out.
-    return repr(value)[:60] if isinstance(value, str | int | float | bool | None) else type(value).__name__
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} has {value:g}: expected {low:g} to {high:g}")
-
-
-def _check_distinct(name: str, values: tuple[Any, ...] | list[str]) -> None:
+def _check_distinct(name: str, values: Sequence[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
             way_out = "; give each method a name of its own" if name == "methods" else ""

@@ -17,7 +17,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.scans import Setting
 from sbim_deploy.experiment.scores import Interval, mean_interval, standard_deviation
 from sbim_deploy.io.atomic import check_writable, replacing
-from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import check_same_run
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Required, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.yaml_file import read_yaml_mapping
-from sbim_deploy.models.folder import NoiseLevels
+from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, convert, read_yaml
+from sbim_deploy.models.folder import Levels, NoiseLevels
 
 UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+CHECK = "check that it is the config of this network"
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,7 @@ class NetworkConfig:
     start_level: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.ngf < 1 or self.channels < 1 or self.n_levels < 2:
-            raise InputError(
-                f"ngf, channels and num_classes are {self.ngf}, {self.channels}, {self.n_levels}: "
-                "expected at least 1, 1 and 2"
-            )
+        """Refuse levels that do not fall."""
         if not 0 < self.sigma_end < self.sigma_begin:
             raise InputError(
                 f"sigma_begin and sigma_end are {self.sigma_begin:g} and {self.sigma_end:g}: "
@@ -83,67 +79,68 @@ def unet_folder(folder: Path) -> Path:
     return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
+class _Data(TypedDict, total=False):
+    channels: Required[Count]
+    logit_transform: bool
+    rescaled: bool
+    dataset: str
+
+
+class _Network(TypedDict, total=False):
+    ngf: Required[Count]
+    sigma_begin: Required[Positive]
+    sigma_end: Required[Positive]
+    num_classes: Required[Levels]
+    ema: bool
+    normalization: Literal["InstanceNorm++"]
+    nonlinearity: Literal["elu"]
+    sigma_dist: Literal["geometric"]
+    spec_norm: Literal[False]
+
+
+class _Sampling(TypedDict, total=False):
+    step_lr: Positive
+    n_steps_each: Count
+    mse: NonNegative
+    start_iter: Natural
+
+
+class _Document(TypedDict, total=False):
+    """What is read of a checkpoint's YAML, which says more."""
+
+    data: Required[_Data]
+    model: Required[_Network]
+    sampling: _Sampling
+    anatomy: str
+
+
 def read_config(path: Path) -> NetworkConfig:
     """Read a YAML in the thesis's flat form or with everything under ``langevin_config``.
 
     Raises:
-        InputError: the file is missing, is no YAML mapping, or lacks keys (all of them are named).
+        InputError: the file is missing, is no YAML mapping, lacks keys, or has a value that is not supported.
     """
-    document = read_yaml_mapping(path, "export")
-    nested = document.get("langevin_config", document)
-    if not isinstance(nested, dict):
-        raise InputError(f"{path}: langevin_config is no mapping with data, model and sampling")
-    return _config_from(nested, path)
-
-
-def _config_from(document: Mapping[str, Any], path: Path) -> NetworkConfig:
-    def section(name: str) -> Mapping[str, Any]:
-        value = document.get(name)
-        return value if isinstance(value, dict) else {}
-
-    data, model, sampling = section("data"), section("model"), section("sampling")
-    required = {
-        "data.channels": data.get("channels"),
-        "model.ngf": model.get("ngf"),
-        "model.sigma_begin": model.get("sigma_begin"),
-        "model.sigma_end": model.get("sigma_end"),
-        "model.num_classes": model.get("num_classes"),
-    }
-    missing = [name for name, value in required.items() if value is None]
-    if missing:
-        raise InputError(f"{path}: the config lacks {', '.join(missing)}")
-    _refuse_unsupported(model, path)
+    stored = read_yaml(path, "export")
+    document = convert(stored.get("langevin_config", stored), _Document, str(path), CHECK)
+    data, model, sampling = document["data"], document["model"], document.get("sampling", {})
     try:
         return NetworkConfig(
-            ngf=int(model["ngf"]),
-            channels=int(data["channels"]),
-            sigma_begin=float(model["sigma_begin"]),
-            sigma_end=float(model["sigma_end"]),
-            n_levels=int(model["num_classes"]),
+            ngf=model["ngf"],
+            channels=data["channels"],
+            sigma_begin=model["sigma_begin"],
+            sigma_end=model["sigma_end"],
+            n_levels=model["num_classes"],
             centred_input=not data.get("logit_transform", False) and not data.get("rescaled", False),
-            ema=bool(model.get("ema", False)),
-            anatomy=str(document.get("anatomy", "unknown")),
-            dataset=str(data.get("dataset", "unknown")),
-            step_lr=float(sampling.get("step_lr", 5e-5)),
-            n_steps_each=int(sampling.get("n_steps_each", 3)),
-            data_weight=float(sampling.get("mse", 5.0)),
-            start_level=int(sampling.get("start_iter", 0)),
+            ema=model.get("ema", False),
+            anatomy=document.get("anatomy", "unknown"),
+            dataset=data.get("dataset", "unknown"),
+            step_lr=sampling.get("step_lr", 5e-5),
+            n_steps_each=sampling.get("n_steps_each", 3),
+            data_weight=sampling.get("mse", 5.0),
+            start_level=sampling.get("start_iter", 0),
         )
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: a value has the wrong type: {error}") from error
-
-
-def _refuse_unsupported(model: Mapping[str, Any], path: Path) -> None:
-    supported = {
-        "normalization": "InstanceNorm++",
-        "nonlinearity": "elu",
-        "sigma_dist": "geometric",
-        "spec_norm": False,
-    }
-    for key, expected in supported.items():
-        value = model.get(key, expected)
-        if value != expected:
-            raise InputError(f"{path}: model.{key} is {value!r}; only {expected!r} is supported")
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {CHECK}") from None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Required, TypedDict, get_args
 
 import numpy as np
 import torch
 from diffusers import UNet2DModel
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,17 +18,19 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import (
+    CHECK,
     LoadedNetwork,
     NetworkConfig,
     check_weights,
     unet_folder,
     weights_file,
 )
-from sbim_deploy.export.options import boolean, list_of, one_of, read_options, real, whole
+from sbim_deploy.io.documents import convert, read_object, real, whole
 from sbim_deploy.models.folder import VP, NoiseLevels
 from sbim_deploy.samplers.schedules import Sigmas, variance_preserving
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
 
 class VarianceExploding(nn.Module):
@@ -74,56 +77,61 @@ class VarianceExploding(nn.Module):
 ARCHITECTURE = "UNet2DModel"
 PICKLE_NAME = "diffusion_pytorch_model.bin"
 SCHEDULER_NAME = "scheduler_config.json"
-MAX_STEPS = 10_000
 MAX_WEIGHTS_BYTES = 4 * 1024**3
 # Of Jalal et al. 2021, who step 5e-5 (sigma / 0.0066)^2: a model of other levels takes the same steps.
 LANGEVIN_STEP = 5e-5 / 0.0066**2
 
-_UNET = {
-    "_class_name": one_of(ARCHITECTURE),
-    "in_channels": one_of(2),
-    "out_channels": one_of(2),
-    "block_out_channels": list_of(whole(1, 4096)),
-    "down_block_types": list_of(one_of("DownBlock2D", "AttnDownBlock2D")),
-    "up_block_types": list_of(one_of("UpBlock2D", "AttnUpBlock2D")),
-}
-_UNET_OPTIONAL = {
-    "mid_block_type": one_of("UNetMidBlock2D", None),
-    "time_embedding_type": one_of("positional"),
-    "class_embed_type": one_of(None),
-    "num_class_embeds": one_of(None),
-    "resnet_time_scale_shift": one_of("default", "scale_shift"),
-    "downsample_type": one_of("conv", "resnet"),
-    "upsample_type": one_of("conv", "resnet"),
-    "act_fn": one_of("silu", "swish", "mish", "gelu", "relu"),
-    "center_input_sample": boolean,
-    "flip_sin_to_cos": boolean,
-    "add_attention": boolean,
-    "freq_shift": real(0, 1),
-    "mid_block_scale_factor": real(1e-3, 1e3),
-    "dropout": real(0, 1),
-    "norm_eps": real(0, 1),
-    "layers_per_block": whole(1, 16),
-    "downsample_padding": whole(0, 1),
-    "norm_num_groups": whole(1, 4096),
-    "attention_head_dim": whole(1, 4096, or_none=True),
-    "attn_norm_num_groups": whole(1, 4096, or_none=True),
-    "time_embedding_dim": whole(1, 65536, or_none=True),
-}
+Width = Annotated[int, whole(1, 4096)]
+Fraction = Annotated[float, real(0, 1)]
+Blocks = Meta(min_length=1, max_length=8)
+
+
+class _UNetOptions(TypedDict, total=False):
+    """The options of a network that are supported, with their values."""
+
+    _class_name: Required[Literal["UNet2DModel"]]
+    in_channels: Required[Literal[2]]
+    out_channels: Required[Literal[2]]
+    block_out_channels: Required[Annotated[list[Width], Blocks]]
+    down_block_types: Required[Annotated[list[Literal["DownBlock2D", "AttnDownBlock2D"]], Blocks]]
+    up_block_types: Required[Annotated[list[Literal["UpBlock2D", "AttnUpBlock2D"]], Blocks]]
+    mid_block_type: Literal["UNetMidBlock2D", None]
+    time_embedding_type: Literal["positional"]
+    class_embed_type: Literal[None]
+    num_class_embeds: Literal[None]
+    resnet_time_scale_shift: Literal["default", "scale_shift"]
+    downsample_type: Literal["conv", "resnet"]
+    upsample_type: Literal["conv", "resnet"]
+    act_fn: Literal["silu", "swish", "mish", "gelu", "relu"]
+    center_input_sample: bool
+    flip_sin_to_cos: bool
+    add_attention: bool
+    freq_shift: Fraction
+    mid_block_scale_factor: Annotated[float, real(1e-3, 1e3)]
+    dropout: Fraction
+    norm_eps: Fraction
+    layers_per_block: Annotated[int, whole(1, 16)]
+    downsample_padding: Literal[0, 1]
+    norm_num_groups: Width
+    attention_head_dim: Width | None
+    attn_norm_num_groups: Width | None
+    time_embedding_dim: Annotated[int, whole(1, 65536)] | None
+
+
 # The size of its training images, and the steps of an embedding that is refused.
 _UNET_IGNORED = ("sample_size", "num_train_timesteps")
 
-_SCHEDULER = {
-    "num_train_timesteps": whole(2, MAX_STEPS),
-    "beta_schedule": one_of("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "beta_start": real(0, 1),
-    "beta_end": real(0, 1),
-}
-_SCHEDULER_OPTIONAL = {
-    "prediction_type": one_of(*PREDICTIONS),
-    "trained_betas": one_of(None),
-    "rescale_betas_zero_snr": one_of(False),
-}
+
+class _SchedulerOptions(TypedDict, total=False):
+    """What is read of a schedule's options, which are more."""
+
+    num_train_timesteps: Required[Annotated[int, whole(2, 10_000)]]
+    beta_schedule: Required[Literal["linear", "scaled_linear", "squaredcos_cap_v2"]]
+    beta_start: Required[Fraction]
+    beta_end: Required[Fraction]
+    prediction_type: Prediction
+    trained_betas: Literal[None]
+    rescale_betas_zero_snr: Literal[False]
 
 
 def load_unet(folder: Path) -> LoadedNetwork:
@@ -199,11 +207,11 @@ class _StepEmbedding(nn.Module):
 
 def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Return the network without storage for its weights, and the options that it was built with."""
-    stored = read_options(path, _UNET, _UNET_OPTIONAL)
-    known = {**_UNET, **_UNET_OPTIONAL}
-    options = {name: value for name, value in stored.items() if name in known and name != "_class_name"}
+    stored = read_object(path, CHECK)
+    taken = convert(stored, _UNetOptions, str(path), CHECK)
+    options = {name: value for name, value in taken.items() if name != "_class_name"}
     # What begins with _ says who wrote the file, not what the network is.
-    unknown = [name for name in stored if name not in {*known, *_UNET_IGNORED} and not name.startswith("_")]
+    unknown = [name for name in stored if name not in {*taken, *_UNET_IGNORED} and not name.startswith("_")]
     if unknown:
         raise InputError(
             f"{path}: unknown options {', '.join(unknown)[:200]}: expected those of {ARCHITECTURE}"
@@ -252,7 +260,7 @@ def _read_schedule(folder: Path) -> tuple[Sigmas, str]:
             f"{folder}: neither scheduler/{SCHEDULER_NAME} nor {SCHEDULER_NAME} is there: expected the "
             "schedule that the network was trained on, as diffusers' scheduler.save_pretrained writes it"
         )
-    stored = read_options(path, _SCHEDULER, _SCHEDULER_OPTIONAL)
+    stored = convert(read_object(path, CHECK), _SchedulerOptions, str(path), CHECK)
     try:
         sigmas = variance_preserving(
             _betas(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.documents import format_object, parse_object
 
 MAX_SLICE_BYTES = 2 * 1024**3
 MAX_JSON_BYTES = 64 * 1024**2

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from sbim_deploy.engines.cuda import current_device
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
 from sbim_deploy.engines.tensorrt_builder import Range, import_package
 from sbim_deploy.errors import ChecksumError, EngineIncompatibleError, InputError
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.json_object import format_object, read_object
-from sbim_deploy.io.stored_record import (
-    as_mapping,
-    check_keys,
-    check_plain_fields,
-    check_sha256,
+from sbim_deploy.io.documents import (
+    Count,
+    Natural,
+    Number,
+    Sha256,
     check_version,
+    convert,
+    format_object,
+    read_object,
 )
+from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.folder import ModelManifest
 
 FORMAT_VERSION = 1
-MAX_RECORD_BYTES = 1024**2
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 WAY_OUT = "delete it and build the engine again with: sbim-deploy build"
 
 _HASH_LETTERS = 8
-_GRAPH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+GraphName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z", extra={"expected": "a plain name"})
+]
+Precision = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({'|'.join(PRECISIONS)})\Z",
+        extra={"expected": f"one of {', '.join(PRECISIONS)}"},
+    ),
+]
+Sizes = Annotated[
+    Sequence[Count],
+    Meta(min_length=3, max_length=3, extra={"expected": "a list of [least, best, greatest]"}),
+]
 
 
 @dataclass(frozen=True)
@@ -44,35 +60,30 @@ class EngineRecord:
     """
 
     format_version: int
-    graph: str
-    onnx_sha256: str
-    weights_sha256: str
+    graph: GraphName
+    onnx_sha256: Sha256
+    weights_sha256: Sha256
     backend: str
     backend_version: str
-    precision: str
-    compute_capability: int
+    precision: Precision
+    compute_capability: Count
     inputs: Mapping[str, Sequence[int | str]]
-    shapes: Mapping[str, Sequence[int]]
-    settings: Mapping[str, float | None]
+    shapes: Mapping[str, Sizes]
+    settings: Mapping[str, Number | None]
     built_with: Mapping[str, str]
-    engine_sha256: str = "0" * 64
-    engine_bytes: int = 0
+    engine_sha256: Sha256 = "0" * 64
+    engine_bytes: Natural = 0
 
     def __post_init__(self) -> None:
-        """Raise InputError for what is no record of an engine."""
-        check_version(self.format_version, FORMAT_VERSION, WAY_OUT)
-        check_plain_fields(self)
-        for name in ("onnx_sha256", "weights_sha256", "engine_sha256"):
-            check_sha256(name, getattr(self, name))
-        if not _GRAPH.fullmatch(self.graph):
-            raise InputError(f"graph is {self.graph[:80]!r}, expected a plain name")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision[:80]!r}, expected one of {', '.join(PRECISIONS)}")
-        if not all(_is_range(sizes) for sizes in self.shapes.values()):
-            raise InputError("shapes holds something else than [least, best, greatest]")
-        for name, shape in self.inputs.items():
-            if not isinstance(shape, Sequence) or not all(_is_size(size, self.shapes) for size in shape):
-                raise InputError(f"inputs[{name!r}] is no list of sizes and names that shapes has")
+        """Raise InputError for sizes that fall, and names of sizes without a range."""
+        for name, (least, best, greatest) in self.shapes.items():
+            if not least <= best <= greatest:
+                raise InputError(
+                    f"shapes[{name!r}] is {[least, best, greatest]}, expected [least, best, greatest]"
+                )
+        named = {size for shape in self.inputs.values() for size in shape if isinstance(size, str)}
+        if unknown := sorted(named - self.shapes.keys()):
+            raise InputError(f"inputs have sizes {unknown[:5]}, expected some of {sorted(self.shapes)[:20]}")
 
 
 def engine_file_name(record: EngineRecord) -> str:
@@ -106,12 +117,9 @@ def read_record(path: Path) -> EngineRecord:
     Raises:
         InputError: it is not as it must be.
     """
-    stored = read_object(path, MAX_RECORD_BYTES, WAY_OUT)
-    try:
-        return _record_from(stored)
-    except InputError as error:
-        known = str(error).startswith(str(path))
-        raise error if known else InputError(f"{path}: {error}; {WAY_OUT}") from None
+    stored = read_object(path, WAY_OUT)
+    check_version(stored, FORMAT_VERSION, str(path), WAY_OUT)
+    return convert(stored, EngineRecord, str(path), WAY_OUT)
 
 
 def write_engine(folder: Path, record: EngineRecord, write: Callable[[Path], object]) -> Path:
@@ -149,27 +157,6 @@ def read_engine(path: Path, record: EngineRecord) -> bytes:
             f"{record.engine_sha256[:12]}... and {record.engine_bytes}; {way_out}"
         )
     return engine
-
-
-def _record_from(stored: dict[str, Any]) -> EngineRecord:
-    check_version(stored.get("format_version"), FORMAT_VERSION, WAY_OUT)
-    check_keys("the record", stored, EngineRecord, WAY_OUT)
-    for name in ("inputs", "shapes", "settings", "built_with"):
-        as_mapping(name, stored[name])
-    return EngineRecord(**stored)
-
-
-def _is_range(sizes: object) -> bool:
-    return (
-        isinstance(sizes, Sequence)
-        and len(sizes) == 3
-        and all(type(size) is int for size in sizes)
-        and 1 <= sizes[0] <= sizes[1] <= sizes[2]
-    )
-
-
-def _is_size(size: object, names: Mapping[str, object]) -> bool:
-    return type(size) is int or (isinstance(size, str) and size in names)
 
 
 ENGINES = "engines"

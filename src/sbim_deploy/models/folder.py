@@ -3,37 +3,47 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
 
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.json_object import format_object, read_object
-from sbim_deploy.io.stored_record import (
-    as_mapping,
-    check_keys,
-    check_plain_fields,
-    check_sha256,
+from sbim_deploy.io.documents import (
+    Count,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    Sha256,
     check_version,
+    convert,
+    format_object,
+    read_object,
+    whole,
 )
+from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.samplers.choice import Prior
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 3
-MAX_MANIFEST_BYTES = 1024**2
-WAY_OUT = "export the model again"
-NEWER = "export the model again or update sbim-deploy"
+WAY_OUT = "export the model again or update sbim-deploy"
 
-VP = "variance-preserving"
+VP: Final = "variance-preserving"
 
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+Levels = Annotated[int, whole(2)]
+FileName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!manifest\.json\Z)[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}\Z",
+        extra={"expected": "a plain file name within the folder"},
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -43,34 +53,28 @@ class NoiseLevels:
     They are geometric, or the steps of a variance-preserving schedule, which ``vp_sigmas`` lists.
     """
 
-    sigma_begin: float
-    sigma_end: float
-    n_levels: int
-    distribution: str = "geometric"
-    vp_sigmas: tuple[float, ...] = ()
+    sigma_begin: Positive
+    sigma_end: Positive
+    n_levels: Levels
+    distribution: Literal["geometric", "variance-preserving"] = "geometric"
+    vp_sigmas: tuple[Positive, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise InputError for levels that do not fall."""
-        check_plain_fields(self)
-        if not self.sigma_begin > self.sigma_end > 0 or self.n_levels < 2:
-            raise InputError(
-                f"noise levels go from {self.sigma_begin} to {self.sigma_end} in {self.n_levels}, "
-                "expected sigma_begin > sigma_end > 0 and n_levels of at least 2"
-            )
-        if self.distribution not in ("geometric", VP):
-            raise InputError(f"distribution is {self.distribution!r}, expected 'geometric' or {VP!r}")
-        if self.distribution == "geometric" and self.vp_sigmas:
-            raise InputError("distribution is 'geometric' and vp_sigmas lists levels, expected none")
-        if self.distribution == VP:
-            self._check_vp_sigmas()
-
-    def _check_vp_sigmas(self) -> None:
+        """Raise InputError for levels that do not fall, or a list that does not fit them."""
         levels = self.vp_sigmas
+        if not self.sigma_begin > self.sigma_end:
+            raise InputError(
+                f"sigma_begin and sigma_end are {self.sigma_begin} and {self.sigma_end}, "
+                "expected sigma_begin > sigma_end"
+            )
+        if self.distribution != VP:
+            if levels:
+                raise InputError("distribution is 'geometric' and vp_sigmas lists levels, expected none")
+            return
         if len(levels) != self.n_levels:
             raise InputError(f"vp_sigmas lists {len(levels)} levels, expected n_levels, {self.n_levels}")
-        numbers = all(isinstance(level, float) for level in levels)
-        if not numbers or (levels[0], levels[-1]) != (self.sigma_begin, self.sigma_end):
-            raise InputError("vp_sigmas are not numbers from sigma_begin to sigma_end")
+        if (levels[0], levels[-1]) != (self.sigma_begin, self.sigma_end):
+            raise InputError("vp_sigmas are not from sigma_begin to sigma_end")
         if not all(high > low for high, low in pairwise(levels)):
             raise InputError("vp_sigmas do not fall")
 
@@ -79,34 +83,18 @@ class NoiseLevels:
 class SamplingDefaults:
     """The annealed Langevin settings that the model's authors used."""
 
-    step_lr: float
-    n_steps_each: int
-    data_weight: float
-    start_level: int
-
-    def __post_init__(self) -> None:
-        """Raise InputError for settings out of range."""
-        check_plain_fields(self)
-        if self.step_lr <= 0 or self.n_steps_each < 1 or self.data_weight < 0 or self.start_level < 0:
-            raise InputError(
-                f"sampling is {asdict(self)}, expected step_lr > 0, n_steps_each of at least 1, "
-                "data_weight and start_level of at least 0"
-            )
+    step_lr: Positive
+    n_steps_each: Count
+    data_weight: NonNegative
+    start_level: Natural
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """What a file of the folder must be: its SHA-256, hexadecimal, and its size in bytes."""
 
-    sha256: str
-    bytes: int
-
-    def __post_init__(self) -> None:
-        """Raise InputError for what is no SHA-256 or no size."""
-        check_plain_fields(self)
-        check_sha256("sha256", self.sha256)
-        if self.bytes < 0:
-            raise InputError(f"bytes is {self.bytes}, expected at least 0")
+    sha256: Sha256
+    bytes: Natural
 
 
 @dataclass(frozen=True)
@@ -122,45 +110,32 @@ class ModelManifest:
     format_version: int
     name: str
     architecture: str
-    ngf: int
-    channels: int
-    size_multiple: int
+    ngf: Count
+    channels: Count
+    size_multiple: Count
     noise_levels: NoiseLevels
     sampling: SamplingDefaults
     normalisation: str
     ema: bool
     dtype: str
-    opset: int
-    n_cg: int
-    precision_cost: Mapping[str, float]
-    checkpoint_sha256: str
+    opset: Count
+    n_cg: Count
+    precision_cost: Mapping[str, Number]
+    checkpoint_sha256: Sha256
     training_data: str
     intended_use: str
     anatomy: str
     exported_with: Mapping[str, str]
-    files: Mapping[str, FileEntry]
+    files: Annotated[
+        Mapping[FileName, FileEntry], Meta(min_length=1, extra={"expected": "the files of the model"})
+    ]
 
     def __post_init__(self) -> None:
-        """Raise InputError for a version this program does not know or values out of range."""
-        check_version(self.format_version, FORMAT_VERSION, NEWER)
-        check_plain_fields(self)
-        for name in ("ngf", "channels", "size_multiple", "opset", "n_cg"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least 1")
+        """Raise InputError for a start beyond the last level."""
         if self.sampling.start_level >= self.noise_levels.n_levels:
             raise InputError(
                 f"start_level is {self.sampling.start_level}, expected less than {self.noise_levels.n_levels}"
             )
-        check_sha256("checkpoint_sha256", self.checkpoint_sha256)
-        if not all(isinstance(version, str) for version in self.exported_with.values()):
-            raise InputError("exported_with holds something else than version texts")
-        if not all(isinstance(cost, float) and math.isfinite(cost) for cost in self.precision_cost.values()):
-            raise InputError("precision_cost holds something else than finite numbers")
-        if not self.files:
-            raise InputError("files is empty, expected the files of the model")
-        for name in self.files:
-            if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
-                raise InputError(f"files names {name!r}, expected a plain file name within the folder")
 
 
 def read_manifest(folder: Path) -> ModelManifest:
@@ -174,12 +149,10 @@ def read_manifest(folder: Path) -> ModelManifest:
     path = folder / MANIFEST_NAME
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; {folder} is not a model folder, export the model again")
-    stored = read_object(path, MAX_MANIFEST_BYTES, WAY_OUT)
-    try:
-        return _manifest_from(stored)
-    except InputError as error:
-        known = str(error).startswith(str(path))
-        raise error if known else InputError(f"{path}: {error}") from None
+    stored = read_object(path, WAY_OUT)
+    # First: the keys of another version may well differ.
+    check_version(stored, FORMAT_VERSION, str(path), WAY_OUT)
+    return convert(stored, ModelManifest, str(path), WAY_OUT)
 
 
 def write_manifest(folder: Path, manifest: ModelManifest) -> None:
@@ -228,40 +201,6 @@ def model_digest(manifest: ModelManifest) -> str:
     """Give one SHA-256 over the names and hashes of the files, whatever their order."""
     lines = sorted(f"{name} {entry.sha256}\n" for name, entry in manifest.files.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _manifest_from(stored: dict[str, Any]) -> ModelManifest:
-    # First: the keys of another version may well differ.
-    check_version(stored.get("format_version"), FORMAT_VERSION, NEWER)
-    check_keys("the manifest", stored, ModelManifest, WAY_OUT)
-    files = as_mapping("files", stored["files"])
-    return ModelManifest(
-        **{
-            **stored,
-            "noise_levels": _noise_levels(stored["noise_levels"]),
-            "sampling": _nested("sampling", stored["sampling"], SamplingDefaults),
-            "precision_cost": as_mapping("precision_cost", stored["precision_cost"]),
-            "exported_with": as_mapping("exported_with", stored["exported_with"]),
-            "files": {name: _nested(f"files[{name!r}]", entry, FileEntry) for name, entry in files.items()},
-        }
-    )
-
-
-def _noise_levels(stored: object) -> NoiseLevels:
-    # Models exported before there were variance-preserving ones do not have the list.
-    mapping = {"vp_sigmas": [], **as_mapping("noise_levels", stored)}
-    if not isinstance(mapping["vp_sigmas"], list):
-        raise InputError(f"vp_sigmas is {type(mapping['vp_sigmas']).__name__}, expected a list")
-    levels: NoiseLevels = _nested(
-        "noise_levels", {**mapping, "vp_sigmas": tuple(mapping["vp_sigmas"])}, NoiseLevels
-    )
-    return levels
-
-
-def _nested(where: str, stored: object, kind: type[Any]) -> Any:
-    mapping = as_mapping(where, stored)
-    check_keys(where, mapping, kind, WAY_OUT)
-    return kind(**mapping)
 
 
 DEMO = "demo"

@@ -16,8 +16,8 @@ from sbim_deploy.engines.onnx_file import read_inputs, read_outputs
 from sbim_deploy.engines.tensorrt_builder import Range
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import check_free_space, replacing_folder
+from sbim_deploy.io.documents import format_object
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.io.json_object import format_object
 from sbim_deploy.models.backends import identity, served_name
 from sbim_deploy.models.engine_build import shape_ranges
 from sbim_deploy.models.engine_folder import (

@@ -17,7 +17,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.records import ComplexArray, FloatArray
 
 

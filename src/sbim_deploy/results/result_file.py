@@ -18,6 +18,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.io.hdf5 import (
     OpenFile,
     check_stack,
@@ -30,7 +31,6 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
-from sbim_deploy.io.json_object import format_object, parse_object
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.partial import (
     FinishedSlice,

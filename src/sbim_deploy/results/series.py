@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.json_object import format_object
+from sbim_deploy.io.documents import format_object
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.readouts import Series
 from sbim_deploy.kspace.sources import KspaceSource

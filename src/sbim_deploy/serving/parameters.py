@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+import msgspec
+from msgspec import Meta
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.json_object import format_object, parse_object
+from sbim_deploy.io.documents import convert, format_object, parse_object
 from sbim_deploy.recon.linear import Linear
 from sbim_deploy.records import NOTICE
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, SamplerChoice
@@ -55,41 +55,49 @@ def configuration_name(asked: str) -> str:
     return asked
 
 
-WHERE = "parameters"
+WHERE, WAY_OUT = "parameters", "send what the server's label says"
 AS_CONFIGURED = "default"
 MAX_STEPS, MAX_SAMPLES, MAX_SEED = 256, 16, 2**31 - 1
 
 
-class Parameters(BaseModel):
+@dataclass(frozen=True)
+class Parameters:
     """A session's parameters; a field that is left out is the configuration's own."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    config: Annotated[
+        str,
+        Meta(
+            title="Configuration",
+            description="How to reconstruct; default is the configuration that the session named.",
+        ),
+    ] = AS_CONFIGURED
+    steps: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_STEPS,
+            title="Steps",
+            description="Predictor steps; 0 is the configuration's own.",
+        ),
+    ] = 0
+    samples: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_SAMPLES,
+            title="Samples",
+            description="Samples of which the image is the mean; 0 is the configuration's own.",
+        ),
+    ] = 0
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED, title="Seed", description="Seed of the noise.")] = 0
 
-    config: str = Field(
-        AS_CONFIGURED,
-        title="Configuration",
-        description="How to reconstruct; default is the configuration that the session named.",
-    )
-    steps: int = Field(
-        0, ge=0, le=MAX_STEPS, title="Steps", description="Predictor steps; 0 is the configuration's own."
-    )
-    samples: int = Field(
-        0,
-        ge=0,
-        le=MAX_SAMPLES,
-        title="Samples",
-        description="Samples of which the image is the mean; 0 is the configuration's own.",
-    )
-    seed: int = Field(0, ge=0, le=MAX_SEED, title="Seed", description="Seed of the noise.")
 
-
-class _Message(BaseModel):
+@dataclass(frozen=True)
+class _Message:
     """The JSON of a TEXT message, as OpenRecon sends it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    version: str = Field("", max_length=32)
-    parameters: Parameters = Field(default_factory=lambda: Parameters.model_construct())
+    version: Annotated[str, Meta(max_length=32)] = ""
+    parameters: Parameters = Parameters()
 
 
 @dataclass(frozen=True)
@@ -108,14 +116,7 @@ def parse_parameters(text: str) -> Parameters:
     Raises:
         InputError: it is no such JSON, has a field that is unknown, or a value out of range.
     """
-    values = parse_object(text, WHERE)
-    try:
-        return _Message.model_validate(values).parameters
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part)[:40] for part in first["loc"])
-        known = ", ".join(Parameters.model_fields)
-        raise InputError(f"{WHERE}: {place}: {first['msg']}; expected some of {known}") from None
+    return convert(parse_object(text, WHERE), _Message, WHERE, WAY_OUT).parameters
 
 
 def make_request(configuration: str, parameters: Parameters | None = None) -> Request:
@@ -124,7 +125,7 @@ def make_request(configuration: str, parameters: Parameters | None = None) -> Re
     Raises:
         InputError: an unknown name, or a number that the configuration would ignore.
     """
-    parameters = parameters or Parameters.model_construct()
+    parameters = parameters or Parameters()
     name = configuration_name(configuration)
     if parameters.config != AS_CONFIGURED:
         name = configuration_name(parameters.config)
@@ -142,7 +143,6 @@ LABEL_KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0
 PROTOCOL = {"protocol": "ISMRMRD", "version": "1.4.1"}
 MEMORY_MB = 4096
 NAME = "sbim-deploy"
-_INT32 = 2**31 - 1
 
 
 def openrecon_label(port: int) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def openrecon_label(port: int) -> dict[str, Any]:
             "min_count_required_cpu_cores": 2,
             "content_qualification_type": "RESEARCH",
         },
-        "parameters": [_parameter(name, field) for name, field in Parameters.model_fields.items()],
+        "parameters": _parameters(),
     }
 
 
@@ -191,18 +191,18 @@ def encode_label(label: dict[str, Any]) -> str:
     return base64.b64encode(format_object(label).encode()).decode("ascii")
 
 
-def _parameter(name: str, field: FieldInfo) -> dict[str, Any]:
-    said = {"id": name, "label": {"en": field.title}, "information": {"en": field.description}}
+def _parameters() -> list[dict[str, Any]]:
+    """Return the label's parameters, which say what the schema of :class:`Parameters` does."""
+    _, schemas = msgspec.json.schema_components([Parameters])
+    return [_parameter(name, field) for name, field in schemas["Parameters"]["properties"].items()]
+
+
+def _parameter(name: str, field: dict[str, Any]) -> dict[str, Any]:
+    said = {"id": name, "label": {"en": field["title"]}, "information": {"en": field["description"]}}
     if name == "config":
         described = {key: each.description for key, each in CONFIGURATIONS.items()}
         names = {AS_CONFIGURED: AS_CONFIGURED, **described}
         values = [{"id": choice, "name": {"en": words}} for choice, words in names.items()]
-        return {"type": "choice", **said, "values": values, "default": field.default}
-    bounds = {type(bound).__name__: bound for bound in field.metadata}
-    return {
-        "type": "int",
-        **said,
-        "minimum": getattr(bounds.get("Ge"), "ge", -_INT32),
-        "maximum": getattr(bounds.get("Le"), "le", _INT32),
-        "default": field.default,
-    }
+        return {"type": "choice", **said, "values": values, "default": field["default"]}
+    bounds = {bound: field[bound] for bound in ("minimum", "maximum", "default")}
+    return {"type": "int", **said, **bounds}

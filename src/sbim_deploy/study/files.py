@@ -1,4 +1,4 @@
-"""The files of a study: which are read, where each result goes, and what became of it."""
+"""The files of a study: which files are read, where each result goes, and what became of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.json_object import format_object
+from sbim_deploy.io.documents import format_object
 from sbim_deploy.records import NOTICE
 
 LIST_SUFFIX = ".txt"

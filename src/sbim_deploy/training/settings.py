@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.yaml_file import read_yaml_mapping
+from sbim_deploy.io.documents import Count, Natural, Positive, convert, read_yaml
 
-PRECISIONS = ("fp32", "fp16")
-POSITIVE = (
-    "iterations",
-    "minutes",
-    "batch",
-    "learning_rate",
-    "gradient_clip",
-    "pool_size",
-    "log_interval",
-    "held_out_interval",
-    "checkpoint_interval",
-)
+Sizes = Annotated[
+    tuple[Count, ...], Meta(min_length=1, extra={"expected": "a list of whole numbers of at least 1"})
+]
+Rate = Annotated[float, Meta(ge=0, lt=1, extra={"expected": "a number of 0 or more, and less than 1"})]
 
 
 @dataclass(frozen=True)
@@ -35,40 +28,28 @@ class TrainSettings:
     in half precision with a scaled loss; the weights and the norms stay in FP32.
     """
 
-    iterations: int | None = None
-    minutes: float | None = None
-    sizes: tuple[int, ...] = (128,)
-    batch: int = 16
-    learning_rate: float = 3e-4
-    ema_rate: float = 0.999
-    gradient_clip: float = 1.0
-    pool_size: int = 4000
-    seed: int = 0
+    iterations: Count | None = None
+    minutes: Positive | None = None
+    sizes: Sizes = (128,)
+    batch: Count = 16
+    learning_rate: Positive = 3e-4
+    ema_rate: Rate = 0.999
+    gradient_clip: Positive = 1.0
+    pool_size: Count = 4000
+    seed: Natural = 0
     device: str = "cpu"
-    precision: str = "fp32"
+    precision: Literal["fp32", "fp16"] = "fp32"
     compile: bool = True
-    log_interval: int = 50
-    held_out_interval: int = 1000
-    checkpoint_interval: int = 1000
+    log_interval: Count = 50
+    held_out_interval: Count = 1000
+    checkpoint_interval: Count = 1000
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Refuse two answers, or none, to the question of how long."""
         if (self.iterations is None) == (self.minutes is None):
             raise InputError(
                 f"iterations is {self.iterations} and minutes {self.minutes}: expected one of them"
             )
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} is {value}: expected more than 0")
-        if not self.sizes or min(self.sizes) < 1:
-            raise InputError(f"sizes is {self.sizes}: expected at least one, all positive")
-        if not 0 <= self.ema_rate < 1:
-            raise InputError(f"ema_rate is {self.ema_rate}: expected 0 or more, and less than 1")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}: expected 0 or more")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision is {self.precision!r}: expected one of {', '.join(PRECISIONS)}")
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
@@ -79,25 +60,11 @@ def read_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:
     Raises:
         InputError: the recipe cannot be read, has a key that is no setting, or a value that cannot be one.
     """
-    section = read_yaml_mapping(path, "train").get("training", {})
-    if not isinstance(section, dict):
-        raise InputError(f"{path}: training is {section!r}, expected a mapping")
-    types = {field.name: str(field.type) for field in fields(TrainSettings)}
-    unknown = sorted(section.keys() - types.keys())
-    if unknown:
-        raise InputError(f"{path}: training has unknown keys {unknown}, expected some of {sorted(types)}")
+    section = read_yaml(path, "train").get("training", {})
     given = {name: value for name, value in overrides.items() if value is not None}
-    if given.keys() & {"iterations", "minutes"}:
-        section = {name: value for name, value in section.items() if name not in ("iterations", "minutes")}
-    values = {**section, **given}
-    try:
-        return TrainSettings(**{name: _as_type(types[name], value) for name, value in values.items()})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: training has a value of the wrong type: {error}") from error
-
-
-def _as_type(annotation: str, value: Any) -> Any:
-    if annotation.startswith("tuple"):
-        return tuple(int(item) for item in value)
-    convert = {"int": int, "float": float, "str": str, "bool": bool}[annotation.split(" | ")[0]]
-    return convert(value)
+    if isinstance(section, dict):
+        if given.keys() & {"iterations", "minutes"}:
+            section = {**section, "iterations": None, "minutes": None}
+        section = {**section, **given}
+    where = f"{path}: training" + (" with the options given" if given else "")
+    return convert(section, TrainSettings, where, "change the recipe or the options")
