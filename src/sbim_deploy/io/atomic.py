@@ -16,10 +16,10 @@ SPARE_BYTES = 4 * 1024**2  # what a file takes beyond its arrays
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written at `path`; to be called before long work.
+    """Check that a file can be written at ``path``; to be called before long work.
 
     Raises:
-        InputError: the folder is missing or closed to writing, or `path` is no plain file.
+        InputError: the folder is missing or closed to writing, or ``path`` is no plain file.
     """
     if os.path.lexists(path) and not os.path.isfile(path):
         # Renaming over a device such as /dev/null would replace the device itself.
@@ -29,7 +29,7 @@ def check_writable(path: Path) -> None:
 
 
 def _check_beside(path: Path) -> None:
-    """Check that the folder that `path` is in is there and takes new files."""
+    """Check that the folder that ``path`` is in is there and takes new files."""
     folder = path.parent
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
@@ -44,7 +44,7 @@ def _check_beside(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it on success and removed on any exception.
+    """Yield a temporary path beside ``path``, renamed to it on success and removed on any exception.
 
     The temporary name keeps the suffix, for writers that choose the format by it.
 
@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside `folder`, renamed to it on success and removed on any exception.
+    """Yield a new folder beside ``folder``, renamed to it on success and removed on any exception.
 
     A folder of that name is removed once the new one is whole; whether it may be is for the caller to check.
 
@@ -95,7 +95,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_new_folder(path: Path) -> None:
-    """Check that a folder of files can be written at `path`; to be called before long work.
+    """Check that a folder of files can be written at ``path``; to be called before long work.
 
     Raises:
         InputError: there is something already, other than an empty folder, or nothing can be written there.
@@ -109,7 +109,7 @@ def check_new_folder(path: Path) -> None:
 
 
 def check_free_space(folder: Path, n_bytes: int) -> None:
-    """Check that `n_bytes` fit on the disk; on a full one the HDF5 library fails in many lines, or crashes.
+    """Check that ``n_bytes`` fit on the disk; on a full one the HDF5 library fails in many lines, or crashes.
 
     Raises:
         InputError: they do not fit.

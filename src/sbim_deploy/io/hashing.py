@@ -10,10 +10,10 @@ from sbim_deploy.errors import InputError
 
 
 def file_sha256(path: Path) -> str:
-    """Give the SHA-256 of a file's bytes as 64 hexadecimal digits, read in small pieces.
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits, read in small pieces.
 
     Raises:
-        InputError: `path` is no plain file or cannot be read.
+        InputError: ``path`` is no plain file or cannot be read.
     """
     if not os.path.isfile(path):
         raise InputError(f"{path}: no such file; check the path")

@@ -72,7 +72,7 @@ def open_as(path: Path, kind: Callable[[h5py.File, Path], T]) -> T:
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn what h5py raises for a damaged file into an InputError that names `what`."""
+    """Turn what h5py raises for a damaged file into an InputError that names ``what``."""
     try:
         yield
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
@@ -84,7 +84,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[h5py.File]:
-    """Give a new HDF5 file that appears at `path` whole or not at all.
+    """Yield a new HDF5 file that appears at ``path`` whole or not at all.
 
     Raises:
         InputError: the output cannot be written, before or during the writing.
@@ -102,7 +102,7 @@ def writing(path: Path) -> Iterator[h5py.File]:
 
 
 def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
-    """Give the dataset `name`, or None where there is none.
+    """Return the dataset ``name``, or None where there is none.
 
     Raises:
         InputError: it is no dataset, or its data lie outside the file: a link, a virtual dataset or
@@ -123,7 +123,7 @@ def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
 
 
 def dataset_names(file: h5py.File, path: Path) -> list[str]:
-    """Give the names at the top of an HDF5 file, in order.
+    """Return the names at the top of an HDF5 file, in order.
 
     Raises:
         InputError: the file is damaged.
@@ -133,7 +133,7 @@ def dataset_names(file: h5py.File, path: Path) -> list[str]:
 
 
 def require_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
-    """Give the dataset `name`; InputError lists what the file holds where it is missing."""
+    """Return the dataset ``name``; InputError lists what the file holds where it is missing."""
     found = find_dataset(file, path, name)
     if found is None:
         names = dataset_names(file, path)
@@ -147,7 +147,7 @@ def check_stack(dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds:
     """Check a stack of slices before any of it is read: axes, dtype kind, and the bytes of one slice.
 
     Raises:
-        InputError: an axis is missing or empty, the dtype kind is not among `kinds` (NumPy's letters),
+        InputError: an axis is missing or empty, the dtype kind is not among ``kinds`` (NumPy's letters),
             or one slice or one chunk takes more than 2 GiB.
     """
     label = f"{path}: {dataset.name.strip('/')!r}"
@@ -169,7 +169,7 @@ def check_stack(dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds:
 
 
 def read_finite(dataset: h5py.Dataset, path: Path, index: int, dtype: type) -> NDArray[Any]:
-    """Read slice `index` of a checked stack as `dtype`.
+    """Read slice ``index`` of a checked stack as ``dtype``.
 
     Raises:
         InputError: the index is out of range, the chunk is damaged, or a value is not finite.
@@ -196,7 +196,7 @@ def write_json_attribute(file: h5py.File, name: str, value: dict[str, Any]) -> N
 
 
 def read_json_attribute(file: h5py.File, path: Path, name: str) -> dict[str, Any]:
-    """Read a JSON object from the attribute `name` of the file.
+    """Read a JSON object from the attribute ``name`` of the file.
 
     Raises:
         InputError: there is none, it is longer than 64 MiB, or it is not a JSON object.

@@ -34,7 +34,7 @@ _AXES_IN = (0, 1, COIL, SLICE)
 class CflFile:
     """An array of coil images or of k-space, checked, and read slice by slice.
 
-    Nothing stays open between the slices; it is for a `with` statement as the other k-space files are.
+    Nothing stays open between the slices; it is for a ``with`` statement as the other k-space files are.
 
     Attributes:
         path: the .cfl file.

@@ -1,4 +1,8 @@
-"""fastMRI HDF5 files: k-space, mask, coil maps and reference, one slice in memory at a time, in and out."""
+"""fastMRI HDF5 files, in and out, one slice in memory at a time.
+
+:class:`KspaceFile` reads k-space, its mask, and the coil maps and the reference beside it.
+:class:`MapsFile` reads coil maps from a file of their own. :func:`write_kspace` writes simulated slices.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
 
 
 class KspaceFile(OpenFile):
-    """An open fastMRI file, checked; use it in a `with` statement.
+    """An open fastMRI file, checked; use it in a ``with`` statement.
 
     Attributes:
         path: the file.
@@ -44,9 +48,9 @@ class KspaceFile(OpenFile):
         recon_shape: (rows, columns) to crop the image to, at most the data's own, or None.
         field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
         voxel_mm: (row, column, slice) size of its voxels, or None.
-        reference_name: the dataset that `read_reference` reads, or None.
+        reference_name: the dataset that ``read_reference`` reads, or None.
         has_complex_reference: whether it has a phase.
-        has_maps: whether the file holds coil maps, dataset `s_maps`.
+        has_maps: whether the file holds coil maps, dataset ``s_maps``.
     """
 
     def __init__(self, file: h5py.File, path: Path) -> None:
@@ -138,7 +142,7 @@ class KspaceFile(OpenFile):
 
 
 class MapsFile(OpenFile):
-    """An open file of coil maps, checked against the k-space they go with; for a `with` statement."""
+    """An open file of coil maps, checked against the k-space they go with; for a ``with`` statement."""
 
     def __init__(self, file: h5py.File, path: Path, maps: h5py.Dataset) -> None:
         super().__init__(file, path)
@@ -157,13 +161,14 @@ def open_kspace(path: Path) -> KspaceFile:
     """Open a fastMRI file and check everything but the slices' values.
 
     Raises:
-        InputError: the file, `kspace`, `mask`, `s_maps`, the reference or the header is not as it must be.
+        InputError: the file, ``kspace``, ``mask``, ``s_maps``, the reference or the header is not as it
+            must be.
     """
     return open_as(path, KspaceFile)
 
 
 def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> MapsFile:
-    """Open a file whose dataset `s_maps` holds the coil maps of a k-space of this size.
+    """Open a file whose dataset ``s_maps`` holds the coil maps of a k-space of this size.
 
     Args:
         path: the HDF5 file.
@@ -172,7 +177,7 @@ def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[in
         shapes: the (rows, columns) that will do, the k-space's first.
 
     Raises:
-        InputError: the file or `s_maps` is not as it must be, or is of another size.
+        InputError: the file or ``s_maps`` is not as it must be, or is of another size.
     """
 
     def opened(file: h5py.File, path: Path) -> MapsFile:
@@ -274,7 +279,7 @@ def write_kspace(
         slices: the slices, at least one; only the present one is held in memory.
         mask: sampled positions, (columns,) or (rows, columns).
         voxel_mm: (row, column, slice) size of a voxel.
-        provenance: how the slices came about, stored as JSON in the attribute `provenance`.
+        provenance: how the slices came about, stored as JSON in the attribute ``provenance``.
 
     Raises:
         InputError: the file cannot be written, or there is no slice.

@@ -1,4 +1,8 @@
-"""The slices of an MRD file: a pass over the headers tells whose the readouts are, samples come later."""
+"""The k-space of an MRD file, slice by slice.
+
+A pass over the headers of all readouts tells which slice each belongs to (:class:`MrdIndex`); the samples of
+a slice are read and assembled when it is asked for (:class:`MrdKspace`).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 
 class FoundSlice:
-    """What the headers of a file say of one slice of one series.
+    """What the headers of a file tell of one slice of one series.
 
     Attributes:
         readouts: their numbers, in order.
@@ -145,7 +149,7 @@ _LAST = (1 << (Flag.LAST_IN_SLICE - 1)) | (1 << (Flag.LAST_IN_MEASUREMENT - 1))
 
 
 class MrdKspace:
-    """The k-space of an open MRD file, a slice at a time; use it in a `with` statement.
+    """The k-space of an open MRD file, a slice at a time; use it in a ``with`` statement.
 
     A slice of a series (a repetition, contrast, phase, set or encoding space) is a slice of its own here:
     they are numbered from 0 by series and slice.

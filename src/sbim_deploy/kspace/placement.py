@@ -65,7 +65,7 @@ def readout_role(flags: int, calibration_mode: str | None) -> str:
 
 
 def make_grid(encoding: Encoding, where: str) -> Grid:
-    """Return the grid of an encoding space; `where` names it in error messages.
+    """Return the grid of an encoding space; ``where`` names it in error messages.
 
     Raises:
         InputError: it is not Cartesian, not 2D, or larger than any slice that is read.
@@ -201,7 +201,7 @@ def _column(header: np.void, grid: Grid, where: str) -> int:
 
 
 def _wrap_last(samples: ComplexArray, start: int, n_encoded: int) -> tuple[ComplexArray, int]:
-    """Give a sample at + n / 2, which a reversed readout of even length may end with, its place at - n / 2.
+    """Move a sample at + n / 2, which a reversed readout of even length may end with, to - n / 2.
 
     The Fourier transform of n samples cannot tell the two apart. A readout that does not reach - n / 2 + 1
     loses the sample: its place would lie apart from the others.

@@ -65,7 +65,7 @@ def open_source(path: Path) -> KspaceSource:
 
     Raises:
         InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
-            :class:`sbim_deploy.kspace.fastmri.KspaceFile` and :class:`sbim_deploy.kspace.cfl.CflKspace`.
+            :class:`sbim_deploy.kspace.fastmri.KspaceFile`` and :class:``sbim_deploy.kspace.cfl.CflKspace`.
     """
     if is_cfl(path):
         return CflKspace(path)

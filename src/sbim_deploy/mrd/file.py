@@ -34,7 +34,7 @@ _ROWS_OF_CHUNK = 64
 
 
 class MrdFile(OpenFile):
-    """An open MRD file, its header and its table checked; use it in a `with` statement.
+    """An open MRD file, its header and its table checked; use it in a ``with`` statement.
 
     Attributes:
         path: the file.
@@ -148,7 +148,7 @@ class MrdWriter:
 
 
 def check_readout(header: np.void, where: str) -> None:
-    """Check a readout by its header, before its samples are read; `where` names it in error messages.
+    """Check a readout by its header, before its samples are read; ``where`` names it in error messages.
 
     Raises:
         InputError: its samples are compressed, none, or more than 256 MiB.

@@ -1,6 +1,6 @@
 """The XML header of MRD: what a reconstruction and its writers need of it, and nothing of who the patient is.
 
-:func:`parse_mrd_header` reads the header of a scan, :func:`parse_geometry` only the two spaces of its first
+:func:`parse_mrd_header`` reads the header of a scan, :func:``parse_geometry` only the two spaces of its first
 encoding, which is all that fastMRI's files need, and :func:`format_header` writes them.
 
 The text is not trusted: its length is capped and declarations are refused. Elements that are not needed are

@@ -1,4 +1,4 @@
-"""Images as MRD has them: header, attributes and pixels, for files and for the stream alike."""
+"""Images as MRD has them: pixels, header and attributes, for the stream, and the files that hold them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The messages of MRD's stream as records: the ids, the flags, and the fixed headers byte by byte."""
+"""The messages of MRD's stream as records: ids, flags, fixed headers byte by byte, and the peer's errors."""
 
 from __future__ import annotations
 

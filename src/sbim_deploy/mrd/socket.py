@@ -29,7 +29,7 @@ _LARGE_BYTES = 1024**2
 class SocketStream:
     """A connected socket as a stream of messages; one thread may read while others send.
 
-    A peer has `idle_timeout` seconds to begin a message, and `message_timeout` from its first byte to its
+    A peer has ``idle_timeout`` seconds to begin a message, and ``message_timeout`` from its first byte to its
     last, in each direction, so that one that drips bytes does not live longer than one that sends none.
     The stream owns the socket and closes it.
     """
@@ -54,7 +54,12 @@ class SocketStream:
         self.close()
 
     def receive(self, limits: Limits) -> Message:
-        """Read one message; raises as `read_message` does, and PeerTimeoutError."""
+        """Read one message.
+
+        Raises:
+            PeerTimeoutError: the message did not come in time.
+            PeerGoneError, ProtocolError: see :func:`sbim_deploy.mrd.stream.read_message`.
+        """
         return read_message(self, limits)
 
     def send(self, message: Message) -> None:
@@ -79,11 +84,11 @@ class SocketStream:
                     raise _broken(error) from None
 
     def read_start(self, n_bytes: int) -> memoryview:
-        """Give the first bytes of a message; its deadline begins with the first of them.
+        """Return the first bytes of a message; its deadline begins with the first of them.
 
         Raises:
             PeerGoneError: the peer ended the connection, or it broke.
-            PeerIdleError: nothing came within the idle time-out; to be called again, or given up.
+            PeerIdleError: nothing came within the idle time-out; call again, or give up.
             PeerTimeoutError: the rest did not come within the message time-out.
         """
         view = _allocate(n_bytes)
@@ -100,7 +105,7 @@ class SocketStream:
         return view
 
     def read_exactly(self, n_bytes: int) -> memoryview:
-        """Give the next bytes of the message that `read_start` began; raises as it does."""
+        """Return the next bytes of the message that :meth:`read_start` began, and raise as it does."""
         view = _allocate(n_bytes)
         self._fill(view, 0)
         return view
@@ -108,7 +113,7 @@ class SocketStream:
     def close(self, linger: float = 0.0) -> None:
         """Close the connection, from any thread; whoever reads or sends meets PeerGoneError.
 
-        With `linger` the peer has so many seconds to read what was sent last: closing while bytes of its
+        With ``linger`` the peer has so many seconds to read what was sent last: closing while bytes of its
         own lie unread resets the connection, and the reset overtakes an error's text.
         """
         with suppress(OSError):

@@ -1,6 +1,6 @@
 """Messages to bytes and back: each is a uint16 id and its body, all little-endian.
 
-The peer is a stranger: every length is compared with `Limits` before memory is taken for it.
+The peer is a stranger: every length is compared with ``Limits`` before memory is taken for it.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class ByteSource(Protocol):
     """Where messages come from."""
 
     def read_start(self, n_bytes: int) -> Buffer:
-        """Give the first bytes of a message; PeerGoneError where the stream ends before the first."""
+        """Return the first bytes of a message; raise PeerGoneError where the stream ends before the first."""
 
     def read_exactly(self, n_bytes: int) -> Buffer:
-        """Give the next bytes of the message; ProtocolError where the stream ends before the last."""
+        """Return the next bytes of the message; raise ProtocolError where the stream ends before the last."""
 
 
 def read_message(source: ByteSource, limits: Limits) -> Message:
@@ -81,7 +81,7 @@ def read_message(source: ByteSource, limits: Limits) -> Message:
 
 
 def write_message(message: Message) -> list[Buffer]:
-    """Give the bytes of a message as buffers to send one after the other; samples and pixels are not copied.
+    """Return a message as buffers of bytes to send one after the other; samples and pixels are not copied.
 
     Texts go without a trailing NUL.
 

@@ -115,7 +115,7 @@ def _datasets(
     voxel_mm: Vector | None,
     scale: float,
 ) -> Iterator[Any]:
-    """Give the images of a series, one at a time."""
+    """Yield the images of a series, one at a time."""
     known = known_geometries(series.geometries)
     if max(series.volume.shape) > _MAX_SIZE:
         raise InputError(f"the volume is {series.volume.shape}, expected at most {_MAX_SIZE} in each axis")

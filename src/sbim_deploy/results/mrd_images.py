@@ -37,7 +37,7 @@ def write_mrd_images(
     bits: int = BITS_STORED,
     orientation: Orientation = Orientation.PLAIN,
 ) -> None:
-    """Write each series as `dataset/image_<number>`, the file whole or not at all.
+    """Write each series as ``dataset/image_<number>``, the file whole or not at all.
 
     One factor takes all magnitudes to whole numbers up to 2^bits - 1.
 

@@ -52,7 +52,7 @@ def write_nifti(
     """Write a volume with its axes in the order (rows, columns, slices).
 
     Args:
-        path: the file to write, `.nii` or `.nii.gz`.
+        path: the file to write, ``.nii`` or ``.nii.gz``.
         volume: float32 (slices, rows, columns), or (series, slices, rows, columns) for volumes of one place,
             which become the fourth axis.
         voxel_mm: (row, column, slice) size of a voxel, or None where it is unknown: 1 mm, unit unknown. It

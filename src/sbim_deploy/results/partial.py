@@ -1,6 +1,7 @@
 """The finished slices of a run that goes on: a hidden folder beside the output, shared by who works on it.
 
-`.OUT.h5.partial/` holds `run.json`, the run's identity, and a file for each slice, renamed into place whole.
+``.OUT.h5.partial/`` holds ``run.json``, the run's identity, and a file for each slice, which is renamed into
+place whole.
 """
 
 from __future__ import annotations
@@ -64,17 +65,17 @@ class FinishedSlice:
 
 
 def partial_folder(path: Path) -> Path:
-    """Return the folder of the finished slices of the output `path`."""
+    """Return the folder of the finished slices of the output ``path``."""
     return path.with_name(f".{path.name}.partial")
 
 
 def count_finished(path: Path) -> int:
-    """Count the finished slices that a stopped run of the output `path` has left."""
+    """Count the finished slices that a stopped run of the output ``path`` has left."""
     return len(list(partial_folder(path).glob("slice_*.npz")))
 
 
 def slice_path(path: Path, index: int) -> Path:
-    """Return the file of a finished slice of the output `path`."""
+    """Return the file of a finished slice of the output ``path``."""
     return partial_folder(path) / f"slice_{index:06d}.npz"
 
 
@@ -95,7 +96,7 @@ def begin_run(path: Path, identity: dict[str, Any]) -> None:
 
 
 def is_begun(path: Path) -> bool:
-    """Tell whether a run of the output `path` was begun and not finished."""
+    """Tell whether a run of the output ``path`` was begun and not finished."""
     return _record(path).is_file()
 
 
@@ -137,10 +138,10 @@ def discard_run(path: Path) -> None:
 
 
 def save_slice(path: Path, index: int, finished: FinishedSlice, run: str | None = None) -> None:
-    """Keep a slice of the output `path`, whole or not at all.
+    """Keep a slice of the output ``path``, whole or not at all.
 
-    With `run`, the hash that :func:`read_run` gave, it is kept only while that run goes on: a process that
-    was given up for lost cannot put its slice among those of another run.
+    With ``run``, the hash that :func:`read_run` returned, it is kept only while that run goes on: a process
+    that was given up for lost cannot put its slice among those of another run.
 
     Raises:
         InputError: the slice cannot be written, or the run is another one by now.
@@ -154,7 +155,7 @@ def save_slice(path: Path, index: int, finished: FinishedSlice, run: str | None 
 
 
 def load_slice(path: Path, index: int) -> FinishedSlice | None:
-    """Load a finished slice of the output `path`, or None where it is missing or damaged."""
+    """Load a finished slice of the output ``path``, or None where it is missing or damaged."""
     try:
         with slice_path(path, index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))

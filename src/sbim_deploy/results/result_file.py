@@ -1,7 +1,7 @@
-"""Reconstructions out and back in: kept slice by slice while they are made, one HDF5 file at the end.
+"""Reconstructions out and back in: one HDF5 file, which :class:`ResultWriter` assembles at the end of a run.
 
-Finished slices wait in a hidden folder beside the output, ``.OUT.h5.partial/``, each in a file that was
-renamed into place whole, so that a run killed at any moment can be resumed.
+Until then the finished slices wait where :mod:`sbim_deploy.results.partial` keeps them, so that a run that is
+killed at any moment can be resumed. :class:`ResultFile` reads the file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ IMAGE_AXES = ("slices", "rows", "columns")
 
 
 class ResultFile(OpenFile):
-    """An open result, checked; use it in a `with` statement.
+    """An open result, checked; use it in a ``with`` statement.
 
     Attributes:
         path: the file.
@@ -87,7 +87,7 @@ class ResultFile(OpenFile):
         self.samples = self._read_samples()
 
     def read_image(self, position: int) -> ComplexArray:
-        """Read the image at a position of `slice_indices`, complex64 (rows, columns).
+        """Read the image at a position of ``slice_indices``, complex64 (rows, columns).
 
         Raises:
             InputError: no such image, or damaged or non-finite data.
@@ -126,7 +126,7 @@ class ResultFile(OpenFile):
 
 
 def open_result(path: Path) -> ResultFile:
-    """Open a file that `ResultWriter` wrote.
+    """Open a file that ``ResultWriter`` wrote.
 
     Raises:
         InputError: the file is missing, truncated or not such a result.
@@ -152,13 +152,13 @@ BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one an
 
 
 class ResultWriter:
-    """The slices of one run, finished and pending; use it in a `with` statement.
+    """The slices of one run, finished and pending; use it in a ``with`` statement.
 
-    Without `resume` an older partial folder is discarded and an older output is replaced at the end.
-    With `resume` the finished slices of a run of the same identity are kept; where the output itself is
-    already there, complete and of the same identity, nothing is pending and `finish` leaves it as it is;
+    Without ``resume`` an older partial folder is discarded and an older output is replaced at the end.
+    With ``resume`` the finished slices of a run of the same identity are kept; where the output itself is
+    already there, complete and of the same identity, nothing is pending and ``finish`` leaves it as it is;
     where there is neither, the run starts from the beginning. A damaged slice file counts as pending.
-    However the `with` statement is left, finished slices stay until `finish`.
+    However the ``with`` statement is left, finished slices stay until ``finish``.
 
     Attributes:
         path: the output file.
@@ -215,7 +215,7 @@ class ResultWriter:
         """Keep one finished slice.
 
         Args:
-            index: the slice, one of `slice_indices`.
+            index: the slice, one of ``slice_indices``.
             image: complex64 (rows, columns), of one size in all slices.
             zero_filled: the image of the measured data alone, of the same size.
             residual: the relative distance of the image from the measured data.
@@ -248,7 +248,7 @@ class ResultWriter:
         """Assemble the output from the finished slices and remove the partial folder.
 
         Args:
-            provenance: how the images came about, stored as JSON in the attribute `provenance`.
+            provenance: how the images came about, stored as JSON in the attribute ``provenance``.
 
         Raises:
             InputError: the output cannot be written, or a finished slice was damaged meanwhile.
