@@ -25,7 +25,7 @@ from sbim_deploy.results.partial import (
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.study import conduct as conductor
 from sbim_deploy.study import steps
-from sbim_deploy.study.conduct import Step, Track
+from sbim_deploy.study.conduct import Task, Track
 from sbim_deploy.study.files import StudyFile, study_files
 from sbim_deploy.study.model_transport import ModelReference, cache_folder
 
@@ -164,7 +164,7 @@ def test_a_backend_that_no_worker_has_ends_the_study_before_its_files(client, sc
 
 
 def test_slices_of_a_lost_worker_do_not_get_into_another_run(scans, tmp_path):
-    """Run in this process: the steps need no cluster."""
+    """Run in this process: the tasks need no cluster."""
     model = load_model("demo")
     job = replace(JOB, software=steps.tell_software(JOB))
     (file,) = study_files([scans / "scan0.h5"], tmp_path)
@@ -177,7 +177,7 @@ def test_slices_of_a_lost_worker_do_not_get_into_another_run(scans, tmp_path):
     assert [path.name for path in partial_folder(file.output).iterdir()] == ["run.json"]
 
 
-def test_every_step_may_be_done_twice(scans, alone, tmp_path):
+def test_every_task_may_be_done_twice(scans, alone, tmp_path):
     """A worker may die after a step and before its answer: Dask does the step again."""
     model = load_model("demo")
     job = replace(JOB, software=steps.tell_software(JOB))
@@ -207,6 +207,6 @@ def test_a_worker_with_other_versions_is_refused(scans, tmp_path):
 def test_a_batch_that_kills_its_workers_is_one_line():
     died = KilledWorker("batch", SimpleNamespace(name="w7"), 3)
     track = Track(0, StudyFile("a.h5", Path("/in/a.h5"), Path("/out/a.h5")), 0.0)
-    failure = conductor._failure(Step(track, steps.reconstruct_batch, ()), died)
+    failure = conductor._failure(Task(track, steps.reconstruct_batch, ()), died)
     assert failure.message.startswith("/in/a.h5: worker w7 and others before it died at reconstruct_batch; ")
     assert failure.kind == "KilledWorker"

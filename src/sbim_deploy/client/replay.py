@@ -1,4 +1,4 @@
-"""A client like a scanner: sends a file's readouts to an MRD server and keeps the images that come back."""
+"""Sends a file's readouts to an MRD server as a scanner does, and keeps the images that come back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ Key = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Pace:
-    """Readouts as fast as the server takes them, each ``interval_s`` apart, or as their time stamps say."""
+    """How fast readouts are sent: ``interval_s`` apart, or as their time stamps say.
+
+    An interval of 0 is as fast as the server takes them.
+    """
 
     interval_s: float = 0.0
     by_stamps: bool = False
@@ -60,7 +63,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    """Where a scan is sent, and how; ``parameters`` is JSON, ``timeout_s`` what the server has to answer."""
+    """Where a scan is sent, and how.
+
+    ``parameters`` is JSON; the server has ``timeout_s`` seconds to answer.
+    """
 
     host: str
     port: int
@@ -81,8 +87,9 @@ class ReplaySettings:
 class ReceivedImage:
     """An image that came: its numbers, its shape (channel, z, y, x) and its times in seconds.
 
-    ``latency_s`` counts from the last readout sent before it of the same slice, contrast, phase, repetition
-    and set, noise apart; None where there was none. ``received_s`` counts from the session's start.
+    ``latency_s`` counts from the last readout of the same slice, contrast, phase, repetition and set that was
+    sent before it. Noise readouts do not count; it is None where there was no other. ``received_s`` counts
+    from the session's start.
     """
 
     series: int
@@ -195,8 +202,8 @@ class Clock:
     def due(self, readout: Readout) -> float:
         """Move on to the next readout.
 
-        Stamps that go back count as no time, and pauses of more than 10 s, which a scan has after its noise
-        readouts, as 10 s.
+        Stamps that go back count as no time. Pauses of more than 10 s, which a scan has after its noise
+        readouts, count as 10 s.
         """
         stamp = int(readout.header["acquisition_time_stamp"])
         if self._stamp is not None:
@@ -270,7 +277,7 @@ class _Session:
 
     def wait_for_end(self, receiving: Future[None]) -> str | None:
         """Wait until the server has ended the session, and say what was wrong with the end."""
-        # Where sending failed the server may still have said why.
+        # Where sending failed, the server may still have said why.
         self._all_sent = min(self._all_sent, time.monotonic())
         try:
             receiving.result()
@@ -342,6 +349,6 @@ def _key(counters: np.void) -> Key:
 
 
 def _one_line(text: str) -> str:
-    # A stranger's text must not move the terminal's cursor.
+    # What a server says must not move the cursor of the terminal.
     line = " ".join(text.split())
     return "".join(letter if letter.isprintable() else "?" for letter in line[:_SHOWN_CHARACTERS])

@@ -1,4 +1,4 @@
-"""Reconstruction inside another program: a model that is loaded once, and one call a slice."""
+"""Reconstruction inside another program: a model is loaded once, and called for each slice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complex images as the networks see them: two channels, real and imaginary. The one place that converts."""
+"""Converts between complex images and the two channels, real and imaginary, that networks see."""
 
 from __future__ import annotations
 

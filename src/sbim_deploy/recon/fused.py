@@ -1,4 +1,7 @@
-"""Plans on the fused graphs: network, data consistency and update in one call, for a step or for all."""
+"""Runs plans on the fused graphs, which hold network, data consistency and update in one call.
+
+The call covers one step (``step``) or many of them (``reconstruct``).
+"""
 
 from __future__ import annotations
 
@@ -60,12 +63,14 @@ def run_steps(
     on_step: Callable[[int], None] | None = None,
     on_state: OnState | None = None,
 ) -> ComplexArray:
-    """Return the images (slice, rows, columns) after a plan, step by step; x stays where the engine runs.
+    """Return the images (slice, rows, columns) after a plan, one step after the other.
 
-    Unless it is asked for with ``on_state``: then every step waits for the device and copies x from it.
+    The state x stays where the engine runs. Only with ``on_state`` every step waits for the device and copies
+    x from it.
 
     Raises:
-        SamplingError: a non-finite value; looked for every few steps, since looking waits for the device.
+        SamplingError: a value is not finite. This is checked every few steps, since a check waits for the
+            device.
     """
     x = to_channels(problem.start)
     z = np.zeros_like(x)
@@ -99,10 +104,10 @@ def run_whole(
 ) -> ComplexArray:
     """As :func:`run_steps`, with as many steps in a call as have noise that fits into 256 MiB, mostly all.
 
-    The hooks hear of no step within a call.
+    The hooks are called after each call, not for the steps within it.
 
     Raises:
-        SamplingError: a non-finite value after a call.
+        SamplingError: a value is not finite after a call.
     """
     operator, x = operator_inputs(problem), to_channels(problem.start)
     n_steps = len(plan.steps)

@@ -1,4 +1,4 @@
-"""Slices on the network's grid and in its units: what a plan runs on, whichever graph runs it."""
+"""Puts slices on the network's grid and into its units, where every graph runs its plan."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from sbim_deploy.samplers.plan import Plan
 
 @dataclass(frozen=True)
 class GridProblem:
-    """A batch of slices: the plan's first x and A^H y / scale are (slice, rows, columns) of the grid.
+    """A batch of slices on the grid.
 
-    A slice may be there more than once, for samples with noise of their own. ``sense`` has the shape of
-    k-space, which the grid may be larger than; ``noise`` has given what the start took; ``noise_level``
-    (slice,) is sigma_y / scale.
+    ``start``, the plan's first x, and ``backprojection``, A^H y / scale, are (slice, rows, columns) of the
+    grid. A slice may be there more than once, for samples with noise of their own. ``sense`` has the shape of
+    k-space; the grid may be larger. ``noise`` has already given what the start took. ``noise_level`` (slice,)
+    is sigma_y / scale.
     """
 
     sense: Sense
@@ -63,7 +64,10 @@ def stack_slices(problems: Sequence[SliceProblem]) -> SliceBatch:
 def put_on_grid(
     batch: SliceBatch, plan: Plan, seed: int, size_multiple: int, samples: Sequence[int] = (0,)
 ) -> GridProblem:
-    """Return slices on the smallest grid of multiples that holds them, all of them for each sample."""
+    """Return slices on the smallest grid of multiples of ``size_multiple`` that holds them.
+
+    The batch has all slices of the first sample, then all of the second, and so on.
+    """
     sense, problems, n = batch.sense, batch.problems, len(samples)
     rows, columns = (-(-size // size_multiple) * size_multiple for size in sense.image_shape)
     scales = batch.scales[:, None, None]
@@ -81,7 +85,7 @@ def put_on_grid(
 
 
 def normal_on_grid(problem: GridProblem) -> Callable[[ComplexArray, ComplexArray], ComplexArray]:
-    """Return A^H A on the grid: zero maps outside the image, so that k-space is not resampled."""
+    """Return A^H A on the grid. The maps are zero outside the image, so that k-space is not resampled."""
     sense = problem.sense
     if problem.grid == sense.image_shape:
         return sense.normal

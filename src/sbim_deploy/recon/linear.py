@@ -1,4 +1,4 @@
-"""Images without the network: what a session may ask for, and what is sent when the model fails."""
+"""Images without the network, which a session may ask for, and which are sent when the model fails."""
 
 from __future__ import annotations
 

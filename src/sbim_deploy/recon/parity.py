@@ -1,4 +1,4 @@
-"""Does a model's graph compute what its source computes? Without PyTorch."""
+"""Compares what a model's graphs compute with what its source computes, without PyTorch."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The relative L2 differences that pass: of a call at any level, of whole images, and what rounding adds.
+    """The relative L2 differences that pass.
 
-    An image of 1 is rounded to ``rounding``, which is that over sigma of the noise.
+    ``call`` is for one call at any level, ``image`` for whole images. An image of unit scale is rounded to
+    ``rounding``, so a call at a level sigma may differ by ``rounding`` / sigma.
     """
 
     call: float
@@ -49,7 +50,7 @@ TOLERANCES = {
 STEP_GRID = (48, 64)
 STEP_COILS = 4
 WHOLE_GRID = (64, 64)
-# Every number of it, as a model's stored image must not change with the sampler's defaults.
+# It names every number, since a model's stored image must not change with the sampler's defaults.
 WHOLE_CHOICE = SamplerChoice("dds", steps=32, schedule="geometric", start_sigma=0.15, prior_weight=0.5)
 NOISE_LEVEL = np.array([0.02], dtype=np.float32)
 

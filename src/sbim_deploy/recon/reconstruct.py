@@ -1,4 +1,4 @@
-"""Slices in, images out: what a scanner's pipeline embeds."""
+"""Reconstructs slices with a model and a sampler, on any of its graphs and engines."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Reconstruction:
     """One slice's images, complex64 (rows, columns) in the units of its k-space.
 
     ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
-    before cropping. ``standard_deviation``, where there is more than one sample, is sqrt(E |x - mean|^2): of
-    the samples, and of what the last step's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
+    before cropping. ``standard_deviation`` is there with more than one sample: sqrt(E |x - mean|^2), of the
+    samples and of what the last step's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
     """
 
     index: int
@@ -48,24 +48,24 @@ class Reconstruction:
 
 
 class Reconstructor:
-    """A model and a sampler, ready to reconstruct; keep one and call it with slices as they come.
+    """A model and a sampler that are ready to reconstruct. Keep it, and call it with slices as they come.
 
     Args:
         model: a checked model folder.
         choice: the sampler.
-        seed: of the noise; with a slice's index it decides the slice's image.
+        seed: the seed of the noise. With a slice's index it decides the slice's image.
         backend: see :func:`sbim_deploy.models.backends.open_engine`.
-        threads: of the engine; None is one for each core.
+        threads: the engine's threads; None is one for each core.
         graph: ``step`` runs one step of the plan in a call, ``reconstruct`` the whole plan, and ``score`` the
             network alone, with numpy for the rest: the reference that the others are tested against.
-        samples: images drawn for each slice, with independent noise.
-        samples_at_once: how many of them run together, which changes the speed and the memory alone.
-        sd_factor: multiplies the standard deviation.
+        samples: the number of images drawn for each slice, with independent noise.
+        samples_at_once: how many of them run together. It changes the speed and the memory alone.
+        sd_factor: what the standard deviation is multiplied by.
         open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
 
     Raises:
-        InputError: the model cannot reconstruct complex images, has too few levels for the steps, or no such
-            graph; or there is less than one sample.
+        InputError: the model cannot reconstruct complex images, has too few levels for the steps, or has no
+            such graph; or less than one sample is asked for.
         BackendMissingError: the backend is not installed.
     """
 
@@ -116,8 +116,9 @@ class Reconstructor:
     ) -> list[Reconstruction]:
         """Reconstruct slices of one shape together.
 
-        ``on_step`` gets the number of network calls done for each slice, of :attr:`n_calls`. ``on_residual``
-        hears of the first sample's way to the data; asked for, it costs the forward operator in every step.
+        ``on_step`` gets the number of network calls done for each slice, out of :attr:`n_calls`.
+        ``on_residual`` gets the residuals of the first sample on its way; they cost a forward operator in
+        every step.
 
         Raises:
             SamplingError: the sampler diverged.
@@ -143,7 +144,7 @@ class Reconstructor:
         ]
 
     def graph_inputs(self, problems: Sequence[SliceProblem]) -> tuple[str, dict[str, FloatArray]]:
-        """Return what a host without Python needs: the ``reconstruct`` graph's file name and its inputs.
+        """Return the file name of the ``reconstruct`` graph and its inputs, for a host without Python.
 
         The graph's output is in units of each slice's scale.
         """
@@ -220,7 +221,7 @@ class Reconstructor:
 def _calls_hook(
     on_step: Callable[[int], None] | None, samples: range, n_steps: int
 ) -> Callable[[int], None] | None:
-    """Return the hook of a pass: the steps of the samples before it, and those of its own so far."""
+    """Return the hook of a pass, which adds the steps of the samples before it to its own."""
     if on_step is None:
         return None
     return lambda steps_done: on_step(samples.start * n_steps + len(samples) * steps_done)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sbim_deploy.records import ComplexArray, FloatArray
 
-# Far below the rounding of any image's energy, and far above the numbers that engines flush to zero.
+# This is far below the rounding of any image's energy, and far above the numbers that engines flush to zero.
 CONVERGED = 1e-30
 
 Normal = Callable[[ComplexArray, ComplexArray], ComplexArray]
@@ -16,7 +16,7 @@ Normal = Callable[[ComplexArray, ComplexArray], ComplexArray]
 
 
 def inner(a: ComplexArray, b: ComplexArray) -> FloatArray:
-    """Return the real part of <a, b> of each slice of two contiguous (slice, rows, columns)."""
+    """Return the real part of <a, b> for each slice; both are contiguous and (slice, rows, columns)."""
     products: FloatArray = np.vecdot(_parts(a), _parts(b))
     return products
 

@@ -1,4 +1,4 @@
-"""The loop that runs a plan: written once, for every sampler."""
+"""The one loop that runs the plan of any sampler."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
 
 Score = Callable[[ComplexArray, float], ComplexArray]
-"""(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns); the loop may overwrite what it returns."""
+"""(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns). The loop may overwrite the returned array."""
 
 OnState = Callable[[int, ComplexArray], None]
-"""(steps done, x), x complex64 (slice, rows, columns), not to be kept; called before the first step too."""
+"""(steps done, x), before the first step too. x is complex64 (slice, rows, columns) and must not be kept."""
 
 
 def starting_point(plan: Plan, image: ComplexArray, noise: NoiseStream) -> ComplexArray:
@@ -49,7 +49,7 @@ def run_plan(
     work = np.empty_like(x)
     if on_state is not None:
         on_state(0, x)
-    # What overflows is met by the check of every step, and named there.
+    # The check of every step finds what overflows, and names it.
     with np.errstate(over="ignore", invalid="ignore"):
         for index, step in enumerate(plan.steps):
             s = score(x, step.sigma)
@@ -101,7 +101,7 @@ def _guided_update(
         gradient = normal(x, work)
         gradient -= backprojection
         norms = np.sqrt(inner(gradient, gradient))
-        # Data that are met exactly pull nowhere.
+        # Where the data are met exactly, they do not pull.
         pull = np.divide(score_norms, norms, out=np.zeros_like(norms), where=norms > 0)
         weight = np.float32(step.data_weight) * pull + likelihood_gain(step, noise_level)
         gradient *= weight[:, None, None]

@@ -1,6 +1,6 @@
-"""The noise of a run: one counter-based generator for each (seed, slice, sample).
+"""The noise of a run comes from one counter-based generator for each (seed, slice, sample).
 
-A slice's noise depends on nothing else, so its image is the same in any batch, on any worker and backend.
+It depends on nothing else, so a slice has the same noise in any batch, on any worker and backend.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from sbim_deploy.records import ComplexArray
 
 
 def keyed_generator(seed: int, slice_index: int, sample: int) -> np.random.Generator:
-    """Return the generator of a slice's sample, which depends on nothing else."""
+    """Return the generator of a sample of a slice; the three numbers alone decide what it draws."""
     return np.random.Generator(
         np.random.Philox(np.random.SeedSequence(seed, spawn_key=(slice_index, sample)))
     )
 
 
 class NoiseStream:
-    """Successive complex normals of a batch of slices, with unit variance in each part.
+    """Draws complex normals for a batch of slices, with unit variance in each part.
 
-    ``samples`` has a number for each of ``slices``, which may then name a slice more than once; None is 0 for
-    all of them.
+    ``samples`` has the sample's number for each of ``slices``, so that a slice may be there more than once.
+    None is sample 0 of each.
     """
 
     def __init__(

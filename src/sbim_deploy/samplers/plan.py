@@ -1,4 +1,4 @@
-"""A plan: the table of numbers that a sampler applies, row by row, and the samplers that make it."""
+"""A plan is the table of numbers that a sampler applies, one step in each row; samplers make plans."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from sbim_deploy.samplers.schedules import Sigmas
 class GuidedStep:
     """x <- x + step_size (s - w g) + noise_scale z, with s = s(x, sigma) and g = A^H (A x - y).
 
-    w = data_weight |s| / |g| + likelihood_weight / (sigma_y^2 + sigma^2): the thesis matches norms, and the
-    other is the gradient of a Gaussian likelihood, where sigma_y is the noise of the slice's own k-space.
+    w = data_weight |s| / |g| + likelihood_weight / (sigma_y^2 + sigma^2). The first part is the thesis's and
+    matches norms. The second is the gradient of a Gaussian likelihood; sigma_y is the noise of the slice's
+    own k-space.
     z ~ N(0, I) in each channel; norms are per slice.
     """
 
@@ -56,7 +57,7 @@ class Plan:
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
-    """Return the plan as JSON's types: what the output's provenance and ``plan --json`` hold."""
+    """Return the plan in JSON's types, as provenance and ``plan --json`` have it, its steps as ``rows``."""
     return {
         "sampler": plan.sampler,
         "start": {"image": plan.start_image, "noise": plan.start_noise},
@@ -76,8 +77,8 @@ def sbim(sigmas: Sigmas, data_weight: float) -> Plan:
 def sbim_ld(sigmas: Sigmas, data_weight: float, eps: float, corrector_steps: int) -> Plan:
     """Guided SBIM with a Langevin corrector (p. 69): after t -> t-1, M Langevin steps at sigma_{t-1}.
 
-    Their step is eps sigma_t^2 / sigma_min^2: published with sigma_t, not sigma_{t-1}. ``eps`` is the
-    configuration's step_lr, half of the slide's.
+    Their step size is eps sigma_t^2 / sigma_min^2: it was published with sigma_t, not with sigma_{t-1}.
+    ``eps`` is the configuration's step_lr, which is half of the slide's.
     """
     steps = []
     for high, low in pairwise(sigmas):
@@ -90,8 +91,8 @@ def sbim_ld(sigmas: Sigmas, data_weight: float, eps: float, corrector_steps: int
 def ddim(sigmas: Sigmas, data_weight: float) -> Plan:
     """DDIM in its exact variance-exploding form, sigma_t (sigma_t - sigma_{t-1}), then one denoising step.
 
-    Song, Meng and Ermon 2020 (arXiv:2010.02502), equation 13: an Euler step in sigma. It is what p. 63-65
-    derive without the slip that leaves 1 / sqrt(1 + sigma_t^2).
+    Song, Meng and Ermon 2020 (arXiv:2010.02502), equation 13: an Euler step in sigma. Pages
+    63-65 derive it too, but for a slip that leaves a factor 1 / sqrt(1 + sigma_t^2).
     """
     steps = [
         GuidedStep(float(high), float(high * (high - low)), 0.0, data_weight)
@@ -116,7 +117,7 @@ def reverse_diffusion(sigmas: Sigmas, data_weight: float) -> Plan:
 def langevin(sigmas: Sigmas, data_weight: float, eps: float, steps_per_level: int) -> Plan:
     """Guided annealed Langevin dynamics (p. 19; Jalal et al. 2021, arXiv:2108.01368, algorithm 1).
 
-    The step at level i is eps sigma_i^2 / sigma_min^2; there is no denoising at the end, as published.
+    The step size at level i is eps sigma_i^2 / sigma_min^2. As published, there is no denoising at the end.
     """
     steps = []
     for sigma in sigmas:

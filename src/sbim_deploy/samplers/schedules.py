@@ -28,7 +28,7 @@ def karras(sigma_begin: float, sigma_end: float, n_levels: int) -> Sigmas:
     levels: Sigmas = (
         np.linspace(sigma_begin ** (1 / KARRAS_RHO), sigma_end ** (1 / KARRAS_RHO), n_levels) ** KARRAS_RHO
     )
-    # The power's rounding shall not lead beyond the levels that the model knows.
+    # Without this the rounding of the power could lead beyond the levels that the model knows.
     levels[0], levels[-1] = sigma_begin, sigma_end
     return levels
 
@@ -43,7 +43,7 @@ def variance_preserving(betas: Sigmas) -> Sigmas:
     """
     if not (np.all(betas > 0) and np.all(betas < 1)):
         raise InputError("the betas are not all between 0 and 1: no variance-preserving schedule")
-    # log1p and expm1, since the first step's 1 - a_t is small.
+    # log1p and expm1 keep the digits of 1 - a_t, which is small for the first steps.
     with np.errstate(over="ignore"):
         sigmas: Sigmas = np.sqrt(np.expm1(-np.cumsum(np.log1p(-betas))))[::-1].copy()
     if not sigmas[0] <= MAX_SIGMA:

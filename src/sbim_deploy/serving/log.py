@@ -1,4 +1,4 @@
-"""The server's log: one line an event, as text or as JSON, and nothing of a patient in either."""
+"""The server's log has one line for each event, as text or as JSON, and never names a patient."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def warn(event: str, **fields: Any) -> None:
 
 
 def place_of(error: BaseException) -> str:
-    """Return the file and the line that an unexpected error came from: its own text may repeat data."""
+    """Return the file and line that an unexpected error came from; its text could repeat a client's data."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
 

@@ -1,4 +1,4 @@
-"""The memory that all sessions' data may take together, and freed memory that goes back to the system."""
+"""Limits the memory of all sessions' data, and returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ class Share:
 
 
 class HeapTrimmer:
-    """Trims the heaps every five seconds at most; does nothing where the C library is not glibc."""
+    """Trims the heaps every five seconds at most. It does nothing where the C library is not glibc."""
 
     def __init__(self) -> None:
         self._trim = _find_trim()
         self._due = time.monotonic() + TRIM_S
 
     def trim_when_due(self) -> None:
-        """Trim if the last time is long enough ago: about a millisecond, up to tens after much work."""
+        """Trim if the last time is long enough ago. This takes a millisecond, or tens after much work."""
         now = time.monotonic()
         if self._trim is not None and now >= self._due:
             self._trim(0)

@@ -1,4 +1,4 @@
-"""Metrics and health on a port of their own, for Prometheus and for what restarts a server that hangs."""
+"""Serves metrics and health on a port of their own, to Prometheus and to what restarts a hung server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 
 
 class Metrics:
-    """What the server counts; names and labels are fixed, none comes from a client."""
+    """What the server counts. Names and labels are fixed; none comes from a client."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -87,7 +87,7 @@ class Monitor:
                     self.send_error(HTTPStatus.NOT_FOUND)
 
             def log_message(self, *_arguments: Any) -> None:
-                """Requests are not logged."""
+                """Log nothing for a request."""
 
             def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
                 self.send_response(status)
@@ -101,7 +101,7 @@ class Monitor:
             daemon_threads = True
 
             def handle_error(self, *_arguments: Any) -> None:
-                """A peer that goes away is no event."""
+                """Ignore it: a peer may go away at any time."""
 
         self._http = Http((host, port), Handler)
         self.port: int = self._http.server_address[1]

@@ -1,4 +1,4 @@
-"""The sending half of a session: images in the order in which slices completed, none past its deadline."""
+"""The sending half of a session. Images go out in the order of their slices, none after its deadline."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Sender:
     """A thread that sends what :meth:`put` gives it until :meth:`finish`.
 
     Args:
-        stream: where to.
+        stream: the connection to the client.
         service: what the sessions share.
-        number: the session's, for the log.
-        on_sent: hears of every slice that is done with, sent or given up.
+        number: the session's number, for the log.
+        on_sent: takes every slice that is done with, whether its image was sent or given up.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Sender:
         self._thread.start()
 
     def put(self, item: Pending | Message) -> None:
-        """Send something after what came before; waits while 64 things are unsent."""
+        """Send something after what came before. This waits while 64 things are unsent."""
         with self._counting:
             self._unsent += 1
         self._outbox.put(item)
@@ -86,7 +86,7 @@ class Sender:
             except ProtocolError:
                 self.give_up()
             except Exception as error:
-                # A bug, or numbers that MRD cannot hold: the client shall not wait for what does not come.
+                # This is a bug, or numbers that MRD cannot hold. The client must not wait in vain.
                 warn("crash", session=self._number, error=type(error).__name__, place=place_of(error))
                 self._send_last_words(error)
             finally:
@@ -115,7 +115,7 @@ class Sender:
         self.times.add(latency, wait, outcome.reason is not None)
         self._service.metrics.count_slice(outcome.method, outcome.reason, latency, wait, n_clipped)
         if outcome.reason is not None:
-            # The engine's words: what it is fed is a finite array of this server's own making.
+            # The engine's words are safe to log: all that it gets is finite arrays that this server made.
             warn(
                 "fallback",
                 session=self._number,

@@ -1,4 +1,4 @@
-"""The server: a socket that accepts, a thread a session, and an end that lets sessions finish."""
+"""The server accepts connections, gives each session a thread, and lets sessions finish at its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DRAIN_S = 60.0
 ACCEPT_S = 0.25
 MESSAGE_TIMEOUT_S = 30.0
 MAX_REFUSALS = 8
-HANG_FACTOR = 3.0  # of the deadline, after which a slice at work means an engine that hangs
+HANG_FACTOR = 3.0  # an engine hangs where a slice takes this many times the deadline
 
 
 class Server:
@@ -97,7 +97,7 @@ class Server:
             except TimeoutError:
                 continue
             except OSError as error:
-                # Out of file descriptors, most likely: those that are open come back.
+                # Most likely there are no file descriptors left. Some come back when sessions end.
                 warn("accept-failed", reason=error.strerror)
                 time.sleep(ACCEPT_S)
                 continue
@@ -105,7 +105,7 @@ class Server:
             try:
                 self._admit(connection, str(address[0]), number)
             except (OSError, RuntimeError) as error:
-                # The peer has gone already, or there is no thread for it: the next one may fare better.
+                # The peer has gone already, or no thread could be started. The next one may fare better.
                 connection.close()
                 warn("session-not-begun", session=number, error=type(error).__name__)
         self._finish()
@@ -143,7 +143,7 @@ class Server:
             del self._sessions[session]
 
     def _turn_away(self, stream: SocketStream) -> None:
-        """Say that the server is full, in a thread of its own; a crowd is turned away without words."""
+        """Say that the server is full, in a thread of its own; with too many at once, close without words."""
         if not self._refusals.acquire(blocking=False):
             stream.close()
             return

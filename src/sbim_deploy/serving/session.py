@@ -1,7 +1,7 @@
-"""One client's session: configuration, header, parameters, readouts in; images out as slices complete.
+"""One client's session takes configuration, header, parameters and readouts, and sends images.
 
-The session's own thread reads, a sender's thread sends. Reading waits while the engine's queue is full, and
-so does the client's sending.
+The session's own thread reads, a sender's thread sends. While the engine's queue is full, reading stops, and
+so the client has to wait too.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Session:
             message = self._next(Readout, Waveform, Close)
         request = make_request(configuration, parameters)
         if not isinstance(request.method, Linear):
-            make_plan(request.method, self._service.prior)  # more steps than the model has levels
+            make_plan(request.method, self._service.prior)  # refuses more steps than the model has levels
         self._receive_data(header, request, message)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
@@ -108,7 +108,7 @@ class Session:
             self._share.hold(data, n_copies * data.kspace.nbytes)
         for data in complete:
             job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
-            self.sender.put(Pending(data, job))  # first: in the queue it may wait past its deadline
+            self.sender.put(Pending(data, job))  # before submit, which may wait until after the deadline
             self._service.worker.submit(job)
 
     def _next(self, *expected: type[Message]) -> Message:
@@ -135,7 +135,7 @@ class Session:
         return message.text.strip()
 
     def _refuse(self, error: Exception, words: Exception) -> None:
-        """Tell the client, after the images of what it sent before; the log gets the kind alone."""
+        """Tell the client after the images of what it sent before. The log gets only the error's kind."""
         self.outcome = "refused" if isinstance(error, SbimDeployError) else "failed"
         warn("session-error", session=self.number, error=type(error).__name__)
         self.sender.put_error(words)

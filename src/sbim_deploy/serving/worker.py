@@ -23,10 +23,10 @@ KEPT_RECONSTRUCTORS = 32
 
 
 class SliceJob:
-    """A slice on its way: what is asked, what came of it, and when; times are those of time.monotonic.
+    """A slice that is to be reconstructed, what came of it, and when; times are those of time.monotonic.
 
-    ``image`` is complex64 (rows, columns) in units of k-space with its ``residual``; or there is an
-    ``error``. ``problem`` is there as soon as the slice is prepared, whatever comes after.
+    In the end there is an ``image``, complex64 (rows, columns) in units of k-space, with its ``residual``; or
+    there is an ``error``. ``problem`` is set as soon as the slice is prepared, whatever comes after.
     """
 
     def __init__(self, prepare: Callable[[], SliceProblem], request: Request, deadline_s: float):
@@ -55,8 +55,9 @@ class SliceJob:
 class Worker:
     """A thread that reconstructs slices one after the other, in the order in which they came.
 
-    Sessions share the graphs: a session's own sampler costs its plan alone. What an engine raises ends the
-    slice, never the worker. An engine that hangs holds the worker; ``busy_for`` tells.
+    Sessions share the graphs, so that a sampler of a session's own costs no more than its plan. An error of
+    the engine ends the slice, never the worker. An engine that hangs holds the worker up, which
+    ``busy_for`` shows.
     """
 
     def __init__(self, model: Model, backend: str, threads: int | None):
@@ -99,7 +100,7 @@ class Worker:
                 self._changed.notify_all()
 
     def cancel(self, job: SliceJob) -> None:
-        """Give a job up: it leaves the queue, or stops after the step at work."""
+        """Give a job up. It leaves the queue, or stops after the step that is being computed."""
         with self._changed:
             job.cancelled = True
             if job in self._queue:
@@ -108,7 +109,7 @@ class Worker:
         job.end()
 
     def close(self, patience_s: float) -> None:
-        """Give everything up; waits so long for the step at work."""
+        """Give everything up, and wait at most ``patience_s`` seconds for the step that is being computed."""
         with self._changed:
             self._closed = True
             self._queue.clear()
@@ -168,4 +169,4 @@ class Worker:
 
 
 class _CancelledError(Exception):
-    """Nobody waits for the slice any more."""
+    """Raised where nobody waits for the slice any more."""

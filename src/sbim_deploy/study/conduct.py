@@ -1,4 +1,4 @@
-"""The client's side of a study: which step goes to the cluster next, and what its answer means."""
+"""The client's side of a study decides which task goes to the cluster next, and what its answer means."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sbim_deploy.study.files import DONE, FAILED, KEPT, FileRecord, StudyFile, m
 from sbim_deploy.study.model_transport import give_to_cluster, take_from_cluster
 from sbim_deploy.study.steps import BatchDone, Failure, Finished, Job, ModelWanted, Software, Surveyed
 
-FILES_AHEAD = 64  # that many are under way: what the scheduler must know does not grow with the study
+FILES_AHEAD = 64  # files under way at once, so that the scheduler's memory does not grow with the study
 WAIT_UNTIL_SAID_S = 20
 MAX_TRIES = 5
 MAX_REASON_LENGTH = 300
@@ -29,13 +29,13 @@ class Progress(Protocol):
     """What is told of a study while it goes on."""
 
     def waiting(self, what: str) -> None:
-        """Tell that no worker has answered yet: a cluster may have none, or none that will do."""
+        """Tell that no worker has answered yet: there may be none, or none with the resources wanted."""
 
     def started(self, n_files: int, n_workers: int, engine: Mapping[str, str]) -> None:
         """Begin, once the first worker has told what runs the network."""
 
     def advanced(self, n_files: float) -> None:
-        """So many files are done, with the fractions of those under way."""
+        """Tell how many files are done; the files under way count by their fractions."""
 
     def ended(self, record: FileRecord) -> None:
         """Tell what became of a file."""
@@ -43,7 +43,7 @@ class Progress(Protocol):
 
 @dataclass
 class Track:
-    """A file under way; ``left`` counts its batches and the step that finishes it."""
+    """A file under way. ``left`` counts the batches still to do, and the task that finishes the file."""
 
     place: int
     file: StudyFile
@@ -93,8 +93,8 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Step:
-    """What was asked of the cluster for a file, to be asked again where the worker had no model.
+class Task:
+    """What was asked of the cluster for a file. It is asked again where the worker had no model.
 
     ``n_gifts`` is how often the model had been given to the cluster by then.
     """
@@ -121,7 +121,7 @@ class Conductor:
         self._client, self._job, self._model = client, job, model
         self._resources = dict(resources or {})
         self._n_gifts = 0
-        self._steps: dict[str, Step] = {}
+        self._tasks: dict[str, Task] = {}
         self._tracks: dict[int, Track] = {}
         self._n_ended = 0
         self.records: list[FileRecord] = []
@@ -191,14 +191,14 @@ class Conductor:
             except SbimDeployError as error:
                 self._end(track, FAILED, Failure(str(error), type(error).__name__))
                 continue
-            self._ask(Step(track, steps.survey, (self._model, track.file, self._resume)))
+            self._ask(Task(track, steps.survey, (self._model, track.file, self._resume)))
 
-    def _ask(self, step: Step) -> None:
-        step = replace(step, n_gifts=self._n_gifts, n_tries=step.n_tries + 1)
-        arguments = (self._job, *step.arguments)
-        future = self._submit(step.function, arguments, -step.track.place, step.needs_engine)
-        self._steps[future.key] = step
-        step.track.futures[future.key] = future
+    def _ask(self, task: Task) -> None:
+        task = replace(task, n_gifts=self._n_gifts, n_tries=task.n_tries + 1)
+        arguments = (self._job, *task.arguments)
+        future = self._submit(task.function, arguments, -task.track.place, task.needs_engine)
+        self._tasks[future.key] = task
+        task.track.futures[future.key] = future
         self._completed.add(future)
 
     def _submit(self, function: Any, arguments: tuple[Any, ...], priority: int, needs_engine: bool) -> Future:
@@ -206,20 +206,20 @@ class Conductor:
         return self._client.submit(function, *arguments, pure=False, priority=priority, resources=resources)
 
     def _hear(self, future: Future) -> None:
-        step = self._steps.pop(future.key)
-        track = step.track
+        task = self._tasks.pop(future.key)
+        track = task.track
         if track.place not in self._tracks:
-            return  # of a file that has failed meanwhile
+            return  # the file has failed meanwhile
         if future.status == "cancelled":
             raise InputError("the cluster was lost: start it again, and go on with --resume")
-        # An answer that died with its worker before it was heard is waited for: the step is done again.
+        # Where an answer died with its worker before it was heard, this waits until the task is done again.
         error = future.exception()
-        answer = future.result() if error is None else _failure(step, error)
-        # Released at once: Dask must not do a step again whose answer was heard.
+        answer = future.result() if error is None else _failure(task, error)
+        # It is released at once, so that Dask does not do a task again whose answer was heard.
         del track.futures[future.key]
         future.release()
         if isinstance(answer, ModelWanted):
-            self._ask_again(step, answer)
+            self._ask_again(task, answer)
         elif isinstance(answer, Failure):
             self._end(track, FAILED, answer)
         elif isinstance(answer, Finished):
@@ -238,14 +238,14 @@ class Conductor:
         track.left = len(surveyed.batches) + 1
         for indices in surveyed.batches:
             arguments = (track.file, surveyed.run, indices)
-            self._ask(Step(track, steps.reconstruct_batch, arguments, needs_engine=True))
+            self._ask(Task(track, steps.reconstruct_batch, arguments, needs_engine=True))
         self._finish_if_last(track)
 
     def _finish_if_last(self, track: Track) -> None:
         if track.left == 1:
             workers = tuple(sorted(track.workers))
             arguments = (self._model, track.file, track.surveyed, track.timings_s(), workers)
-            self._ask(Step(track, steps.finish, arguments))
+            self._ask(Task(track, steps.finish, arguments))
 
     def _end(self, track: Track, state: str, failure: Failure | None = None) -> None:
         del self._tracks[track.place]
@@ -255,28 +255,28 @@ class Conductor:
         self._n_ended += 1
         self._progress.ended(self.records[track.place])
 
-    def _ask_again(self, step: Step, answer: ModelWanted) -> None:
-        if step.n_tries > MAX_TRIES:
+    def _ask_again(self, task: Task, answer: ModelWanted) -> None:
+        if task.n_tries > MAX_TRIES:
             message = f"the model does not reach a worker: {answer.reason}; put it where all can read it"
-            self._end(step.track, FAILED, Failure(message, "ModelAbsentError"))
+            self._end(task.track, FAILED, Failure(message, "ModelAbsentError"))
             return
-        if step.n_gifts == self._n_gifts:  # otherwise it was given meanwhile
+        if task.n_gifts == self._n_gifts:  # otherwise it was given meanwhile
             self._give_model()
-        self._ask(step)
+        self._ask(task)
 
     def _give_model(self) -> None:
         give_to_cluster(self._client, self._model, self._job.model)
         self._n_gifts += 1
 
 
-def _failure(step: Step, error: BaseException) -> Failure:
+def _failure(task: Task, error: BaseException) -> Failure:
     if isinstance(error, KilledWorker):
         message = (
-            f"{step.track.file.kspace}: worker {error.last_worker.name} and others before it died at "
-            f"{step.function.__name__}; give the workers more memory, or less to do at once (--batch)"
+            f"{task.track.file.kspace}: worker {error.last_worker.name} and others before it died at "
+            f"{task.function.__name__}; give the workers more memory, or less to do at once (--batch)"
         )
         return Failure(message, type(error).__name__)
-    return Failure(f"{step.track.file.kspace}: {_one_line(error)}", type(error).__name__)
+    return Failure(f"{task.track.file.kspace}: {_one_line(error)}", type(error).__name__)
 
 
 def _one_line(error: BaseException) -> str:

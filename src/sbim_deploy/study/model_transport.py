@@ -1,4 +1,7 @@
-"""A model reaches a worker by its content: where its path does not, its bytes do, once for each cache."""
+"""Brings a model to the workers of a study, which know it by the hash of its content.
+
+A worker takes it from its path where that holds the same model, and otherwise fetches its bytes into a cache.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class ModelAbsentError(Exception):
 
 @dataclass(frozen=True)
 class ModelReference:
-    """Which model: where the client has it, and its ``key``, the SHA-256 of its manifest.
+    """Names a model by where the client has it and by its ``key``, the SHA-256 of its manifest.
 
     The manifest holds the hashes of all files.
     """
@@ -54,7 +57,7 @@ def give_to_cluster(client: Client, model: Model, reference: ModelReference) -> 
     pieces: dict[str, list[Future]] = {}
     for name in (MANIFEST_NAME, *model.manifest.files):
         with (model.folder / name).open("rb") as file:
-            # Keys of their own each time: an earlier gift may have died with the worker that held it.
+            # The keys are new each time: what was given before may have died with the worker that held it.
             pieces[name] = [client.scatter(piece, hash=False) for piece in _pieces(file)]
     client.publish_dataset(pieces, name=_dataset_name(reference), override=True)
 
@@ -96,7 +99,7 @@ def _load_if_same(name: str | Path, key: str) -> Model | None:
             return None
         return load_model(name)
     except SbimDeployError:
-        return None  # missing or damaged here: the cluster has another copy
+        return None  # it is missing or damaged here; the cluster has another copy
 
 
 def _fetch(reference: ModelReference, target: Path) -> None:

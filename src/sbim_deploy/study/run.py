@@ -1,4 +1,4 @@
-"""A study from its files to its report, on a cluster of its own or on one that somebody else has started."""
+"""Runs a study from its files to its report, on a cluster of its own or on one that is there already."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_study(
     own_threads = None if is_served(settings.recon.backend) else DEFAULT_THREADS
     recon = replace(settings.recon, threads=settings.recon.threads or own_threads, resume=False)
     model = load_model(recon.model)
-    make_plan(recon.choice, sampling_prior(model.manifest))  # what cannot be sampled is said before any work
+    make_plan(recon.choice, sampling_prior(model.manifest))  # refuses before any work what cannot be sampled
     reference = refer_to(recon.model)
     job = Job(replace(recon, model=reference.path), reference)
     make_folder(folder)
@@ -100,8 +100,9 @@ def run_study(
 def embedded_cluster(n_workers: int | None = None) -> Iterator[Client]:
     """Start worker processes of one thread each on this machine; they end with this process, however it ends.
 
-    They listen on the loopback interface alone, by TLS with a key made for this run: who can talk to a Dask
-    scheduler can run code, and a machine may have other users. ``n_workers`` of None is one for each core.
+    They listen on the loopback interface alone, by TLS with a key made for this run: whoever can talk to a
+    Dask scheduler can run code, and a machine may have other users. None for
+    ``n_workers`` is one for each core.
 
     Raises:
         InputError: less than one worker.
