@@ -196,6 +196,27 @@ def test_recon_refuses_bad_kspace_in_one_line(cli, simulated, tmp_path, out, fau
 
 
 @pytest.mark.parametrize(
+    ("value", "reason"), [(np.nan, "values that are not finite"), (0, "zero everywhere it was sampled")]
+)
+def test_a_bad_slice_is_told_at_once_and_left_out_on_request(cli, simulated, tmp_path, out, value, reason):
+    with h5py.File(simulated) as file:
+        kspace = file["kspace"][:2]
+    kspace[1] = value
+    with h5py.File(tmp_path / "bad.h5", "w") as file:
+        file["kspace"] = kspace
+    done = cli("recon", tmp_path / "bad.h5", "-o", out, "--steps", 1)
+    assert done.code == 2
+    assert done.err.count(reason) == 2
+    assert "bad.h5: 1 of 2 slices cannot be read (slice 1" in done.error_line
+    assert not out.exists()
+    again = cli("recon", tmp_path / "bad.h5", "-o", out, "--steps", 1, "--resume")
+    assert again.code == 0
+    assert "out.h5: 0 slices, without 1, dds" in again.err
+    with h5py.File(out) as file:
+        assert file["slice_index"][:].tolist() == [0]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--sampler", "sbmi"), "unknown sampler 'sbmi': expected one of dds, sbim"),
