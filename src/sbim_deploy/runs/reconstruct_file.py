@@ -56,7 +56,6 @@ def reconstruct_file(
         InputError: see :func:`sbim_deploy.kspace.sources.open_source` and :func:`reconstruct`.
         SamplingError, ChecksumError, BackendMissingError: see :func:`reconstruct`.
     """
-    check_writable(output_path)
     with open_source(kspace_path) as source:
         return reconstruct(source, output_path, settings, progress, on_residual)
 
