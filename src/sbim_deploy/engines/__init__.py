@@ -1,1 +1,1 @@
-"""Engines that run a graph: named arrays in, named arrays out; they know no MRI."""
+"""Engines run graphs: named arrays go in, named arrays come out. They know no MRI."""

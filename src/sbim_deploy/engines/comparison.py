@@ -1,4 +1,4 @@
-"""How far an array is from the one that it should equal."""
+"""Measures how far an array is from the one that it should equal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA runtime through cuda-bindings: every call checked, every resource on a stack that frees it."""
+"""The CUDA runtime by cuda-bindings. Every call is checked, and a stack frees every resource."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class Device:
-    """The current GPU; a compute capability of 8.9 is 89."""
+    """The current GPU. A compute capability of 8.9 is written as 89."""
 
     name: str
     compute_capability: int
@@ -55,7 +55,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def current_device() -> Device:
-    """Return the GPU that is here.
+    """Return the GPU of this machine that is in use.
 
     Raises:
         BackendMissingError: there is none, or no driver for it.
@@ -76,7 +76,7 @@ def new_stream(stack: ExitStack) -> Any:
 
 
 def new_event(stack: ExitStack) -> Any:
-    """Return an event without a clock; one that was never recorded counts as over."""
+    """Return an event without a clock. An event that was never recorded counts as over."""
     event = call("cudaEventCreateWithFlags", runtime().cudaEventDisableTiming)
     stack.callback(_release, "cudaEventDestroy", event)
     return event
@@ -90,7 +90,7 @@ def allocate(stack: ExitStack, n_bytes: int) -> int:
 
 
 def allocate_pinned(stack: ExitStack, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array in page-locked memory, from which a copy to the device runs beside the host."""
+    """Return an array in page-locked memory: copies from it to the device run while the host goes on."""
     n_bytes = int(np.prod(shape)) * dtype.itemsize
     address = int(call("cudaMallocHost", n_bytes))
     stack.callback(_release, "cudaFreeHost", address)
@@ -99,13 +99,13 @@ def allocate_pinned(stack: ExitStack, shape: tuple[int, ...], dtype: np.dtype[An
 
 
 def upload(address: int, array: NDArray[Any], stream: Any) -> None:
-    """Copy a contiguous array to the device; from pinned memory it returns before the copy is over."""
+    """Copy a contiguous array to the device. From pinned memory this returns before the copy is over."""
     kind = runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
     call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
 
 def copy(target: int, source: int, n_bytes: int, stream: Any) -> None:
-    """Copy from the device to the device; it returns before the copy is over."""
+    """Copy from the device to the device. This returns before the copy is over."""
     kind = runtime().cudaMemcpyKind.cudaMemcpyDeviceToDevice
     call("cudaMemcpyAsync", target, source, n_bytes, kind, stream)
 
@@ -123,7 +123,7 @@ def capture(stack: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
     """Return what ``enqueue()`` puts on the stream as a graph to launch, without running it.
 
     Raises:
-        SbimDeployError: it cannot be captured; the stream is as it was.
+        SbimDeployError: it cannot be captured. The stream is then as it was before.
     """
     mode = runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     try:
@@ -136,7 +136,7 @@ def capture(stack: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
             once.callback(_release, "cudaGraphDestroy", graph)
             executable = call("cudaGraphInstantiate", graph, 0)
     except SbimDeployError:
-        runtime().cudaGetLastError()  # else the next kernel's launch would be blamed for it
+        runtime().cudaGetLastError()  # otherwise the next kernel's launch would report this error
         raise
     stack.callback(_release, "cudaGraphExecDestroy", executable)
     return executable
@@ -150,7 +150,8 @@ def wait_and_free(stack: ExitStack, streams: Sequence[Any]) -> None:
 
 
 def _release(name: str, resource: Any) -> None:
-    # After a failed kernel every call fails, and at exit the driver may be gone: the first error was raised.
+    # Its error is left alone. After a failed kernel every call fails, and that was raised; at exit the driver
+    # may be gone.
     getattr(runtime(), name)(resource)
 
 

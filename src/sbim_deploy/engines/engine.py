@@ -1,4 +1,4 @@
-"""What every engine is: named arrays in, named arrays out, checked at the door."""
+"""The interface of all engines, and the check of the arrays that go in."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A graph's input: its name, dtype, and sizes; a name in place of a size is free, but one everywhere.
+    """A graph's input: its name, its dtype and its sizes.
 
-    A size that is neither, such as "8*h", is free altogether.
+    A name in place of a size means that the size is free, but the same wherever the name stands. A size that
+    is neither a number nor a name, such as "8*h", is free altogether.
     """
 
     name: str
@@ -25,12 +26,12 @@ class TensorSpec:
 
 
 class Recurrence(Protocol):
-    """A graph whose output is its own next input: the state stays in two buffers where the graph runs."""
+    """A graph whose output is its own next input. The state stays in two buffers where the graph runs."""
 
     def advance(self, changed: Arrays) -> None:
-        """Run the graph once, some inputs replaced by those of the same names, and keep its output as state.
+        """Replace the inputs that ``changed`` names, run the graph once, and keep its output as the state.
 
-        It may return before the run is over; ``changed`` may be overwritten once it has returned.
+        This may return before the run is over. ``changed`` may be overwritten as soon as it has returned.
 
         Raises:
             ValueError: a name, dtype or shape is not that of the inputs that the recurrence began with.
@@ -68,7 +69,7 @@ class Engine(Protocol):
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Arrays) -> None:
-    """Raise ValueError, with what was got and expected, where ``inputs`` are not what ``specs`` say."""
+    """Raise ValueError, with what was got and expected, where ``inputs`` differ from ``specs``."""
     missing, unknown = sorted(specs.keys() - inputs.keys()), sorted(inputs.keys() - specs.keys())
     if missing or unknown:
         raise ValueError(f"inputs: missing {missing}, unknown {unknown}, expected {sorted(specs)}")
@@ -94,7 +95,7 @@ def check_inputs(specs: Mapping[str, TensorSpec], inputs: Arrays) -> None:
 
 
 def check_changed(begun: Arrays, changed: Arrays) -> None:
-    """Raise ValueError where ``changed`` is not like the inputs of these names that were there at first."""
+    """Raise ValueError where ``changed`` differs in names, dtypes or shapes from the first inputs."""
     for name, array in changed.items():
         if name not in begun:
             raise ValueError(f"input {name!r} is unknown, expected one of {sorted(begun)}")

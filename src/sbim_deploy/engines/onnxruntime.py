@@ -1,4 +1,4 @@
-"""ONNX Runtime: the engine that every machine has."""
+"""ONNX Runtime, the engine that runs on every machine."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class OnnxRuntimeEngine:
 
 
 class _BoundRecurrence:
-    """Two bindings of one session, which write to the state's two buffers in turn."""
+    """A recurrence on two bindings of one session, which write to the two buffers of the state in turn."""
 
     def __init__(self, session: Any, device: str, state: str, output: str, inputs: Arrays):
         self._session = session
@@ -121,7 +121,7 @@ class _BoundRecurrence:
 
 
 def _import_onnxruntime() -> Any:
-    """Import ONNX Runtime where exactly one of its distributions is installed: they share their files."""
+    """Import ONNX Runtime. Only one of its distributions may be installed, since they share their files."""
     installed = [name for name in DISTRIBUTIONS if _is_installed(name)]
     if len(installed) > 1:
         raise BackendMissingError(
@@ -138,7 +138,7 @@ def _import_onnxruntime() -> Any:
 
 
 def _check_cuda(onnxruntime: Any) -> None:
-    """Put a number on the GPU: a provider is listed wherever its package is, with a GPU or without."""
+    """Put a number on the GPU, since the provider is listed wherever its package is, even without a GPU."""
     try:
         onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
     except Exception as error:
@@ -165,6 +165,6 @@ def _copy(array: NDArray[Any], device: str) -> Any:
 
 
 def _spec(node: Any) -> TensorSpec:
-    # Sizes without a name, and expressions, come out as something that matches nothing else.
+    # Sizes without a name, and expressions, become texts that match no other size.
     shape = tuple(size if isinstance(size, int) else str(size) for size in node.shape)
     return TensorSpec(node.name, np.dtype(DTYPES[node.type]), shape)

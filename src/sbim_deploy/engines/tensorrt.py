@@ -22,9 +22,10 @@ DISTRIBUTIONS = {"trt": "tensorrt", "rtx": "tensorrt-rtx"}
 
 @dataclass(frozen=True)
 class RuntimeCache:
-    """TensorRT-RTX's kernels, compiled for this GPU: what was kept, and how to keep what is compiled now.
+    """The kernels that TensorRT-RTX compiles for this GPU.
 
-    `keep` says in words what became of it.
+    ``stored`` are those that an earlier run kept. ``keep`` keeps those that are compiled now, and returns in
+    words what became of them.
     """
 
     stored: bytes
@@ -32,7 +33,9 @@ class RuntimeCache:
 
 
 class TensorRTEngine:
-    """A serialised engine on the GPU that is here; freed by `close`, as a context manager, or when unused.
+    """An engine on the GPU of this machine.
+
+    It is freed by :meth:`close`, at the end of a ``with`` block, or when nothing refers to it.
 
     Args:
         backend: ``trt`` or ``rtx``.
@@ -73,7 +76,7 @@ class TensorRTEngine:
         self._kept = runtime_cache.stored if runtime_cache else b""
         if hasattr(trt, "IRuntimeCache"):
             self._runtime_config = self._configure_runtime()
-        # How recurrences run, and whether the runtime cache was kept, is known once they did.
+        # How recurrences run, and whether the runtime cache was kept, is known after their first run.
         self.description: Mapping[str, str] = {
             "backend": DISTRIBUTIONS[backend],
             "version": str(trt.__version__),
@@ -131,7 +134,7 @@ class TensorRTEngine:
         return FixedContext(self._trt, context, owners, self.outputs, shapes, stack)
 
     def keep_runtime_cache(self) -> None:
-        """Keep what TensorRT-RTX has compiled, where there is somewhere to keep it."""
+        """Keep the kernels that TensorRT-RTX has compiled, if there is a cache for them."""
         if self._cache is None or self._kernels is None:
             return
         compiled = bytes(self._kernels.serialize())
@@ -178,15 +181,15 @@ class TensorRTEngine:
         trt = self._trt
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        # Eager: the kernels for these shapes are there after the first run. Lazy ones would come later, and a
-        # captured graph would replay the fallback for ever.
+        # With EAGER the kernels for these shapes are there after the first run. Lazy ones would come later,
+        # and a captured graph would replay the fallback for ever.
         config.dynamic_shapes_kernel_specialization_strategy = (
             trt.DynamicShapesKernelSpecializationStrategy.EAGER
         )
         if self._cache is not None:
             self._kernels = config.create_runtime_cache()
             if self._cache.stored:
-                # False for those of another driver: then they are compiled anew.
+                # It returns False for those of another driver; then they are compiled anew.
                 self._kernels.deserialize(self._cache.stored)
             config.set_runtime_cache(self._kernels)
         return config

@@ -1,4 +1,7 @@
-"""TensorRT engines from ONNX graphs: strongly typed, FP32 that is FP32, shapes by the dimensions' names."""
+"""Builds TensorRT engines from ONNX graphs.
+
+Networks are strongly typed and TF32 is off, so that FP32 is FP32. Sizes go by the dimensions' names.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Range:
-    """The sizes that a free dimension may have, and the one to be fast for."""
+    """The least and the greatest size of a free dimension, and the one that the engine is made fast for."""
 
     minimum: int
     optimum: int
@@ -42,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """How to build. None leaves a number to TensorRT; a compute capability of None is the GPU's here."""
+    """How to build. None leaves a number to TensorRT; for the compute capability it is that of this GPU."""
 
     compute_capability: int | None = None
     workspace_gib: float | None = None
@@ -58,12 +61,12 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class Network:
-    """A graph that TensorRT has parsed; `inputs` are the shapes, with names for free sizes."""
+    """A graph that TensorRT has parsed. ``inputs`` are the shapes, with names for free sizes."""
 
     trt: Any
     builder: Any
     definition: Any
-    parser: Any  # to be kept: it owns the weights
+    parser: Any  # it owns the weights, and must live as long as the network
     path: Path
     inputs: Mapping[str, Shape]
 
@@ -93,7 +96,7 @@ def known_capabilities(trt: Any) -> list[int]:
 
 @cache
 def logger_of(trt: Any) -> Any:
-    """Return the one logger of a package; its `errors` hold the last messages until they are taken.
+    """Return the one logger of a package. Its ``errors`` hold the last messages until they are taken.
 
     TensorRT keeps the first logger that it is given for the rest of the process.
     """
@@ -171,7 +174,7 @@ def build_engine(
     on_progress: Progress,
     timing_cache: bytes = b"",
 ) -> tuple[Any, bytes]:
-    """Build; return the engine as a buffer to write, and the timing cache, which TensorRT-RTX does not have.
+    """Return the engine as a buffer to write, and the timing cache, which is empty for TensorRT-RTX.
 
     ``ranges`` are by dimensions' names, all that the inputs have; ``on_progress`` gets the fraction done;
     ``timing_cache`` is what an earlier build returned.
@@ -208,7 +211,7 @@ def _configured(network: Network, settings: BuildSettings) -> Any:
     config = network.builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # The runner gives the memory that the shapes of the moment need, not that of the largest.
+    # The engine is given the memory that its present shapes need, not that of the largest.
     config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if settings.workspace_gib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(settings.workspace_gib * GIB))
@@ -244,7 +247,7 @@ def _profile(network: Network, ranges: Mapping[str, Range]) -> Any:
 
 def _make_monitor(trt: Any, on_progress: Progress) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """The phases that are running, the outer first, each with its steps and those that are done."""
+        """Follows the phases that are running, the outer first, with how many of their steps are done."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -1,4 +1,4 @@
-"""TensorRT contexts, and a recurrence on the GPU: the next inputs are uploaded while a step runs."""
+"""TensorRT contexts, and a recurrence on the GPU that uploads the next inputs while a step runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": n
 
 
 class FixedContext:
-    """A context whose shapes never change, since TensorRT may not change them under a captured graph.
+    """A context whose shapes never change, because they must not change under a captured graph.
 
     Args:
         trt: the package.
@@ -64,7 +64,7 @@ class FixedContext:
         }
 
     def is_capturable(self, stream: Any) -> bool:
-        """Whether TensorRT says that its work can be captured; TensorRT itself has no such question."""
+        """Whether the work can be captured. TensorRT-RTX tells; TensorRT cannot be asked, so it is tried."""
         ask = getattr(self._context, "is_stream_capturable", None)
         return ask is None or bool(ask(int(stream)))
 
@@ -103,14 +103,14 @@ class LoadedEngine(Protocol):
 
 
 class TensorRTRecurrence:
-    """Steps take turns, 0 and 1: a turn has its own copies of the inputs that change, and its own CUDA graph.
+    """A recurrence whose steps take turns, 0 and 1.
 
-    While the step of one turn computes on its copies, those of the other are uploaded from pinned memory on
-    a second stream. `_uploaded[turn]` is recorded when a turn's uploads are over, `_computed[turn]` when its
-    step is.
+    Each turn has its own copies of the inputs that change, and its own CUDA graph. While the step of one turn
+    computes on its copies, those of the other are uploaded from pinned memory on a second stream. The event
+    ``_uploaded[turn]`` is recorded when a turn's uploads are over, ``_computed[turn]`` when its step is.
 
-    The first step runs plainly, since TensorRT finishes its preparations in it; later ones are captured once
-    a turn and replayed. Where that fails, every step runs plainly, and the engine's description says why.
+    The first step runs plainly, since TensorRT finishes its preparations in it. After it each turn is
+    captured once and then replayed. Where that fails, every step runs plainly, and the description says why.
     """
 
     def __init__(self, engine: LoadedEngine, state: str, output: str, inputs: Arrays):
@@ -127,7 +127,7 @@ class TensorRTRecurrence:
             shared = self._fixed.allocate_outputs(stack)
             shared |= {name: cuda.allocate(stack, array.nbytes) for name, array in inputs.items()}
             ends = shared[state], shared[output]
-            # What a turn binds: the state goes from one end to the other and back.
+            # The tensors that each turn binds: the state goes from one end to the other and back.
             self._bound = [
                 shared | {state: source, output: target} for source, target in (ends, reversed(ends))
             ]

@@ -1,4 +1,4 @@
-"""A client of a Triton Inference Server: calls with time-outs, errors of ours, shared memory."""
+"""A client of a Triton Inference Server, with time-outs, one-line errors and shared memory."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from sbim_deploy.engines.engine import Arrays
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
 
-CONTROL_TIMEOUT_S = 10.0  # of what needs no computing
-CALL_TIMEOUT_S = 600.0  # of an inference, with its time in the server's queue
+CONTROL_TIMEOUT_S = 10.0  # for calls that compute nothing
+CALL_TIMEOUT_S = 600.0  # for an inference, with its time in the server's queue
 MAX_ANSWER_BYTES = 256 * 1024**2
 MAX_MESSAGE = 300
 
@@ -28,19 +28,19 @@ _ADDRESS = re.compile(
     r"(?:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}))|\[(?P<ip>[0-9A-Fa-f:.]{2,45})\]):(?P<port>\d{1,5})"
 )
 
-SHARED = Path("/dev/shm")  # noqa: S108  where Linux keeps POSIX shared memory; the names are random
+SHARED = Path("/dev/shm")  # noqa: S108  Linux keeps POSIX shared memory there; the names are random
 ALIGNMENT = 64
 
 
 class TritonServer:
-    """A server at HOST:PORT, its gRPC port, that was there a moment ago.
+    """A server at HOST:PORT, its gRPC port, which has answered once.
 
     Args:
-        url: such as 127.0.0.1:8001 or [::1]:8001.
-        timeout_s: of an inference.
+        url: the address, such as 127.0.0.1:8001 or [::1]:8001.
+        timeout_s: how long an inference may take.
 
     Raises:
-        InputError: the address is none.
+        InputError: the address is not HOST:PORT.
         BackendMissingError: tritonclient is not installed, or no server answers.
     """
 
@@ -96,7 +96,7 @@ class TritonServer:
         self._control("register_system_shared_memory", name, f"/{name}", n_bytes)
 
     def forget_memory(self, name: str) -> None:
-        """Let the server unmap shared memory; a server that is gone has."""
+        """Let the server unmap shared memory. Nothing is to do where the server is gone."""
         try:
             self._control("unregister_system_shared_memory", name)
         except SbimDeployError:
@@ -139,7 +139,7 @@ class TritonServer:
 
 
 def check_address(url: str) -> None:
-    """Raise InputError where ``url`` is no HOST:PORT."""
+    """Raise InputError where ``url`` is not HOST:PORT."""
     match = _ADDRESS.fullmatch(url)
     if match is None or not 0 < int(match["port"]) < 65536:
         raise InputError(
@@ -148,7 +148,7 @@ def check_address(url: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return a server's words in one short line of printable characters."""
+    """Return what a server says as one short line of printable characters."""
     line = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(line.split())
     return line if len(line) <= MAX_MESSAGE else f"{line[:MAX_MESSAGE]}..."
@@ -156,7 +156,7 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True)
 class Wire:
-    """How a tensor of a graph is called and shaped in the server's protocol."""
+    """A tensor of a graph, with its name, shape and type in the server's protocol."""
 
     name: str
     shape: tuple[int, ...]
@@ -191,7 +191,7 @@ class Exchange(Protocol):
 
 
 class MessageExchange:
-    """Tensors as bytes in the messages; what does not change is sent again all the same."""
+    """Sends tensors as bytes in the messages, and sends again even those that have not changed."""
 
     def __init__(self, server: TritonServer, model: str, inputs: Sequence[Wire], outputs: Sequence[Wire]):
         self._server, self._model = server, model
@@ -228,10 +228,10 @@ class MessageExchange:
 
 
 class SharedExchange:
-    """Tensors in one region of memory that the server maps too; the messages only name the places.
+    """Keeps tensors in one region of memory that the server maps too; messages only name the places in it.
 
-    A state and its output change places after a run, so that nothing is copied here. The region's file is
-    removed as soon as both have mapped it: nothing is left behind, whatever happens to this process.
+    A state and its output change places after a run, so that nothing is copied. The region's file is removed
+    as soon as both have mapped it, so that none is left behind, whatever happens to this process.
 
     Raises:
         SbimDeployError: the memory cannot be had, or the server cannot map it.
@@ -252,7 +252,7 @@ class SharedExchange:
     def run(self) -> None:
         """See :class:`Exchange`."""
         for wire in self._outputs.values():
-            self._view(wire)[...] = np.nan  # what a server leaves unwritten must not pass for an answer
+            self._view(wire)[...] = np.nan  # an old value must not pass for an answer of the server
         inputs = [
             self._placed(wire, self._server.new_input(wire.name, wire.wire_shape, wire.datatype))
             for wire in self._inputs.values()
@@ -287,7 +287,7 @@ def try_shared_memory(server: TritonServer) -> None:
 
 
 def check_output(url: str, result: Any, wire: Wire) -> None:
-    """Raise SbimDeployError where an answer's tensor is not as it must be."""
+    """Raise SbimDeployError where an output in the answer has another type or shape than expected."""
     output = result.get_output(wire.name)
     if output is None:
         raise _wrong(url, wire, "none")
@@ -335,7 +335,7 @@ def _share_memory(server: TritonServer, n_bytes: int) -> tuple[str, mmap.mmap]:
     except OSError as error:
         raise SbimDeployError(f"{SHARED} cannot be written ({error.strerror})") from error
     try:
-        os.posix_fallocate(handle, 0, n_bytes)  # else a full one ends the process at the first writing
+        os.posix_fallocate(handle, 0, n_bytes)  # without it, writing to a full /dev/shm would end the process
         memory = mmap.mmap(handle, n_bytes)
         server.register_memory(name, n_bytes)
     except OSError as error:

@@ -1,9 +1,10 @@
-"""Wide 3 x 3 convolutions with half the multiplications, where OpenVINO's CPU plugin runs them directly.
+"""Computes wide 3 x 3 convolutions with half the multiplications, for OpenVINO's CPU plugin.
 
-The minimal filtering algorithm F(4, 3) along the rows: four rows of output from six of input by six products
-of row and kernel in place of twelve (A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural
-Networks", CVPR 2016, arXiv:1509.09308, section 4.3, here in one dimension). A product is a 1 x 3 convolution
-over columns and channels, which the plugin runs at the processor's full rate.
+The plugin runs them directly. Here they become the minimal filtering algorithm F(4, 3) along the rows, which
+makes four rows of output from six of input by six products of row and kernel in place of twelve (A. Lavin and
+S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, arXiv:1509.09308, section 4.3, in one
+dimension). A product is a 1 x 3 convolution over columns and channels, which the plugin
+runs at the processor's full rate.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from openvino import opset13 as ov
 
-# Rows of a tile's output.
+# The rows of a tile's output.
 TILE = 4
-# For the points 0, infinity, 1, -1, 2, -2. The products of the first two are added first: one that a sum ends
-# with is computed into it, and its order of axes can no more be changed for nothing.
+# The transforms are for the points 0, infinity, 1, -1, 2, -2. The products of the first two are added first:
+# the plugin computes the last product of a sum into the sum, and then changing its order of axes costs time.
 INPUT_TRANSFORM = np.array(
     [
         [4, 0, -5, 0, 1, 0],
@@ -39,14 +40,14 @@ OUTPUT_TRANSFORM = np.array(
     ]
 )
 
-# The transforms move as many values as there are channels, the products multiply as many as their square.
+# The work of the transforms grows with the channels, that of the products with their square.
 MIN_CHANNELS = 128
 # A shorter convolution of one image takes longer to compile this way than some thirty calls gain.
 MIN_MULTIPLICATIONS = 2e9
-# The rows of a last tile that the image does not have are computed for nothing.
+# The image may end within the last tile, whose other rows are computed for nothing: at most this much in all.
 MAX_PADDED = 1.25
 
-# What is the same in any order of axes.
+# Operations whose result is the same in any order of axes.
 ELEMENTWISE = frozenset(
     ["Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "Exp", "Elu", "Relu", "Sigmoid", "Swish"]
 )
@@ -56,8 +57,8 @@ TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 def shorten_convolutions(model: Any) -> int:
     """Replace the convolutions that gain by it in an OpenVINO model of fixed shapes, and return how many.
 
-    FP32 stays FP32: the result differs by rounding, a few 1e-6 of its norm. What follows element by element
-    is moved to channels last with them, as a change of the order of axes can take as long as is won.
+    FP32 stays FP32: the result differs by rounding, a few 1e-6 of its norm. Operations that follow element by
+    element are moved to channels last too, since changing the order of axes can take as long as is gained.
     """
     n_replaced = 0
     for node in model.get_ordered_ops():
@@ -116,7 +117,7 @@ def _convolve_by_rows(node: Any) -> Any:
         _reshape(block, [batch, n_tiles * dilation, columns, n_in])
         for block in ov.split(tiles, _integers(2), TILE).outputs()
     ]
-    # Before a tile's own four the last of the tile above, after them the first of the tile below.
+    # Before its four blocks a tile takes the last of the tile above, after them the first of the one below.
     end = n_tiles * dilation
     above = _cut_rows(_pad_rows(blocks[-1], dilation, 0), 0, end)
     below = _cut_rows(_pad_rows(blocks[0], 0, dilation), dilation, end + dilation)
@@ -176,7 +177,7 @@ def _integers(values: int | Sequence[int]) -> Any:
 
 
 def _replace(node: Any, channels_last: Any, shape: Sequence[int]) -> None:
-    """Give the readers of a node's image, of a shape, another in its place, (batch, pixels, channels)."""
+    """Let the readers of a node's image, which has ``shape``, read another (batch, pixels, channels)."""
     readers = node.output(0).get_target_inputs()
     batch, n, rows, columns = shape
     channels_first = ov.transpose(_reshape(channels_last, [batch, rows, columns, n]), _integers(TO_FIRST))
@@ -185,7 +186,7 @@ def _replace(node: Any, channels_last: Any, shape: Sequence[int]) -> None:
 
 
 def _move_to_channels_last(node: Any) -> None:
-    """Where an operand had its channels last before, compute so, and change the order afterwards."""
+    """Where an operand had its channels last before, compute in that order, and change it afterwards."""
     operands = node.input_values()
     if not any(_is_changed_to_first(operand) for operand in operands):
         return
@@ -207,7 +208,7 @@ def _move_to_channels_last(node: Any) -> None:
 def _channels_last(output: Any) -> Any:
     """Return an image, (batch, channels, rows, columns), as (batch, pixels, channels).
 
-    Three axes, as of four the plugin may take the last one for columns, and change their order in memory.
+    It has three axes: of four the plugin may take the last for columns, and change their order in memory.
     """
     if _is_changed_to_first(output):
         return output.get_node().input_value(0).get_node().input_value(0)
@@ -216,7 +217,7 @@ def _channels_last(output: Any) -> Any:
 
 
 def _is_changed_to_first(output: Any) -> bool:
-    """Tell whether an image is one of :func:`_replace`."""
+    """Tell whether an image was put there by :func:`_replace`."""
     node = output.get_node()
     if node.get_type_name() != "Transpose" or output.get_partial_shape().is_dynamic:
         return False

@@ -1,4 +1,4 @@
-"""The methods that a sampler is compared with, and what each needs to be there."""
+"""The methods of other packages that samplers are compared with, and whether they are installed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BART = "apt-get install bart"
 
 @dataclass(frozen=True)
 class Peer:
-    """A method from elsewhere.
+    """A method of another package.
 
     ``solve`` takes a slice, the weight of its regularisation and the threads, and returns the image (rows,
     columns) in the units of k-space. ``weights`` is the grid that the weight is chosen from, empty where
@@ -102,7 +102,7 @@ def _bart_l1(problem: SliceProblem, weight: float, threads: int) -> ComplexArray
 
 
 def _sigpy_sense(problem: SliceProblem, weight: float, _threads: int) -> ComplexArray:
-    """SigPy does not scale the data, so they are brought to the unit that the samplers have."""
+    """Return SigPy's image. SigPy does not scale the data, so they are given in the samplers' unit."""
     app = importlib.import_module("sigpy.mri.app")
     scale = np.float32(problem.scale)
     solver = app.SenseRecon(

@@ -1,4 +1,4 @@
-"""Every method on every slice at every acceleration, one result at a time."""
+"""Runs every method on every slice at every acceleration, one result at a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Progress(Protocol):
     """What is told of an experiment while it goes on."""
 
     def started(self, n_results: int, n_done: int) -> None:
-        """Begin: how many results there will be, and how many an earlier run has made."""
+        """Tell how many results there will be, and how many of them an earlier run has made."""
 
     def advanced(self) -> None:
         """Tell that one more result is kept."""
@@ -58,7 +58,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished experiment: its folder, its identity, its methods in order, and what was not installed."""
+    """A finished experiment: its folder, its identity, its methods in order, and the peers not installed."""
 
     store: Store
     identity: dict[str, Any]
@@ -68,7 +68,7 @@ class Finished:
 
 
 def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progress) -> Finished:
-    """Run what is not done yet of an experiment; what is finished stays however this ends.
+    """Run what an experiment has not done yet. Finished results stay, however this ends.
 
     Raises:
         InputError: a file, the model or a setting is not what it must be, or the folder holds another run.
@@ -106,7 +106,7 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
 
 
 def tune(name: str, setting: Setting, slices: Sequence[FullSlice], seed: int, threads: int) -> Tuned:
-    """Choose the weight of the grid with the least mean NRMSE over the tuning slices."""
+    """Return the weight of a peer's grid that has the least mean NRMSE over the tuning slices."""
     peer = PEERS[name]
     problems = [undersample(full, setting, seed) for full in slices]
     means = []
@@ -234,7 +234,7 @@ def _slice_of(key: Key) -> tuple[Setting, str, int]:
 def _identity(
     settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
 ) -> dict[str, Any]:
-    """Return what decides a result: a run continues only one with the same, but may have more of them."""
+    """Return what decides the results. A run goes on only with the same, but methods may be added."""
     decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline"} | {
         *("accelerations", "patterns", "slices", "shown_slices")
     }
@@ -246,10 +246,10 @@ def _identity(
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "engine": " ".join(engine.values()),
-        # Seconds are of one machine.
+        # The seconds compare on one machine only.
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "model": {"name": model.manifest.name, "digest": model.digest},
         "kspace": {path.name: file_sha256(path) for path in settings.kspace},
-        # The label too, as it tells the iterations.
+        # The label is part of it, since it tells the iterations.
         **{f"peer {name}": version and f"{PEERS[name].label}, {version}" for name, version in peers.items()},
     }

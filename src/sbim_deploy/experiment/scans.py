@@ -44,7 +44,7 @@ class Setting:
 
 
 def scan_names(settings: ExperimentSettings) -> list[str]:
-    """Return the names of the scans in the results: those of the files."""
+    """Return the names that the scans have in the results, which are those of the files."""
     return [path.name for path in settings.kspace] or [SIMULATED]
 
 
@@ -62,7 +62,7 @@ def check_paths(paths: Iterable[Path]) -> None:
 
 
 def full_slices(settings: ExperimentSettings, indices: Iterable[int]) -> Iterator[FullSlice]:
-    """Give the slices of every scan.
+    """Yield the slices of every scan.
 
     Raises:
         InputError: a file has no such slice, no reference or no maps, or was undersampled already.
@@ -73,7 +73,7 @@ def full_slices(settings: ExperimentSettings, indices: Iterable[int]) -> Iterato
 
 
 def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice:
-    """Give one slice of a scan; see :func:`full_slices`."""
+    """Return one slice of a scan; see :func:`full_slices`."""
     if settings.simulate is not None:
         return _simulated(settings, settings.simulate, index)
     path = next(path for path in settings.kspace if path.name == scan)
@@ -85,7 +85,7 @@ def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice
 
 
 def undersample(full: FullSlice, setting: Setting, seed: int) -> SliceProblem:
-    """Take lines away, and prepare the slice as ``recon`` does.
+    """Take lines away from a slice, and prepare it as ``recon`` does.
 
     Raises:
         InputError: more acceleration than there are lines, or too few calibration lines for the maps.

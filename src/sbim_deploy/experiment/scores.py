@@ -1,4 +1,4 @@
-"""The masked PSNR and SSIM of the thesis, means over slices, and how sure they are."""
+"""The masked PSNR and SSIM of the thesis, and means over slices with their intervals."""
 
 from __future__ import annotations
 

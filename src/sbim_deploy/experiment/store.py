@@ -1,4 +1,4 @@
-"""An experiment's folder: what it is, the tuned weights, a row for each result, and their summary."""
+"""An experiment's folder holds its identity, the tuned weights, a line for each result, and a summary."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Result:
-    """A row of results.csv; ``seconds`` are of the reconstruction alone, maps and loading not counted."""
+    """A line of results.csv. ``seconds`` count the reconstruction alone, without maps and loading."""
 
     pattern: str
     acceleration: float
@@ -61,13 +61,13 @@ class Result:
 
     @property
     def key(self) -> Key:
-        """Which result it is."""
+        """The key of this result."""
         return Key(self.pattern, self.acceleration, self.scan, self.slice, self.method)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The weight that a peer was given at an acceleration, and the mean NRMSE of each of the grid's."""
+    """The weight that a peer was given at an acceleration, and the mean NRMSE of every weight of its grid."""
 
     pattern: str
     acceleration: float
@@ -79,7 +79,7 @@ class Tuned:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric over the slices; ``difference`` is to the baseline, slice by slice, None for itself."""
+    """One metric over the slices. ``difference`` is slice by slice to the baseline, and None for itself."""
 
     mean: Interval
     deviation: float
@@ -88,7 +88,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Line:
-    """A method at a nominal acceleration."""
+    """A line of the summary: a method at a nominal acceleration."""
 
     setting: Setting
     method: str
@@ -112,7 +112,7 @@ class Store:
     def __init__(self, folder: Path, identity: dict[str, Any], keys: Sequence[Key], shown: set[Key]):
         self.folder = folder
         self._keys, self._shown = keys, shown
-        # JSON has no tuples: compare what will be read back, not what was given.
+        # JSON has no tuples, so the comparison is with what will be read back, not with what was given.
         identity = parse_object(format_object(identity), "the identity of the experiment")
         self._open_folder(identity)
         self._tuned = self._read_tuned()
@@ -185,7 +185,7 @@ class Store:
             found = parse_object(record.read_bytes(), str(record))
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be used ({error.strerror}); {ANOTHER_FOLDER}") from error
-        # A method that only one of the two has was added, or is left out for now.
+        # A method that only one of the two has was added, or is left out for now: both are allowed.
         either = {name: value for name, value in {**identity, **found}.items() if name.startswith(METHODS)}
         check_same_run({**either, **found}, {**either, **identity}, self.folder, ANOTHER_FOLDER)
         check_writable(self.folder / RESULTS)
@@ -203,7 +203,7 @@ class Store:
             raise InputError(f"{path}: is damaged; remove the folder, or {ANOTHER_FOLDER}") from error
 
     def _read_results(self) -> dict[Key, Result]:
-        """Read the finished rows; what a kill left of a line and rows that lost their image are cut off."""
+        """Read the finished results. Lines that were cut short, or lost their image, are dropped."""
         path = self.folder / RESULTS
         try:
             text = path.read_bytes().decode("utf-8")
@@ -219,7 +219,7 @@ class Store:
         return {row.key: row for row in kept}
 
     def _image_path(self, key: Key) -> Path:
-        # A scan's name may hold anything: its number is enough.
+        # The scan's number stands for its name, which may hold anything.
         scan = list(dict.fromkeys(each.scan for each in self._keys)).index(key.scan)
         name = f"{key.pattern}-R{key.acceleration:g}-{scan}-{key.slice}-{key.method}.npy"
         return self.folder / IMAGES / name
@@ -235,7 +235,7 @@ def summarise(results: Sequence[Result], baseline: str) -> list[Line]:
 
 
 def write_summary(path: Path, lines: Sequence[Line]) -> None:
-    """Write the lines as CSV; an empty cell is a number that there is not."""
+    """Write the lines as CSV. A cell is empty where there is no such number."""
     written = io.StringIO(newline="")
     writer = csv.writer(written, lineterminator="\n")
     header = ["pattern", "acceleration", "effective_acceleration", "method", "slices"]
@@ -268,7 +268,7 @@ HEADER = _line([field.name for field in fields(Result)])
 
 
 def _rounded(result: Result) -> Result:
-    """Return the result as it will be read back, so that a resumed run sees no other digits."""
+    """Return the result as it will be read back, so that a resumed run has the same digits."""
     stored = {
         field.name: f"{value:.6g}"
         for field in fields(result)

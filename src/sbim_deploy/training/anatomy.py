@@ -1,4 +1,4 @@
-"""Random anatomy in a slice: how much of each tissue a pixel holds; the rest is air."""
+"""Draws random anatomy in a slice: how much of each tissue a pixel holds. The rest is air."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sbim_deploy.training.tissues import Tissues
 DEEP = Ellipsoid("deep_gray", (0, -4, 3), (36, 34, 22))
 CEREBELLUM = Ellipsoid("gray", (0, -64, -36), (56, 32, 27))
 FOLIA_CENTRE = (-46.0, -30.0)
-# Above the sella; the closed brain leaves a cone of bone there.
+# It lies above the sella, where the closed brain leaves a cone of bone.
 CISTERN = Ellipsoid("fluid", (0, 4, -20), (17, 19, 16))
 TEMPLE = Ellipsoid("muscle", (66, 6, -18), (18, 34, 34))
 
@@ -24,7 +24,8 @@ def random_fractions(
 ) -> Field:
     """Fill a section of the head: fractions (n_tissues, h, w) in the order of ``TISSUES``.
 
-    Painted from the outside in, each layer over what was there: scalp, face, skull, brain, lesions, vessels.
+    Layers are painted from the outside in, each over what was there: scalp, face, skull, brain, lesions,
+    vessels.
     """
     fractions = np.zeros((len(TISSUES), *grid.shape), np.float32)
     from_cavity = tissues.from_cavity.sample(section.points, np.ones(grid.shape, bool))
@@ -94,11 +95,11 @@ def _paint_brain(
     brain = random_brain(rng, section.points, grid, age)
     maps = [each.sample(brain, inside > 0) for each in (tissues.gray, tissues.white, tissues.sulci)]
     cerebellum, deep = (_share(solid, section, 3) for solid in (CEREBELLUM, DEEP))
-    # The template is a mean over people: a power makes its borders as sharp as one person's.
+    # The template is a mean over people. A power makes its borders as sharp as those of one person.
     sharpness = rng.uniform(2.5, 4.0)
     maps[2] *= (1 - deep) * (1 - cerebellum)
     gray, white, fluid = (each**sharpness for each in _opened(rng, maps, brain, grid, cerebellum, age))
-    # Borders move, so that the folds are of no one in particular.
+    # The borders are moved, so that the folds are those of no one in particular.
     folds = 0.7 * smooth_field(rng, grid, 9) + 0.4 * smooth_field(rng, grid, 4)
     clefts = rng.uniform(-0.6, 0.2) + 0.9 * age + 0.5 * smooth_field(rng, grid, 14)
     white, fluid = white * np.exp(folds), fluid * np.exp(clefts)
@@ -115,7 +116,7 @@ def _paint_brain(
 def _opened(
     rng: np.random.Generator, maps: list[Field], brain: Field, grid: Grid, cerebellum: Field, age: float
 ) -> tuple[Field, Field, Field]:
-    """Return gray, white and fluid, with fluid where sulci and fissures run: the template has closed them."""
+    """Return gray, white and fluid, with fluid in the sulci and fissures, which the template has closed."""
     gray, white, sulci = maps
     opening = (rng.uniform(0.25, 0.65) + 0.5 * age) * np.exp(0.35 * smooth_field(rng, grid, 14))
     fissures, core = _folia(rng, brain, grid, cerebellum)

@@ -1,4 +1,4 @@
-"""Random synthetic slices of the brain, one for each seed, as a scanner would have acquired them."""
+"""Draws random synthetic slices of the brain, as a scanner would have acquired them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from sbim_deploy.training.placement import random_orientation, random_points
 from sbim_deploy.training.shapes import section_at
 from sbim_deploy.training.tissues import Tissues, load_tissues
 
-# Air beside tissue bends the field: above the sphenoid and frontal sinuses, and by the ears; MNI space, mm.
+# Places where air beside tissue bends the field: above the sphenoid and frontal sinuses, and by the ears. In
+# MNI space, mm.
 AIR_SPACES = np.array([(0, 22, -32), (0, 62, -18), (48, -30, -34), (-48, -30, -34)], np.float32)
 STEEP_PHASE_SHARE = 0.4
 FULL_MATRIX_SHARE, UNFILTERED_SHARE, ELLIPTIC_SHARE = 0.5, 0.4, 0.35
@@ -40,7 +41,7 @@ Size = int | tuple[int, int]
 
 DrawSlice = Callable[[Tissues, int, int], ComplexArray]
 
-# A process loads its own maps: below this many slices that takes longer than drawing them.
+# Each process loads its own maps, which takes longer than drawing fewer slices than this.
 MIN_SLICES_A_WORKER = 128
 
 
@@ -65,7 +66,7 @@ def held_out_pool(n_slices: int, size: int) -> ComplexArray:
 
 
 def brain_slice(tissues: Tissues, rng: np.random.Generator, size: Size) -> ComplexArray:
-    """Draw a complex slice (rows, columns), its magnitude's 99th percentile 1.
+    """Draw a complex slice (rows, columns), the 99th percentile of whose magnitude is 1.
 
     A random plane through a randomly deformed head, as a random pulse sequence shows it, with the coils'
     shading and a phase, and with no more of k-space than a scanner would acquire. Pixels are square and the
@@ -94,7 +95,7 @@ def brain_slice(tissues: Tissues, rng: np.random.Generator, size: Size) -> Compl
 
 
 def random_shading(rng: np.random.Generator, grid: Grid) -> Field:
-    """Return the coils' slow bias (h, w), which ends with the field of view."""
+    """Return the coils' slow change of brightness (h, w), which ends with the field of view."""
     rim = rng.uniform(-0.25, 0.45) * (np.hypot(grid.rows[:, None], grid.columns) / 100) ** 2
     bias = rng.uniform(0.05, 0.25) * smooth_field(rng, grid, 90) + rim
     reach = [
@@ -105,7 +106,7 @@ def random_shading(rng: np.random.Generator, grid: Grid) -> Field:
 
 
 def random_phase(rng: np.random.Generator, points: Field, grid: Grid) -> Field:
-    """Return a phase (h, w) in radian: an offset, a ramp, slow waves, at times steep parts by the air."""
+    """Return a phase (h, w) in radian: an offset, a ramp, slow waves, and at times steep parts beside air."""
     ramp = rng.normal(0, 0.01, 2)
     phase = rng.uniform(0, 2 * np.pi) + ramp[0] * grid.rows[:, None] + ramp[1] * grid.columns
     phase = phase + rng.uniform(0.1, 0.7) * smooth_field(rng, grid, 80)
@@ -120,9 +121,9 @@ def random_phase(rng: np.random.Generator, points: Field, grid: Grid) -> Field:
 def acquire(rng: np.random.Generator, image: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
     """Keep the centre of the image's k-space and return the image (h, w) = ``shape`` that it makes.
 
-    As on scanners: the matrix acquired may be smaller than the image's along either axis, its corners may be
-    missing, and it may be filtered (a Hamming window of random depth); what was not acquired is zero. An
-    unfiltered edge rings.
+    As on scanners, the acquired matrix may be smaller than the image's along either axis, its corners may be
+    missing, and it may be filtered by a Hamming window of random depth. What was not acquired is zero.
+    Without the filter, edges ring.
     """
     kspace = centre_crop(centred_fft(image), shape)
     full = rng.random() < FULL_MATRIX_SHARE
@@ -163,7 +164,7 @@ def _slice(draw_slice: DrawSlice, size: int, index: int) -> ComplexArray:
 
 
 def _use_one_thread() -> None:
-    # Many processes with many BLAS threads each are ten times slower; comes with nilearn.
+    # Many processes with many BLAS threads each are ten times slower. The package comes with nilearn.
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)

@@ -1,4 +1,4 @@
-"""Random contrasts: tissues' relaxation times, the signal equations, pulse sequences set as in hospitals."""
+"""Draws random contrasts: relaxation times, signal equations, and pulse sequences set as in hospitals."""
 
 from __future__ import annotations
 
@@ -40,19 +40,22 @@ INDEX = {tissue.name: index for index, tissue in enumerate(TISSUES)}
 
 
 def spoiled_gradient_echo(t1: Field, t2: Field, density: Field, tr: float, te: float, flip: float) -> Field:
-    """The Ernst equation: PD sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE / T2)."""
+    """Return the signal by the Ernst equation, PD sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE / T2)."""
     e1 = np.exp(-tr / t1)
     sine, cosine = np.sin(np.deg2rad(flip)), np.cos(np.deg2rad(flip))
     return np.asarray(density * sine * (1 - e1) / (1 - cosine * e1) * np.exp(-te / t2))
 
 
 def spin_echo(t1: Field, t2: Field, density: Field, tr: float, te: float) -> Field:
-    """PD (1 - exp(-TR / T1)) exp(-TE / T2), for TE far below TR."""
+    """Return the signal PD (1 - exp(-TR / T1)) exp(-TE / T2), for TE far below TR."""
     return np.asarray(density * (1 - np.exp(-tr / t1)) * np.exp(-te / t2))
 
 
 def inversion_recovery(t1: Field, t2: Field, density: Field, tr: float, te: float, ti: float) -> Field:
-    """PD |1 - 2 exp(-TI / T1) + exp(-TR / T1)| exp(-TE / T2): FLAIR, and MPRAGE at the centre of k-space."""
+    """Return the signal PD |1 - 2 exp(-TI / T1) + exp(-TR / T1)| exp(-TE / T2).
+
+    This is FLAIR, and MPRAGE at the centre of k-space.
+    """
     recovered = np.abs(1 - 2 * np.exp(-ti / t1) + np.exp(-tr / t1))
     return np.asarray(density * recovered * np.exp(-te / t2))
 

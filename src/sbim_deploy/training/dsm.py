@@ -1,4 +1,4 @@
-"""Denoising score matching, and the batches it takes: slices, levels and noise, functions of (seed, step)."""
+"""Denoising score matching and its batches. Slices, levels and noise are functions of (seed, step)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# The image is decided below this level (its 99th percentile is 1), so most of the draws go there.
+# Below this level the details of the image are decided (its 99th percentile is 1): most draws go there.
 DETAIL_SIGMA = 3.0
 DETAIL_SHARE = 0.8
 
@@ -27,7 +27,7 @@ def draw_sigmas(
 ) -> NDArray[np.float32]:
     """Draw noise levels (n,), log-uniform below and above a level of 3, most of them below.
 
-    A range that lies on one side of it is log-uniform.
+    A range that lies on one side of that level is log-uniform.
     """
     low, high = np.full(n, sigma_end), np.full(n, sigma_begin)
     if sigma_end < DETAIL_SIGMA < sigma_begin:

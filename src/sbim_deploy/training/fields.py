@@ -33,7 +33,7 @@ class Grid:
 def smooth_field(rng: np.random.Generator, grid: Grid, scale: float) -> Field:
     """Draw a Gaussian field (h, w) of mean 0 and variance 1 that varies over ``scale`` mm.
 
-    Equal extents draw equally many numbers, so that a seed gives the same field on a finer grid.
+    Grids of equal extents draw equally many numbers, so that a seed gives the same field on a finer grid.
     """
     down, across = (_basis(n, grid.spacing, scale) for n in grid.shape)
     knots = rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32)
@@ -44,7 +44,7 @@ def _positions(n: int, spacing: float) -> Field:
     return ((np.arange(n) - n // 2) * spacing).astype(np.float32)
 
 
-# The fields of one slice share a few scales.
+# It is cached, since the fields of one slice share a few scales.
 @lru_cache(maxsize=64)
 def _basis(n: int, spacing: float, scale: float) -> Field:
     half = ceil(n // 2 * spacing / scale) + 2

@@ -1,7 +1,7 @@
-"""The held-out slices that ship in the wheel: ``python -m sbim_deploy.training.held_out OUTPUT``.
+"""Writes the held-out slices that ship in the wheel: ``python -m sbim_deploy.training.held_out OUTPUT``.
 
 OUTPUT is an .npz that holds ``magnitude`` (16, 256, 256), uint16, and ``scale`` (16,), float32: a slice is
-``magnitude * scale``, its 99th percentile 1. The same versions of numpy and scipy write the same bytes.
+``magnitude * scale``. Its 99th percentile is 1. The same versions of numpy and scipy write the same bytes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from sbim_deploy.training.fields import Field, Grid, smooth_field
 
 # In MNI space x points to the right, y to the front, z to the top.
 VENTRICLES = np.array([0.0, -12.0, 14.0], np.float32)
-# Scale and amplitude: skulls are smooth, brains fold within them.
+# Each warp has a scale and an amplitude. Skulls are smooth, and brains fold within them.
 HEAD_WARPS_MM = ((80.0, 4.0), (40.0, 1.0))
 BRAIN_WARPS_MM = ((28.0, 1.8), (12.0, 1.2), (6.0, 0.4))
 TILT_DEGREES = 5.0
@@ -20,8 +20,9 @@ OBLIQUE_SHARE, OBLIQUE_DEGREES = 0.15, 18.0
 
 @dataclass(frozen=True)
 class Orientation:
-    """A family of parallel planes: the axes of columns and rows, where the centre may lie, in mm.
+    """A family of parallel planes.
 
+    ``columns`` and ``rows`` are their axes; the centre lies between ``nearest`` and ``farthest``, in mm.
     ``extent`` is what a head needs along (rows, columns), in mm.
     """
 
@@ -48,7 +49,7 @@ def random_orientation(rng: np.random.Generator) -> Orientation:
 
 
 def random_points(rng: np.random.Generator, orientation: Orientation, grid: Grid) -> Field:
-    """Place a slice in a randomly shaped head: the points of MNI space (3, h, w) that its pixels show.
+    """Place a slice in a randomly shaped head, and return the points of MNI space (3, h, w) of its pixels.
 
     Some slices are oblique, most of them a little tilted.
     """
@@ -63,7 +64,7 @@ def random_points(rng: np.random.Generator, orientation: Orientation, grid: Grid
 
 
 def random_brain(rng: np.random.Generator, points: Field, grid: Grid, age: float) -> Field:
-    """Fold a brain of one's own into a head: the points of the template's brain that its ``points`` show.
+    """Fold a random brain into a head, and return the points of the template's brain at its ``points``.
 
     ``age`` from 0 to 1 widens the ventricles.
     """

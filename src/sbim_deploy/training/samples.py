@@ -1,4 +1,4 @@
-"""A page of held-out slices, to look at: ``python -m sbim_deploy.training.samples OUTPUT.png``."""
+"""Writes a page of held-out slices to look at: ``python -m sbim_deploy.training.samples OUTPUT.png``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Painting simple solids of a tissue into a slice."""
+"""Paints simple solids of a tissue into a slice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sbim_deploy.training.contrast import INDEX
 from sbim_deploy.training.fields import Field, soft_step
 
 EDGE_MM = 0.7
-# A solid of this is not of a tissue but of none.
+# A solid of air removes tissue.
 AIR = "air"
 
 
@@ -64,7 +64,7 @@ def paint(fractions: Field, tissue: str, cover: Field) -> None:
 def depth_within(solid: Ellipsoid | Tube, section: Section, growth: float = 0.0) -> Field | None:
     """Return how deep a section's points lie in a solid that is ``growth`` mm larger, (h, w) in mm.
 
-    None where no point is near it, so that what a slice does not meet costs nothing.
+    The result is None where no point is near it, so that a solid that the slice does not meet costs nothing.
     """
     ends = (solid.centre, solid.centre) if isinstance(solid, Ellipsoid) else (solid.start, solid.end)
     reach = np.add(solid.radii if isinstance(solid, Ellipsoid) else solid.radius, growth + EDGE_MM)

@@ -1,4 +1,4 @@
-"""What lies in and around the brain: face, eyes, sinuses, jaw and spine, lesions, blood vessels."""
+"""Paints what lies in and around the brain: face, eyes, sinuses, jaw and spine, lesions, blood vessels."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def paint_face(
     rng: np.random.Generator, fractions: Field, section: Section, grid: Grid, below_skin: Field, room: Field
 ) -> None:
     """Paint the solids where there is ``room`` (h, w), from 0 to 1, for them, and not through the skin."""
-    # Air spaces are as irregular as the bone around them. Drawn whether or not the slice meets them, so that
-    # what is drawn later never hangs on the edge of a pixel.
+    # Air spaces are as irregular as the bone around them. These fields are drawn even where the slice misses
+    # them, so that later draws never depend on the edge of a pixel.
     rough = 1.5 * smooth_field(rng, grid, 7) + smooth_field(rng, grid, 3.5)
     cells = soft_step(smooth_field(rng, grid, 3), 0.5)
     if section.low[2] > 0:
@@ -108,7 +108,7 @@ def paint_face(
 
 
 def paint_lesions(rng: np.random.Generator, fractions: Field, grid: Grid, age: float) -> None:
-    """Paint lesions over the brain in ``fractions`` (n_tissues, h, w); the older, the likelier."""
+    """Paint lesions over the brain in ``fractions`` (n_tissues, h, w). They are likelier with ``age``."""
     kinds = [INDEX[name] for name in ("gray", "deep_gray", "white")]
     brain = np.sum(fractions[kinds], axis=0)
     if rng.random() < 0.12 + 0.6 * age:
@@ -167,7 +167,7 @@ def _blob(rng: np.random.Generator, grid: Grid, radius: float) -> Field:
 def _sinuses(points: Field, from_inner_table: Field, radius: float) -> Field:
     """Return the cover of the superior sagittal sinus and of both transverse ones, by the inner table."""
     x, y, z = points
-    # They swell from nothing: from the forehead back, and from the ears.
+    # They begin thin and become wider: from the forehead back, and from the ears back.
     front, ears = np.clip(np.maximum(z, -(y + 62)) / 20, 0, 1), np.clip(-(y + 45) / 25, 0, 1)
     sagittal = radius * front - np.hypot(x * 0.8, from_inner_table + 0.4 * radius)
     transverse = radius * ears - np.hypot(z + 18 + 0.1 * np.abs(x), from_inner_table + 0.5 * radius)
@@ -175,7 +175,7 @@ def _sinuses(points: Field, from_inner_table: Field, radius: float) -> Field:
 
 
 def _threads(rng: np.random.Generator, grid: Grid, radius: float, rarity: float) -> Field:
-    """Return thin curved lines with gaps: the zeros of a field, where another one is above ``rarity``."""
+    """Return thin curved lines with gaps: the zeros of a field where another field is above ``rarity``."""
     course = smooth_field(rng, grid, 16)
     slope = np.hypot(*np.gradient(course, grid.spacing))
     away = np.abs(course) / (slope + np.float32(1e-3))

@@ -12,7 +12,7 @@ from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.records import BoolArray
 from sbim_deploy.training.fields import Field
 
-# In mm: radius of the closing, spacing of the distances, and how far they reach out.
+# Each has the radius of the closing, the spacing of the distances and how far they reach out, in mm.
 CAVITY = (14.0, 2.0, 28.0)
 HULL = (45.0, 4.0, 60.0)
 
@@ -28,7 +28,7 @@ class Volume:
     def sample(self, points: Field, where: BoolArray) -> Field:
         """Interpolate linearly at ``points`` (3, h, w) in mm ``where`` (h, w) they matter; the rest is 0.
 
-        Beyond the volume its edge goes on.
+        Beyond the volume, the values of its edge continue.
         """
         origin = np.asarray(self.origin, np.float32)
         chosen = (points[:, where] - origin[:, None]) / np.float32(self.spacing)
@@ -41,12 +41,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class Tissues:
-    """Fractions of gray and white matter, where sulci run, and distances in mm, negative inside.
+    """Fractions of gray and white matter, the places of sulci, and distances in mm, negative inside.
 
-    ``sulci`` is high on the surface that lies midway between two banks of white matter: there the folds of
+    ``sulci`` is high on the surface that lies midway between two banks of white matter. There the folds of
     one person have fluid, which the template, a mean over people, has lost. The cavity is the brain with its
-    clefts closed, so that what in it is neither gray nor white is fluid; the hull has its hollows closed
-    too, as the skin does.
+    clefts closed: what in it is neither gray nor white is fluid. The hull is the brain with its hollows
+    closed too, as the skin closes them.
     """
 
     gray: Volume

@@ -1,4 +1,4 @@
-"""The training loop: steps, averages, measurements and checkpoints."""
+"""The training loop, with the average of the weights, the held-out loss and the checkpoints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHECKPOINT_NAME = "checkpoint.pth"
 LOG_NAME = "held_out.csv"
 PLOT_NAME = "held_out.png"
 SCALER_KEY = "scaler"
-START = Path("the start checkpoint")  # what errors call it
+START = Path("the start checkpoint")  # the name that errors give it
 N_HELD_OUT = 32
 N_HELD_OUT_SIGMAS = 8
 HELD_OUT_SEED = 0
@@ -61,10 +61,10 @@ def train(
     Args:
         config: the network and its noise levels.
         settings: how to train.
-        output_dir: made if it is missing.
-        start: weights to begin with; with its optimiser's state, the run that it was taken from goes on,
+        output_dir: the folder to write to; it is made if it is missing.
+        start: the weights to begin with. With its optimiser's state the run that it was taken from goes on,
             without it a new run begins. None makes a new NCSNv2Deepest.
-        on_progress: called with the step, the mean loss since the last call (NaN before the first step),
+        on_progress: a function of the step, the mean loss since the last call (NaN before the first step),
             and the mean held-out loss where it was measured.
 
     Raises:
@@ -112,7 +112,7 @@ def train(
 
 
 def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
-    """Write the header, and keep what a run up to ``step`` wrote under the same one."""
+    """Write the header of the log, and keep the lines up to ``step`` of a run with the same header."""
     header = ["step", *(f"sigma_{sigma:.4g}" for sigma in sigmas)]
     rows: list[list[str]] = []
     if step and path.exists():
@@ -150,7 +150,7 @@ def plot_log(path: Path, picture: Path) -> None:
 
 @dataclass
 class _Run:
-    """What changes while training."""
+    """The state of a run, which changes with every step."""
 
     network: ScoreNetwork
     shadow: ScoreNetwork
@@ -187,7 +187,7 @@ def _begin(config: NetworkConfig, settings: TrainSettings, start: Checkpoint | N
 
 
 def _move(network: ScoreNetwork, device: str) -> None:
-    """Move a network; half-precision convolutions on a GPU are fastest with the channels last."""
+    """Move a network to a device. On a GPU half-precision convolutions are fastest with the channels last."""
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
     try:
         network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
@@ -253,7 +253,7 @@ def _train_step(
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     run.scaler.unscale_(run.optimizer)
     norm = clip_grad_norm_(run.network.parameters(), settings.gradient_clip)
-    # A scaled gradient may overflow: the scaler then leaves the step out and scales less.
+    # A scaled gradient may overflow. The scaler then leaves the step out and scales less.
     if not torch.isfinite(loss) or not (half or torch.isfinite(norm)):
         raise SbimDeployError(
             f"training diverged at step {run.step}: the loss is {loss.item():g}, its gradient's norm "
