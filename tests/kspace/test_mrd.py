@@ -9,7 +9,8 @@ import pytest
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.mrd import open_mrd_kspace
 from sbim_deploy.kspace.noise_scan import NoiseScan
-from sbim_deploy.kspace.readouts import Series, SliceAssembler
+from sbim_deploy.kspace.readouts import SliceAssembler
+from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.mrd.file import open_mrd
 from sbim_deploy.mrd.header import parse_mrd_header
 from sbim_deploy.mrd.messages import Flag

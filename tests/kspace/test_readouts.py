@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.kspace.readouts import Series, SliceAssembler
+from sbim_deploy.kspace.readouts import SliceAssembler
+from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.mrd.header import parse_mrd_header
 from sbim_deploy.mrd.messages import Flag
 from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_fft, centred_ifft

@@ -38,6 +38,8 @@ from sbim_deploy.mrd.messages import Flag
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
+_LAST = (1 << (Flag.LAST_IN_SLICE - 1)) | (1 << (Flag.LAST_IN_MEASUREMENT - 1))
+
 
 class FoundSlice:
     """What the headers of a file tell of one slice of one series.
@@ -143,9 +145,6 @@ class MrdIndex:
 def _same_place(key: Key, among: Iterable[Key]) -> list[Key]:
     """Return the keys of the same slice of the same encoding space, in order."""
     return sorted(other for other in among if (other[0].encoding, other[1]) == (key[0].encoding, key[1]))
-
-
-_LAST = (1 << (Flag.LAST_IN_SLICE - 1)) | (1 << (Flag.LAST_IN_MEASUREMENT - 1))
 
 
 class MrdKspace:

@@ -36,8 +36,6 @@ from sbim_deploy.mrd.messages import Flag, Readout
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
 from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
 
-__all__ = ["AssembledSlice", "Series", "SliceAssembler", "encoding_index"]
-
 MAX_KEPT_LINES = 48  # of a slice's own centre, for another repetition that has none
 
 

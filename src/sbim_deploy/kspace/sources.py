@@ -1,4 +1,4 @@
-"""Files of k-space, of whatever format, as a run sees them: slices by number."""
+"""Files of k-space of every format as a run sees them: one open source, whose slices have numbers."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class MrdFile(OpenFile):
             InputError: the file is damaged, or a readout's samples are compressed, larger than 256 MiB,
                 or not as many as its header says.
         """
-        # One at a time: what a record claims is known when it is read, and one cannot claim more than a file.
+        # One record at a time: HDF5 allocates what it claims to hold, and one claims no more than a file has.
         kind = h5t.py_create(_SAMPLES)
         space, one = self._data.id.get_space(), h5s.create_simple((1,))
         record = np.empty(1, _SAMPLES)

@@ -16,7 +16,8 @@ from sbim_deploy.mrd.file import create_group
 from sbim_deploy.mrd.messages import IMAGE_HEADER, Image
 from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray, SliceGeometry, Vector
 
-BITS_STORED, MAX_BITS = 12, 15  # what scanners take, and what a signed pixel holds
+BITS_STORED = 12  # what scanners take
+MAX_BITS = 15  # what a signed pixel holds
 
 _VERSION = 1
 _MAGNITUDE = 1

@@ -101,6 +101,8 @@ WAVEFORM_HEADER = np.dtype(
     align=True,  # the one header that the C library does not pack: 40 bytes
 )
 
+PIXEL_TYPES = {1: "<u2", 2: "<i2", 3: "<u4", 4: "<i4", 5: "<f4", 6: "<f8", 7: "<c8", 8: "<c16"}
+
 
 class Flag(IntEnum):
     """Flags of a readout that matter here; flag n is bit n - 1 of the header's ``flags``."""
@@ -143,9 +145,6 @@ class Readout:
     def has(self, flag: Flag) -> bool:
         """Tell whether the readout carries a flag."""
         return bool(int(self.header["flags"]) >> (flag - 1) & 1)
-
-
-PIXEL_TYPES = {1: "<u2", 2: "<i2", 3: "<u4", 4: "<i4", 5: "<f4", 6: "<f8", 7: "<c8", 8: "<c16"}
 
 
 class ProtocolError(InputError):

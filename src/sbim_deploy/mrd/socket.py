@@ -30,7 +30,7 @@ class SocketStream:
     """A connected socket as a stream of messages; one thread may read while others send.
 
     A peer has ``idle_timeout`` seconds to begin a message, and ``message_timeout`` from its first byte to its
-    last, in each direction, so that one that drips bytes does not live longer than one that sends none.
+    last, in each direction: sending a byte now and then does not keep a connection open.
     The stream owns the socket and closes it.
     """
 

@@ -21,42 +21,17 @@ from sbim_deploy.records import RESEARCH_USE, SliceGeometry, Vector
 from sbim_deploy.results.geometry import known_geometries, slice_affine, slice_spacing
 from sbim_deploy.results.series import Derivation, ImageSeries, brightest, derivation_steps
 
-_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:Z|[+-]\d\d:\d\d)?")
-_TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d)(\.\d{1,6})?\d*(?:Z|[+-]\d\d:\d\d)?")
-_UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
-_MAX_UID = 64
-
-
-def as_text(text: str | None, length: int) -> str:
-    """Return one line of at most ``length`` characters without DICOM's separator, the backslash."""
-    printable = "".join(each if each.isprintable() and each != "\\" else " " for each in text or "")
-    return " ".join(printable.split())[: max(length, 0)].strip()
-
-
-def as_date(text: str | None) -> str:
-    """Return YYYYMMDD of an XML date."""
-    found = _DATE.fullmatch(text or "")
-    return "".join(found.groups()) if found else ""
-
-
-def as_time(text: str | None) -> str:
-    """Return HHMMSS.FFFFFF of an XML time."""
-    found = _TIME.fullmatch(text or "")
-    return "".join(part or "" for part in found.groups()) if found else ""
-
-
-def as_uid(text: str | None) -> str:
-    """Return a unique identifier that is one."""
-    return text if text and len(text) <= _MAX_UID and _UID.fullmatch(text) else ""
-
-
-BITS = 15  # unsigned, but no reader that takes them for signed goes wrong
+BITS = 15  # of unsigned pixels: a reader that takes them for signed ones shows the same image
 HEADER_BYTES = 8192  # what a file takes beyond its pixels, at most
 PROGRAM = "sbim-deploy"
 
 _NAMESPACE = uuid.UUID("9f0f2a52-7d0c-5f0e-9a55-0c0a4bb0a1de")
 _MAX_SIZE = 2**16 - 1
 _SHORT, _LONG = 64, 1024  # characters of a description and of a text
+_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:Z|[+-]\d\d:\d\d)?")
+_TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d)(\.\d{1,6})?\d*(?:Z|[+-]\d\d:\d\d)?")
+_UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
+_MAX_UID = 64
 
 
 def check_dicom(path: Path) -> Any:
@@ -283,3 +258,26 @@ def _decimal(value: float) -> Any:
     from pydicom.valuerep import DSfloat
 
     return DSfloat(float(value), auto_format=True)
+
+
+def as_text(text: str | None, length: int) -> str:
+    """Return one line of at most ``length`` characters without DICOM's separator, the backslash."""
+    printable = "".join(each if each.isprintable() and each != "\\" else " " for each in text or "")
+    return " ".join(printable.split())[: max(length, 0)].strip()
+
+
+def as_date(text: str | None) -> str:
+    """Return YYYYMMDD of an XML date."""
+    found = _DATE.fullmatch(text or "")
+    return "".join(found.groups()) if found else ""
+
+
+def as_time(text: str | None) -> str:
+    """Return HHMMSS.FFFFFF of an XML time."""
+    found = _TIME.fullmatch(text or "")
+    return "".join(part or "" for part in found.groups()) if found else ""
+
+
+def as_uid(text: str | None) -> str:
+    """Return a unique identifier that is one."""
+    return text if text and len(text) <= _MAX_UID and _UID.fullmatch(text) else ""

@@ -1,4 +1,4 @@
-"""The finished slices of a run that goes on: a hidden folder beside the output, shared by who works on it.
+"""The finished slices of a run that goes on: a hidden folder beside the output, shared by its processes.
 
 ``.OUT.h5.partial/`` holds ``run.json``, the run's identity, and a file for each slice, which is renamed into
 place whole.

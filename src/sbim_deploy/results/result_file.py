@@ -46,6 +46,9 @@ from sbim_deploy.results.partial import (
 )
 
 IMAGE_AXES = ("slices", "rows", "columns")
+MAX_SHOWN = 60
+WITHOUT_RESUME = "start over without --resume"
+BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
 
 class ResultFile(OpenFile):
@@ -144,11 +147,6 @@ def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str)
             )
         values: np.ndarray[Any, Any] = dataset[:]
     return values
-
-
-MAX_SHOWN = 60
-WITHOUT_RESUME = "start over without --resume"
-BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
 
 class ResultWriter:

@@ -11,7 +11,7 @@ import numpy as np
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.documents import format_object
 from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.readouts import Series
+from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results.result_file import ResultFile
