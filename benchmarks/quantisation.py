@@ -26,6 +26,7 @@ import onnx
 from sbim_deploy.engines.engine import Arrays, Engine
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.models.backends import tensor_specs
 from sbim_deploy.models.folder import Model, load_model
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.channels import to_channels
@@ -140,14 +141,6 @@ def quantise_by_nncf(path: Path, states: States, folder: Path) -> Path:
     return target
 
 
-class OpenVinoIrEngine(OpenVinoEngine):
-    """OpenVINO's own file in place of an ONNX graph, with the inputs of the graph it came from."""
-
-    def __init__(self, path: Path, onnx_path: Path):
-        super().__init__(onnx_path)
-        self._model = self._core.read_model(path)
-
-
 def median_ms(engines: dict[str, Engine]) -> dict[str, float]:
     """Return the median time of a score call of each engine, in turns."""
     rng = np.random.default_rng(0)
@@ -190,21 +183,21 @@ def main() -> None:
     logging.getLogger().setLevel(logging.ERROR)
 
     model = load_model(arguments.model)
-    path = model.folder / "score.onnx"
+    path, (specs, _) = model.folder / "score.onnx", tensor_specs(model.manifest, "score")
     held_out, calibration = cases(0, arguments.slices), cases(arguments.slices, arguments.calibration)
     engines: dict[str, Any] = {
         "ONNX Runtime FP32": OnnxRuntimeEngine(path),
-        "OpenVINO FP32": OpenVinoEngine(path),
+        "OpenVINO FP32": OpenVinoEngine(path, specs),
     }
     states = plan_states(model, engines["OpenVINO FP32"], calibration)
     print(f"{model.manifest.name}, {SIZE} x {SIZE}, {len(states)} states to calibrate on")
     with tempfile.TemporaryDirectory() as temporary:
         quantised = quantise_by_onnxruntime(path, states, Path(temporary))
         engines["ONNX Runtime 8 bits"] = OnnxRuntimeEngine(quantised)
-        engines["OpenVINO, the same graph"] = OpenVinoEngine(quantised)
+        engines["OpenVINO, the same graph"] = OpenVinoEngine(quantised, specs)
         if importlib.util.find_spec("nncf") is not None:
             ir = quantise_by_nncf(path, states, Path(temporary))
-            engines["OpenVINO, NNCF"] = OpenVinoIrEngine(ir, path)
+            engines["OpenVINO, NNCF"] = OpenVinoEngine(ir, specs)
         times = median_ms(engines)
         print(f"| | score call ms | {' | '.join(f'error at {s:g}' for s in SIGMAS)} | PSNR of dds (dB) |")
         print("|---" * (len(SIGMAS) + 3) + "|")

@@ -20,6 +20,7 @@ import numpy as np
 from sbim_deploy.cli.options import parse_size
 from sbim_deploy.engines import winograd
 from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.models.backends import tensor_specs
 from sbim_deploy.models.folder import load_model
 
 
@@ -36,10 +37,11 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=5)
     arguments = parser.parse_args()
 
-    path = load_model(arguments.model).folder / "score.onnx"
+    model = load_model(arguments.model)
+    path, (specs, _) = model.folder / "score.onnx", tensor_specs(model.manifest, "score")
     x = np.random.default_rng(0).standard_normal((1, 2, *arguments.size), dtype=np.float32)
     inputs = {"x": x, "sigma": np.ones(1, np.float32)}
-    engines = {name: OpenVinoEngine(path) for name in ("direct", "shorter")}
+    engines = {name: OpenVinoEngine(path, specs) for name in ("direct", "shorter")}
     scores, seconds = {}, {name: [] for name in engines}
     with mock.patch.object(winograd, "MIN_CHANNELS", 1 << 30):
         first, scores["direct"] = timed(lambda: engines["direct"].run(inputs)["score"])

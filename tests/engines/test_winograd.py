@@ -11,7 +11,8 @@ from sbim_deploy.engines.comparison import compare
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
 from sbim_deploy.engines.winograd import shorten_convolutions
-from sbim_deploy.models.folder import DEMO_FOLDER
+from sbim_deploy.models.backends import tensor_specs
+from sbim_deploy.models.folder import DEMO_FOLDER, load_model
 from sbim_deploy.recon.channels import to_channels
 from sbim_deploy.recon.parity import noisy_phantom, tolerance
 
@@ -155,7 +156,7 @@ def test_a_whole_network_computes_what_onnxruntime_computes():
     images = [to_channels(noisy_phantom((32, 48), sigma, seed)) for seed, sigma in enumerate(sigmas)]
     inputs = {"x": np.stack(images), "sigma": np.array(sigmas, np.float32)}
     path = DEMO_FOLDER / "score.onnx"
-    engine = OpenVinoEngine(path)
+    engine = OpenVinoEngine(path, tensor_specs(load_model("demo").manifest, "score")[0])
     score, expected = engine.run(inputs)["score"], OnnxRuntimeEngine(path).run(inputs)["score"]
     compiled = engine._request(inputs).get_compiled_model().get_runtime_model()
     layers = [node.get_rt_info()["layerType"].value for node in compiled.get_ordered_ops()]

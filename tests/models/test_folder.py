@@ -10,9 +10,11 @@ import pytest
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.models.folder import (
     FileEntry,
+    GraphEntry,
     ModelManifest,
     NoiseLevels,
     SamplingDefaults,
+    TensorEntry,
     describe_file,
     model_digest,
     read_manifest,
@@ -20,6 +22,7 @@ from sbim_deploy.models.folder import (
     write_manifest,
 )
 
+X = TensorEntry("float32", ["batch", 2, "8*h", "8*w"])
 FILES = {"model.onnx": b"graph", "model.onnx.data": b"weights" * 1000}
 
 
@@ -35,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def manifest_of(folder: Path) -> ModelManifest:
     return ModelManifest(
-        format_version=3,
+        format_version=4,
         name="brain",
         architecture="NCSNv2Deepest",
         ngf=128,
@@ -55,6 +58,8 @@ def manifest_of(folder: Path) -> ModelManifest:
         anatomy="brain",
         exported_with={"torch": "2.9.0"},
         files={name: describe_file(folder / name) for name in FILES},
+        graphs={"model": GraphEntry({"x": X}, {"score": X})},
+        denoising={"sigma 1": 0.5},
     )
 
 
@@ -96,8 +101,9 @@ def test_missing_folder_and_manifest_are_refused(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ('{"name": NaN}', "NaN"),
         ("{}", "format_version is None"),
-        ('{"format_version": 1}', "format_version is 1, expected 3"),
-        ('{"format_version": 3}', "lacks"),
+        ('{"format_version": 1}', "format_version is 1, expected 4"),
+        ('{"format_version": 3}', "format_version is 3, expected 4; export the model again or update"),
+        ('{"format_version": 4}', "lacks name"),
         (b"\xff\xfe\x00", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         (" " * (1024**2 + 1), "1048576"),
@@ -133,6 +139,17 @@ def test_damaged_manifest_is_refused(folder: Path, text: str | bytes, fragment: 
         (("sampling", "more"), 1, "more"),
         (("exported_with",), {"torch": 2}, "exported_with"),
         (("files",), {}, "files is {}, expected the files"),
+        (("graphs",), {}, "graphs are [], expected those of the files, ['model']"),
+        (
+            ("graphs", "other"),
+            {"inputs": {"x": asdict(X)}, "outputs": {"x": asdict(X)}},
+            "graphs are ['model', 'other'], expected those of the files, ['model']",
+        ),
+        (("graphs", "model", "inputs"), {}, "graphs['model'].inputs is {}, expected at least one tensor"),
+        (("graphs", "model", "inputs", "x", "dtype"), "text", "dtype is 'text', expected 'float16' or"),
+        (("graphs", "model", "outputs", "score", "shape"), ["batch", 0], "shape[1] is 0, expected a whole"),
+        (("graphs", "model", "outputs", "score", "shape"), ["batch", True], "shape[1] is True, expected"),
+        (("denoising",), {"sigma 1": None}, "denoising['sigma 1'] is None, expected a finite number"),
         (("files", "model.onnx"), "abc", "model.onnx"),
         (("files", "model.onnx", "sha256"), "abc", "sha256"),
         (("files", "model.onnx", "bytes"), -1, "bytes is -1"),

@@ -16,7 +16,7 @@ from sbim_deploy.errors import (
     SamplingError,
     SbimDeployError,
 )
-from sbim_deploy.models.backends import identity, open_engine, open_served, served_name
+from sbim_deploy.models.backends import identity, open_engine, open_served, served_name, tensor_specs
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.models.triton_config import ServingSettings
 from sbim_deploy.models.triton_repository import write_repository
@@ -199,8 +199,8 @@ def test_a_server_that_goes_away_in_the_middle_is_one_line(way, server, demo):
 
 def test_a_server_that_takes_too_long_is_not_waited_for(server, demo):
     known = identity(demo.folder, demo.manifest, "score")
-    path = demo.folder / "score.onnx"
-    engine = TritonEngine(server.url, "demo-score", path, known, timeout_s=0.2)
+    tensors = tensor_specs(demo.manifest, "score")
+    engine = TritonEngine(server.url, "demo-score", *tensors, known, timeout_s=0.2)
     server.delay_s = 0.6
     with pytest.raises(BackendMissingError, match=r"did not answer within 0\.2 s"):
         engine.run(score_inputs())

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the faster engine where there is no GPU."""
+"""OpenVINO on the CPU, the faster engine where there is no GPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.engines.engine import Arrays, Recurrence, check_changed, check_inputs
-from sbim_deploy.engines.onnx_file import read_inputs
+from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
 from sbim_deploy.errors import BackendMissingError, InputError
 
-# A volume has the shape of its batches and that of the last one; each holds a copy of the weights.
+# A volume has batches of one shape, and a last one of another. Each graph holds a copy of the weights.
 MAX_COMPILED = 2
 
 
@@ -26,6 +25,7 @@ class OpenVinoEngine:
 
     Args:
         path: the graph; its external weights lie beside it.
+        inputs: the graph's inputs by name, as OpenVINO forgets the names of free sizes.
         threads: threads of a call; None is one for each core.
 
     Raises:
@@ -33,9 +33,9 @@ class OpenVinoEngine:
         InputError: the graph cannot be loaded.
     """
 
-    def __init__(self, path: Path, threads: int | None = None):
+    def __init__(self, path: Path, inputs: Mapping[str, TensorSpec], threads: int | None = None):
         self._openvino = _import_openvino()
-        self.inputs = read_inputs(path)
+        self.inputs = inputs
         self._core = self._openvino.Core()
         try:
             self._model = self._core.read_model(path)
@@ -107,13 +107,13 @@ class OpenVinoEngine:
 
 
 class _BoundRecurrence:
-    """A request whose state and output change places after every run."""
+    """A recurrence on one request, whose state and output change places after every run."""
 
     def __init__(self, request: Any, state: str, output: str, tensors: dict[str, Any], other: Any):
         self._request = request
         self._state, self._output = state, output
         self._begun = {name: tensor.data for name, tensor in tensors.items()}
-        # They hold the memory that the request reads and writes.
+        # These hold the memory that the request reads and writes.
         self._tensors = tensors
         self._now, self._next = tensors[state], other
         for name, tensor in tensors.items():
@@ -144,7 +144,7 @@ def _settings(threads: int | None) -> dict[Any, Any]:
         hint.performance_mode: hint.PerformanceMode.LATENCY,
         hint.execution_mode: hint.ExecutionMode.ACCURACY,
         hint.inference_precision: "f32",
-        # Pinned, every process of fewer threads than cores would take the first cores, and all the same ones.
+        # Pinned threads of several processes would all take the same first cores.
         hint.enable_cpu_pinning: False,
     }
     if threads is not None:

@@ -1,16 +1,14 @@
-"""Triton Inference Server: a graph that another process, or another machine, runs."""
+"""The engine that asks a Triton Inference Server, in another process or on another machine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
-from sbim_deploy.engines.onnx_file import read_inputs, read_outputs
 from sbim_deploy.engines.triton_client import (
     CALL_TIMEOUT_S,
     Exchange,
@@ -30,21 +28,21 @@ IN_MESSAGES = "bytes in gRPC messages"
 
 
 class TritonEngine:
-    """A served model that says of itself, in its parameters, that it is the graph at ``path``.
+    """A served model, whose parameters must say which graph it is.
 
-    On one host the tensors go through shared memory, where the server can map it; else as bytes in the
+    On one host the tensors go through shared memory if the server can map it, and otherwise as bytes in the
     messages. ``description["tensors"]`` says which, and why.
 
     Args:
         url: HOST:PORT of the server's gRPC.
         model: the served model's name.
-        path: the graph here, for the names and shapes of its tensors.
+        inputs, outputs: the graph's tensors by name, as the protocol forgets the names of free sizes.
         identity: the parameters that the served model must have, by key.
         backend: what the description calls it.
         timeout_s: of an inference.
 
     Raises:
-        InputError: the address, or the graph, is none.
+        InputError: the address is not HOST:PORT.
         BackendMissingError: tritonclient is not installed, or no server answers.
         EngineIncompatibleError: the server has no such model, or another one of its name.
     """
@@ -53,12 +51,13 @@ class TritonEngine:
         self,
         url: str,
         model: str,
-        path: Path,
+        inputs: Mapping[str, TensorSpec],
+        outputs: Mapping[str, TensorSpec],
         identity: Mapping[str, str],
         backend: str = "triton",
         timeout_s: float = CALL_TIMEOUT_S,
     ):
-        self.inputs, self._outputs = read_inputs(path), read_outputs(path)
+        self.inputs, self._outputs = inputs, outputs
         self._server = TritonServer(url, timeout_s)
         self._model = model
         self._config = self._server.config(model)
@@ -92,7 +91,7 @@ class TritonEngine:
         """
         check_inputs(self.inputs, inputs)
         if self._exchange is None or not same_shapes(inputs, self._wires):
-            self._exchange = None  # the server forgets the old memory before it maps the new
+            self._exchange = None  # so that the server forgets the old memory before it maps the new
             self._wires, self._exchange = self._open_exchange(inputs)
         for name, array in inputs.items():
             self._exchange.put(name, array)
@@ -168,7 +167,7 @@ class TritonEngine:
             )
 
     def _check_tensors(self) -> None:
-        """Compare names and types with the graph's: what follows relies on them."""
+        """Compare names and types with the graph's, on which everything else relies."""
         for what, specs, served in (
             ("inputs", self.inputs, self._config.input),
             ("outputs", self._outputs, self._config.output),
@@ -183,7 +182,7 @@ class TritonEngine:
 
 
 class _ServedRecurrence:
-    """A recurrence whose state stays in the shared memory, or goes to and fro in the messages."""
+    """A recurrence whose state stays in the shared memory, or goes to the server and back in messages."""
 
     def __init__(self, exchange: Exchange, state: str, output: str, inputs: Arrays):
         self._exchange, self._state, self._output = exchange, state, output

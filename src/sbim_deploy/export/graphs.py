@@ -14,11 +14,17 @@ from torch import nn
 from sbim_deploy.export.tracing import Sample, trace
 from sbim_deploy.export.update_graphs import read_update
 from sbim_deploy.export.updates import make_updates
+from sbim_deploy.models.folder import Dtype, GraphEntry, TensorEntry
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 STATE, LOOP_STATE = "x", "x_of_row"
 CONSTANT_INPUTS = ("maps", "encoding", "row_encoding", "mask", "backprojection")
 ROWS = "rows"
+DTYPES: dict[int, Dtype] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.INT64: "int64",
+}
 
 
 def fuse_step(score: onnx.ModelProto, update: onnx.ModelProto) -> onnx.ModelProto:
@@ -129,8 +135,8 @@ ALIGNMENT = 64
 
 def export_graphs(
     network: nn.Module, folder: Path, channels: int, size_multiple: int, opset: int
-) -> list[str]:
-    """Write the graphs and their weights into ``folder`` and return the files' names.
+) -> dict[str, GraphEntry]:
+    """Write the graphs and their weights into ``folder`` and return what the graphs take and give, by name.
 
     Batch, coils, lines, height and width are free; height and width are multiples of ``size_multiple``.
     The fused graphs are written for networks of 2 channels.
@@ -146,7 +152,16 @@ def export_graphs(
     _share_weights(list(models.values()), folder / WEIGHTS_NAME)
     for name, model in models.items():
         onnx.save(model, folder / f"{name}.onnx")
-    return [WEIGHTS_NAME, *(f"{name}.onnx" for name in models)]
+    return {
+        name: GraphEntry(_tensors(model.graph.input), _tensors(model.graph.output))
+        for name, model in models.items()
+    }
+
+
+def _tensors(values: Iterable[onnx.ValueInfoProto]) -> dict[str, TensorEntry]:
+    return {
+        value.name: TensorEntry(DTYPES[value.type.tensor_type.elem_type], _shape(value)) for value in values
+    }
 
 
 def _share_weights(models: Sequence[onnx.ModelProto], path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import LoadedNetwork, weights_file
-from sbim_deploy.export.graphs import DEFAULT_OPSET, export_graphs
+from sbim_deploy.export.graphs import DEFAULT_OPSET, WEIGHTS_NAME, export_graphs
 from sbim_deploy.export.load import load_network
 from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
 from sbim_deploy.io.atomic import check_writable, replacing_folder
@@ -156,7 +156,7 @@ def _write(
     sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
     plan = make_plan(WHOLE_CHOICE, prior_of(levels, sampling))
     announce("tracing the network and joining it with the updates")
-    files = export_graphs(network, folder, config.channels, multiple, opset)
+    graphs = export_graphs(network, folder, config.channels, multiple, opset)
     announce("computing scores and an image with PyTorch, for validate to compare with")
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     scores = scores_of(loaded.network, sigmas, config.channels)
@@ -167,7 +167,7 @@ def _write(
         if dtype != "fp32":
             cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
-    files.append(REFERENCE_NAME)
+    files = [WEIGHTS_NAME, REFERENCE_NAME, *(f"{graph}.onnx" for graph in graphs)]
     manifest = ModelManifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -195,6 +195,7 @@ def _write(
             "numpy": np.__version__,
         },
         files={file: describe_file(folder / file) for file in sorted(files)},
+        graphs=graphs,
     )
     write_manifest(folder, manifest)
     return manifest

@@ -17,7 +17,9 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 
-from sbim_deploy.engines.engine import Engine
+import numpy as np
+
+from sbim_deploy.engines.engine import Engine, TensorSpec
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
@@ -51,6 +53,22 @@ def identity(folder: Path, manifest: ModelManifest, graph: str) -> dict[str, str
     return {"sbim_deploy.onnx_sha256": onnx_sha256, "sbim_deploy.weights_sha256": weights_sha256}
 
 
+def tensor_specs(manifest: ModelManifest, graph: str) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Return a graph's inputs and outputs by name, as engines take them.
+
+    Raises:
+        InputError: the model does not have the graph.
+    """
+    if graph not in manifest.graphs:
+        raise InputError(f"{manifest.name}: the model has no {graph}.onnx: export it again")
+    entry = manifest.graphs[graph]
+    inputs, outputs = (
+        {name: TensorSpec(name, np.dtype(each.dtype), tuple(each.shape)) for name, each in tensors.items()}
+        for tensors in (entry.inputs, entry.outputs)
+    )
+    return inputs, outputs
+
+
 def open_served(model: Model, graph: str, backend: str, url: str) -> TritonEngine:
     """Open a graph on the Triton server at HOST:PORT, ``backend`` being ``triton`` or ``triton-trt``.
 
@@ -60,7 +78,7 @@ def open_served(model: Model, graph: str, backend: str, url: str) -> TritonEngin
     return TritonEngine(
         url,
         served_name(model.manifest, graph, backend),
-        model.folder / f"{graph}.onnx",
+        *tensor_specs(model.manifest, graph),
         identity(model.folder, model.manifest, graph),
         backend,
     )
@@ -162,7 +180,7 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
     if backend == "onnxruntime-cuda":
         return OnnxRuntimeEngine(path, threads, "CUDAExecutionProvider")
     if backend == "openvino":
-        return OpenVinoEngine(path, threads)
+        return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
     if model.manifest.dtype == "bfloat16":
         raise EngineIncompatibleError(
             f"{path}: ONNX Runtime has no bfloat16 convolutions on the CPU: use --backend openvino, an "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -31,11 +31,12 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.samplers.choice import Prior
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
 
+Dtype = Literal["float16", "float32", "int64"]
 Levels = Annotated[int, whole(2)]
 FileName = Annotated[
     str,
@@ -98,13 +99,33 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class TensorEntry:
+    """An input or an output of a graph: free sizes have names, such as "batch" and "8*h", in its shape."""
+
+    dtype: Dtype
+    shape: Sequence[Annotated[int, whole(1)] | Annotated[str, Meta(min_length=1)]]
+
+
+Tensors = Annotated[Mapping[str, TensorEntry], Meta(min_length=1, extra={"expected": "at least one tensor"})]
+
+
+@dataclass(frozen=True)
+class GraphEntry:
+    """The inputs and the outputs of a graph, by name and in its order."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+
+@dataclass(frozen=True)
 class ModelManifest:
     """What a model folder holds and how the model was made.
 
     Rows and columns of the network's input must be multiples of `size_multiple`. `ngf` is the width of its
     first stage, `n_cg` the number of conjugate-gradient steps that the proximal graphs take. `precision_cost`
     is what PyTorch in the graphs' `dtype` loses against the original: the relative L2 error of the score at
-    three levels, the NRMSE and the SSIM of an image.
+    three levels, the NRMSE and the SSIM of an image. `graphs` are by the names of their files without the
+    suffix. `denoising` is what the network denoises; it is empty where that was not measured.
     """
 
     format_version: int
@@ -129,9 +150,16 @@ class ModelManifest:
     files: Annotated[
         Mapping[FileName, FileEntry], Meta(min_length=1, extra={"expected": "the files of the model"})
     ]
+    graphs: Mapping[FileName, GraphEntry]
+    denoising: Mapping[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise InputError for a start beyond the last level."""
+        """Raise InputError for a start beyond the last level, and graphs that are not those of the files."""
+        files = {Path(name).stem for name in self.files if name.endswith(".onnx")}
+        if files != self.graphs.keys():
+            raise InputError(
+                f"graphs are {sorted(self.graphs)[:20]}, expected those of the files, {sorted(files)[:20]}"
+            )
         if self.sampling.start_level >= self.noise_levels.n_levels:
             raise InputError(
                 f"start_level is {self.sampling.start_level}, expected less than {self.noise_levels.n_levels}"

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy import __version__
-from sbim_deploy.engines.onnx_file import read_inputs, read_outputs
 from sbim_deploy.engines.tensorrt_builder import Range
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import check_free_space, replacing_folder
 from sbim_deploy.io.documents import format_object
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.backends import identity, served_name
+from sbim_deploy.models.backends import identity, served_name, tensor_specs
 from sbim_deploy.models.engine_build import shape_ranges
 from sbim_deploy.models.engine_folder import (
     ENGINES,
@@ -256,9 +255,8 @@ class _Writer:
         """Write a graph for ONNX Runtime; it is warmed up with sizes by their names in the graph."""
         source = self.model.folder / f"{graph}.onnx"
         name = served_name(self.model.manifest, graph)
-        config = onnx_config(
-            name, read_inputs(source), read_outputs(source), self._parameters(graph), self.settings, sizes
-        )
+        inputs, outputs = tensor_specs(self.model.manifest, graph)
+        config = onnx_config(name, inputs, outputs, self._parameters(graph), self.settings, sizes)
         version = self._write_config(config)
         onnx_sha256, weights_sha256 = graph_hashes(self.model.folder, self.model.manifest, graph)
         self._copy(source, version / "model.onnx", onnx_sha256)
@@ -267,16 +265,16 @@ class _Writer:
 
     def add_engines(self, graph: str, records: Mapping[Path, EngineRecord]) -> None:
         """Write the TensorRT engines of a graph, one for each compute capability."""
-        source = self.model.folder / f"{graph}.onnx"
         name = served_name(self.model.manifest, graph, "triton-trt")
+        inputs, outputs = tensor_specs(self.model.manifest, graph)
         files = {
             each.compute_capability: f"model-sm{each.compute_capability}.plan" for each in records.values()
         }
         version_of_tensorrt = next(iter(records.values())).backend_version
         config = tensorrt_config(
             name,
-            read_inputs(source),
-            read_outputs(source),
+            inputs,
+            outputs,
             {**self._parameters(graph), "sbim_deploy.tensorrt_version": version_of_tensorrt},
             self.settings,
             common_shapes([*records.values()]),
