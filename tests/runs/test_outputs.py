@@ -14,6 +14,7 @@ from oblique_scan import BRIGHT, SIZE, bright_place, write_scan
 from bart_tool import bart
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.cfl import CflFile
+from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.results.result_file import open_result
@@ -121,6 +122,28 @@ def test_recon_writes_one_format_and_leaves_nothing_else(cli, scan, tmp_path, ki
     assert f"{out / name}: 3 slices" in done.err
     expected = {"o.cfl", "o.hdr"} if name == "o.cfl" else {name}
     assert {path.name for path in out.iterdir()} == expected
+
+
+@pytest.mark.parametrize("is_mrd", [False, True])
+def test_the_input_is_opened_once_whatever_is_written(cli, simulated, scan, tmp_path, monkeypatch, is_mrd):
+    pytest.importorskip("pydicom")
+    path = scan if is_mrd else simulated
+    opened, made, assembled = [], h5py.File.__init__, []
+    assemble = MrdKspace._assemble
+
+    def open_file(self, name, *arguments, **options):
+        opened.append(str(name))
+        made(self, name, *arguments, **options)
+
+    monkeypatch.setattr(h5py.File, "__init__", open_file)
+    monkeypatch.setattr(
+        MrdKspace, "_assemble", lambda self, key: (assembled.append(key), assemble(self, key))[1]
+    )
+    options = ("--format", "dicom", "--slices", "0:2", "--png", tmp_path / "p.png", *FEW)
+    done = cli("recon", path, "-o", tmp_path / "o", *options)
+    assert done.code == 0, done.err
+    assert opened.count(str(path)) == 1
+    assert len(assembled) == len(set(assembled)) == (2 if is_mrd else 0)
 
 
 def test_images_that_cannot_be_written_are_kept_and_resumed(cli, scan, tmp_path, monkeypatch):
