@@ -15,6 +15,7 @@ PACKAGE = Path(sbim_deploy.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs_from_top_to_bottom(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "quickstart.md").read_text(), re.S)
@@ -40,11 +41,19 @@ def test_files_of_the_repository_that_a_page_names_exist(page):
         assert any((folder / name).exists() for folder in (ROOT, PACKAGE, page.parent)), name
 
 
+def test_the_table_of_rooms_has_every_file_but_those_of_the_commands():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/*.py")}
+    wanted = {name for name in files if not name.startswith("cli/") and not name.endswith("__init__.py")}
+    assert wanted <= set(re.findall(r"`(\w+/\w+\.py)`", page))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_modules_and_functions_that_a_page_names_exist(page):
     rooms = "|".join(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
     for room, module, name in re.findall(
-        rf"`(?:sbim_deploy\.)?({rooms})\.(?!json|html|yaml|csv|h5)(\w+)(?:\.(\w+))?(?:\(.*?\))?`", page.read_text()
+        rf"`(?:sbim_deploy\.)?({rooms})\.(?!json|html|yaml|csv|h5)(\w+)(?:\.(\w+))?(?:\(.*?\))?`",
+        page.read_text(),
     ):
         found = importlib.import_module(f"sbim_deploy.{room}.{module}")
         assert not name or hasattr(found, name), f"{room}.{module}.{name}"
