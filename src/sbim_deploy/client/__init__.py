@@ -1,1 +1,1 @@
-"""A client like a scanner, for any MRD server."""
+"""A client that behaves like a scanner, for any MRD server."""

@@ -104,7 +104,7 @@ class ReceivedImage:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What went out and what came back; times in seconds from the session's start."""
+    """What was sent and what came back. Times are in seconds from the session's start."""
 
     n_readouts: int
     sent_s: float

@@ -1,1 +1,1 @@
-"""The thesis's experiment as a command: methods against accelerations, over slices, as a table and a page."""
+"""Compares methods over accelerations, as the thesis does, and writes a table and a page."""

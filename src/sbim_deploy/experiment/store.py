@@ -31,7 +31,7 @@ COMPARED = METRICS[:3]
 
 @dataclass(frozen=True)
 class Key:
-    """Which result: a method on a slice at a nominal acceleration."""
+    """Names a result: a method on a slice at a nominal acceleration."""
 
     pattern: str
     acceleration: float

@@ -1,1 +1,1 @@
-"""One slice: from raw k-space to an image, on whichever graph and engine."""
+"""Reconstructs one slice, from raw k-space to an image, on any graph and engine."""

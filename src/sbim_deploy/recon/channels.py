@@ -27,7 +27,7 @@ def from_channels(channels: FloatArray, out: ComplexArray | None = None) -> Comp
 
 
 class EngineScore:
-    """A score engine as the sampler's callable, with buffers for one batch size and grid."""
+    """The score that a sampler calls, computed by an engine, with buffers for one batch size and grid."""
 
     def __init__(self, engine: Engine, n_slices: int, grid: tuple[int, int]):
         self._engine = engine

@@ -40,7 +40,7 @@ class GridProblem:
 
 @dataclass(frozen=True)
 class SliceBatch:
-    """Slices of one shape: their operator, k-space (slice, coil, rows, columns) and scales (slice,)."""
+    """Slices of one shape, with their operator, k-space (slice, coil, rows, columns) and scales (slice,)."""
 
     problems: tuple[SliceProblem, ...]
     sense: Sense

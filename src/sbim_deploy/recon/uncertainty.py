@@ -11,12 +11,12 @@ from sbim_deploy.samplers.noise import keyed_generator
 from sbim_deploy.samplers.plan import Plan, ProximalStep
 
 PROBES = 16
-# Beside the numbers of the samples, which count from 0.
+# Samples are numbered from 0, so this number is none of theirs.
 PROBE_KEY = 2**32 - 1
 
 
 class RunningMoments:
-    """Pixelwise mean and spread of complex images of one shape; memory does not grow with their number.
+    """Pixelwise mean and variance of complex images of one shape. Memory does not grow with their number.
 
     Welford 1962 (doi:10.1080/00401706.1962.10490022). The mean of one image is that image, to the bit.
     """
@@ -47,13 +47,15 @@ class RunningMoments:
 def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int = PROBES) -> FloatArray:
     """Return the variance of each pixel given the last step's x0, both parts together, in units of k-space.
 
-    A sample ends with the solution of a Gaussian problem: data with noise sigma_y, and x0 with the variance
-    sigma_y^2 / g in each part. Its covariance is sigma_y^2 (A^H A + g)^-1, and by the law of total variance
-    the posterior's variance is that and the variance of the solutions. The diagonal is estimated from
-    solutions of problems whose data and x0 are noise (Papandreou and Yuille, Gaussian sampling by local
-    perturbations, NIPS 2010): ``n_probes`` of them, without the network, the same for a slice in any batch.
+    A sample ends with the solution of a Gaussian problem: the data have the noise sigma_y, and x0 has the
+    variance sigma_y^2 / g in each part. Its covariance is sigma_y^2 (A^H A + g)^-1, and by the law of total
+    variance the posterior's variance is the sum of that and of the variance of the solutions. The diagonal is
+    estimated from solutions of problems whose data and x0 are noise (Papandreou and Yuille, Gaussian sampling
+    by local perturbations, NIPS 2010): ``n_probes`` of them, without the network, the same for a slice in any
+    batch.
 
-    The result is (slice, rows, columns): 0 without noise, and for guided plans, which solve no such problem.
+    The result is (slice, rows, columns). It is 0 without noise, and for guided plans, which solve no such
+    problem.
     """
     step, sense = plan.steps[-1], batch.sense
     shape = (len(batch.problems), *sense.image_shape)
@@ -67,7 +69,7 @@ def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int
     for _ in range(n_probes):
         data = _draw(generators, batch.kspace.shape, noise)
         centre = _draw(generators, shape, spread)
-        # The network calls that are saved pay for a solution that has converged.
+        # These calls need no network, so there is time for a solution that has converged.
         solution = solve_proximal(sense.normal, sense.adjoint(data), centre, weight, 2 * step.n_cg)
         variance += (solution.real**2 + solution.imag**2) / np.float32(n_probes)
     return variance

@@ -1,1 +1,1 @@
-"""A server behind a scanner: MRD raw data in, images out, slice by slice."""
+"""A server behind a scanner, which takes MRD raw data and sends images, slice by slice."""

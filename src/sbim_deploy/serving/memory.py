@@ -15,7 +15,7 @@ TRIM_S = 5.0
 
 
 class MemoryBudget:
-    """Bytes that sessions take and give back; thread-safe."""
+    """The bytes that sessions may take together, and give back. It is thread-safe."""
 
     def __init__(self, total_bytes: int):
         self.total_bytes = total_bytes
@@ -49,7 +49,7 @@ class MemoryBudget:
 
 
 class Share:
-    """What one session has taken of a budget, all of which goes back at its end; thread-safe."""
+    """What one session has taken of a budget. All of it goes back at the end. It is thread-safe."""
 
     def __init__(self, budget: MemoryBudget):
         self._budget = budget

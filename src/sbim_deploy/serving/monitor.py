@@ -59,7 +59,7 @@ class Metrics:
         self.clipped.inc(n_clipped)
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
-        """Ask for a value whenever the metrics are read."""
+        """Report a value that is asked for whenever the metrics are read."""
         Gauge(name, description, registry=self.registry).set_function(value)
 
 

@@ -66,17 +66,17 @@ class Server:
 
     @property
     def buffered_bytes(self) -> int:
-        """What the sessions' data take now."""
+        """The bytes that the sessions' data take now."""
         return self._service.budget.taken
 
     @property
     def open_sessions(self) -> int:
-        """The sessions that are open."""
+        """The number of open sessions."""
         return len(self._sessions)
 
     @property
     def queued_slices(self) -> int:
-        """The slices that wait for the engine."""
+        """The number of slices that wait for the engine."""
         return self._service.worker.queued
 
     @property

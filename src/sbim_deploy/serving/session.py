@@ -43,7 +43,7 @@ _NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", 
 
 
 class Session:
-    """A connection, served by :meth:`run` until its end; ``outcome`` says how it ended."""
+    """A connection that :meth:`run` serves until its end. ``outcome`` says how it ended."""
 
     def __init__(self, stream: SocketStream, service: Service, number: int):
         self.number = number

@@ -1,4 +1,4 @@
-"""The one engine that all sessions share, and the queue in front of it."""
+"""The worker runs the one engine that all sessions share, and has a queue of slices."""
 
 from __future__ import annotations
 
@@ -82,17 +82,17 @@ class Worker:
 
     @property
     def queued(self) -> int:
-        """The slices that wait."""
+        """The number of slices that wait."""
         return len(self._queue)
 
     @property
     def busy_for(self) -> float:
-        """The seconds that the slice at work has taken so far; 0 where there is none."""
+        """The seconds that the present slice has taken so far; 0 where there is none."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, job: SliceJob) -> None:
-        """Queue a job; while the queue is full this waits, until the job is cancelled."""
+        """Queue a job. While the queue is full, this waits until there is room or the job is cancelled."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._queue) < QUEUE_LENGTH or job.cancelled or self._closed)
             if not (job.cancelled or self._closed):

@@ -1,1 +1,1 @@
-"""Many files on many processes: Dask distributed plans, recon computes."""
+"""Reconstructs many files on many processes: Dask hands out the tasks, and recon computes."""

@@ -57,7 +57,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """A study, finished or stopped: what it ran with, and its files in order."""
+    """What a finished or stopped study ran with, and what became of its files, in their order."""
 
     settings: Mapping[str, Any]
     software: Mapping[str, Any]

@@ -24,7 +24,7 @@ FETCH_TIMEOUT_S = 600
 
 
 class ModelAbsentError(Exception):
-    """A worker has no model of the key that it was asked for, and could not fetch one."""
+    """A worker does not have the model that it was asked for, and could not fetch it."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,6 @@ def _basis(n: int, spacing: float, scale: float) -> Field:
 
 
 def soft_step(values: NDArray[np.floating], width: float) -> Field:
-    """Rise from 0 to 1 as ``values`` pass 0, over ``width`` to either side."""
+    """Return what rises smoothly from 0 to 1 where ``values`` pass 0, over ``width`` to either side."""
     ramp = np.clip(values * np.float32(0.5 / width) + np.float32(0.5), 0, 1)
     return np.asarray(ramp * ramp * (3 - 2 * ramp), np.float32)

@@ -100,7 +100,7 @@ def _sulci(white: Volume) -> Volume:
 
 
 def _distance_from_closed(brain: Volume, radius: float, spacing: float, margin: float) -> Volume:
-    """Close ``brain`` by a ball of ``radius``, and measure from the closed shape."""
+    """Close ``brain`` by a ball of ``radius``, and return the distances from the closed shape."""
     step, pad = int(spacing / brain.spacing), int(margin / spacing)
     inside = np.pad(brain.values[::step, ::step, ::step] > 0.5, pad)
     grown = ndimage.distance_transform_edt(~inside) * spacing < radius
