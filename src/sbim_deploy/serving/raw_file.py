@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import h5py
 
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.mrd.file import MrdWriter
 from sbim_deploy.mrd.messages import Readout
 from sbim_deploy.serving.log import warn
 
-_FAILURES = (OSError, RuntimeError)  # what h5py raises where a disk fails
+_FAILURES = (OSError, RuntimeError, InputError)  # h5py raises one of the first two where a disk fails
 
 
 class RawFile:
@@ -41,6 +44,7 @@ class RawFile:
         if self._file is None:
             return
         try:
+            check_free_space(self._path.parent, readout.data.nbytes + readout.header.nbytes)
             self._readouts.append(readout)
         except _FAILURES as error:
             self._failed(error)
@@ -56,7 +60,8 @@ class RawFile:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        warn("raw-data-not-saved", session=self._session, reason=os.strerror(getattr(error, "errno", 0) or 0))
+        number = errno.ENOSPC if isinstance(error, InputError) else getattr(error, "errno", None) or errno.EIO
+        warn("raw-data-not-saved", session=self._session, reason=os.strerror(number))
         if self._file is not None:
             with suppress(*_FAILURES):
                 self._file.close()
