@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from sbim_deploy.experiment.peers import PEERS
-from sbim_deploy.experiment.plots import data_uri, image_sections, plot_scores
+from sbim_deploy.experiment.plots import image_sections, plot_scores
 from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import scan_names
 from sbim_deploy.experiment.scores import Interval
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
-from sbim_deploy.io.atomic import replacing
+from sbim_deploy.pages import html
+from sbim_deploy.pages.html import data_uri, figure, table, text
 from sbim_deploy.records import NOTICE
+
+LONGEST = 100_000  # what decided an experiment is shown whole
 
 TITLES = {
     "psnr": "PSNR (dB)",
@@ -43,7 +45,7 @@ def score_table(pattern: str, lines: Sequence[Line]) -> str:
         best = {metric: _best(group, metric) for metric in METRICS}
         rows += [_score_row(line, best) for line in group]
     return (
-        f'<h3>{escape(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
+        f'<h3>{text(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
         f"<th>method</th>{titles}<th>residual</th><th>seconds<br>a slice</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
@@ -59,7 +61,7 @@ def _score_row(line: Line, best: dict[str, float]) -> str:
         difference = "" if score.difference is None else _difference(score.difference, metric)
         cells.append(f"<td{kind}><b>{mean:.{digits}f}</b>{deviation}{difference}</td>")
     return (
-        f"<tr><td>{escape(line.method)}</td>{''.join(cells)}"
+        f"<tr><td>{text(line.method)}</td>{''.join(cells)}"
         f"<td>{line.residual:.3f}</td><td>{line.seconds:.2f}</td></tr>"
     )
 
@@ -101,10 +103,10 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
             given = [finished.identity[f"peer {name}"]]
             if PEERS[name].weights:
                 given.append("regularisation chosen on the tuning slices")
-        rows.append(f'<tr><td>{escape(name)}</td><td class="text">{escape(", ".join(given))}</td></tr>')
+        rows.append((name, ", ".join(given)))
     threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     return (
-        f"<table><tbody>{''.join(rows)}</tbody></table>"
+        f"{table(rows, LONGEST)}"
         "<p>Every method gets the same k-space and the same coil maps, one slice at a time, with "
         f"{threads}. Seconds are of the reconstruction alone: not the maps, nor loading the "
         "network; for BART they hold the start of the program and its files. The residual is |A x - y| / |y| "
@@ -122,8 +124,8 @@ def tuning_table(settings: ExperimentSettings, tuned: Sequence[Tuned]) -> str:
     rows = []
     for pattern, acceleration in places:
         cells = "".join(_weight_cell(found.get((pattern, acceleration, name))) for name in names)
-        rows.append(f"<tr><td>{escape(pattern)}, R = {acceleration:g}</td>{cells}</tr>")
-    heads = "".join(f"<th>{escape(name)}</th>" for name in names)
+        rows.append(f"<tr><td>{text(pattern)}, R = {acceleration:g}</td>{cells}</tr>")
+    heads = "".join(f"<th>{text(name)}</th>" for name in names)
     slices = ", ".join(map(str, settings.tuning_slices))
     grid = ", ".join(f"{weight:g}" for weight in tuned[0].weights)
     return (
@@ -142,12 +144,8 @@ def _weight_cell(tuned: Tuned | None) -> str:
 
 def record_table(identity: dict[str, Any]) -> str:
     """Return what decided the results, as it stands in run.json."""
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="text"><code>{escape(_plain(value))}</code></td></tr>'
-        for name, value in identity.items()
-        if value not in (None, {}, [])
-    )
-    return f"<table><tbody>{rows}</tbody></table>"
+    known = ((name, _plain(value)) for name, value in identity.items() if value not in (None, {}, []))
+    return table(known, LONGEST)
 
 
 def _plain(value: Any) -> str:
@@ -160,75 +158,6 @@ def _plain(value: Any) -> str:
 
 PLAIN = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
 MASKED = (("masked_psnr", "masked PSNR (dB), as published"), ("masked_ssim", "masked SSIM, as published"))
-
-STYLE = """
-:root { color-scheme: light; --ink: #1c1f23; --soft: #5d646d; --line: #e1e4e8;
-  --paper: #fff; --wash: #f6f7f9; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 28px; }
-header { padding-top: 36px; }
-h1 { font-size: 28px; line-height: 1.25; margin: 0 0 8px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; margin: 44px 0 10px; padding-top: 18px; border-top: 1px solid var(--line); }
-h3 { font-size: 16px; margin: 26px 0 8px; }
-p { margin: 8px 0; max-width: 78ch; }
-.lead { font-size: 17px; color: var(--soft); }
-.notice { display: inline-block; margin: 10px 0 0; padding: 5px 12px; border-radius: 4px; background: #fff4dc;
-  border: 1px solid #f0d79a; font-weight: 600; font-size: 14px; }
-.soft, figcaption { color: var(--soft); font-size: 13.5px; }
-figure { margin: 14px 0; } figure img.plot { width: 100%; height: auto; display: block; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-table.scores { width: 100%; }
-th, td { padding: 5px 9px; text-align: right; vertical-align: top; white-space: nowrap; }
-th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
-tbody tr + tr td { border-top: 1px solid var(--line); }
-tr.setting th { background: var(--wash); text-align: left; padding-top: 9px; border-top: 1px solid #c9ced5; }
-tr.setting th span { font-weight: 400; color: var(--soft); }
-td small { display: block; color: var(--soft); font-size: 12px; }
-td small.better { color: #0a6b3d; } td small.worse { color: #a3271a; }
-td.best b { font-weight: 700; } td b { font-weight: 400; } b { white-space: nowrap; }
-td.text, th.text { text-align: left; white-space: normal; }
-.black { background: #000; color: #d5d8dc; border-radius: 6px; padding: 16px; }
-.black table { font-size: 12px; width: 100%; }
-.black th, .black td { padding: 3px; text-align: center; border: 0; }
-.black th { color: #fff; } .black tbody th { text-align: right; padding-right: 10px; vertical-align: middle;
-  width: 1%; }
-.black td img { display: block; width: 100%; min-width: 96px; height: auto; }
-.black td span { color: #aeb4bc; }
-.black tbody tr + tr td { border: 0; }
-.bar { display: flex; align-items: center; gap: 10px; font-size: 13px; margin: 12px 0 0; color: #d5d8dc; }
-.bar img { width: 240px; height: 10px; border: 1px solid #555; }
-code { font: 13px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-footer { margin-top: 52px; padding-top: 16px; padding-bottom: 36px; border-top: 1px solid var(--line); }
-@media print { .black { print-color-adjust: exact; } h2 { break-after: avoid; } }
-"""
-
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="lead">{lead}</p>
-<p class="notice">{notice}</p>
-</header>
-<main>
-{body}
-</main>
-<footer><p class="soft">{footer}</p></footer>
-</body>
-</html>
-"""
 
 
 def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lines: Sequence[Line]) -> None:
@@ -249,16 +178,16 @@ def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lin
         "<h2>Provenance</h2>",
         record_table(finished.identity),
     ]
-    page = PAGE.format(
-        title=escape(settings.title),
-        style=STYLE,
-        lead=escape(_lead(settings, finished)),
-        notice=escape(NOTICE),
-        body="\n".join(sections),
-        footer=escape(f"sbim-deploy {finished.identity['sbim-deploy']}. {NOTICE}"),
-    )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    version = text(finished.identity["sbim-deploy"])
+    body = [
+        f'<header><h1>{text(settings.title)}</h1><p class="lead">{text(_lead(settings, finished))}</p>',
+        f'<p class="notice">{NOTICE}</p></header>',
+        "<main>",
+        *sections,
+        "</main>",
+        f'<footer><p class="soft">sbim-deploy {version}. {NOTICE}</p></footer>',
+    ]
+    html.write_page(path, settings.title, html.page_asset("experiment.css"), "\n".join(body))
 
 
 def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
@@ -266,28 +195,23 @@ def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
     for pattern in settings.patterns:
         own = _of(lines, pattern)
         sections += [
-            _figure(
-                plot_scores(own, PLAIN),
+            figure(
+                data_uri(plot_scores(own, PLAIN), "image/svg+xml"),
                 f"PSNR and SSIM, {pattern} lines",
                 f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
                 "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
+                "plot",
             ),
-            _figure(
-                plot_scores(own, MASKED),
+            figure(
+                data_uri(plot_scores(own, MASKED), "image/svg+xml"),
                 f"Masked PSNR and SSIM as published, {pattern} lines",
                 "The same images by the thesis's masked metrics, as its code computed them: set to 0 up to "
                 "5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
                 "reconstruction alone. They are for comparison with its figures only.",
+                "plot",
             ),
         ]
     return sections
-
-
-def _figure(svg: bytes, alternative: str, caption: str) -> str:
-    return (
-        f'<figure><img class="plot" src="{data_uri(svg, "image/svg+xml")}" alt="{escape(alternative)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
 
 
 def _lead(settings: ExperimentSettings, finished: Finished) -> str:
@@ -310,10 +234,10 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
 
 def _explained(settings: ExperimentSettings, finished: Finished) -> str:
     left_out = ", ".join(finished.left_out)
-    missing = f" Not installed, and so left out: <b>{escape(left_out)}</b>." if left_out else ""
+    missing = f" Not installed, and so left out: <b>{text(left_out)}</b>." if left_out else ""
     return (
         "<p>Mean over the slices with their standard deviation; below it the mean of the differences to "
-        f"<b>{escape(settings.baseline)}</b>, slice by slice, and its 95 % bootstrap interval, in colour "
+        f"<b>{text(settings.baseline)}</b>, slice by slice, and its 95 % bootstrap interval, in colour "
         "where it leaves out 0. The best mean of each column and acceleration is bold. Slices are "
         f"resampled as if independent, and with few of them the interval is too short.{missing}</p>"
     )

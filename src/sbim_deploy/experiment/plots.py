@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import Setting, all_settings, full_slice, scan_names
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.store import Key, Line
+from sbim_deploy.pages.html import png_uri, text
 from sbim_deploy.pages.panels import colour
 from sbim_deploy.records import FloatArray
 
@@ -106,11 +105,6 @@ def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
 N_COLOURS = 256
 
 
-def data_uri(content: bytes, media_type: str) -> str:
-    """Return bytes as a data URI."""
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
-
-
 def picture(image: FloatArray, window: tuple[float, float], colormap: str) -> str:
     """Return a magnitude or error map (rows, columns) as a PNG data URI; outside the window it is clipped."""
     low, high = window
@@ -120,9 +114,7 @@ def picture(image: FloatArray, window: tuple[float, float], colormap: str) -> st
     if colormap != "gray":
         drawn = drawn.convert("P")
         drawn.putpalette(colour(np.linspace(0, 1, N_COLOURS), (0, 1), colormap).tobytes())
-    written = io.BytesIO()
-    drawn.save(written, format="PNG", optimize=True)
-    return data_uri(written.getvalue(), "image/png")
+    return png_uri(drawn)
 
 
 def colour_bar(colormap: str) -> str:
@@ -178,7 +170,7 @@ def _grid(
     reference: FloatArray,
     end: float,
 ) -> str:
-    heads = "".join(f"<th>{escape(name)}</th>" for name in ("reference", *finished.methods))
+    heads = "".join(f"<th>{text(name)}</th>" for name in ("reference", *finished.methods))
     uri = picture(reference, (0, float(reference.max())), "gray")
     shown = f'<td><img src="{uri}" alt="reference, slice {index}"></td>'
     rows = []
@@ -188,14 +180,14 @@ def _grid(
         )
         label = f"R = {setting.acceleration:g}"
         if len(settings.patterns) > 1:
-            label += f"<br>{escape(setting.pattern)}"
+            label += f"<br>{text(setting.pattern)}"
         rows.append(f"<tr><th>{label}</th>{shown}{cells}</tr>")
     bar = (
         f'<div class="bar">error: 0 <img src="{colour_bar("error")}" alt="colours of the error"> '
         f"{100 * end:g} % of the reference's maximum</div>"
     )
     return (
-        f'<h3>{escape(scan)}, slice {index}</h3><div class="black wide"><table><thead><tr><th></th>{heads}'
+        f'<h3>{text(scan)}, slice {index}</h3><div class="black wide"><table><thead><tr><th></th>{heads}'
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table>{bar}</div>"
     )
 
@@ -203,12 +195,12 @@ def _grid(
 def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> str:
     image = _image(finished, key, reference)
     result = next(each for each in finished.store.results if each.key == key)
-    what = escape(f"{key.method}, R = {key.acceleration:g}")
+    what = text(f"{key.method}, R = {key.acceleration:g}")
     images = (
         (picture(image, (0, float(reference.max())), "gray"), what),
         (picture(_error(image, reference), (0, end), "error"), f"error of {what}"),
     )
-    shown = "".join(f'<img src="{uri}" alt="{text}">' for uri, text in images)
+    shown = "".join(f'<img src="{uri}" alt="{alternative}">' for uri, alternative in images)
     return f"<td>{shown}<span>{result.psnr:.1f} dB, {result.ssim:.3f}</span></td>"
 
 

@@ -7,11 +7,10 @@ import hashlib
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sbim_deploy.io.atomic import replacing
@@ -19,53 +18,75 @@ from sbim_deploy.io.atomic import replacing
 MAX_TEXT = 400
 
 
-def text(value: object) -> str:
-    """Return a value as HTML text or attribute, shortened to 400 characters.
+def text(value: object, longest: int = MAX_TEXT) -> str:
+    """Return a value as HTML text or attribute, shortened to ``longest`` characters.
 
     What cannot be printed, such as control characters, half surrogates and marks that turn the direction of
     writing, becomes the replacement character.
     """
     shown = "".join(each if each.isprintable() else "\ufffd" for each in str(value))
-    return html.escape(shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…")
+    return html.escape(shown if len(shown) <= longest else shown[: longest - 1] + "…")
 
 
-def table(rows: Sequence[tuple[object, object]]) -> str:
-    """Return a table of names and values, escaped."""
-    cells = (f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>' for name, value in rows)
-    return f"<table>{''.join(cells)}</table>"
+def table(rows: Iterable[tuple[object, object]], longest: int = MAX_TEXT) -> str:
+    """Return a table of names and values, escaped and shortened to ``longest`` characters."""
+    cells = (
+        f'<tr><th scope="row">{text(name)}</th><td>{text(value, longest)}</td></tr>' for name, value in rows
+    )
+    return f'<table class="names">{"".join(cells)}</table>'
 
 
-def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """Return (rows, columns) grey or (rows, columns, 3) coloured pixels as the address of a PNG picture."""
+def figure(address: str, alternative: str, caption: str, kind: str = "") -> str:
+    """Return a picture with its caption below it; ``kind`` is the CSS class of the picture."""
+    return (
+        f'<figure><img class="{kind}" src="{address}" alt="{text(alternative)}">'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
+    )
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Return bytes as an address that holds them."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def png_uri(picture: Image.Image) -> str:
+    """Return a picture as the address of a PNG that holds it."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    picture.save(stream, format="PNG", optimize=True)
+    return data_uri(stream.getvalue(), "image/png")
 
 
-def write_page(path: Path, title: str, style: str, script: str, body: str) -> None:
-    """Write a page whose policy lets a browser run this script alone, and fetch nothing.
+def page_asset(name: str) -> str:
+    """Return the text of a style or a script that lies in the package's ``assets/pages``."""
+    return files("sbim_deploy").joinpath("assets/pages", name).read_text(encoding="utf-8")
+
+
+def write_page(path: Path, title: str, style: str, body: str, script: str = "") -> None:
+    """Write a page whose policy lets a browser run this script alone, or none, and fetch nothing.
 
     Args:
         path: the file.
-        title: plain text; style, script and body are inserted as they are.
+        title: plain text; style, body and script are inserted as they are.
         style: CSS.
-        script: JavaScript, run after the body.
         body: HTML.
+        script: JavaScript, which runs after the body.
 
     Raises:
         InputError: the file cannot be written.
     """
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     )
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        body += f"\n<script>{script}</script>"
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n{body}\n<script>{script}</script>\n</body>\n</html>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")

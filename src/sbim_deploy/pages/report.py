@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sbim_deploy.pages.html import Points, log_plot, png_uri, table, text, write_page
+from sbim_deploy.pages.html import Points, figure, log_plot, page_asset, png_uri, table, text, write_page
 from sbim_deploy.pages.panels import ERROR_ANCHORS, LARGEST_SIDE, colour
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
@@ -64,9 +63,8 @@ def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> No
             _curves(result, residuals),
             _tables(result),
         ]
-    assets = files("sbim_deploy").joinpath("assets/report")
-    style, script = (assets.joinpath(f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    write_page(path, f"Reconstruction of {name}", style, script, "\n".join(body))
+    style, script = page_asset("report.css"), page_asset("report.js")
+    write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script)
 
 
 def _choose(result: ResultFile) -> _Shown:
@@ -114,14 +112,18 @@ def _images(result: ResultFile, shown: _Shown) -> str:
 def _card(result: ResultFile, shown: _Shown, position: int) -> str:
     index = result.slice_indices[position]
     flagged = flagged_slices(result)
+
+    def panel(address: str, caption: str, kind: str = "mr") -> str:
+        return figure(address, f"{caption}, slice {index}", caption, kind)
+
     panels = [
-        _figure(_grey(result.read_zero_filled(position), shown), "measured data alone", index),
-        _figure(_grey(np.abs(result.read_image(position)), shown), "reconstruction", index),
+        panel(_grey(result.read_zero_filled(position), shown), "measured data alone"),
+        panel(_grey(np.abs(result.read_image(position)), shown), "reconstruction"),
     ]
     if result.has_standard_deviation:
         deviation = _shrink(result.read_standard_deviation(position))
-        pixels = png_uri(colour(deviation, (0.0, shown.full_deviation), "error"))
-        panels.append(_figure(pixels, "standard deviation", index, ""))
+        pixels = colour(deviation, (0.0, shown.full_deviation), "error")
+        panels.append(panel(png_uri(Image.fromarray(pixels)), "standard deviation", ""))
     mark = " flagged" if index in flagged else ""
     note = f"{'high ' if mark else ''}residual {percent(result.residual[position])}"
     return (
@@ -130,16 +132,9 @@ def _card(result: ResultFile, shown: _Shown, position: int) -> str:
     )
 
 
-def _figure(address: str, caption: str, index: int, kind: str = "mr") -> str:
-    return (
-        f'<figure><img class="{kind}" src="{address}" alt="{caption}, slice {index}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
 def _grey(magnitude: FloatArray, shown: _Shown) -> str:
     levels = np.rint(255 * (_shrink(magnitude) / shown.full).clip(0, 1))
-    return png_uri(levels.astype(np.uint8))
+    return png_uri(Image.fromarray(levels.astype(np.uint8)))
 
 
 def _shrink(image: FloatArray) -> FloatArray:
