@@ -17,11 +17,7 @@ from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
 from sbim_deploy.samplers.schedules import geometric
 
 SHAPE = (6, 5)
-
-
 NOISE_LEVEL = 0.5
-
-
 PRIOR = Prior(10.0, 0.02, 400, step_lr=1e-4, n_steps_each=3, data_weight=5.0, start_level=0)
 
 

@@ -8,8 +8,6 @@ from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.plan import GuidedStep, plan_as_dict
 
 PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
-
-
 SIGMAS = np.array([2.0, 1.0, 0.5])
 
 

@@ -1,6 +1,5 @@
 """Small scans, what one process makes of them, and a cluster of two processes that the tests share."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +9,6 @@ import pytest
 
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
-
-if importlib.util.find_spec("distributed") is None:
-    collect_ignore_glob = ["test_*.py"]  # needs "sbim-deploy[cluster]"
-else:
-    from tiny_study import FAST, images
-
-    from sbim_deploy.study.run import embedded_cluster
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +23,8 @@ def scans(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def alone(scans, tmp_path_factory) -> dict[str, np.ndarray]:
     """The images of the scans from one process."""
+    from tiny_study import FAST, images
+
     folder = tmp_path_factory.mktemp("alone")
     made = {}
     for path in sorted(scans.iterdir()):
@@ -42,6 +36,8 @@ def alone(scans, tmp_path_factory) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def client(tmp_path_factory) -> Iterator[object]:
     """A cluster of two processes, whose model cache is a folder of its own."""
+    from sbim_deploy.study.run import embedded_cluster
+
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     try:

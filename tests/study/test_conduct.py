@@ -1,7 +1,6 @@
 """Studies on a cluster of two processes, against one process."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,28 +9,20 @@ import h5py
 import numpy as np
 import pytest
 from distributed.scheduler import KilledWorker
-from tiny_study import FAST, JOB, Heard, conduct, images
+from tiny_study import FAST, JOB, Heard, conduct, images, left_behind
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.models.folder import DEMO_FOLDER, load_model
 from sbim_deploy.results.partial import (
     FinishedSlice,
     begin_run,
     count_finished,
-    partial_folder,
     save_slice,
-    slice_path,
 )
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.study import conduct as conductor
 from sbim_deploy.study import steps
 from sbim_deploy.study.conduct import Task, Track
 from sbim_deploy.study.files import StudyFile, study_files
-from sbim_deploy.study.model_transport import ModelReference, cache_folder
-
-
-def left_behind(folder):
-    return [path.name for path in folder.rglob("*") if path.name.startswith(".")]
 
 
 def test_a_study_is_what_one_process_makes_of_its_files_to_the_bit(client, scans, alone, tmp_path):
@@ -130,78 +121,11 @@ def test_a_run_with_other_settings_is_not_resumed(client, scans, tmp_path):
     assert "differs in seed (got 1, expected 0)" in record.error
 
 
-def test_a_model_that_the_workers_cannot_see_is_sent_and_kept_by_its_hash(client, scans, alone, tmp_path):
-    nowhere = ModelReference("/nowhere", JOB.model.key)
-    settings = replace(FAST, model="/nowhere")
-    files = study_files([scans], tmp_path)
-    records = conduct(client, files, job=replace(JOB, settings=settings, model=nowhere))
-    assert [record.state for record in records] == ["done"] * 3
-    np.testing.assert_array_equal(images(tmp_path / "scan2.h5"), alone["scan2.h5"])
-    kept = list(cache_folder().iterdir())
-    assert [path.name for path in kept] == [JOB.model.key]
-    assert load_model(kept[0]).digest == load_model("demo").digest
-
-
-def test_a_damaged_model_in_the_cache_is_fetched_again(client, scans, tmp_path):
-    damaged = cache_folder() / JOB.model.key
-    shutil.rmtree(damaged, ignore_errors=True)
-    shutil.copytree(DEMO_FOLDER, damaged)
-    with (damaged / "weights.bin").open("r+b") as file:
-        file.write(b"x")
-    # Other settings, for which the workers keep no reconstructor yet.
-    settings = replace(FAST, model="/nowhere", seed=7)
-    files = study_files([scans / "scan0.h5"], tmp_path)
-    job = replace(JOB, settings=settings, model=ModelReference("/nowhere", JOB.model.key))
-    assert [record.state for record in conduct(client, files, job=job)] == ["done"]
-    assert load_model(damaged).digest == load_model("demo").digest
-
-
 def test_a_backend_that_no_worker_has_ends_the_study_before_its_files(client, scans, tmp_path):
     job = replace(JOB, settings=replace(FAST, backend="tpu"))
     with pytest.raises(InputError, match="unknown backend 'tpu'"):
         conduct(client, study_files([scans], tmp_path), job=job)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_slices_of_a_lost_worker_do_not_get_into_another_run(scans, tmp_path):
-    """Run in this process: the tasks need no cluster."""
-    model = load_model("demo")
-    job = replace(JOB, software=steps.tell_software(JOB))
-    (file,) = study_files([scans / "scan0.h5"], tmp_path)
-    surveyed = steps.survey(job, model, file, resume=False)
-    assert surveyed.batches == ((0, 1), (2,))
-    begin_run(file.output, {"another": "run"})
-    late = steps.reconstruct_batch(job, file, surveyed.run, surveyed.batches[0])
-    assert "belongs to another run" in late.message
-    assert count_finished(file.output) == 0
-    assert [path.name for path in partial_folder(file.output).iterdir()] == ["run.json"]
-
-
-def test_every_task_may_be_done_twice(scans, alone, tmp_path):
-    """A worker may die after a step and before its answer: Dask does the step again."""
-    model = load_model("demo")
-    job = replace(JOB, software=steps.tell_software(JOB))
-    (file,) = study_files([scans / "scan0.h5"], tmp_path)
-    first, again = (steps.survey(job, model, file, resume=False) for _ in range(2))
-    assert first == again
-    done = [steps.reconstruct_batch(job, file, first.run, batch) for batch in first.batches for _ in range(2)]
-    assert [each.n_made for each in done] == [2, 0, 1, 0]
-    written = slice_path(file.output, 0).stat().st_mtime_ns
-    assert steps.survey(job, model, file, resume=False).batches == ()
-    assert slice_path(file.output, 0).stat().st_mtime_ns == written
-    answers = [steps.finish(job, model, file, first, {}, ()) for _ in range(2)]
-    assert all(isinstance(answer, steps.Finished) for answer in answers)
-    np.testing.assert_array_equal(images(file.output), alone["scan0.h5"])
-    assert left_behind(tmp_path) == []
-
-
-def test_a_worker_with_other_versions_is_refused(scans, tmp_path):
-    software = steps.tell_software(JOB)
-    other = replace(software, versions={**software.versions, "numpy": "1.0"})
-    steps._KEPT.clear()
-    (file,) = study_files([scans / "scan0.h5"], tmp_path)
-    answer = steps.reconstruct_batch(replace(JOB, software=other), file, "run", (0,))
-    assert f"has numpy {np.__version__}, expected 1.0" in answer.message
 
 
 def test_a_batch_that_kills_its_workers_is_one_line():

@@ -45,3 +45,7 @@ def conduct(client, files, resume=False, job=JOB, progress=None):
     conductor = Conductor(client, job, load_model("demo"))
     conductor.run(files, resume, progress or Heard())
     return conductor.records
+
+
+def left_behind(folder):
+    return [path.name for path in folder.rglob("*") if path.name.startswith(".")]

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from sbim_deploy.training.tissues import load_tissues
 
@@ -11,6 +10,8 @@ def tissues():
 
 @pytest.fixture(autouse=True)
 def _one_thread():
+    import torch
+
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

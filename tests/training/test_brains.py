@@ -157,8 +157,6 @@ def test_several_processes_draw_the_same_pool(tissues, monkeypatch):
 
 
 GRID = Grid((192, 192), 1.25)
-
-
 SHAPE = (128, 128)
 
 
