@@ -31,7 +31,7 @@ def plan(
     rows = [
         [str(i + 1), *(f"{row.get(name, 0):.6g}" for name in columns)] for i, row in enumerate(made["rows"])
     ]
-    print_table(["row", *columns], rows)
+    print_table(["step", *columns], rows)
     typer.echo(f"start: {start['image']:g} x the image of the measured data + {start['noise']:g} x noise")
     if samples > 1:
         typer.echo(f"the image is the mean of {samples} samples")
