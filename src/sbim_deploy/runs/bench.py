@@ -87,7 +87,7 @@ class Measurement:
     """Times and memory of one engine.
 
     ``load_s`` opens the score engine, ``first_call_ms`` compiles where the engine does; ``score_ms`` and
-    ``step_ms`` are medians of later calls. A reconstruction is ``network_calls`` steps of a plan for one slice
+    ``step_ms`` are medians of later calls. A reconstruction is ``network_calls`` steps of a plan for a slice
     whose maps are given: ``recon_s`` is ``recon_engine_s`` in the engine and ``outside_ms``, which is
     ``outside_percent`` of it. ``peak_mb`` is of a process that opens the score engine and calls it,
     ``growth_mb`` what of it came after Python and numpy; None where the system does not tell.
