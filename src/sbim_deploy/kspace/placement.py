@@ -127,7 +127,7 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
         kept = kept[:, ::-1]
         start = int(header["center_sample"]) - (last - 1)
         kept, start = _wrap_last(kept, start, grid.encoded[0])
-    n_kept = last - first
+    n_kept = kept.shape[1]
     low = -(grid.encoded[0] // 2)
     if not (low <= start and start + n_kept <= low + grid.encoded[0]):
         raise InputError(
