@@ -88,3 +88,8 @@ def test_masks_in_both_directions_stay_as_they_are():
     corner[2:, :3] = True
     np.testing.assert_array_equal(compact_mask(corner), corner)
     assert compact_mask(np.ones((6, 5), dtype=bool)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(("acceleration", "width"), [(1, 384), (4, 30), (6, 30), (6.5, 15), (8, 15)])
+def test_the_published_centre_is_halved_above_an_acceleration_of_six(acceleration, width):
+    assert published_calib_width(384, acceleration) == width

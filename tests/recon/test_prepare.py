@@ -6,6 +6,7 @@ from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centre_pad, centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan
+from sbim_deploy.recon import prepare
 from sbim_deploy.recon.prepare import prepare_slice
 
 SHAPE = (64, 60)
@@ -92,3 +93,25 @@ def test_maps_are_estimated_from_the_calibration_lines(scan):
 def test_a_slice_that_cannot_be_reconstructed_is_named_with_the_reason(scan, arguments, message):
     with pytest.raises(InputError, match=message):
         prepare_slice(**{"kspace": scan[2], "index": 3, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("n_lines", "kernel_width"), [(4, 3), (6, 3), (7, 3), (8, 4), (11, 5), (12, 6), (16, 6)]
+)
+def test_the_espirit_kernel_is_half_as_wide_as_the_calibration_lines_from_3_to_6(
+    scan, monkeypatch, n_lines, kernel_width
+):
+    _, maps, kspace = scan
+    widths = []
+
+    def record(calibration, shape, kernel_width):
+        widths.append((calibration.shape[-1], kernel_width))
+        return maps
+
+    monkeypatch.setattr(prepare, "espirit_maps", record)
+    # With every fourth line outside the centre alone, the block of calibration is no wider than the centre.
+    mask = line_mask(60, 4, calib_width=n_lines)
+    around = 30 - n_lines // 2
+    mask[[around - 1, around + n_lines]] = False
+    prepare_slice(kspace, mask=mask)
+    assert widths == [(n_lines, kernel_width)]
