@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from sbim_deploy.engines.triton import TritonEngine
-from sbim_deploy.errors import InputError
-from sbim_deploy.models.engine_folder import graph_hashes
-from sbim_deploy.models.folder import ModelManifest
-
-if TYPE_CHECKING:
-    from sbim_deploy.models.folder import Model
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -23,12 +14,19 @@ from sbim_deploy.engines.engine import Engine, TensorSpec
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
+from sbim_deploy.engines.triton import TritonEngine
 from sbim_deploy.engines.triton_client import check_address
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError
-from sbim_deploy.models.engine_folder import ENGINES, open_tensorrt, read_records
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.models.engine_folder import ENGINES, graph_hashes, open_tensorrt, read_records
+from sbim_deploy.models.folder import Model, ModelManifest
 
 SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 """What follows a graph's name in a served model's, by backend: ONNX Runtime's, and TensorRT's."""
+
+BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
+SERVED = tuple(SUFFIXES)
+"""Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
+BACKENDS = ("auto", *BEST_FIRST, *SERVED)
 
 
 def served_name(manifest: ModelManifest, graph: str, backend: str = "triton") -> str:
@@ -82,12 +80,6 @@ def open_served(model: Model, graph: str, backend: str, url: str) -> TritonEngin
         identity(model.folder, model.manifest, graph),
         backend,
     )
-
-
-BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
-SERVED = tuple(SUFFIXES)
-"""Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
-BACKENDS = ("auto", *BEST_FIRST, *SERVED)
 
 
 def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
