@@ -42,7 +42,7 @@ SIZES = (64, 320, 512)
 class BuildRequest:
     """What to build engines for, by which backend, and into which folder.
 
-    `ranges` are by dimensions' names. `timing_cache` is read where it exists, and written.
+    ``ranges`` are by dimensions' names. ``timing_cache`` is read where it exists, and written.
     """
 
     backend: str

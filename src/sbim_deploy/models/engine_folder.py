@@ -55,8 +55,9 @@ Sizes = Annotated[
 class EngineRecord:
     """What an engine was built from, with and for.
 
-    `inputs` are the graph's inputs with their shapes, free sizes by name; `shapes` gives each of these names
-    the least, the best and the greatest size. `settings` are the builder's. Compute capability 8.9 is 89.
+    ``inputs`` are the graph's inputs with their shapes, free sizes by name; ``shapes`` gives each of these
+    names the least, the best and the greatest size. ``settings`` are the builder's. Compute capability 8.9 is
+    89.
     """
 
     format_version: int

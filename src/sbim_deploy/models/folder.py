@@ -121,11 +121,12 @@ class GraphEntry:
 class ModelManifest:
     """What a model folder holds and how the model was made.
 
-    Rows and columns of the network's input must be multiples of `size_multiple`. `ngf` is the width of its
-    first stage, `n_cg` the number of conjugate-gradient steps that the proximal graphs take. `precision_cost`
-    is what PyTorch in the graphs' `dtype` loses against the original: the relative L2 error of the score at
-    three levels, the NRMSE and the SSIM of an image. `graphs` are by the names of their files without the
-    suffix. `denoising` is what the network denoises; it is empty where that was not measured.
+    Rows and columns of the network's input must be multiples of ``size_multiple``. ``ngf`` is the width of
+    its first stage, ``n_cg`` the number of conjugate-gradient steps that the proximal graphs take.
+    ``precision_cost`` is what PyTorch in the graphs' ``dtype`` loses against the original: the relative L2
+    error of the score at three levels, the NRMSE and the SSIM of an image. ``graphs`` are by the names of
+    their files without the suffix. ``denoising`` is what the network denoises; it is empty where that was not
+    measured.
     """
 
     format_version: int
@@ -167,7 +168,7 @@ class ModelManifest:
 
 
 def read_manifest(folder: Path) -> ModelManifest:
-    """Read and check `manifest.json`; the files themselves are left to `verify_files`.
+    """Read and check ``manifest.json``; the files themselves are left to :func:`verify_files`.
 
     Raises:
         InputError: no folder, no manifest, or a manifest that is not as it must be.
@@ -184,7 +185,7 @@ def read_manifest(folder: Path) -> ModelManifest:
 
 
 def write_manifest(folder: Path, manifest: ModelManifest) -> None:
-    """Write `manifest.json` into the folder, whole or not at all.
+    """Write ``manifest.json`` into the folder, whole or not at all.
 
     Raises:
         InputError: the folder is missing or cannot be written.
@@ -217,16 +218,16 @@ def verify_files(folder: Path, manifest: ModelManifest) -> None:
 
 
 def describe_file(path: Path) -> FileEntry:
-    """Give the entry of a file for the manifest.
+    """Return the entry of a file for the manifest.
 
     Raises:
-        InputError: `path` is no plain file or cannot be read.
+        InputError: ``path`` is no plain file or cannot be read.
     """
     return FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
 
 
 def model_digest(manifest: ModelManifest) -> str:
-    """Give one SHA-256 over the names and hashes of the files, whatever their order."""
+    """Return one SHA-256 over the names and hashes of the files, whatever their order."""
     lines = sorted(f"{name} {entry.sha256}\n" for name, entry in manifest.files.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
