@@ -13,7 +13,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from sbim_deploy.runs.coverage import Calibration, calibrate_file
+from sbim_deploy.runs.coverage import FileCoverage, measure_coverage
 from sbim_deploy.runs.evaluate import evaluate_file
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
@@ -35,11 +35,11 @@ COLUMNS = (
 )
 
 
-def calibrated(kspace: Path, result: Path, settings: ReconSettings) -> Calibration:
+def measured(kspace: Path, result: Path, settings: ReconSettings) -> FileCoverage:
     reconstruct_file(kspace, result, settings)
-    calibration = calibrate_file(result, kspace)
-    assert calibration is not None
-    return calibration
+    coverage = measure_coverage(result, kspace)
+    assert coverage is not None
+    return coverage
 
 
 def row(folder: Path, acceleration: float, arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -55,10 +55,10 @@ def row(folder: Path, acceleration: float, arguments: argparse.Namespace) -> tup
 
     reconstruct_file(kspace, result, settings(0, 1))
     one = evaluate_file(result, kspace).mean_reconstruction
-    factor = calibrated(kspace, result, settings(FIRST_TUNING_SLICE, arguments.samples)).sd_factor
-    plain = calibrated(kspace, result, settings(0, arguments.samples))
+    factor = measured(kspace, result, settings(FIRST_TUNING_SLICE, arguments.samples)).sd_factor
+    plain = measured(kspace, result, settings(0, arguments.samples))
     mean = evaluate_file(result, kspace).mean_reconstruction
-    corrected = calibrated(kspace, result, settings(0, arguments.samples, factor))
+    corrected = measured(kspace, result, settings(0, arguments.samples, factor))
     return (
         f"{acceleration:g}",
         *(f"{one.psnr:.2f}", f"{one.ssim:.3f}", f"{mean.psnr:.2f}", f"{mean.ssim:.3f}"),

@@ -10,7 +10,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.recon.uncertainty import RunningMoments
 from sbim_deploy.results.result_file import ResultWriter
-from sbim_deploy.runs.coverage import calibrate_file, expected_coverage
+from sbim_deploy.runs.coverage import expected_coverage, measure_coverage
 
 
 def normals(rng, shape):
@@ -62,16 +62,16 @@ def test_pixels_of_the_object_are_counted_and_the_others_are_not(tmp_path):
     error[:4] = 5
     error[4:7] = 0.5
     result, kspace = write_pair(tmp_path, 1j * error, deviation, with_maps=True)
-    calibration = calibrate_file(result, kspace)
-    assert (calibration.samples, calibration.error) == (4, "complex")
-    (only,) = calibration.slices
+    coverage = measure_coverage(result, kspace)
+    assert (coverage.samples, coverage.error) == (4, "complex")
+    (only,) = coverage.slices
     assert only.coverage.within_one == pytest.approx(0.75 * 0.5)
     assert only.coverage.within_two == pytest.approx(0.75)
-    assert calibration.mean_coverage == only.coverage
-    assert calibration.expected_coverage.within_one == pytest.approx(1 - 1.2**-3)
+    assert coverage.mean_coverage == only.coverage
+    assert coverage.expected_coverage.within_one == pytest.approx(1 - 1.2**-3)
     # An eighth of the pixels is 50 standard deviations off: more than the 5 % that may be.
     assert only.factor == pytest.approx(50 / 2)
-    assert calibration.sd_factor == only.factor
+    assert coverage.sd_factor == only.factor
     inside = np.abs(error[4:]).ravel(), deviation[4:].ravel()
     assert only.correlation == pytest.approx(np.corrcoef(*inside)[0, 1], abs=1e-4)
 
@@ -79,11 +79,11 @@ def test_pixels_of_the_object_are_counted_and_the_others_are_not(tmp_path):
 def test_the_factor_makes_95_percent_of_errors_lie_within_two_standard_deviations(tmp_path):
     error = np.random.default_rng(0).rayleigh(0.02, (16, 16))
     deviation = np.full((16, 16), 0.01, np.float32)
-    first = calibrate_file(*write_pair(tmp_path, 1j * error, deviation, with_maps=True))
+    first = measure_coverage(*write_pair(tmp_path, 1j * error, deviation, with_maps=True))
     assert first.mean_coverage.within_two < 0.7
     assert first.sd_factor == pytest.approx(0.02 * np.sqrt(2 * np.log(20)) / 0.02, rel=0.1)
     corrected = deviation * np.float32(first.sd_factor)
-    again = calibrate_file(*write_pair(tmp_path, 1j * error, corrected, with_maps=True))
+    again = measure_coverage(*write_pair(tmp_path, 1j * error, corrected, with_maps=True))
     assert again.mean_coverage.within_two == pytest.approx(0.95, abs=0.01)
     assert again.sd_factor == pytest.approx(1, rel=0.01)
 
@@ -93,15 +93,15 @@ def test_a_phase_that_the_maps_leave_open_is_no_error(tmp_path):
     result, kspace = write_pair(tmp_path, np.zeros((16, 16)), ones)
     with h5py.File(result, "r+") as file:
         file["image"][...] *= np.exp(0.5j)
-    calibration = calibrate_file(result, kspace)
-    assert calibration.error == "magnitude"
-    assert calibration.mean_coverage.within_one == 1
-    assert np.isnan(calibration.mean_correlation)
+    coverage = measure_coverage(result, kspace)
+    assert coverage.error == "magnitude"
+    assert coverage.mean_coverage.within_one == 1
+    assert np.isnan(coverage.mean_correlation)
 
 
 def test_a_result_without_samples_has_no_calibration_and_another_object_is_refused(tmp_path):
     result, kspace = write_pair(tmp_path, np.zeros((16, 16)), None)
-    assert calibrate_file(result, kspace) is None
+    assert measure_coverage(result, kspace) is None
     (tmp_path / "other").mkdir()
     result, _ = write_pair(tmp_path, np.zeros((16, 16)), np.zeros((16, 16), np.float32))
     with h5py.File(kspace, "r+") as file:
@@ -109,7 +109,7 @@ def test_a_result_without_samples_has_no_calibration_and_another_object_is_refus
         del file["reference"]
         file["reference"] = reference
     with pytest.raises(InputError, match="smaller than the result's"):
-        calibrate_file(result, kspace)
+        measure_coverage(result, kspace)
 
 
 def test_evaluate_prints_the_coverage_beside_what_is_expected(cli, tmp_path):

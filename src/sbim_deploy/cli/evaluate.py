@@ -11,7 +11,7 @@ from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from sbim_deploy.runs.coverage import Calibration, Coverage
+    from sbim_deploy.runs.coverage import Coverage, FileCoverage
     from sbim_deploy.runs.evaluate import Evaluation, Scores
 
 
@@ -30,17 +30,17 @@ def evaluate(
     """
     from dataclasses import asdict
 
-    from sbim_deploy.runs.coverage import calibrate_file
+    from sbim_deploy.runs.coverage import measure_coverage
     from sbim_deploy.runs.evaluate import evaluate_file
 
     evaluation = evaluate_file(result, reference, mask_below)
-    calibration = calibrate_file(result, reference)
+    coverage = measure_coverage(result, reference)
     if json:
-        print_json({**asdict(evaluation), "calibration": calibration and asdict(calibration)})
+        print_json({**asdict(evaluation), "calibration": coverage and asdict(coverage)})
         return
     print_evaluation(evaluation)
-    if calibration is not None:
-        _print_calibration(calibration)
+    if coverage is not None:
+        _print_coverage(coverage)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -54,7 +54,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     print_table(columns, [*rows, means])
 
 
-def _print_calibration(calibration: Calibration) -> None:
+def _print_coverage(coverage: FileCoverage) -> None:
     """Print how much of the object's error one and two standard deviations cover, and should."""
     print_table(
         ("", "within 1 sd", "within 2 sd", "correlation of sd and error", "factor for 95 %"),
@@ -66,16 +66,16 @@ def _print_calibration(calibration: Calibration) -> None:
                     f"{each.correlation:.3f}",
                     f"{each.factor:.2f}",
                 )
-                for each in calibration.slices
+                for each in coverage.slices
             ),
-            ("mean", *_fractions(calibration.mean_coverage), f"{calibration.mean_correlation:.3f}", ""),
-            ("posterior", *_fractions(calibration.expected_coverage), "", ""),
+            ("mean", *_fractions(coverage.mean_coverage), f"{coverage.mean_correlation:.3f}", ""),
+            ("posterior", *_fractions(coverage.expected_coverage), "", ""),
         ],
     )
     note(
-        f"standard deviation of {calibration.samples} samples against the {calibration.error} error, where "
+        f"standard deviation of {coverage.samples} samples against the {coverage.error} error, where "
         "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give. "
-        f"For scans like these: recon --sd-factor {calibration.sd_factor:.2f}"
+        f"For scans like these: recon --sd-factor {coverage.sd_factor:.2f}"
     )
 
 

@@ -26,7 +26,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class SliceCalibration:
+class SliceCoverage:
     """A slice's coverage, and the correlation of |error| and standard deviation over its pixels.
 
     ``factor`` is what the standard deviation needs for 95 % of the errors to lie within two of them.
@@ -39,7 +39,7 @@ class SliceCalibration:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class FileCoverage:
     """The slices of a result, their means, and what samples of the true posterior would give.
 
     Pixels count where the reference is at least 5 % of its maximum. ``error`` is what was compared:
@@ -50,14 +50,14 @@ class Calibration:
 
     samples: int
     error: str
-    slices: tuple[SliceCalibration, ...]
+    slices: tuple[SliceCoverage, ...]
     mean_coverage: Coverage
     mean_correlation: float
     sd_factor: float
     expected_coverage: Coverage
 
 
-def calibrate_file(result_path: Path, reference_path: Path) -> Calibration | None:
+def measure_coverage(result_path: Path, reference_path: Path) -> FileCoverage | None:
     """Compare a result's standard deviation with its error; None where it has no standard deviation.
 
     Raises:
@@ -75,7 +75,7 @@ def calibrate_file(result_path: Path, reference_path: Path) -> Calibration | Non
             in_object = np.abs(reference) >= OBJECT_FRACTION * np.abs(reference).max()
             deviation = result.read_standard_deviation(position)
             slices.append(_compare(index, error[in_object], deviation[in_object]))
-    return Calibration(
+    return FileCoverage(
         result.samples,
         "complex" if is_complex else "magnitude",
         tuple(slices),
@@ -116,11 +116,11 @@ def _shares_phase(result: ResultFile, kspace: KspaceFile) -> bool:
     return bool(maps.get("sha256") == file_sha256(kspace.path))
 
 
-def _compare(index: int, error: FloatArray, deviation: FloatArray) -> SliceCalibration:
+def _compare(index: int, error: FloatArray, deviation: FloatArray) -> SliceCoverage:
     coverage = Coverage(float(np.mean(error <= deviation)), float(np.mean(error <= 2 * deviation)))
     is_constant = np.ptp(error) == 0 or np.ptp(deviation) == 0
     correlation = float("nan") if is_constant else float(np.corrcoef(error, deviation)[0, 1])
     ratios = np.divide(
         error, deviation, out=np.where(error > 0, np.inf, 0).astype(error.dtype), where=deviation > 0
     )
-    return SliceCalibration(index, coverage, correlation, float(np.quantile(ratios, 0.95)) / 2)
+    return SliceCoverage(index, coverage, correlation, float(np.quantile(ratios, 0.95)) / 2)
