@@ -6,8 +6,10 @@ import os
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
+import importlib.util
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,68 @@ import pytest
 from sbim_deploy.cli.app import main
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
+# What the extras bring. A test that fails for the want of one of these is skipped, and says which it is.
+EXTRAS = [
+    "cryptography",
+    "dask",
+    "diffusers",
+    "distributed",
+    "google",
+    "grpc",
+    "hypothesis",
+    "ismrmrd",
+    "matplotlib",
+    "nibabel",
+    "nilearn",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "prometheus_client",
+    "psutil",
+    "pydantic",
+    "pydicom",
+    "safetensors",
+    "sigpy",
+    "skimage",
+    "threadpoolctl",
+    "torch",
+    "tritonclient",
+    "yaml",
+]
+MISSING = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
+
 SIMULATED = SimulateSettings(n_slices=4, n_coils=4, size=64, acceleration=2.0)
+
+
+def missing_extra(failure: str) -> str | None:
+    """Return the package that is not installed and that a failure names, if there is one."""
+    for name in MISSING:
+        absent = rf"No module named '{name}\b|import of {name}\b|\b{name}[\w.]* is not installed"
+        if re.search(absent, failure, re.IGNORECASE):
+            return name
+    return "onnxruntime" if "onnxruntime" in MISSING and "no backend is here" in failure else None
+
+
+def skipped_without_extra(report: pytest.CollectReport | pytest.TestReport) -> None:
+    """Make a skip of a failure that a missing package explains."""
+    if MISSING and report.failed and (name := missing_extra(report.longreprtext)):
+        report.outcome = "skipped"
+        report.longrepr = (report.nodeid.partition("::")[0], 0, f"Skipped: {name} is not installed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    skipped_without_extra(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    skipped_without_extra(report)
+    return report
 
 
 class CliResult:
@@ -23,6 +86,9 @@ class CliResult:
 
     def __init__(self, code: int, out: str, err: str):
         self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"CliResult({self.code}, {self.err!r})"
 
     @property
     def error_line(self) -> str:

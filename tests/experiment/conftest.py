@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from tiny_experiment import TINY, CountedPeer
 
 from sbim_deploy.experiment import peers
@@ -21,6 +20,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CountedPeer:
 @pytest.fixture
 def write_config(tmp_path: Path) -> Callable[..., Path]:
     """Write the tiny experiment's YAML with some keys changed; None leaves one out."""
+
+    import yaml
 
     def write(**changes: object) -> Path:
         path = tmp_path / "tiny.yaml"
