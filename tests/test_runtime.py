@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 RECON_WITHOUT = """
@@ -53,6 +55,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "recon" in done.stdout
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_slices(tmp_path: Path) -> None:
     kspace = tmp_path / "kspace.h5"
     settings = SimulateSettings(n_slices=32, n_coils=16, size=128, acceleration=2.0)

@@ -1,29 +1,41 @@
-from collections.abc import Iterator
-from importlib import import_module
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
-from random_checkpoints import CONFIG, write_random_checkpoint
 
 
-@pytest.fixture(scope="module")
-def two_cg_steps() -> Iterator[None]:
-    """Proximal rows of two steps for models and samplers alike: most of an export is tracing all ten."""
-    with pytest.MonkeyPatch.context() as patch:
-        # Not by a dotted name: tests that block PyTorch leave their parent another package as its attribute.
-        for name in ("sbim_deploy.export.model", "sbim_deploy.samplers.choice"):
-            patch.setattr(import_module(name), "DDS_N_CG", 2)
-        yield
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a file or a folder once for all of pytest's processes: an export takes 15 seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        path = folder / name
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                make(path)
+        return path
+
+    return made
 
 
 @pytest.fixture(scope="session")
 def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import yaml
+    from random_checkpoints import CONFIG
+
     path = tmp_path_factory.mktemp("config") / "config.yaml"
     path.write_text(yaml.safe_dump(CONFIG))
     return path
 
 
 @pytest.fixture(scope="session")
-def checkpoint_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "checkpoint_100000.pth")
+def checkpoint_path(once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    from random_checkpoints import write_random_checkpoint
+
+    return once("checkpoint_100000.pth", write_random_checkpoint)

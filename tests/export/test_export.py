@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -8,17 +10,14 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export import parity
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.export.parity import check_against_checkpoint
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint_path, config_path, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export") / "model"
-    export_model(checkpoint_path, config_path, folder)
-    return load_model(folder)
+def model(once, checkpoint_path, config_path):
+    return load_model(once("model", lambda folder: export_model(checkpoint_path, config_path, folder)))
 
 
 def test_a_published_checkpoint_becomes_a_folder_that_gives_the_ema_weights_output(model):
@@ -34,17 +33,27 @@ def test_a_published_checkpoint_becomes_a_folder_that_gives_the_ema_weights_outp
         assert np.linalg.norm(got[i] - expected[i]) <= 1e-5 * np.linalg.norm(expected[i])
 
 
-def test_score_and_step_are_pytorchs_at_three_levels(model, checkpoint_path, config_path):
-    results = check_against_checkpoint(model, checkpoint_path, config_path)
-    assert len(results) == 15
-    assert max(result.relative_l2 for result in results) <= 1e-5
-    assert all(result.passed for result in results)
+def test_the_command_validates_it_with_the_checkpoint_beside_on_the_backend_that_was_asked_for(
+    cli, model, checkpoint_path, config_path, monkeypatch
+):
+    opened = []
+    open_one = parity.open_engine
 
+    def recorded(model, graph, backend="auto", threads=None):
+        opened.append(backend)
+        return open_one(model, graph, backend, threads)
 
-def test_the_command_validates_it_with_the_checkpoint_beside(cli, model, checkpoint_path, config_path):
-    done = cli("validate", model.folder, "--checkpoint", checkpoint_path, "--config", config_path)
+    monkeypatch.setattr(parity, "open_engine", recorded)
+    options = ("--checkpoint", checkpoint_path, "--config", config_path, "--backend", "onnxruntime", "--json")
+    done = cli("validate", model.folder, *options)
     assert done.code == 0, done.err
-    assert done.out.count(" ok") == 35
+    assert opened == ["onnxruntime"] * 5
+    results = json.loads(done.out)["parity"]
+    assert len(results) == 35
+    beside = [result for result in results if result["name"].endswith(", PyTorch")]
+    beside = [result for result in beside if "stored" not in result["name"]]
+    assert len(beside) == 15
+    assert max(result["relative_l2"] for result in beside) <= 1e-5
 
 
 def test_the_manifest_says_what_the_model_is(model):
@@ -105,20 +114,3 @@ def test_export_refuses_bad_input(cli, checkpoint_path, config_path, tmp_path, a
     assert done.code == 2
     assert message in done.error_line
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_checkpoint_is_compared_on_the_backend_that_was_asked_for(
-    cli, model, checkpoint_path, config_path
-):
-    options = ("--checkpoint", checkpoint_path, "--config", config_path, "--backend", "onnxruntime", "--json")
-    with pytest.MonkeyPatch.context() as patch:
-        opened = []
-        open_one = parity.open_engine
-
-        def recorded(model, graph, backend="auto", threads=None):
-            opened.append(backend)
-            return open_one(model, graph, backend, threads)
-
-        patch.setattr(parity, "open_engine", recorded)
-        assert cli("validate", model.folder, *options).code == 0
-    assert opened == ["onnxruntime"] * 5

@@ -54,6 +54,7 @@ def assert_close_each(got, expected, limit):
         assert np.linalg.norm(one - other) <= limit * np.linalg.norm(other)
 
 
+@pytest.mark.slow
 def test_the_graph_with_attention_is_the_network_through_the_bijection(model, unet_folder):
     x, sigma = noisy([157.4, 20, 1.3, 0.15, 0.01001])
     got = open_engine(model, "score").run({"x": x, "sigma": sigma})["score"]
@@ -124,6 +125,7 @@ def test_the_denoised_image_is_the_one_of_the_librarys_scheduler(tmp_path, predi
         assert (got - expected).norm() <= 1e-3 * expected.norm()
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_the_model_is(model):
     manifest = model.manifest
     assert (manifest.architecture, manifest.ngf, manifest.channels) == ("UNet2DModel", 8, 2)
@@ -134,12 +136,14 @@ def test_the_manifest_says_what_the_model_is(model):
     assert len(manifest.files) == 11
 
 
+@pytest.mark.slow
 def test_validate_compares_it_with_the_folder(cli, model, unet_folder):
     done = cli("validate", model.folder, "--checkpoint", unet_folder, "--backend", "onnxruntime")
     assert done.code == 0, done.err
     assert done.out.count(" ok") == 35
 
 
+@pytest.mark.slow
 def test_validate_knows_another_folder(cli, model, unet_folder, tmp_path):
     other = shutil.copytree(unet_folder, tmp_path / "other")
     path = other / "unet" / "diffusion_pytorch_model.safetensors"
@@ -151,6 +155,7 @@ def test_validate_knows_another_folder(cli, model, unet_folder, tmp_path):
     assert "was exported from another checkpoint" in done.error_line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddim", "reverse-diffusion", "dds"])
 def test_a_scan_is_reconstructed_with_it(cli, model, simulated, tmp_path, sampler):
     arguments = ("--model", model.folder, "--sampler", sampler, "--steps", 4, "--slices", "0:1")
@@ -163,6 +168,7 @@ def test_a_scan_is_reconstructed_with_it(cli, model, simulated, tmp_path, sample
     assert np.abs(image).max() > 0
 
 
+@pytest.mark.slow
 def test_the_plan_has_the_models_own_steps(cli, model):
     done = cli("plan", "--sampler", "ddim", "--steps", 9, "--model", model.folder, "--json")
     plan = json.loads(done.out)

@@ -12,8 +12,6 @@ from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.trainer import train
 
 CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
-
-
 N_LOG_HEADER = 1 + trainer.N_HELD_OUT_SIGMAS
 
 
@@ -49,6 +47,7 @@ def assert_same_weights(first, second):
         assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.slow
 def test_the_loss_falls(tmp_path, start):
     progress = []
     train(
@@ -85,6 +84,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_half_precision_trains_and_resumes_with_its_scale(tmp_path, start):
     half = {"precision": "fp16", "sizes": (32, 40)}
     begin = Checkpoint(start.raw, None, {}, 0, 0)
