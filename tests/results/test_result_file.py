@@ -11,8 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hdf5_samples import complex_noise
 
+from hdf5_samples import complex_noise
 from sbim_deploy.errors import InputError
 from sbim_deploy.results.result_file import ResultWriter, open_result
 
@@ -32,7 +32,7 @@ def write(writer: ResultWriter, indices: Iterable[int]) -> None:
 def finish(path: Path, resume: bool = False, identity: dict[str, Any] = IDENTITY) -> None:
     with ResultWriter(path, identity, SLICES, resume) as writer:
         write(writer, writer.pending)
-        writer.finish({"engine": "test"})
+        writer.finish({"backend": "test"})
 
 
 def interrupt(path: Path, n_done: int = 2) -> None:
@@ -68,7 +68,7 @@ def test_finished_run_reads_back_in_the_order_given(path: Path) -> None:
     finish(path)
     assert_whole(path)
     with open_result(path) as result:
-        assert result.provenance == {"engine": "test"}
+        assert result.provenance.backend == "test"
         assert result.identity == {**IDENTITY, "slices": [4, 2, 9]}
 
 
@@ -119,12 +119,12 @@ def test_a_standard_deviation_of_no_number_of_samples_is_refused(path: Path, sam
 
 
 def test_provenance_of_a_megabyte_is_kept(path: Path) -> None:
-    plan = [{"level": level, "sigma": level / 7, "note": "x" * 200} for level in range(4000)]
+    steps = [{"level": level, "sigma": level / 7, "note": "x" * 200} for level in range(4000)]
     with ResultWriter(path, IDENTITY, (0,), resume=False) as writer:
         write(writer, (0,))
-        writer.finish({"plan": plan})
+        writer.finish({"plan": {"rows": steps}})
     with open_result(path) as result:
-        assert result.provenance == {"plan": plan}
+        assert result.provenance.plan.rows == tuple(steps)
 
 
 def test_interrupted_run_resumes_where_it_stopped(path: Path, partial: Path) -> None:

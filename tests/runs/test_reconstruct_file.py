@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -98,7 +98,7 @@ def test_samples_go_on_where_they_stopped_and_the_file_says_how_many(simulated, 
     with pytest.raises(InputError, match=r"samples \(got 2, expected 3\)"):
         reconstruct_file(simulated, resumed, replace(sampled, samples=2, resume=True))
     provenance = reconstruct_file(simulated, resumed, replace(sampled, resume=True))
-    assert (provenance["samples"], provenance["timings_s"]["slices"]) == (3, 2)
+    assert (provenance.samples, provenance.timings_s.slices) == (3, 2)
     np.testing.assert_allclose(images(resumed), images(straight), atol=1e-5)
     with open_result(straight) as a, open_result(resumed) as b:
         for position in range(3):
@@ -121,8 +121,8 @@ def test_a_run_that_was_killed_before_its_last_step_is_finished(simulated, tmp_p
         with pytest.raises(KeyboardInterrupt):
             reconstruct_file(simulated, out, FAST)
     provenance = reconstruct_file(simulated, out, replace(FAST, resume=True))
-    assert provenance["timings_s"]["slices"] == 0
-    assert provenance["measured"]["acceleration"] == pytest.approx(64 / 35)
+    assert provenance.timings_s.slices == 0
+    assert provenance.measured.acceleration == pytest.approx(64 / 35)
     assert images(out).shape == (4, 64, 64)
 
 
@@ -206,11 +206,11 @@ def test_a_slice_that_cannot_be_read_does_not_stop_the_others_and_resume_writes_
     assert heard[3:] == [1, 1, 1, 1]
     assert not out.exists()
     provenance = reconstruct_file(damaged, out, replace(FAST, resume=True))
-    assert list(provenance["left_out"]) == ["1"]
-    assert provenance["timings_s"]["slices"] == 0
+    assert list(provenance.left_out) == ["1"]
+    assert provenance.timings_s.slices == 0
     with open_result(out) as result:
         assert result.slice_indices == (0, 2, 3)
-        assert result.provenance["left_out"] == provenance["left_out"]
+        assert result.provenance.left_out == provenance.left_out
     whole = tmp_path / "whole.h5"
     reconstruct_file(simulated, whole, FAST)
     np.testing.assert_array_equal(images(out), images(whole)[[0, 2, 3]])
@@ -248,15 +248,15 @@ def test_maps_can_come_from_a_file(simulated, tmp_path):
     provenance = reconstruct_file(
         simulated, tmp_path / "out.h5", replace(FAST, maps=simulated, slices=(0, 1))
     )
-    assert provenance["measured"]["maps"] == "given"
-    assert provenance["maps"]["name"] == simulated.name
+    assert provenance.measured.maps == "given"
+    assert provenance.maps.name == simulated.name
 
 
 def test_undersampling_takes_lines_away(simulated, tmp_path):
     settings = replace(FAST, maps=simulated, undersampling=Undersampling("random", 3.0), slices=(0, 1))
     provenance = reconstruct_file(simulated, tmp_path / "out.h5", settings)
-    assert provenance["measured"]["acceleration"] > 3
-    assert provenance["undersampling"] == {"pattern": "random", "acceleration": 3.0}
+    assert provenance.measured.acceleration > 3
+    assert asdict(provenance.undersampling) == {"pattern": "random", "acceleration": 3.0}
 
 
 @pytest.mark.parametrize("bounds", [(0, 5), (2, 2), (3, 1), (-1, 2)])

@@ -37,10 +37,10 @@ def test_a_study_is_what_one_process_makes_of_its_files_to_the_bit(client, scans
     assert heard.fractions[-1] == 3
     with open_result(tmp_path / "scan0.h5") as result:
         provenance = result.provenance
-    assert provenance["timings_s"]["slices"] == 3
-    assert provenance["timings_s"]["sampling"] > 0
-    assert provenance["workers"]
-    assert all(int(worker.rpartition(":")[2]) != os.getpid() for worker in provenance["workers"])
+    assert provenance.timings_s.slices == 3
+    assert provenance.timings_s.sampling > 0
+    assert provenance.workers
+    assert all(int(worker.rpartition(":")[2]) != os.getpid() for worker in provenance.workers)
 
 
 def test_bad_files_do_not_stop_the_others(client, scans, alone, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
     from sbim_deploy.kspace.sources import KspaceSource
+    from sbim_deploy.results.provenance import Provenance
     from sbim_deploy.runs.outputs import Output
     from sbim_deploy.runs.settings import ReconSettings
 
@@ -133,7 +134,7 @@ def recon(
     made = _parse_output(output, output_format, orientation)
     provenance = run_recon(kspace[0], made, settings, pictures)
     if json:
-        print_json(provenance)
+        print_json(provenance.as_dict())
 
 
 def run_recon(
@@ -141,7 +142,7 @@ def run_recon(
     output: Output,
     settings: ReconSettings,
     pictures: Pictures,
-) -> dict[str, Any]:
+) -> Provenance:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.atomic import check_writable
     from sbim_deploy.kspace.sources import open_source
@@ -175,12 +176,12 @@ def run_recon(
             note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
             raise
         _write_outputs(outputs, result, source, pictures, residuals)
-    timings, plan = provenance["timings_s"], provenance["plan"]
-    without = f", without {', '.join(provenance['left_out'])}" if "left_out" in provenance else ""
+    timings, plan = provenance.timings_s, provenance.plan
+    without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
     note(
-        f"{output.path}: {timings['slices']} slices{without}, {samples}{plan['sampler']} with "
-        f"{len(plan['rows'])} network calls, {timings['total']:.1f} s. {NOTICE}"
+        f"{output.path}: {timings.slices} slices{without}, {samples}{plan.sampler} with "
+        f"{len(plan.rows)} network calls, {timings.total:.1f} s. {NOTICE}"
     )
     return provenance
 

@@ -9,9 +9,10 @@ import numpy as np
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.pages.panels import Panel, write_montage
-from sbim_deploy.records import FloatArray
+from sbim_deploy.records import NOTICE, FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.runs.evaluate import reference_magnitude, score
+from sbim_deploy.runs.findings import shown
 
 MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
@@ -66,16 +67,14 @@ def _note(image: FloatArray, reference: FloatArray) -> str:
 
 
 def _caption(result: ResultFile) -> str:
-    provenance = result.provenance
-    plan, measured = provenance["plan"], provenance["measured"]
-    version, model = provenance["software"]["sbim-deploy"], provenance["model"]["name"]
+    made = result.provenance
     parts = (
-        f"sbim-deploy {version}",
-        f"{plan['sampler']}, {len(plan['rows'])} network calls",
-        f"model {model}",
-        f"seed {provenance['seed']}",
-        f"effective acceleration {measured['acceleration']:.2f}",
-        f"maps {measured['maps']}",
-        provenance["notice"],
+        f"sbim-deploy {shown(made.software.get('sbim-deploy'))}",
+        f"{shown(made.plan.sampler)}, {len(made.plan.rows)} network calls",
+        f"model {shown(made.model.name)}",
+        f"seed {shown(made.seed)}",
+        f"effective acceleration {shown(made.measured.acceleration, '.2f')}",
+        f"maps {shown(made.measured.maps)}",
+        NOTICE,
     )
     return "  |  ".join(parts)

@@ -18,9 +18,9 @@ from sbim_deploy.runs.findings import (
     facts,
     flagged_slices,
     how_it_was_made,
-    look_up,
     percent,
-    row_sigmas,
+    shown,
+    step_sigmas,
     warnings,
 )
 
@@ -34,7 +34,7 @@ Residuals = Sequence[tuple[int, int, float]]
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _Chosen:
     """The slices on the page: ``full`` is the magnitude of 100 %, ``window`` the part of it that is white."""
 
     positions: tuple[int, ...]
@@ -52,14 +52,14 @@ def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> No
         InputError: the result is not what it must be, or the page cannot be written.
     """
     with open_result(result_path) as result:
-        shown = _choose(result)
-        name = look_up(result.provenance, "input", "name")
+        chosen = _choose(result)
+        name = shown(result.provenance.input.name)
         body = [
             f'<div class="notice">{NOTICE}</div>',
             f'<h1>Reconstruction report</h1><p class="file"><bdi>{text(name)}</bdi></p>',
             _facts(result),
             _warnings(result),
-            _images(result, shown),
+            _images(result, chosen),
             _curves(result, residuals),
             _tables(result),
         ]
@@ -67,7 +67,7 @@ def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> No
     write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script)
 
 
-def _choose(result: ResultFile) -> _Shown:
+def _choose(result: ResultFile) -> _Chosen:
     n_shown = min(MAX_SLICES, result.n_slices)
     positions = np.unique(np.linspace(0, result.n_slices - 1, n_shown).round().astype(int)).tolist()
     images = [np.abs(result.read_image(position)) for position in positions]
@@ -77,7 +77,7 @@ def _choose(result: ResultFile) -> _Shown:
         deviations = [result.read_standard_deviation(position) for position in positions]
         deviation = float(np.percentile(deviations, WINDOW_PERCENTILE))
     # An image of zeros is black whatever the window is.
-    return _Shown(tuple(positions), full or 1.0, white / full if white else 1.0, deviation or 1.0)
+    return _Chosen(tuple(positions), full or 1.0, white / full if white else 1.0, deviation or 1.0)
 
 
 def _facts(result: ResultFile) -> str:
@@ -96,20 +96,20 @@ def _warnings(result: ResultFile) -> str:
     return f'<div class="warnings"><b>Before you look</b><ul>{listed}</ul></div>'
 
 
-def _images(result: ResultFile, shown: _Shown) -> str:
-    n_left = result.n_slices - len(shown.positions)
-    count = f"{len(shown.positions)} of {result.n_slices} slices, evenly chosen" if n_left else "All slices"
-    cards = "".join(_card(result, shown, position) for position in shown.positions)
-    white = round(100 * shown.window)
+def _images(result: ResultFile, chosen: _Chosen) -> str:
+    n_left = result.n_slices - len(chosen.positions)
+    count = f"{len(chosen.positions)} of {result.n_slices} slices, evenly chosen" if n_left else "All slices"
+    cards = "".join(_card(result, chosen, position) for position in chosen.positions)
+    white = round(100 * chosen.window)
     return (
         f"<h2>Images</h2><p>{count}, in one window: black is 0, white {white} % of the brightest tissue. "
         "Rows and columns are as the file has them: left and right cannot be told from this page.</p>"
-        f"{_window_filter(shown.window)}{_window_controls(white)}"
-        f'<div class="slices">{cards}</div>{_legend(result, shown)}'
+        f"{_window_filter(chosen.window)}{_window_controls(white)}"
+        f'<div class="slices">{cards}</div>{_legend(result, chosen)}'
     )
 
 
-def _card(result: ResultFile, shown: _Shown, position: int) -> str:
+def _card(result: ResultFile, chosen: _Chosen, position: int) -> str:
     index = result.slice_indices[position]
     flagged = flagged_slices(result)
 
@@ -117,12 +117,12 @@ def _card(result: ResultFile, shown: _Shown, position: int) -> str:
         return figure(address, f"{caption}, slice {index}", caption, kind)
 
     panels = [
-        panel(_grey(result.read_zero_filled(position), shown), "measured data alone"),
-        panel(_grey(np.abs(result.read_image(position)), shown), "reconstruction"),
+        panel(_grey(result.read_zero_filled(position), chosen), "measured data alone"),
+        panel(_grey(np.abs(result.read_image(position)), chosen), "reconstruction"),
     ]
     if result.has_standard_deviation:
         deviation = _shrink(result.read_standard_deviation(position))
-        pixels = colour(deviation, (0.0, shown.full_deviation), "error")
+        pixels = colour(deviation, (0.0, chosen.full_deviation), "error")
         panels.append(panel(png_uri(Image.fromarray(pixels)), "standard deviation", ""))
     mark = " flagged" if index in flagged else ""
     note = f"{'high ' if mark else ''}residual {percent(result.residual[position])}"
@@ -132,8 +132,8 @@ def _card(result: ResultFile, shown: _Shown, position: int) -> str:
     )
 
 
-def _grey(magnitude: FloatArray, shown: _Shown) -> str:
-    levels = np.rint(255 * (_shrink(magnitude) / shown.full).clip(0, 1))
+def _grey(magnitude: FloatArray, chosen: _Chosen) -> str:
+    levels = np.rint(255 * (_shrink(magnitude) / chosen.full).clip(0, 1))
     return png_uri(Image.fromarray(levels.astype(np.uint8)))
 
 
@@ -174,7 +174,7 @@ def _window_controls(white: int) -> str:
     )
 
 
-def _legend(result: ResultFile, shown: _Shown) -> str:
+def _legend(result: ResultFile, chosen: _Chosen) -> str:
     parts = [
         "<p><b>Measured data alone</b>: the acquired lines, zero-filled and combined with the coil maps, "
         "without the model. What is in the reconstruction and not in it comes from the model.</p>",
@@ -182,7 +182,7 @@ def _legend(result: ResultFile, shown: _Shown) -> str:
     ]
     if result.has_standard_deviation:
         stops = ", ".join(f"rgb({r:.0f} {g:.0f} {b:.0f})" for r, g, b in ERROR_ANCHORS)
-        share = shown.full_deviation / shown.full
+        share = chosen.full_deviation / chosen.full
         parts.append(
             f'<div class="bar"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
             f"<span>{percent(share)} of the brightest tissue</span></div>"
@@ -194,7 +194,7 @@ def _legend(result: ResultFile, shown: _Shown) -> str:
 
 
 def _curves(result: ResultFile, residuals: Residuals) -> str:
-    sigmas = list(enumerate(row_sigmas(result.provenance), start=1))
+    sigmas = list(enumerate(step_sigmas(result.provenance), start=1))
     plots = [_residual_plot(residuals)] if residuals else []
     if sigmas:
         plots.append(log_plot("Noise level (sigma) of each step", "step of the plan", sigmas))
@@ -202,7 +202,7 @@ def _curves(result: ResultFile, residuals: Residuals) -> str:
     sample = ", first sample of each" if result.samples > 1 else ""
     if not residuals:
         said = "No residuals were kept on the way: the slices were reconstructed by an earlier run."
-    elif look_up(result.provenance, "graph") == "reconstruct":
+    elif result.provenance.graph == "reconstruct":
         said = (
             f"{n_slices} slices{sample}. The whole plan ran in one call (--graph reconstruct): the start and "
             "the end are known, and no row between."

@@ -44,6 +44,7 @@ from sbim_deploy.results.partial import (
     save_slice,
     slice_path,
 )
+from sbim_deploy.results.provenance import Provenance, read_record
 
 IMAGE_AXES = ("slices", "rows", "columns")
 MAX_SHOWN = 60
@@ -86,7 +87,7 @@ class ResultFile(OpenFile):
         self.slice_indices = tuple(int(index) for index in indices)
         self.residual: FloatArray = _read_column(file, path, "residual", self.n_slices, "f")
         self.identity = read_json_attribute(file, path, "identity")
-        self.provenance = read_json_attribute(file, path, "provenance")
+        self.provenance = read_record(read_json_attribute(file, path, "provenance"), Provenance)
         self.samples = self._read_samples()
 
     def read_image(self, position: int) -> ComplexArray:
@@ -301,7 +302,7 @@ class ResultWriter:
     def _adopt_output(self) -> None:
         try:
             with open_result(self.path) as result:
-                found, left_out = result.identity, result.provenance.get("left_out", {})
+                found, left_out = result.identity, result.provenance.left_out
                 indices = (*result.slice_indices, *map(int, left_out))
         except InputError:
             return  # whatever it is, it is not a finished run, and the output replaces it

@@ -81,25 +81,25 @@ def derivation_of(result: ResultFile) -> Derivation:
     Raises:
         InputError: the provenance lacks it.
     """
-    provenance = result.provenance
+    made = result.provenance
     identity = format_object(dict(sorted(result.identity.items())))
-    try:
-        return Derivation(
-            software_version=str(provenance["software"]["sbim-deploy"]),
-            sampler=str(provenance["plan"]["sampler"]),
-            n_calls=len(provenance["plan"]["rows"]),
-            samples=result.samples,
-            model_name=str(provenance["model"]["name"]),
-            model_digest=str(provenance["model"]["digest"]),
-            acceleration=float(provenance["measured"]["acceleration"]),
-            run_key=hashlib.sha256(identity.encode()).hexdigest(),
-            input_key=str(provenance["input"]["sha256"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+    known = {
+        "software_version": made.software.get("sbim-deploy"),
+        "sampler": made.plan.sampler,
+        "n_calls": len(made.plan.rows) or None,
+        "model_name": made.model.name,
+        "model_digest": made.model.digest,
+        "acceleration": made.measured.acceleration,
+        "input_key": made.input.sha256,
+    }
+    lacking = [name.replace("_", " ") for name, value in known.items() if value is None]
+    if lacking:
         raise InputError(
-            f"{result.path}: attribute 'provenance' has no valid {error}, expected a result of recon; "
+            f"{result.path}: attribute 'provenance' lacks {', '.join(lacking)}, expected a result of recon; "
             "reconstruct again"
-        ) from error
+        )
+    run_key = hashlib.sha256(identity.encode()).hexdigest()
+    return Derivation(samples=result.samples, run_key=run_key, **known)  # type: ignore[arg-type]
 
 
 def derivation_steps(derivation: Derivation) -> list[str]:

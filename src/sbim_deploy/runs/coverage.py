@@ -84,7 +84,7 @@ def measure_coverage(result_path: Path, reference_path: Path) -> FileCoverage | 
             float(np.mean([each.coverage.within_two for each in slices])),
         ),
         float(np.mean([each.correlation for each in slices])),
-        float(result.provenance.get("sd_factor", 1.0)) * float(np.mean([each.factor for each in slices])),
+        (result.provenance.sd_factor or 1.0) * float(np.mean([each.factor for each in slices])),
         Coverage(*(expected_coverage(n, result.samples, is_complex) for n in (1, 2))),
     )
 
@@ -110,10 +110,8 @@ def _shares_phase(result: ResultFile, kspace: KspaceFile) -> bool:
 
     They can where the reference is complex and the maps were those beside it.
     """
-    maps = result.provenance.get("maps")
-    if not kspace.has_complex_reference or not isinstance(maps, dict):
-        return False
-    return bool(maps.get("sha256") == file_sha256(kspace.path))
+    maps = result.provenance.maps
+    return kspace.has_complex_reference and maps is not None and maps.sha256 == file_sha256(kspace.path)
 
 
 def _compare(index: int, error: FloatArray, deviation: FloatArray) -> SliceCoverage:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
+from sbim_deploy.results.provenance import Provenance
 from sbim_deploy.results.result_file import ResultFile
 
 HIGH_RESIDUAL = 0.2
@@ -17,12 +18,9 @@ MAX_LISTED = 12
 Rows = list[tuple[object, object]]
 
 
-def look_up(provenance: dict[str, Any], *keys: str) -> Any:
-    """Return what stands under the keys, or ``unknown``: a file may lack anything."""
-    found: Any = provenance
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return UNKNOWN if found is None else found
+def shown(value: object, form: str = "", before: str = "") -> str:
+    """Return a value of a provenance as text, or ``unknown`` where the file lacks it."""
+    return UNKNOWN if value is None else f"{before}{value:{form}}"
 
 
 def percent(fraction: float) -> str:
@@ -30,34 +28,29 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
-def row_sigmas(provenance: dict[str, Any]) -> list[float]:
-    """Return the noise level of each row of the plan."""
-    rows = look_up(provenance, "plan", "rows")
-    if not isinstance(rows, list):
-        return []
-    sigmas = [look_up(row, "sigma") for row in rows]
+def step_sigmas(made: Provenance) -> list[float]:
+    """Return the noise level of each step of the plan."""
+    sigmas = [row.get("sigma") for row in made.plan.rows]
     return [float(sigma) for sigma in sigmas if isinstance(sigma, int | float)]
 
 
 def facts(result: ResultFile) -> list[tuple[str, str]]:
     """Return the few numbers that stand above the images, each with what it is."""
     made = result.provenance
-    acceleration = look_up(made, "measured", "acceleration")
-    seconds, n_timed = look_up(made, "timings_s", "total"), look_up(made, "timings_s", "slices")
-    is_timed = isinstance(seconds, int | float) and isinstance(n_timed, int) and n_timed > 0
+    seconds, n_timed = made.timings_s.total, made.timings_s.slices
     residual = result.residual
     found = [
         (str(result.n_slices), "slices" if result.n_slices > 1 else "slice"),
-        (_number(acceleration, ".2f", "R = "), "measured acceleration"),
+        (shown(made.measured.acceleration, ".2f", "R = "), "measured acceleration"),
         (
             percent(float(np.median(residual))),
             f"median residual ({percent(residual.min())} to {percent(residual.max())})",
         ),
-        (str(look_up(made, "plan", "sampler")), f"sampler, {len(row_sigmas(made))} network calls a sample"),
+        (shown(made.plan.sampler), f"sampler, {len(step_sigmas(made))} network calls a sample"),
     ]
     if result.samples > 1:
         found.append((str(result.samples), "samples averaged for each slice"))
-    if is_timed:
+    if seconds is not None and n_timed:
         found.append((f"{seconds / n_timed:.1f} s", "a slice, everything included"))
     return found
 
@@ -85,21 +78,20 @@ def warnings(result: ResultFile) -> list[str]:
             f"High residual in slice {listed}{more}: the image does not explain the measured data. Motion, "
             "much noise, coil maps that do not fit, or a sampler with too few steps."
         )
-    lines = look_up(made, "measured", "calibration_lines")
-    is_estimated = look_up(made, "measured", "maps") == "ESPIRiT"
-    if is_estimated and isinstance(lines, int) and lines < FEW_CALIBRATION_LINES:
+    lines = made.measured.calibration_lines
+    if made.measured.maps == "ESPIRiT" and lines is not None and lines < FEW_CALIBRATION_LINES:
         found.append(
             f"Only {lines} calibration lines: coil maps estimated from fewer than "
             f"{FEW_CALIBRATION_LINES} are inaccurate, and so is the image. Give better maps with --maps, or "
             "acquire more lines."
         )
-    training_data = str(look_up(made, "model", "training_data"))
+    training_data = made.model.training_data or UNKNOWN
     if training_data.startswith("synthetic"):
         found.append(
             f"The model was trained on {training_data}, not on patients: it may draw what it was trained on."
         )
-    timed = look_up(made, "timings_s", "slices")
-    if isinstance(timed, int) and timed < result.n_slices:
+    timed = made.timings_s.slices
+    if timed is not None and timed < result.n_slices:
         found.append(
             f"A stopped run was resumed: times and curves are those of the {timed} slices done since, of "
             f"{result.n_slices}."
@@ -110,41 +102,42 @@ def warnings(result: ResultFile) -> list[str]:
 def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
     """Return tables of names and values by their headings."""
     made = result.provenance
-
-    def rows(**names: tuple[str, ...]) -> Rows:
-        return [(name.replace("_", " "), look_up(made, *keys)) for name, keys in names.items()]
-
-    maps = look_up(made, "maps", "name")
-    removed = look_up(made, "undersampling")
+    measured = made.measured
+    maps = "" if made.maps is None or made.maps.name is None else f": {made.maps.name}"
     scan: Rows = [
-        *rows(File=("input", "name"), SHA_256=("input", "sha256")),
+        ("File", shown(made.input.name)),
+        ("SHA 256", shown(made.input.sha256)),
         ("Image", f"{result.shape[0]} rows x {result.shape[1]} columns, {result.n_slices} slices"),
-        ("Acceleration", _number(look_up(made, "measured", "acceleration"), ".3g")),
-        *rows(Calibration_lines=("measured", "calibration_lines")),
-        ("Coil maps", f"{look_up(made, 'measured', 'maps')}" + ("" if maps == UNKNOWN else f": {maps}")),
+        ("Acceleration", shown(measured.acceleration, ".3g")),
+        ("Calibration lines", shown(measured.calibration_lines)),
+        ("Coil maps", f"{shown(measured.maps)}{maps}"),
     ]
-    if isinstance(removed, dict):
-        scan.append(
-            ("Lines taken away", f"{look_up(removed, 'pattern')}, {look_up(removed, 'acceleration')}")
-        )
-    model = rows(
-        Model=("model", "name"),
-        Training_data=("model", "training_data"),
-        Intended_use=("model", "intended_use"),
-        Digest=("model", "digest"),
-    )
+    removed = made.undersampling
+    if removed is not None:
+        scan.append(("Lines taken away", f"{shown(removed.pattern)}, {shown(removed.acceleration)}"))
+    model: Rows = [
+        ("Model", shown(made.model.name)),
+        ("Training data", shown(made.model.training_data)),
+        ("Intended use", shown(made.model.intended_use)),
+        ("Digest", shown(made.model.digest)),
+    ]
     sampling: Rows = [
-        *rows(Sampler=("plan", "sampler")),
-        ("Network calls", f"{len(row_sigmas(made))} for each sample"),
-        *rows(Samples=("samples",), Seed=("seed",), Graph=("graph",)),
+        ("Sampler", shown(made.plan.sampler)),
+        ("Network calls", f"{len(step_sigmas(made))} for each sample"),
+        ("Samples", shown(made.samples)),
+        ("Seed", shown(made.seed)),
+        ("Graph", shown(made.graph)),
     ]
-    run = rows(Written=("created",), Images_at_once=("batch",))
-    for heading, key in (("Engine", "engine"), ("Software", "software"), ("Timings (s)", "timings_s")):
-        listed = look_up(made, key)
-        items = listed.items() if isinstance(listed, dict) else ()
-        run.append((heading, ", ".join(f"{name} {value}" for name, value in items) or UNKNOWN))
+    seconds = {name: value for name, value in vars(made.timings_s).items() if value is not None}
+    run: Rows = [
+        ("Written", shown(made.created)),
+        ("Images at once", shown(made.batch)),
+        ("Engine", _listed(made.engine)),
+        ("Software", _listed(made.software)),
+        ("Timings (s)", _listed(seconds)),
+    ]
     return {"Scan": scan, "Model": model, "Sampling": sampling, "Run": run}
 
 
-def _number(value: Any, form: str, before: str = "") -> str:
-    return f"{before}{value:{form}}" if isinstance(value, int | float) else str(value)
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or UNKNOWN

@@ -105,7 +105,7 @@ def _describe_source(kspace: KspaceSource) -> dict[str, Any]:
 
 
 def _describe_result(result: ResultFile) -> dict[str, Any]:
-    provenance = dict(result.provenance)
+    provenance = result.provenance.as_dict()
     plan = provenance.pop("plan")
     return {
         "kind": "reconstruction",

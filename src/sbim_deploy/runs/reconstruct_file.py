@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.reconstruct import OnResidual
+from sbim_deploy.results.provenance import Provenance, Timings
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.scan import (
     Tally,
@@ -49,7 +51,7 @@ def reconstruct_file(
     settings: ReconSettings,
     progress: Progress | None = None,
     on_residual: OnResidual | None = None,
-) -> dict[str, Any]:
+) -> Provenance:
     """Open a k-space file, reconstruct it and return the output's provenance; see :func:`reconstruct`.
 
     Raises:
@@ -66,7 +68,7 @@ def reconstruct(
     settings: ReconSettings,
     progress: Progress | None = None,
     on_residual: OnResidual | None = None,
-) -> dict[str, Any]:
+) -> Provenance:
     """Reconstruct an open k-space file and return the output's provenance.
 
     The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
@@ -90,7 +92,9 @@ def reconstruct(
         identity = run_identity(
             source.path, settings, reconstructor.model, reconstructor.plan, engine["backend"]
         )
-        writer = stack.enter_context(ResultWriter(output_path, identity, scan.indices, settings.resume))
+        writer = stack.enter_context(
+            ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume)
+        )
         pending = writer.pending
         if progress is not None:
             n_slices = len(scan.indices)
@@ -111,18 +115,18 @@ def reconstruct(
                 )
             tally.sampling_s += time.perf_counter() - before
         _leave_out(tally.unread, writer, pending, source.path)
-        timings_s = {
-            "total": round(time.perf_counter() - started, 3),
-            "preparation": round(tally.preparation_s, 3),
-            "sampling": round(tally.sampling_s, 3),
-            "slices": len(pending) - len(tally.unread),
-        }
+        timings_s = Timings(
+            total=round(time.perf_counter() - started, 3),
+            preparation=round(tally.preparation_s, 3),
+            sampling=round(tally.sampling_s, 3),
+            slices=len(pending) - len(tally.unread),
+        )
         measured = describe_scan(scan, tally)
         manifest = reconstructor.model.manifest
         provenance = run_provenance(identity, settings, manifest, engine, measured, timings_s)
-        if tally.unread:
-            provenance["left_out"] = {str(index): reason for index, reason in tally.unread.items()}
-        writer.finish(provenance)
+        left_out = {str(index): reason for index, reason in tally.unread.items()}
+        provenance = replace(provenance, left_out=left_out)
+        writer.finish(provenance.as_dict())
     return provenance
 
 

@@ -27,6 +27,17 @@ from sbim_deploy.mri.masks import calibration_block, effective_acceleration, lin
 from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
+from sbim_deploy.results.provenance import (
+    Measured,
+    ModelIdentity,
+    ModelRecord,
+    NamedFile,
+    PlanRecord,
+    Provenance,
+    RemovedLines,
+    RunIdentity,
+    Timings,
+)
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
 
@@ -120,28 +131,27 @@ def software_versions() -> dict[str, str]:
 
 def run_identity(
     kspace_path: Path, settings: ReconSettings, model: Model, plan: Plan, backend: str
-) -> dict[str, Any]:
+) -> RunIdentity:
     """Return what decides the image: a run resumes only one with the same."""
     undersampling = settings.undersampling
-    return {
-        "software": software_versions(),
-        "input": {"name": kspace_path.name, "sha256": file_sha256(kspace_path)},
-        "maps": None
-        if settings.maps is None
-        else {"name": settings.maps.name, "sha256": file_sha256(settings.maps)},
-        "model": {"name": model.manifest.name, "digest": model.digest, "ema": model.manifest.ema},
-        "backend": backend,
-        "graph": settings.graph,
-        "seed": settings.seed,
-        "samples": settings.samples,
-        "sd_factor": settings.sd_factor,
-        "slices": settings.slices,
-        "undersampling": None if undersampling is None else asdict(undersampling),
-        "plan": plan_as_dict(plan),
-    }
+    manifest = model.manifest
+    return RunIdentity(
+        software=software_versions(),
+        input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
+        maps=None if settings.maps is None else NamedFile(settings.maps.name, file_sha256(settings.maps)),
+        model=ModelIdentity(manifest.name, model.digest, manifest.ema),
+        backend=backend,
+        graph=settings.graph,
+        seed=settings.seed,
+        samples=settings.samples,
+        sd_factor=settings.sd_factor,
+        slices=settings.slices,
+        undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
+        plan=PlanRecord(**plan_as_dict(plan)),
+    )
 
 
-def describe_scan(scan: Scan, tally: Tally) -> dict[str, Any]:
+def describe_scan(scan: Scan, tally: Tally) -> Measured:
     """Return how the first slice of a scan was sampled, what the file is, and where the maps are from.
 
     Raises:
@@ -150,11 +160,9 @@ def describe_scan(scan: Scan, tally: Tally) -> dict[str, Any]:
     if not tally.sampling:
         first = next(index for index in scan.indices if index not in tally.unread)
         _measure(scan, first, tally)
-    return {
-        **tally.sampling,
-        "scan": scan.kspace.describe(),
-        "maps": "ESPIRiT" if scan.maps is None else "given",
-    }
+    return Measured(
+        **tally.sampling, scan=scan.kspace.describe(), maps="ESPIRiT" if scan.maps is None else "given"
+    )
 
 
 def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
@@ -210,28 +218,26 @@ def batches_of_indices(
 
 
 def run_provenance(
-    identity: Mapping[str, Any],
+    identity: RunIdentity,
     settings: ReconSettings,
     manifest: ModelManifest,
     engine: Mapping[str, str],
-    measured: Mapping[str, Any],
-    timings_s: Mapping[str, Any],
-) -> dict[str, Any]:
+    measured: Measured,
+    timings_s: Timings,
+) -> Provenance:
     """Return how the images of a run came about, for the output."""
-    return {
-        **identity,
-        "model": {
-            **identity["model"],
-            "training_data": manifest.training_data,
-            "intended_use": manifest.intended_use,
-        },
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "engine": dict(engine),
-        "batch": settings.batch,
-        "measured": dict(measured),
-        "timings_s": dict(timings_s),
-        "notice": NOTICE,
-    }
+    model = ModelRecord(
+        **vars(identity.model), training_data=manifest.training_data, intended_use=manifest.intended_use
+    )
+    return Provenance(
+        **{**vars(identity), "model": model},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        engine=dict(engine),
+        batch=settings.batch,
+        measured=measured,
+        timings_s=timings_s,
+        notice=NOTICE,
+    )
 
 
 def _measure(scan: Scan, index: int, tally: Tally) -> BoolArray:

@@ -14,6 +14,7 @@ from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model
 from sbim_deploy.results.partial import discard_run
+from sbim_deploy.results.provenance import Timings
 from sbim_deploy.study import steps
 from sbim_deploy.study.files import DONE, FAILED, KEPT, FileRecord, StudyFile, make_folder
 from sbim_deploy.study.model_transport import give_to_cluster, take_from_cluster
@@ -68,14 +69,14 @@ class Track:
         """Return how much of the file is done."""
         return 0.0 if self.surveyed is None else 1 - self.left / (len(self.surveyed.batches) + 1)
 
-    def timings_s(self) -> dict[str, Any]:
+    def timings_s(self) -> Timings:
         """Return what a result's provenance tells of time."""
-        return {
-            "total": round(time.perf_counter() - self.began, 3),
-            "preparation": round(self.preparation_s, 3),
-            "sampling": round(self.sampling_s, 3),
-            "slices": self.n_made,
-        }
+        return Timings(
+            total=round(time.perf_counter() - self.began, 3),
+            preparation=round(self.preparation_s, 3),
+            sampling=round(self.sampling_s, 3),
+            slices=self.n_made,
+        )
 
     def record(self, pending: FileRecord, state: str, failure: Failure | None) -> FileRecord:
         """Return what became of the file."""

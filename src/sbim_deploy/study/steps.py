@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -29,6 +29,7 @@ from sbim_deploy.results.partial import (
     run_hash,
     save_slice,
 )
+from sbim_deploy.results.provenance import Measured, RunIdentity, Timings, read_record
 from sbim_deploy.results.result_file import ResultWriter, open_result
 from sbim_deploy.runs.scan import (
     Tally,
@@ -78,7 +79,7 @@ class Surveyed:
     n_done: int
     batches: tuple[tuple[int, ...], ...]
     run: str
-    measured: Mapping[str, Any]
+    measured: Measured
     complete: bool
 
 
@@ -154,11 +155,11 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
         plan = make_plan(settings.choice, sampling_prior(model.manifest))
         identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
         # Dask may do this step twice: what the first time has begun goes on.
-        writer = ResultWriter(file.output, identity, scan.indices, resume or is_begun(file.output))
+        writer = ResultWriter(file.output, identity.as_dict(), scan.indices, resume or is_begun(file.output))
         pending = set(writer.pending)
         n_done = len(scan.indices) - len(pending)
         if not pending and not is_begun(file.output):
-            return Surveyed(len(scan.indices), n_done, (), "", {}, complete=True)
+            return Surveyed(len(scan.indices), n_done, (), "", Measured(), complete=True)
         tally = Tally()
         shapes = survey_slices(scan, tally)
         # Those of a run that was never stopped: a slice's last bits depend on its neighbours in the batch.
@@ -197,7 +198,7 @@ def finish(
     model: Model,
     file: StudyFile,
     surveyed: Surveyed,
-    timings_s: Mapping[str, Any],
+    timings_s: Timings,
     workers: tuple[str, ...],
 ) -> Finished:
     """Assemble a result of its slices."""
@@ -213,9 +214,14 @@ def finish(
     if writer.pending:
         raise InputError(f"{file.output}: finished slices were damaged meanwhile; run again with --resume")
     provenance = run_provenance(
-        identity, job.settings, model.manifest, job.software.engine, surveyed.measured, timings_s
+        read_record(identity, RunIdentity),
+        job.settings,
+        model.manifest,
+        job.software.engine,
+        surveyed.measured,
+        timings_s,
     )
-    writer.finish({**provenance, "workers": list(workers)})
+    writer.finish(replace(provenance, workers=workers).as_dict())
     return Finished(worker_name())
 
 

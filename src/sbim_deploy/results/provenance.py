@@ -1,0 +1,156 @@
+"""How images came about: the record that a result carries as JSON, and the part that decides the images.
+
+A run of the present version fills every field. A file of another version, or of a stranger, may lack any or
+hold something else in its place: that field has its default then, mostly None, which is shown as unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file by its name without folders, and the SHA-256 of its content."""
+
+    name: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """A model by its name and the digest of its folder, and whether its weights are averaged ones (EMA)."""
+
+    name: str | None = None
+    digest: str | None = None
+    ema: bool | None = None
+
+
+@dataclass(frozen=True)
+class ModelRecord(ModelIdentity):
+    """A model with what its manifest says of it."""
+
+    training_data: str | None = None
+    intended_use: str | None = None
+
+
+@dataclass(frozen=True)
+class RemovedLines:
+    """The lines that were taken away before the reconstruction."""
+
+    pattern: str | None = None
+    acceleration: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """A plan: the sampler's name, the factors of its start, and the numbers of each step.
+
+    The steps are ``rows`` in the file, as in ``plan --json``.
+    """
+
+    sampler: str | None = None
+    start: dict[str, float] = field(default_factory=dict)
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How the first slice was sampled, what the k-space file says of its scan, and where the maps are from.
+
+    ``maps`` is ``ESPIRiT`` or ``given``.
+    """
+
+    acceleration: float | None = None
+    calibration_lines: int | None = None
+    scan: dict[str, Any] = field(default_factory=dict)
+    maps: str | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of the run that wrote the file, and the number of slices that it made itself."""
+
+    total: float | None = None
+    preparation: float | None = None
+    sampling: float | None = None
+    slices: int | None = None
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What decides the images: a run resumes only one with the same.
+
+    ``software`` holds versions by name. ``slices`` is a half-open range, None for all of them. ``maps`` is
+    None where the maps were estimated, and ``undersampling`` where no lines were taken away.
+    """
+
+    software: dict[str, str] = field(default_factory=dict)
+    input: NamedFile = field(default_factory=NamedFile)
+    maps: NamedFile | None = None
+    model: ModelIdentity = field(default_factory=ModelIdentity)
+    backend: str | None = None
+    graph: str | None = None
+    seed: int | None = None
+    samples: int | None = None
+    sd_factor: float | None = None
+    slices: tuple[int, int] | None = None
+    undersampling: RemovedLines | None = None
+    plan: PlanRecord = field(default_factory=PlanRecord)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record in JSON's types, in the layout of docs/formats.md."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Provenance(RunIdentity):
+    """How the images of a result came about.
+
+    ``created`` is in ISO 8601, ``engine`` the description of what ran the network, and ``batch`` the number
+    of images in one call. ``left_out`` says by its number why a slice is not in the result. ``workers`` are
+    those of a study.
+    """
+
+    model: ModelRecord = field(default_factory=ModelRecord)
+    created: str | None = None
+    engine: dict[str, str] = field(default_factory=dict)
+    batch: int | None = None
+    measured: Measured = field(default_factory=Measured)
+    timings_s: Timings = field(default_factory=Timings)
+    notice: str | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
+    workers: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record in JSON's types; what was left out and the workers only where there are any."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value or name not in ("left_out", "workers")
+        }
+
+
+def read_record(stored: Mapping[str, Any], kind: type[R]) -> R:
+    """Return one of the records above from JSON; a field that is no such value keeps its default."""
+    types = get_type_hints(kind)
+    values = {}
+    for each in fields(kind):  # type: ignore[arg-type]
+        value = stored.get(each.name)
+        parts = (types[each.name], *get_args(types[each.name]))
+        nested: Any = next((part for part in parts if is_dataclass(part)), None)
+        if nested is not None:
+            if isinstance(value, Mapping):
+                values[each.name] = read_record(value, nested)
+            continue
+        try:
+            values[each.name] = msgspec.convert(value, types[each.name])
+        except msgspec.ValidationError:
+            continue
+    return kind(**values)
