@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from sbim_deploy.experiment.scores import masked_psnr_and_ssim, mean_interval, standard_deviation
+from sbim_deploy.experiment.scores import masked_scores, mean_interval, standard_deviation
 
 
 def published(image: np.ndarray, reference: np.ndarray, radius: float) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def test_masked_metrics_are_those_of_the_published_steps(shape, radius):
     rng = np.random.default_rng(0)
     reference = np.abs(rng.standard_normal(shape)).astype(np.float32).cumsum(axis=0)
     image = (reference + rng.standard_normal(shape)).astype(np.float32).clip(0)
-    psnr, ssim = masked_psnr_and_ssim(image, reference)
+    psnr, ssim = masked_scores(image, reference)
     expected_psnr, expected_ssim = published(image, reference, radius)
     assert psnr == pytest.approx(expected_psnr, abs=0.01)
     assert ssim == pytest.approx(expected_ssim, abs=1e-4)
@@ -46,12 +46,12 @@ def test_masked_metrics_do_not_see_the_scale_of_the_image():
     rng = np.random.default_rng(1)
     reference = rng.random((64, 64), dtype=np.float32)
     image = reference + np.float32(0.5)
-    assert masked_psnr_and_ssim(2 * image, reference) == masked_psnr_and_ssim(image, reference)
+    assert masked_scores(2 * image, reference) == masked_scores(image, reference)
 
 
 def test_an_image_below_the_threshold_is_scored_as_black():
     reference = np.ones((32, 32), dtype=np.float32)
-    psnr, _ = masked_psnr_and_ssim(0.01 * reference, reference)
+    psnr, _ = masked_scores(0.01 * reference, reference)
     assert psnr == pytest.approx(0)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.kspace.mrd import open_mrd_kspace
 from sbim_deploy.kspace.noise_scan import NoiseScan
 from sbim_deploy.kspace.readouts import SliceAssembler
 from sbim_deploy.kspace.slice_buffer import Series
+from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.file import open_mrd
 from sbim_deploy.mrd.header import parse_mrd_header
 from sbim_deploy.mrd.messages import Flag
@@ -46,7 +46,7 @@ def test_a_file_has_the_slices_that_its_stream_has(settings, tmp_path):
     assembler = SliceAssembler(parse_mrd_header(scan.xml, "scan"))
     streamed = [each for readout in scan.readouts for each in assembler.add(readout)]
     streamed.sort(key=lambda each: (each.series, each.slice))
-    with open_mrd_kspace(write_mrd(tmp_path / "scan.h5", scan)) as kspace:
+    with open_source(write_mrd(tmp_path / "scan.h5", scan)) as kspace:
         assert kspace.n_slices == len(streamed)
         assert (kspace.n_coils, kspace.n_rows, kspace.n_columns) == streamed[0].kspace.shape
         # Backwards and twice: what was read before must not matter.
@@ -74,7 +74,7 @@ def test_a_repetition_without_calibration_lines_takes_those_of_a_later_one(tmp_p
         *whole.readouts[len(whole.readouts) // 2 :],
     ]
     path = write_mrd(tmp_path / "scan.h5", whole)
-    with open_mrd_kspace(path) as kspace:
+    with open_source(path) as kspace:
         borrowed = kspace.read_calibration(0)
         assert kspace.read_calibration(1) is None
         centre = slice(24 - 6, 24 + 6)
@@ -145,7 +145,7 @@ def as_noise(readout):
 )
 def test_a_file_that_is_wrong_is_refused_by_its_name(change, words, tmp_path):
     path = write_changed(tmp_path / "scan.h5", change)
-    with pytest.raises(InputError, match=words) as caught, open_mrd_kspace(path) as kspace:
+    with pytest.raises(InputError, match=words) as caught, open_source(path) as kspace:
         kspace.read_slice(0)
     assert str(caught.value).startswith(f"{path}: ")
     assert str(caught.value).count(str(path)) == 1
@@ -154,7 +154,7 @@ def test_a_file_that_is_wrong_is_refused_by_its_name(change, words, tmp_path):
 def test_a_slice_that_failed_leaves_the_others_as_they_are(tmp_path):
     scan = make_scan(n_slices=2)
     scan.readouts[3] = replace(scan.readouts[3], data=scan.readouts[3].data * np.nan)
-    with open_mrd_kspace(write_mrd(tmp_path / "scan.h5", scan)) as kspace:
+    with open_source(write_mrd(tmp_path / "scan.h5", scan)) as kspace:
         for _ in range(2):
             with pytest.raises(InputError, match="not finite"):
                 kspace.read_slice(0)
@@ -213,7 +213,7 @@ def test_the_generator_s_readouts_are_its_coil_images(tmp_path):
     path = generate(tmp_path / "scan.h5", "-m 64 -c 4 -O 2 -a 2 -w 16 -r 2 -n 0")
     coil_images = stored(path, "coil_images")
     kspace_of_all = centred_fft(coil_images)
-    with open_mrd_kspace(path) as kspace:
+    with open_source(path) as kspace:
         assert kspace.recon_shape == (64, 64)
         for index in range(kspace.n_slices):
             assert kspace.series(index) == Series(0, 0, 0, index, 0)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from series_samples import BRIGHT, DERIVATION, PROTOCOL, SHAPE, VOXEL_MM, oblique, stack, world
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.results.dicom import write_dicom
 from sbim_deploy.results.nifti import write_nifti
+from series_samples import BRIGHT, DERIVATION, PROTOCOL, SHAPE, VOXEL_MM, oblique, stack, world
 
 LPS_TO_RAS = np.array([-1, -1, 1])
 

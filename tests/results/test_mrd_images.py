@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from series_samples import BRIGHT, DERIVATION, SHAPE, VOXEL_MM, stack
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER
 from sbim_deploy.results.mrd_images import write_mrd_images
+from series_samples import BRIGHT, DERIVATION, SHAPE, VOXEL_MM, stack
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from series_samples import BRIGHT, stack, world
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.results.nifti import write_nifti
+from series_samples import BRIGHT, stack, world
 
 VOLUME = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
 

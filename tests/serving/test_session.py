@@ -24,7 +24,7 @@ from mrd_client import (
 )
 
 from sbim_deploy import SamplerChoice, load_model
-from sbim_deploy.kspace.mrd import open_mrd_kspace
+from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.file import open_mrd
 from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Header, Image, Text
@@ -84,7 +84,7 @@ def test_a_scan_comes_back_as_recon_makes_it_of_the_file(server, model, tmp_path
     made = make_scan(n_slices=2, size=48, interleaved=True, acceleration=scan.pop("acceleration", 1), **scan)
     images = run_session(server, made.readouts, xml=made.xml)
     assert len(images) == 2
-    with open_mrd_kspace(write_mrd(tmp_path / "scan.h5", made)) as file:
+    with open_source(write_mrd(tmp_path / "scan.h5", made)) as file:
         for index, image in enumerate(images):
             problem = prepare_slice(
                 file.read_slice(index), index, None, None, file.recon_shape, file.read_calibration(index)

@@ -142,7 +142,7 @@ def capture(stack: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
     return executable
 
 
-def wait_and_free(stack: ExitStack, streams: Sequence[Any]) -> None:
+def free_after(stack: ExitStack, streams: Sequence[Any]) -> None:
     """Free what a stack holds, once the streams' work is over."""
     for stream in streams:
         _release("cudaStreamSynchronize", stream)

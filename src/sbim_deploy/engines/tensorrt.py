@@ -205,7 +205,7 @@ class _Run:
             self._fixed = engine.fix(self.shapes, stack)
             self._addresses = {name: cuda.allocate(stack, array.nbytes) for name, array in inputs.items()}
             self._addresses |= self._fixed.allocate_outputs(stack)
-            self._free = weakref.finalize(self, cuda.wait_and_free, stack.pop_all(), [self._stream])
+            self._free = weakref.finalize(self, cuda.free_after, stack.pop_all(), [self._stream])
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         kept = {name: np.ascontiguousarray(array) for name, array in inputs.items()}

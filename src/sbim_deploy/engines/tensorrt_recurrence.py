@@ -132,7 +132,7 @@ class TensorRTRecurrence:
                 shared | {state: source, output: target} for source, target in (ends, reversed(ends))
             ]
             self._stack = stack.pop_all()
-        self._free = weakref.finalize(self, cuda.wait_and_free, self._stack, [self._upload, self._compute])
+        self._free = weakref.finalize(self, cuda.free_after, self._stack, [self._upload, self._compute])
         self._staging: list[dict[str, NDArray[Any]]] = [{}, {}]
         self._behind: list[set[str]] = [set(), set()]
         self._graphs: list[Any] = [None, None]

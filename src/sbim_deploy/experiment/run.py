@@ -28,7 +28,7 @@ from sbim_deploy.experiment.scans import (
     scan_names,
     undersample,
 )
-from sbim_deploy.experiment.scores import masked_psnr_and_ssim
+from sbim_deploy.experiment.scores import masked_scores
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
@@ -144,9 +144,7 @@ def _run_slice(
             slice=key.slice,
             method=key.method,
             **asdict(scores),
-            **dict(
-                zip(("masked_psnr", "masked_ssim"), masked_psnr_and_ssim(image, full.reference), strict=True)
-            ),
+            **dict(zip(("masked_psnr", "masked_ssim"), masked_scores(image, full.reference), strict=True)),
             residual=residual,
             seconds=seconds,
             seed=settings.seed,

@@ -31,7 +31,7 @@ class Interval:
     high: float
 
 
-def masked_psnr_and_ssim(image: FloatArray, reference: FloatArray) -> tuple[float, float]:
+def masked_scores(image: FloatArray, reference: FloatArray) -> tuple[float, float]:
     """Return the masked PSNR in dB and the masked SSIM of a magnitude (rows, columns).
 
     Both images are set to 0 up to 5 % of the reference's maximum, scaled to 8 bits by their own maximum,

@@ -17,7 +17,6 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import open_as
 from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
@@ -323,12 +322,3 @@ def _source(assembled: AssembledSlice) -> str:
     if assembled.calibration_series == assembled.series:
         return "separate readouts"
     return "another series"
-
-
-def open_mrd_kspace(path: Path) -> MrdKspace:
-    """Open an MRD file for reconstruction.
-
-    Raises:
-        InputError: the file is not as it must be, or not 2D Cartesian.
-    """
-    return open_as(path, lambda file, path: MrdKspace(MrdFile(file, path)))

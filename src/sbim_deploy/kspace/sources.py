@@ -69,7 +69,7 @@ def open_source(path: Path) -> KspaceSource:
     """
     if is_cfl(path):
         return CflKspace(path)
-    return open_as(path, _mrd_or_fastmri)
+    return open_as(path, _source_of)
 
 
 def open_source_maps(
@@ -83,5 +83,5 @@ def open_source_maps(
     return (open_cfl_maps if is_cfl(path) else open_maps)(path, n_slices, n_coils, shapes)
 
 
-def _mrd_or_fastmri(file: h5py.File, path: Path) -> KspaceSource:
+def _source_of(file: h5py.File, path: Path) -> KspaceSource:
     return MrdKspace(MrdFile(file, path)) if is_mrd(file, path) else KspaceFile(file, path)

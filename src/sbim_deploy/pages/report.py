@@ -205,7 +205,7 @@ def _curves(result: ResultFile, residuals: Residuals) -> str:
     elif result.provenance.graph == "reconstruct":
         said = (
             f"{n_slices} slices{sample}. The whole plan ran in one call (--graph reconstruct): the start and "
-            "the end are known, and no row between."
+            "the end are known, and no step between."
         )
     else:
         said = (

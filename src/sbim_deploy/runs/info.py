@@ -107,6 +107,7 @@ def _describe_source(kspace: KspaceSource) -> dict[str, Any]:
 def _describe_result(result: ResultFile) -> dict[str, Any]:
     provenance = result.provenance.as_dict()
     plan = provenance.pop("plan")
+    provenance["slices_asked_for"] = provenance.pop("slices")
     return {
         "kind": "reconstruction",
         "slices": result.n_slices,

@@ -83,7 +83,7 @@ BRIGHT_PERCENTILE = 99.9
 HEAD_ROOM = 4
 
 
-class ImageSeries:
+class SessionImages:
     """Makes the images of one session.
 
     Later images are not there yet when the first is sent, so the first fixes the scale for all: its 99.9th

@@ -12,7 +12,7 @@ from sbim_deploy.errors import SbimDeployError
 from sbim_deploy.kspace.readouts import AssembledSlice
 from sbim_deploy.mrd.messages import Close, Error, Message, ProtocolError, Text
 from sbim_deploy.mrd.socket import SocketStream
-from sbim_deploy.serving.images import ImageSeries, resolve
+from sbim_deploy.serving.images import SessionImages, resolve
 from sbim_deploy.serving.log import SliceTimes, place_of, warn
 from sbim_deploy.serving.settings import Service
 from sbim_deploy.serving.worker import SliceJob
@@ -47,7 +47,7 @@ class Sender:
         self._stream, self._service, self._number, self._on_sent = stream, service, number, on_sent
         self._outbox: queue.Queue[Pending | Message | None] = queue.Queue(MAX_UNSENT)
         self._unsent, self._counting = 0, threading.Lock()
-        self._images: ImageSeries | None = None
+        self._images: SessionImages | None = None
         self._thread = threading.Thread(target=self._run, name=f"sender-{number}", daemon=True)
         self._thread.start()
 
@@ -107,7 +107,7 @@ class Sender:
             return
         outcome = resolve(job, data.kspace, data.image_shape)
         if self._images is None:
-            self._images = ImageSeries(self._service.settings.orientation, self.bits)
+            self._images = SessionImages(self._service.settings.orientation, self.bits)
         image, n_clipped = self._images.make_image(outcome, data)
         self._stream.send(image)
         latency = time.monotonic() - job.completed_at

@@ -175,9 +175,9 @@ class Server:
     def _open_monitor(self) -> Monitor | None:
         settings, service = self._settings, self._service
         metrics, worker = service.metrics, service.worker
-        metrics.watch("sbim_open_sessions", "Sessions that are open.", lambda: len(self._sessions))
-        metrics.watch("sbim_queued_slices", "Slices that wait for the engine.", lambda: worker.queued)
-        metrics.watch("sbim_buffered_bytes", "Bytes of the sessions' data.", lambda: service.budget.taken)
+        metrics.watch("sbim_open_sessions", "Sessions that are open.", lambda: self.open_sessions)
+        metrics.watch("sbim_queued_slices", "Slices that wait for the engine.", lambda: self.queued_slices)
+        metrics.watch("sbim_buffered_bytes", "Bytes of the sessions' data.", lambda: self.buffered_bytes)
         metrics.watch("sbim_engine_busy_seconds", "Of the slice at work.", lambda: worker.busy_for)
         if settings.metrics_port is None:
             return None
