@@ -14,38 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from extras import EXTRAS
 from sbim_deploy.cli.app import main
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 # What the extras bring. A test that fails for the want of one of these is skipped, and says which it is.
-EXTRAS = [
-    "cryptography",
-    "dask",
-    "diffusers",
-    "distributed",
-    "google",
-    "grpc",
-    "hypothesis",
-    "ismrmrd",
-    "matplotlib",
-    "nibabel",
-    "nilearn",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "openvino",
-    "prometheus_client",
-    "psutil",
-    "pydantic",
-    "pydicom",
-    "safetensors",
-    "sigpy",
-    "skimage",
-    "threadpoolctl",
-    "torch",
-    "tritonclient",
-    "yaml",
-]
 MISSING = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
 
 SIMULATED = SimulateSettings(n_slices=4, n_coils=4, size=64, acceleration=2.0)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import conftest
+from extras import EXTRAS
 
 # Takes the packages away as if they had not been installed.
 WITHOUT = """
@@ -22,7 +22,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 
 
 def test_the_tests_are_collected_where_no_extra_is_installed(tmp_path):
-    names = set(conftest.EXTRAS) - {"hypothesis"}  # pytest itself loads its plugin
+    names = set(EXTRAS) - {"hypothesis"}  # pytest itself loads its plugin
     (tmp_path / "without_extras.py").write_text(WITHOUT.replace("{names}", repr(names)))
     command = ["-m", "pytest", "-p", "without_extras", "--collect-only", "-q", "-rs"]
     done = subprocess.run(

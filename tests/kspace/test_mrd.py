@@ -84,9 +84,9 @@ def test_a_repetition_without_calibration_lines_takes_those_of_a_later_one(tmp_p
             for index in range(2)
         )
     np.testing.assert_array_equal(without, own)
-    measured = reconstruct_file(path, tmp_path / "out.h5", ONE_STEP)["measured"]
-    assert measured["scan"]["calibration_of_slices"] == {"another series": 1, "its own lines": 1}
-    assert measured["calibration_lines"] == 12
+    measured = reconstruct_file(path, tmp_path / "out.h5", ONE_STEP).measured
+    assert measured.scan["calibration_of_slices"] == {"another series": 1, "its own lines": 1}
+    assert measured.calibration_lines == 12
 
 
 def test_the_description_counts_what_the_file_holds(tmp_path):
@@ -186,9 +186,9 @@ def test_recon_of_separate_calibration_and_noise_readouts_gives_the_image(tmp_pa
         reversed_lines=True, n_noise_readouts=4, noise=0.002,
     )  # fmt: skip
     out = tmp_path / "out.h5"
-    measured = reconstruct_file(write_mrd(tmp_path / "scan.h5", scan), out, FAST)["measured"]
-    assert measured["scan"]["calibration_of_slices"] == {"separate readouts": 2}
-    assert (measured["acceleration"], measured["calibration_lines"]) == (2, 12)
+    measured = reconstruct_file(write_mrd(tmp_path / "scan.h5", scan), out, FAST).measured
+    assert measured.scan["calibration_of_slices"] == {"separate readouts": 2}
+    assert (measured.acceleration, measured.calibration_lines) == (2, 12)
     with open_result(out) as result:
         for index in range(2):
             truth, image = np.abs(scan.images[0, index]), np.abs(result.read_image(index))

@@ -149,7 +149,7 @@ def test_parameters_may_name_the_configuration_as_openrecon_does(server):
         ("invertcontrast", None, "unknown configuration 'invertcontrast': expected one of fast,"),
         ("default", '{"parameters": {"config": "os.system"}}', "unknown configuration 'os.system'"),
         ("default", '{"parameters": {"steps": 100000}}', "parameters.steps"),
-        ("default", '{"parameters": {"stepz": 4}}', "parameters.stepz"),
+        ("default", '{"parameters": {"stepz": 4}}', "parameters: unknown key 'stepz'"),
         ("default", "steps=4", "parameters: is not JSON"),
         ("zero-filled", '{"parameters": {"steps": 4}}', "zero-filled has no steps"),
     ],

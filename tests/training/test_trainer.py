@@ -7,6 +7,7 @@ from PIL import Image
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.io.documents import convert
 from sbim_deploy.training import trainer
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.trainer import train
@@ -15,18 +16,20 @@ CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_leve
 N_LOG_HEADER = 1 + trainer.N_HELD_OUT_SIGMAS
 
 
+VALUES = {
+    "iterations": 4,
+    "sizes": (32,),
+    "batch": 2,
+    "pool_size": 12,
+    "compile": False,
+    "log_interval": 1,
+    "held_out_interval": 2,
+    "checkpoint_interval": 2,
+}
+
+
 def settings(**changes):
-    values = {
-        "iterations": 4,
-        "sizes": (32,),
-        "batch": 2,
-        "pool_size": 12,
-        "compile": False,
-        "log_interval": 1,
-        "held_out_interval": 2,
-        "checkpoint_interval": 2,
-    }
-    return TrainSettings(**(values | changes))
+    return TrainSettings(**(VALUES | changes))
 
 
 @pytest.fixture(autouse=True)
@@ -186,12 +189,12 @@ def test_without_a_compiler_a_line_says_so(tmp_path, start, monkeypatch, capsys)
         ({"ema_rate": 1.0}, "ema_rate"),
         ({"seed": -1}, "seed"),
         ({"sizes": ()}, "sizes"),
-        ({"precision": "bf16"}, "precision is 'bf16': expected one of fp32, fp16"),
+        ({"precision": "bf16"}, "precision is 'bf16', expected 'fp32' or 'fp16'"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        settings(**changes)
+        convert(VALUES | changes, TrainSettings, "recipe.yaml: training", "change the recipe")
 
 
 def test_what_does_not_fit_is_refused(tmp_path, start):
