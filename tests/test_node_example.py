@@ -34,6 +34,7 @@ def installed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_node_reconstructs_pythons_image(installed, simulated, tmp_path):
     problem, image = tmp_path / "problem.safetensors", tmp_path / "image.safetensors"
     python = [sys.executable, EXAMPLE / "problem.py", simulated, problem, "--slice", "1", "--seed", "3"]
@@ -50,6 +51,7 @@ def test_node_reconstructs_pythons_image(installed, simulated, tmp_path):
     assert np.linalg.norm(difference) <= 1e-3 * np.linalg.norm(expected.image)
 
 
+@pytest.mark.slow
 def test_node_without_its_arguments_says_how_it_is_used(installed):
     done = subprocess.run(["node", installed / "reconstruct.mjs"], capture_output=True, text=True)
     assert done.returncode == 2

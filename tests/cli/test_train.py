@@ -24,6 +24,7 @@ def config(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_train_resume_and_start_from_a_checkpoint(cli, config, tmp_path):
     run, other = tmp_path / "run", tmp_path / "other"
     done = cli("train", "--config", config, "-o", run, "--iterations", 2, *FAST)

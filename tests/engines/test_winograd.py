@@ -151,6 +151,7 @@ def test_what_would_not_gain_is_left_alone(monkeypatch, channels, rows):
     assert shorten_convolutions(model) == 0
 
 
+@pytest.mark.slow
 def test_a_whole_network_computes_what_onnxruntime_computes():
     sigmas = (50.0, 0.01)
     images = [to_channels(noisy_phantom((32, 48), sigma, seed)) for seed, sigma in enumerate(sigmas)]

@@ -248,6 +248,7 @@ def test_without_matplotlib_the_command_says_what_to_install(cli, write_config, 
     assert 'pip install "sbim-deploy[experiment]"' in done.error_line
 
 
+@pytest.mark.slow
 def test_the_quick_experiment_of_the_documentation_finishes(cli, tmp_path):
     done = cli("experiment", EXPERIMENTS / "quick.yaml", "-o", tmp_path / "quick")
     assert done.code == 0, done.err

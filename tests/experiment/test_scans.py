@@ -16,6 +16,7 @@ def full_file(tmp_path):
 FILES = {"simulate": None, "peers": ["zero-filled"], "tuning_slices": []}
 
 
+@pytest.mark.slow
 def test_files_give_what_the_simulated_scan_gives(cli, write_config, full_file, tmp_path):
     simulated, given = tmp_path / "simulated", tmp_path / "given"
     changes = {"peers": ["zero-filled"], "maps": True, "patterns": ["equispaced", "random"]}

@@ -61,6 +61,7 @@ def test_the_graph_with_attention_is_the_network_through_the_bijection(model, un
     assert_close_each(got, score_by_diffusers(unet_folder, x, sigma), 1e-4)
 
 
+@pytest.mark.slow
 def test_the_graph_without_attention_is_the_network_through_the_bijection(tmp_path):
     from sbim_deploy.export.tracing import Sample, trace
 

@@ -80,6 +80,7 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_file(simulated, tmp
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_samples_go_on_where_they_stopped_and_the_file_says_how_many(simulated, tmp_path, monkeypatch):
     sampled = replace(FAST, samples=3, slices=(0, 3))
     straight, resumed = tmp_path / "a.h5", tmp_path / "b.h5"
