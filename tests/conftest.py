@@ -16,6 +16,7 @@ import pytest
 
 from extras import EXTRAS
 from sbim_deploy.cli.app import main
+from sbim_deploy.models import backends
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
 # What the extras bring. A test that fails for the want of one of these is skipped, and says which it is.
@@ -52,6 +53,17 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     skipped_without_extra(report)
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _onnxruntime_first() -> Generator[None, None, None]:
+    """Let ``auto`` choose ONNX Runtime: OpenVINO compiles for a second in each of hundreds of tests.
+
+    Those of OpenVINO name it, and one tests that it is chosen first.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "BEST_FIRST", sorted(backends.BEST_FIRST, key="openvino".__eq__))
+        yield
 
 
 class CliResult:

@@ -18,6 +18,12 @@ MODEL = load_model("demo")
 EVERY_OTHER = "trt: no engine built; rtx: no engine built; onnxruntime-cuda: onnxruntime-gpu not installed"
 
 
+@pytest.fixture(autouse=True)
+def _users_order(monkeypatch):
+    """Choose as for users, not as for the other tests."""
+    monkeypatch.setattr(backends, "BEST_FIRST", BEST_FIRST)
+
+
 @pytest.fixture
 def here(monkeypatch):
     """Say which backends are here and which of them fail when they are opened; nothing is imported."""
