@@ -128,6 +128,14 @@ def test_long_readout_counts_only_at_its_centre(calib: tuple[int, int]) -> None:
     np.testing.assert_allclose(maps[:, scan.support], expected[:, scan.support], atol=1e-4)
 
 
+def test_all_of_kspace_gives_the_maps_of_its_centre() -> None:
+    # The noise of 128 x 128 samples would pass for signal, and leave no null space.
+    scan = simulate(8, (128, 128), noise=0.05)
+    maps = espirit_maps(scan.kspace, (128, 128))
+    assert agreement(maps, scan.maps)[scan.support].mean() > 0.999
+    np.testing.assert_array_equal(maps, espirit_maps(centre_crop(scan.kspace, (24, 24)), (128, 128)))
+
+
 @pytest.mark.parametrize("unit", [1e-12, 1e12])
 def test_unit_of_the_samples_does_not_matter(unit: float) -> None:
     scan = simulate(4, (64, 64))

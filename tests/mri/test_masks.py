@@ -66,6 +66,28 @@ def test_the_calibration_block_in_both_directions_grows_from_the_centre():
     assert (rows, columns) == (slice(12, 20), slice(9, 15))
 
 
+@pytest.mark.parametrize(("shape", "block"), [((64, 64), (8, 24)), ((65, 41), (24, 6)), ((32, 96), (20, 12))])
+def test_the_calibration_block_has_its_own_proportions_not_the_grids(shape, block):
+    mask = np.random.default_rng(0).random(shape) < 0.2
+    rows, columns = (slice(n // 2 - m // 2, n // 2 + m // 2) for n, m in zip(shape, block, strict=True))
+    mask[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1] = False
+    mask[rows, columns] = True
+    assert calibration_block(mask, shape) == (rows, columns)
+
+
+def test_of_two_blocks_that_of_the_longer_short_side_is_taken():
+    cross = np.zeros((32, 32), dtype=bool)
+    cross[14:18] = cross[:, 12:20] = True
+    cross[0] = False
+    assert calibration_block(cross, (32, 32)) == (slice(1, 31), slice(12, 20))
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1), (2, 2), (3, 3)])
+def test_the_smallest_grids_have_a_block_or_none(shape):
+    mask = np.ones(shape, dtype=bool)
+    assert mask[calibration_block(mask, shape)].size > 0
+
+
 def test_an_unsampled_centre_has_no_calibration_block():
     mask = np.ones((8, 8), dtype=bool)
     mask[4, 4] = False

@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.records import ComplexArray, FloatArray
 
-MIN_CALIB_WIDTH = 24  # BART's default -r
+# BART's default -r. A wider region adds noise and no signal: the noise's singular values grow with the
+# number of windows, and from 64 samples on they can pass the threshold, which is relative to the largest one,
+# so that no null space is left. From 20 to 40 samples the maps are the same.
+CALIB_WIDTH = 24
 POWER_ITERATIONS = 30  # as BART
 GRID_POINTS_PER_KERNEL_SAMPLE = 12  # on the object the maps are those of the full grid to about 1e-5
 EIGENVALUE_FLOOR = 1e-6  # keeps the power iteration from dividing by zero where no coil sees anything
@@ -40,8 +43,8 @@ def espirit_maps(
     up to one constant.
 
     Args:
-        calibration: Fully sampled centre of the centred k-space, (coil, ky, kx), in any unit. The longer side
-            is cut around its centre to the shorter one's length, but not below 24 samples.
+        calibration: Fully sampled centre of the centred k-space, (coil, ky, kx), in any unit. A side longer
+            than 24 samples is cut to them around its centre: more would add noise alone.
         shape: Rows and columns of the image grid, which spans the calibration's field of view.
         kernel_width: Side of the square k-space kernels, in samples (BART's -k).
         threshold: Kernels whose squared singular value is at most this fraction of the largest belong to the
@@ -101,10 +104,8 @@ def _check_calibration(calibration: ComplexArray, kernel_width: int) -> None:
 
 
 def _cut_and_scale(calibration: ComplexArray) -> ComplexArray:
-    """Cut the longer side; scale the largest sample to 1, so that squares stay within single precision."""
-    sides = calibration.shape[1:]
-    width = max(min(sides), MIN_CALIB_WIDTH)
-    block = centre_crop(calibration, [min(side, width) for side in sides])
+    """Cut long sides; scale the largest sample to 1, so that squares stay within single precision."""
+    block = centre_crop(calibration, [min(side, CALIB_WIDTH) for side in calibration.shape[1:]])
     largest = np.abs(block).max()
     if largest == 0:
         raise ValueError("calibration: got zeros only, expected a signal")

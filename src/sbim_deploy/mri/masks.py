@@ -87,25 +87,30 @@ def compact_mask(mask: BoolArray) -> BoolArray:
 def calibration_block(mask: BoolArray, shape: tuple[int, int]) -> tuple[slice, slice]:
     """Return the rows and columns of the largest centred block that is sampled in full.
 
-    For a mask of lines that is the run of sampled lines through the centre; in both directions a block of
-    the same proportions as the grid is grown from the centre. Empty slices where the centre is not sampled.
+    For a mask of lines that is the run of sampled lines through the centre. In both directions the block's
+    shorter side is as long as it can be, and then its longer one, whatever the grid's proportions. Empty
+    slices where the centre is not sampled.
     """
     full = np.broadcast_to(mask, shape)
     rows, columns = shape
     if 1 in mask.shape:
         row_run, column_run = _centre_run(full[:, columns // 2]), _centre_run(full[rows // 2])
         return row_run, column_run
-    block = (slice(0, 0), slice(0, 0))
-    for half in range(1, max(shape) // 2 + 1):
-        row_half, column_half = (max(half * n // max(shape), 1) for n in shape)
-        larger = (
-            slice(rows // 2 - row_half, rows // 2 + row_half),
-            slice(columns // 2 - column_half, columns // 2 + column_half),
-        )
-        if not full[larger].all():
-            break
-        block = larger
-    return block
+    # Half the width that each row allows around the centre, and then that each half height allows.
+    right, left = full[:, columns // 2 :], full[:, : columns // 2][:, ::-1]
+    both = np.logical_and.accumulate(right[:, : columns // 2] & left, axis=1)
+    row_halves = both.sum(axis=1)
+    below, above = row_halves[rows // 2 :], row_halves[: rows // 2][::-1]
+    column_halves = np.minimum.accumulate(np.minimum(below[: rows // 2], above))
+    sides = [(min(half, width), half * width) for half, width in enumerate(column_halves.tolist(), start=1)]
+    row_half = 1 + max(range(len(sides)), key=sides.__getitem__) if sides else 0
+    column_half = int(column_halves[row_half - 1]) if row_half else 0
+    if column_half == 0:
+        return slice(0, 0), slice(0, 0)
+    return (
+        slice(rows // 2 - row_half, rows // 2 + row_half),
+        slice(columns // 2 - column_half, columns // 2 + column_half),
+    )
 
 
 def _centre_run(line: BoolArray) -> slice:

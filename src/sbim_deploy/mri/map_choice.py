@@ -1,0 +1,90 @@
+"""Coil maps of a slice by the method that its samples call for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sbim_deploy.mri.espirit import espirit_maps
+from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
+from sbim_deploy.mri.nonlinear_inversion import nonlinear_inversion_maps
+from sbim_deploy.mri.support import data_misfit, object_support
+from sbim_deploy.records import BoolArray, ComplexArray
+
+AUTO, ESPIRIT, NLINV = MAP_METHODS = ("auto", "espirit", "nlinv")
+METHOD_NAMES = {ESPIRIT: "ESPIRiT", NLINV: "nonlinear inversion"}
+MIN_ESPIRIT_LINES = 8
+MIN_KERNEL_WIDTH, MAX_KERNEL_WIDTH = 3, 6
+# On 21 simulated slices of smooth maps the ratio of ESPIRiT's misfit to the inversion's was never below 1, on
+# an in-vivo brain it is 0.99; where the maps are too rough for the inversion it was 0.4 to 0.75.
+MIN_MISFIT_RATIO = 0.9
+REGULAR_DISTANCES = 3  # a lattice with a few lines at its centre has no more
+
+
+@dataclass(frozen=True)
+class MapEstimate:
+    """Coil maps (coil, rows, columns) of unit root-sum-of-squares on the object and zero elsewhere.
+
+    ``method`` is ``espirit`` or ``nlinv``, ``n_lines`` the number of calibration lines. ``misfit`` is the
+    share |A x - y| / |y| of the central samples that the maps do not explain, noise included.
+    """
+
+    maps: ComplexArray
+    method: str
+    n_lines: int
+    misfit: float
+
+
+def estimate_maps(kspace: ComplexArray, mask: BoolArray, method: str = AUTO) -> MapEstimate:
+    """Estimate maps by nonlinear inversion, or by ESPIRiT where that explains the samples better.
+
+    Nonlinear inversion uses all samples and needs few calibration lines or none, but can draw smooth maps
+    alone; ESPIRiT needs eight lines to be tried by ``auto``, and takes maps as rough as its kernels allow.
+
+    Args:
+        kspace: complex64 (coil, rows, columns), centred, zero where it was not sampled, in any unit. It must
+            span the whole encoded field of view: an object that goes past a cut would fold into the maps.
+        mask: (1, columns), (rows, 1) or (rows, columns).
+        method: ``auto``, ``espirit`` or ``nlinv``.
+
+    Raises:
+        ValueError: the method is unknown, a shape does not fit, a sample is not finite, the centre of k-space
+            holds no signal, or there are too few calibration lines for the method.
+    """
+    if method not in MAP_METHODS:
+        raise ValueError(f"unknown map method {method!r}: expected one of {', '.join(MAP_METHODS)}")
+    shape = (kspace.shape[-2], kspace.shape[-1])
+    rows, columns = calibration_block(mask, shape)
+    n_lines = min(rows.stop - rows.start, columns.stop - columns.start)
+    if n_lines < MIN_CALIB_LINES and (method == ESPIRIT or _is_lattice(mask)):
+        raise ValueError(
+            f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
+            "estimate the coil maps"
+        )
+    candidates = []
+    if method != ESPIRIT:
+        candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask)))
+    if method == ESPIRIT or (method == AUTO and n_lines >= MIN_ESPIRIT_LINES):
+        kernel_width = espirit_kernel_width(n_lines)
+        candidates.append((ESPIRIT, espirit_maps(kspace[:, rows, columns], shape, kernel_width=kernel_width)))
+    misfits = [data_misfit(kspace, mask, maps) for _, maps in candidates]
+    best = int(len(candidates) == 2 and misfits[1] < MIN_MISFIT_RATIO * misfits[0])
+    chosen, maps = candidates[best]
+    return MapEstimate(maps * object_support(kspace, mask, maps), chosen, n_lines, misfits[best])
+
+
+def espirit_kernel_width(calib_width: int) -> int:
+    """Return the width of ESPIRiT's kernels for so many calibration lines.
+
+    Few lines leave few windows for a large kernel: half the width gave the truest maps at 5 to 12 lines.
+    """
+    return min(max(calib_width // 2, MIN_KERNEL_WIDTH), MAX_KERNEL_WIDTH)
+
+
+def _is_lattice(mask: BoolArray) -> bool:
+    """Tell whether lines are sampled at regular distances: then maps and image are ambiguous."""
+    if mask.shape[0] > 1 and mask.shape[1] > 1:
+        return False
+    distances = np.diff(np.flatnonzero(mask.ravel()))
+    return len(np.unique(distances)) <= REGULAR_DISTANCES

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from sbim_deploy.mri.coils import birdcage_maps
+from sbim_deploy.mri.combine import root_sum_of_squares
+from sbim_deploy.mri.fourier import centre_crop, centred_fft
+from sbim_deploy.mri.map_choice import ESPIRIT, NLINV, espirit_kernel_width, estimate_maps
+from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
+
+SHAPE = (96, 96)
+
+
+def simulate(cycles=0.0):
+    """A head seen by a ring of coils, each with a linear phase of so many cycles over the field of view."""
+    rng = np.random.default_rng(0)
+    y, x = (np.arange(n) / n for n in SHAPE)
+    angles = rng.uniform(0, 2 * np.pi, 8)[:, None, None]
+    phase = np.exp(2j * np.pi * cycles * (np.cos(angles) * x + np.sin(angles) * y[:, None]))
+    maps = (birdcage_maps(8, SHAPE) * phase).astype(np.complex64)
+    image = (0.3 + shepp_logan(SHAPE)) * (shepp_logan(SHAPE) > 0) * smooth_phase(SHAPE, rng)
+    kspace = centred_fft(maps * image)
+    kspace += 0.01 * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
+    return maps, image, kspace.astype(np.complex64)
+
+
+def unexplained(maps, true_maps, image):
+    coil_images = true_maps * image
+    rest = coil_images - maps * (maps.conj() * coil_images).sum(axis=0)
+    return np.linalg.norm(rest) / np.linalg.norm(coil_images)
+
+
+@pytest.mark.parametrize(("acceleration", "width"), [(8, 5), (4, 4), (4, 10), (2, 24)])
+def test_smooth_maps_come_from_all_samples(acceleration, width):
+    true_maps, image, kspace = simulate()
+    mask = line_mask(96, acceleration, calib_width=width)[None]
+    estimate = estimate_maps(kspace * mask, mask)
+    assert estimate.method == NLINV
+    assert unexplained(estimate.maps, true_maps, image) < 0.05
+    norm = root_sum_of_squares(estimate.maps)
+    assert (norm[np.abs(image) > 0] > 0).all()
+    assert not norm.all()
+    np.testing.assert_allclose(norm[norm > 0], 1, atol=1e-5)
+
+
+def test_maps_too_rough_for_the_inversion_come_from_the_calibration_lines():
+    true_maps, image, kspace = simulate(cycles=3)
+    mask = line_mask(96, 2, calib_width=24)[None]
+    estimate = estimate_maps(kspace * mask, mask)
+    assert estimate.method == ESPIRIT
+    assert unexplained(estimate.maps, true_maps, image) < 0.03
+
+
+def test_a_calibration_block_in_both_directions_is_found():
+    kspace = simulate(cycles=3)[2]
+    mask = np.random.default_rng(1).random(SHAPE) < 0.3
+    centre_crop(mask, (24, 24))[:] = True
+    assert estimate_maps(kspace * mask, mask).method == ESPIRIT
+    assert estimate_maps(simulate()[2] * mask, mask).method == NLINV
+
+
+def test_the_choice_is_the_same_in_every_run():
+    kspace = simulate()[2]
+    mask = line_mask(96, 4, calib_width=10)[None]
+    first, again = (estimate_maps(kspace * mask, mask) for _ in range(2))
+    np.testing.assert_array_equal(first.maps, again.maps)
+    assert (first.method, first.misfit) == (again.method, again.misfit)
+
+
+def test_a_slice_without_signal_is_refused():
+    mask = line_mask(32, 2, calib_width=10)[None]
+    with pytest.raises(ValueError, match="zeros only"):
+        estimate_maps(np.zeros((2, 32, 32), np.complex64), mask)
+
+
+@pytest.mark.parametrize(("lines", "width"), [(4, 3), (8, 4), (12, 6), (200, 6)])
+def test_kernels_are_half_as_wide_as_few_calibration_lines(lines, width):
+    assert espirit_kernel_width(lines) == width
