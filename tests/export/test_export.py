@@ -46,7 +46,9 @@ def test_the_command_validates_it_with_the_checkpoint_beside_on_the_backend_that
     monkeypatch.setattr(parity, "open_engine", recorded)
     options = ("--checkpoint", checkpoint_path, "--config", config_path, "--backend", "onnxruntime", "--json")
     done = cli("validate", model.folder, *options)
-    assert done.code == 0, done.err
+    # Its weights are random: the graphs are right, and it is no prior.
+    assert done.code == 3
+    assert "the network leaves the noise in brain slices (sigma 0.03: " in done.error_line
     assert opened == ["onnxruntime"] * 5
     results = json.loads(done.out)["parity"]
     assert len(results) == 35

@@ -140,7 +140,8 @@ def test_the_manifest_says_what_the_model_is(model):
 @pytest.mark.slow
 def test_validate_compares_it_with_the_folder(cli, model, unet_folder):
     done = cli("validate", model.folder, "--checkpoint", unet_folder, "--backend", "onnxruntime")
-    assert done.code == 0, done.err
+    # Its weights are random: it is no prior, and nothing else is wrong.
+    assert "the network leaves the noise" in done.error_line
     assert done.out.count(" ok") == 35
 
 

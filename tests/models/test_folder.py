@@ -59,7 +59,7 @@ def manifest_of(folder: Path) -> ModelManifest:
         exported_with={"torch": "2.9.0"},
         files={name: describe_file(folder / name) for name in FILES},
         graphs={"model": GraphEntry({"x": X}, {"score": X})},
-        denoising={"sigma 1": 0.5},
+        noise_left={"sigma 1": 0.5},
     )
 
 
@@ -149,7 +149,7 @@ def test_damaged_manifest_is_refused(folder: Path, text: str | bytes, fragment: 
         (("graphs", "model", "inputs", "x", "dtype"), "text", "dtype is 'text', expected 'float16' or"),
         (("graphs", "model", "outputs", "score", "shape"), ["batch", 0], "shape[1] is 0, expected a whole"),
         (("graphs", "model", "outputs", "score", "shape"), ["batch", True], "shape[1] is True, expected"),
-        (("denoising",), {"sigma 1": None}, "denoising['sigma 1'] is None, expected a finite number"),
+        (("noise_left",), {"sigma 1": None}, "noise_left['sigma 1'] is None, expected a finite number"),
         (("files", "model.onnx"), "abc", "model.onnx"),
         (("files", "model.onnx", "sha256"), "abc", "sha256"),
         (("files", "model.onnx", "bytes"), -1, "bytes is -1"),

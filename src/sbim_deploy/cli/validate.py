@@ -35,6 +35,7 @@ def validate(
     from sbim_deploy.models.backends import open_engine
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.recon.parity import check_image, check_model
+    from sbim_deploy.runs.denoising import levels_without_gain, measure_noise_left
 
     diffusers_folder = checkpoint is not None and checkpoint.is_dir()
     if not diffusers_folder and (checkpoint is None) != (config is None):
@@ -56,6 +57,14 @@ def validate(
         image, image_ssim = check_image(loaded, backend)
         results.append(image)
     results += against_checkpoint
+    manifest = loaded.manifest
+    network = open_engine(loaded, "score", backend)
+    noise_left = measure_noise_left(
+        lambda x, sigma: network.run({"x": x, "sigma": sigma})["score"],
+        manifest.channels,
+        manifest.size_multiple,
+        manifest.noise_levels,
+    )
     if json:
         print_json(
             {
@@ -66,6 +75,7 @@ def validate(
                 "precision_cost": loaded.manifest.precision_cost,
                 "parity": [asdict(r) for r in results],
                 "image_ssim": image_ssim,
+                "noise_left": noise_left,
             }
         )
     else:
@@ -76,9 +86,16 @@ def validate(
             typer.echo(f"image here against PyTorch in FP32, same seed: SSIM {image_ssim:.6f}")
         costs = ", ".join(_format_cost(*cost) for cost in loaded.manifest.precision_cost.items())
         typer.echo(f"{loaded.manifest.dtype} costs, in PyTorch at export: {costs}")
+        shares = ", ".join(f"{share:.0%} at {level}" for level, share in noise_left.items())
+        typer.echo(f"noise that the network leaves in brain slices: {shares}")
     failed = [result.name for result in results if not result.passed]
     if failed:
         raise ParityError(f"{model}: {len(failed)} of {len(results)} comparisons failed: {', '.join(failed)}")
+    if found := levels_without_gain(noise_left):
+        raise ParityError(
+            f"{model}: the network leaves the noise in brain slices ({'; '.join(found)}), so that it is no "
+            "prior for images; check that the checkpoint is a trained one, and its YAML"
+        )
 
 
 def _format_cost(name: str, value: float) -> str:

@@ -34,6 +34,7 @@ from sbim_deploy.mri.metrics import ssim
 from sbim_deploy.recon.channels import from_channels, to_channels
 from sbim_deploy.recon.parity import WHOLE_CHOICE, noisy_phantom, whole_image
 from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.runs.denoising import Score, measure_noise_left
 from sbim_deploy.samplers.choice import DDS_N_CG, make_plan
 from sbim_deploy.samplers.plan import Plan
 
@@ -94,6 +95,15 @@ def image_cost(network: nn.Module, image: ComplexArray, plan: Plan, size_multipl
         "image NRMSE": float(np.linalg.norm(got - image) / np.linalg.norm(image)),
         "image SSIM": ssim(np.abs(got), np.abs(image)),
     }
+
+
+def _scores_by(network: nn.Module) -> Score:
+    def score(x: FloatArray, sigma: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            result: FloatArray = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
+        return result
+
+    return score
 
 
 NORMALISATION = "the image divided by the 99th percentile of |MVUE| of the measured k-space"
@@ -167,6 +177,7 @@ def _write(
         if dtype != "fp32":
             cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
+    noise_left = measure_noise_left(_scores_by(loaded.network), config.channels, multiple, levels)
     files = [WEIGHTS_NAME, REFERENCE_NAME, *(f"{graph}.onnx" for graph in graphs)]
     manifest = ModelManifest(
         format_version=FORMAT_VERSION,
@@ -196,6 +207,7 @@ def _write(
         },
         files={file: describe_file(folder / file) for file in sorted(files)},
         graphs=graphs,
+        noise_left=noise_left,
     )
     write_manifest(folder, manifest)
     return manifest

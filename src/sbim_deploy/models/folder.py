@@ -125,8 +125,8 @@ class ModelManifest:
     its first stage, ``n_cg`` the number of conjugate-gradient steps that the proximal graphs take.
     ``precision_cost`` is what PyTorch in the graphs' ``dtype`` loses against the original: the relative L2
     error of the score at three levels, the NRMSE and the SSIM of an image. ``graphs`` are by the names of
-    their files without the suffix. ``denoising`` is what the network denoises; it is empty where that was not
-    measured.
+    their files without the suffix. ``noise_left`` is the share of the noise that the network leaves in
+    images, by level; it is empty where that was not measured.
     """
 
     format_version: int
@@ -152,7 +152,7 @@ class ModelManifest:
         Mapping[FileName, FileEntry], Meta(min_length=1, extra={"expected": "the files of the model"})
     ]
     graphs: Mapping[FileName, GraphEntry]
-    denoising: Mapping[str, Number] = field(default_factory=dict)
+    noise_left: Mapping[str, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError for a start beyond the last level, and graphs that are not those of the files."""

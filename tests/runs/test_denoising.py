@@ -1,0 +1,38 @@
+"""What a network removes of the noise: the demo's most of it, random weights none."""
+
+import numpy as np
+import pytest
+
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import NoiseLevels, load_model
+from sbim_deploy.runs.denoising import levels_without_gain, measure_noise_left
+
+LEVELS = NoiseLevels(50.0, 0.01, 266)
+
+
+def test_the_demo_model_removes_noise_at_every_level():
+    engine = open_engine(load_model("demo"), "score", "onnxruntime")
+    left = measure_noise_left(lambda x, sigma: engine.run({"x": x, "sigma": sigma})["score"], 2, 8, LEVELS)
+    assert list(left) == ["sigma 0.03", "sigma 0.1", "sigma 0.3"]
+    assert max(left.values()) < 0.8
+    assert levels_without_gain(left) == []
+
+
+def test_a_score_of_zero_leaves_all_of_it_and_the_true_score_nothing():
+    left = measure_noise_left(lambda x, sigma: np.zeros_like(x), 2, 1, LEVELS)
+    assert list(left.values()) == pytest.approx([1, 1, 1])
+    assert levels_without_gain(left) == ["sigma 0.03: 100%", "sigma 0.1: 100%", "sigma 0.3: 100%"]
+
+
+def test_a_score_that_is_not_finite_is_no_gain():
+    left = measure_noise_left(lambda x, sigma: np.full_like(x, np.nan), 2, 1, LEVELS)
+    assert len(levels_without_gain(left)) == 3
+
+
+def test_levels_beyond_the_networks_own_are_its_nearest():
+    narrow = NoiseLevels(0.2, 0.05, 10)
+    assert list(measure_noise_left(lambda x, sigma: x, 1, 8, narrow)) == [
+        "sigma 0.05",
+        "sigma 0.1",
+        "sigma 0.2",
+    ]
