@@ -189,7 +189,7 @@ def test_noise_readouts_make_the_coils_noise_white_and_of_known_variance(noise_d
     off_diagonal = covariance(np.concatenate([r.data for r in scan.readouts], axis=1))
     assert np.abs(off_diagonal - np.diag(np.diag(off_diagonal))).max() > 0.2 * np.abs(off_diagonal).max()
     (each,) = assembled(scan)
-    assert each.whitened
+    assert each.noise == 1
     # The bandwidth is 0.793: each of the two parts has that variance.
     np.testing.assert_allclose(covariance(each.kspace), 2 * 0.793 * np.eye(4), atol=0.15)
 
@@ -205,6 +205,12 @@ def test_an_unknown_dwell_time_leaves_the_noise_at_unit_variance(unknown):
     ]
     (each,) = assembled(scan)
     np.testing.assert_allclose(covariance(each.kspace), np.eye(4), atol=0.1)
+    assert each.noise is None
+
+
+def test_averages_lower_the_noise_that_the_readouts_tell():
+    (each,) = assembled(make_scan(n_averages=4, noise=0.01, n_noise_readouts=4, size=32))
+    assert each.noise == 0.5
 
 
 def test_separate_calibration_is_not_in_the_image_and_serves_every_repetition():

@@ -113,6 +113,10 @@ class CflKspace(CflFile):
         """Return None: the lines to estimate maps from are in the slice itself."""
         return None
 
+    def read_noise(self, index: int) -> float | None:
+        """Return None: such a file does not tell the level of its noise."""
+        return None
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return None: BART's files do not say where a slice lies."""
         return None

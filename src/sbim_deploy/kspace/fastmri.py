@@ -84,6 +84,10 @@ class KspaceFile(OpenFile):
         """Return None: the lines to estimate maps from are in the slice itself."""
         return None
 
+    def read_noise(self, index: int) -> float | None:
+        """Return None: such a file does not tell the level of its noise."""
+        return None
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return None: fastMRI files do not say how the patient lay."""
         return None

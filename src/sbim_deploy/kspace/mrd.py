@@ -214,6 +214,14 @@ class MrdKspace:
         """
         return self._assembled(index).calibration
 
+    def read_noise(self, index: int) -> float | None:
+        """Return the standard deviation of each part of a slice's k-space, where noise readouts tell it.
+
+        Raises:
+            InputError: see :meth:`read_slice`.
+        """
+        return self._assembled(index).noise
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where the image of a slice lies in the patient, or None where the scan does not say.
 

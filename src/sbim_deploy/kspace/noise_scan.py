@@ -50,6 +50,10 @@ class NoiseScan:
         self.n_samples += samples.shape[1]
         self._matrices.clear()
 
+    def tells_level(self, image_dwell_us: float) -> bool:
+        """Tell whether whitened readouts of a dwell time have noise of unit variance."""
+        return self._products is not None and image_dwell_us > 0 and self.dwell_us > 0
+
     def whitening(self, n_coils: int, image_dwell_us: float) -> ComplexArray | None:
         """Return the (coil, coil) matrix for image readouts of a dwell time, or None without noise readouts.
 
@@ -72,7 +76,7 @@ class NoiseScan:
                 "them to go without whitening"
             )
         if image_dwell_us not in self._matrices:
-            known = image_dwell_us > 0 and self.dwell_us > 0
+            known = self.tells_level(image_dwell_us)
             ratio = image_dwell_us / self.dwell_us * self._bandwidth if known else 0.5
             try:
                 with np.errstate(over="ignore"):  # an infinite covariance is refused as a dependent one is

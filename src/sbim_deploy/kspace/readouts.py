@@ -52,7 +52,7 @@ class AssembledSlice:
         geometry: where the image lies in the patient, or None where the scan does not say.
         header: the header of the readout nearest the centre of k-space.
         calibration_series: the series whose readouts ``calibration`` has, or None.
-        whitened: whether there were noise readouts.
+        noise: the standard deviation of each of the real and imaginary parts, where noise readouts tell it.
         field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
     """
 
@@ -64,7 +64,7 @@ class AssembledSlice:
     geometry: SliceGeometry | None
     header: np.void
     calibration_series: Series | None = None
-    whitened: bool = False
+    noise: float | None = None
     field_of_view_mm: Vector | None = None
 
 
@@ -204,7 +204,8 @@ class SliceAssembler:
         grid = self._grids[series.encoding]
         encoding = self._header.encodings[series.encoding]
         assert buffer.header is not None
-        matrix = self.noise.whitening(buffer.n_coils, dwell_us(buffer.header))
+        dwell = dwell_us(buffer.header)
+        matrix = self.noise.whitening(buffer.n_coils, dwell)
         try:
             kspace = buffer.averaged(matrix)
             source = self._calibration(key, buffer, kspace, matrix)
@@ -219,7 +220,7 @@ class SliceAssembler:
             geometry=slice_geometry(buffer.header, encoding, describe_key(key)),
             header=buffer.header,
             calibration_series=None if source is None else source.series,
-            whitened=matrix is not None,
+            noise=buffer.averaged_noise() if self.noise.tells_level(dwell) else None,
             field_of_view_mm=field_of_view(encoding),
         )
 

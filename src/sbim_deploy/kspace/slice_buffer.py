@@ -93,6 +93,11 @@ class SliceBuffer:
             raise ValueError("values are too large, expected float32 with room to compute")
         return kspace
 
+    def averaged_noise(self) -> float:
+        """Return the standard deviation of averaged noise that was 1: root mean square over the samples."""
+        counts = self._counts[self._counts > 0].astype(np.float64)
+        return float(np.sqrt(np.mean(1 / counts)))
+
     def columns(self) -> NDArray[np.intp]:
         """Return the columns that have samples."""
         return np.flatnonzero(self._counts.sum(axis=0))

@@ -40,6 +40,9 @@ class KspaceSource(Protocol):
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Read the lines to estimate its maps from, of the same shape, or None where its own will do."""
 
+    def read_noise(self, index: int) -> float | None:
+        """Return the standard deviation of each part of a slice's k-space, or None where nothing tells it."""
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where its image lies in the patient, or None where the file does not say."""
 
