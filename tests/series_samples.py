@@ -34,6 +34,7 @@ def stack(places=(0, 5, 10, 15), **changes) -> ImageSeries:
         "volume": volume,
         "slices": (4, 5, 6, 7),
         "residuals": [0.1] * len(places),
+        "doubts": [""] * len(places),
         "geometries": [oblique(place) for place in places],
         "acquisitions": [None] * len(places),
         **changes,

@@ -29,6 +29,20 @@ function writeArray(path, name, tensor, metadata) {
   writeFileSync(path, Buffer.concat([length, header, bytes]));
 }
 
+// Where no coil sees anything the data say nothing of the image, which is 0 there.
+function clearUnseen(image, maps) {
+  const [slices, coils, , rows, columns] = maps.dims;
+  const pixels = rows * columns;
+  for (let slice = 0; slice < slices; slice++) {
+    const first = slice * coils * 2 * pixels;
+    for (let pixel = 0; pixel < pixels; pixel++) {
+      let seen = false;
+      for (let part = 0; part < coils * 2 && !seen; part++) seen = maps.data[first + part * pixels + pixel] !== 0;
+      if (!seen) for (const part of [0, 1]) image.data[(slice * 2 + part) * pixels + pixel] = 0;
+    }
+  }
+}
+
 const [modelFolder, problemPath, imagePath] = process.argv.slice(2);
 if (imagePath === undefined) {
   console.error("usage: node reconstruct.mjs MODEL_DIR problem.safetensors image.safetensors");
@@ -39,6 +53,7 @@ const graph = join(modelFolder, metadata.graph);
 const session = await ort.InferenceSession.create(graph, { logSeverityLevel: 3 });
 const before = performance.now();
 const { image } = await session.run(arrays);
+clearUnseen(image, arrays.maps);
 const seconds = (performance.now() - before) / 1000;
 writeArray(imagePath, "image", image, { notice: "Research use only. Not for diagnosis.", scale: metadata.scale });
 console.log(`${imagePath}: ${image.dims.join(" x ")} by ${metadata.graph} in ${seconds.toFixed(2)} s`);

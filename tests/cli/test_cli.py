@@ -96,6 +96,61 @@ def test_the_demo_model_validates_without_pytorch(cli):
     assert max(each["relative_l2"] for each in report["parity"]) <= 1e-5
 
 
+@pytest.fixture
+def clipped(simulated, tmp_path):
+    """A scan whose second slice was overdriven."""
+    path = tmp_path / "clipped.h5"
+    shutil.copy(simulated, path)
+    with h5py.File(path, "r+") as file:
+        parts = file["kspace"][1].view(np.float32)
+        limit = np.abs(parts).max() / 3
+        file["kspace"][1] = parts.clip(-limit, limit).view(np.complex64)
+    return path
+
+
+def test_an_image_that_may_be_wrong_is_told_everywhere(cli, clipped, tmp_path):
+    out = tmp_path / "out.h5"
+    done = cli("recon", clipped, "-o", out, "--slices", "0:2", "--steps", 8, "--json")
+    assert done.code == 0
+    warned = [line for line in done.err.splitlines() if "warning: slice 1: " in line]
+    assert warned
+    assert "overdriven" in warned[0]
+    assert "warning: slice 0" not in done.err
+    made = json.loads(done.out)
+    assert made["slice_notes"]["0"]["doubts"] == {}
+    assert "overdriven" in made["slice_notes"]["1"]["doubts"]["clipped samples"]
+    assert any("slice 1: " in warning and "overdriven" in warning for warning in made["warnings"])
+    assert any("not on patients" in warning for warning in made["warnings"])
+    described = json.loads(cli("info", out, "--json").out)
+    assert described["warnings"] == made["warnings"]
+
+
+def test_that_the_prior_is_synthetic_is_said_once(cli, simulated, tmp_path):
+    done = cli("recon", simulated, "-o", tmp_path / "out.h5", "--slices", "0:3", "--steps", 2)
+    assert done.err.count("not on patients") == 1
+
+
+def test_the_noise_and_the_method_of_the_maps_can_be_given(cli, simulated, tmp_path):
+    out = tmp_path / "out.h5"
+    options = ("--slices", "0:1", "--steps", 2, "--noise", 0.02, "--map-method", "espirit", "--json")
+    made = json.loads(cli("recon", simulated, "-o", out, *options).out)
+    notes = made["slice_notes"]["0"]
+    assert (notes["noise"], notes["noise_source"], notes["maps"]) == (
+        pytest.approx(0.02),
+        "given",
+        "ESPIRiT",
+    )
+    assert (made["noise"], made["map_method"]) == (0.02, "espirit")
+    for option, value, message in (
+        ("--noise", 0, "noise is 0: expected a finite number above 0"),
+        ("--noise", "nan", "noise is nan"),
+        ("--map-method", "grappa", "unknown map method 'grappa': expected one of auto, espirit, nlinv"),
+    ):
+        refused = cli("recon", simulated, "-o", out, option, value)
+        assert refused.code == 2
+        assert message in refused.error_line
+
+
 def test_samples_and_a_report_in_a_row(cli, simulated, tmp_path):
     result, page = tmp_path / "r.h5", tmp_path / "page.html"
     options = ("--steps", 2, "--slices", "0:2", "--samples", 3, "--batch", 2, "--report", page)

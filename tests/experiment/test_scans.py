@@ -41,7 +41,6 @@ def test_files_give_what_the_simulated_scan_gives(cli, write_config, full_file, 
         ({"kspace": ["nowhere.h5"]}, "nowhere.h5"),
         ({"kspace": ["scan.h5", "scan.h5"]}, "kspace has two files of the name scan.h5"),
         ({"kspace": ["scan.h5"], "accelerations": [100]}, "acceleration is 100"),
-        ({"kspace": ["scan.h5"], "accelerations": [12]}, "calibration lines"),
     ],
 )
 def test_files_that_will_not_do_are_named_before_the_work(

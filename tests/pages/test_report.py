@@ -16,7 +16,7 @@ from PIL import Image
 from sbim_deploy.errors import InputError
 from sbim_deploy.pages.report import write_report
 from sbim_deploy.results.result_file import ResultWriter, open_result
-from sbim_deploy.runs.findings import warnings
+from sbim_deploy.runs.findings import resumed, warnings
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
@@ -140,27 +140,53 @@ def test_provenance_that_lacks_everything_makes_a_page_too(tmp_path, provenance)
 @pytest.mark.parametrize(
     ("provenance", "residual", "expected"),
     [
-        ({"measured": {"maps": "ESPIRiT", "calibration_lines": 8}}, 0.19, []),
-        ({"measured": {"maps": "ESPIRiT", "calibration_lines": 7}}, 0.1, ["Only 7 calibration lines"]),
-        ({"measured": {"maps": "given", "calibration_lines": 0}}, 0.1, []),
-        ({}, 0.21, ["High residual in slice 0 (21.0 %), 1 (21.0 %)"]),
+        ({}, 0.9, []),
+        ({"slice_notes": {"0": {"noise": 0.1, "doubts": {}}, "x": {"doubts": {"a": "b"}}, "1": 3}}, 0.1, []),
+        (
+            {
+                "slice_notes": {
+                    "0": {"doubts": {"motion": "it moved", "clipping": "it is clipped"}},
+                    "2": {"doubts": {"motion": "it moved more"}},
+                }
+            },
+            0.1,
+            ["motion in slices 0, 2; slice 0: it moved", "slice 0: it is clipped"],
+        ),
+        (
+            {"slice_notes": {str(index): {"doubts": {"motion": "it moved"}} for index in range(20)}},
+            0.1,
+            ["motion in slices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more; slice 0: it moved"],
+        ),
         ({"timings_s": {"slices": 1}}, 0.1, ["the 1 slices done since, of 3"]),
+        ({"samples": 2, "slice_notes": {"0": {"maps": "given"}}}, 0.1, []),
+        (
+            {"samples": 2, "slice_notes": {"0": {"maps": "ESPIRiT"}}},
+            0.1,
+            ["does not hold the error of the coil maps"],
+        ),
+        (
+            {"model": {"training_data": "fastMRI", "noise_left": {"sigma 0.1": 1.2, "sigma 0.3": 0.4}}},
+            0.1,
+            ["the model leaves the noise in brain slices (sigma 0.1: 120%)"],
+        ),
     ],
 )
 def test_warnings_come_when_they_should(tmp_path, provenance, residual, expected):
     with open_result(write_result(tmp_path / "r.h5", 3, provenance, residual)) as result:
-        found = warnings(result)
+        found = warnings(result.provenance)
+        if (remark := resumed(result)) is not None:
+            found.append(remark)
     assert len(found) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
 
 
-def test_a_slice_that_stands_out_is_flagged_though_its_residual_is_low(tmp_path):
-    result = write_result(tmp_path / "r.h5", residual=0.02)
-    with h5py.File(result, "r+") as file:
-        file["residual"][1] = 0.07
+def test_a_slice_that_is_doubtful_is_flagged_and_the_others_are_not(tmp_path):
+    notes = {"0": {"doubts": {}}, "1": {"doubts": {"motion": "it <moved>"}}}
+    result = write_result(tmp_path / "r.h5", provenance={"slice_notes": notes}, residual=0.02)
     write_report(tmp_path / "page.html", result)
     text = (tmp_path / "page.html").read_text()
-    assert "High residual in slice 1 (7.0 %)" in text
+    assert "Slice 1: it &lt;moved&gt;." in text
+    assert "residual 2.0 %, motion" in text
     assert text.count("slice flagged") == 1
 
 
@@ -179,9 +205,9 @@ def test_a_run_without_a_report_computes_no_residuals_on_the_way(simulated, tmp_
     monkeypatch.setattr(Sense, "forward", lambda self, image: calls.append(1) or forward(self, image))
     one = replace(SETTINGS, slices=(0, 1), samples=1)
     reconstruct_file(simulated, tmp_path / "a.h5", one)
-    assert len(calls) == 1
+    n_plain = len(calls)
     reconstruct_file(simulated, tmp_path / "b.h5", one, on_residual=lambda *_: None)
-    assert len(calls) == 1 + 1 + 4
+    assert len(calls) == n_plain + n_plain + 4
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")

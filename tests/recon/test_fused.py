@@ -39,7 +39,9 @@ def slice_problem(direction, index=0):
 def test_the_fused_graphs_give_the_numpy_loops_image(name, direction):
     problems = [slice_problem(direction, index) for index in (0, 1)]
     score, step, whole = (
-        Reconstructor(load_model("demo"), SamplerChoice(name, steps=5), graph=graph)(problems)
+        Reconstructor(load_model("demo"), SamplerChoice(name, steps=5, start_sigma=0.1), graph=graph)(
+            problems
+        )
         for graph in ("score", "step", "reconstruct")
     )
     for other in (step, whole):
@@ -65,7 +67,7 @@ def test_slices_with_different_lines_share_a_batch():
 
 def test_a_plan_too_large_for_one_call_goes_on_where_the_last_call_ended(monkeypatch):
     problem = slice_problem("columns")
-    choice = SamplerChoice("sbim-ld", steps=3)
+    choice = SamplerChoice("sbim-ld", steps=3, start_sigma=0.05)
     reconstruct = Reconstructor(load_model("demo"), choice, graph="reconstruct")
     (at_once,) = reconstruct([problem])
     monkeypatch.setattr(fused, "MAX_NOISE_BYTES", 4 * 2 * 56 * 56 * 4)  # four steps

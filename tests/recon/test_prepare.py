@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,23 +97,108 @@ def test_a_slice_that_cannot_be_reconstructed_is_named_with_the_reason(scan, arg
         prepare_slice(**{"kspace": scan[2], "index": 3, **arguments})
 
 
-@pytest.mark.parametrize(
-    ("n_lines", "kernel_width"), [(4, 3), (6, 3), (7, 3), (8, 4), (11, 5), (12, 6), (16, 6)]
-)
-def test_the_espirit_kernel_is_half_as_wide_as_the_calibration_lines_from_3_to_6(
-    scan, monkeypatch, n_lines, kernel_width
-):
+def with_noise(kspace, deviations, seed=0):
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape)
+    return (kspace + np.reshape(deviations, (-1, 1, 1)) * noise).astype(np.complex64)
+
+
+def test_the_noise_is_measured_and_says_where_it_comes_from(scan):
     _, maps, kspace = scan
-    widths = []
+    problem = prepare_slice(with_noise(kspace, 0.03), maps=maps)
+    assert problem.noise == pytest.approx(0.03, rel=0.1)
+    assert problem.noise_source in ("calibration lines", "outermost samples")
+    np.testing.assert_allclose(problem.maps, maps, atol=1e-6)
 
-    def record(calibration, shape, kernel_width):
-        widths.append((calibration.shape[-1], kernel_width))
-        return maps
 
-    monkeypatch.setattr(prepare, "espirit_maps", record)
-    # With every fourth line outside the centre alone, the block of calibration is no wider than the centre.
-    mask = line_mask(60, 4, calib_width=n_lines)
-    around = 30 - n_lines // 2
-    mask[[around - 1, around + n_lines]] = False
-    prepare_slice(kspace, mask=mask)
-    assert widths == [(n_lines, kernel_width)]
+def test_noise_that_is_given_is_taken(scan):
+    _, maps, kspace = scan
+    problem = prepare_slice(with_noise(kspace, [0.03, 0.03, 0.3, 0.03]), maps=maps, noise=0.05)
+    assert (problem.noise, problem.noise_source) == (pytest.approx(0.05), "given")
+    np.testing.assert_allclose(problem.maps, maps, atol=1e-6)
+
+
+def test_a_loud_coil_counts_as_little_as_whitening_makes_it_count(scan):
+    image, maps, kspace = scan
+    levels = np.array([0.02, 0.02, 0.2, 0.02])
+    loud = with_noise(kspace, levels)
+    problem = prepare_slice(loud, maps=maps)
+    error = np.abs(np.abs(problem.mvue) - np.abs(image))[np.abs(image) > 0.1]
+    as_measured = np.abs(np.abs(prepare_slice(loud, maps=maps, noise=0.05).mvue) - np.abs(image))
+    assert error.mean() < as_measured[np.abs(image) > 0.1].mean()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_dead_coil_is_left_out_and_said(scan, given):
+    image, maps, kspace = scan
+    dead = with_noise(kspace, 0.01)
+    dead[2] = 0
+    problem = prepare_slice(dead, maps=maps if given else None)
+    assert [(fault.kind, fault.fatal) for fault in problem.faults] == [("coil left out", False)]
+    assert "coil 2 of 4" in problem.faults[0].message
+    assert not problem.maps[2].any()
+    assert np.isfinite(problem.mvue).all()
+    assert np.corrcoef(np.abs(problem.mvue).ravel(), np.abs(image).ravel())[0, 1] > 0.9
+
+
+def test_maps_come_from_the_whole_field_of_view_before_the_readout_is_cut(scan):
+    noisy = with_noise(scan[2], 0.005)
+    mask = line_mask(60, 2, calib_width=16)
+    whole = prepare_slice(noisy * mask, mask=mask)
+    cut = prepare_slice(noisy * mask, mask=mask, image_shape=(40, 60))
+    np.testing.assert_array_equal(cut.maps, whole.maps[:, 12:52])
+    assert cut.map_source == whole.map_source == "nonlinear inversion"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda kspace: np.moveaxis(kspace, 0, -1), "coils"),
+        (lambda kspace: np.fft.fftshift(kspace, axes=(-2, -1)), "fftshift"),
+        (lambda kspace: np.fft.fft(kspace, axis=-1), "columns"),
+    ],
+)
+def test_kspace_of_another_convention_is_refused_with_the_way_out(scan, damage, message):
+    kspace = np.ascontiguousarray(damage(with_noise(scan[2], 0.01)))
+    with pytest.raises(InputError, match=f"slice 7: .*{message}"):
+        prepare_slice(kspace, 7)
+
+
+def test_clipped_samples_do_not_stop_the_run_and_are_told(scan):
+    _, maps, kspace = scan
+    limit = np.abs(kspace).max() / 3
+    parts = with_noise(kspace, 0.01).view(np.float32).clip(-limit, limit)
+    problem = prepare_slice(parts.view(np.complex64), maps=maps)
+    assert [fault.kind for fault in problem.faults] == ["clipped samples"]
+
+
+def test_an_unknown_map_method_is_named(scan):
+    with pytest.raises(InputError, match="unknown map method 'grappa': expected one of auto, espirit, nlinv"):
+        prepare_slice(scan[2], map_method="grappa")
+
+
+def test_few_calibration_lines_are_told_where_the_method_needs_more(scan):
+    kspace = with_noise(scan[2], 0.01)
+    few = kspace * line_mask(60, 2, calib_width=6)
+    assert [fault.kind for fault in prepare_slice(few, map_method="espirit").faults] == [
+        "few calibration lines"
+    ]
+    assert prepare_slice(few).faults == ()
+    none = np.random.default_rng(3).random(60) < 0.5
+    none[29:32] = [True, False, True]
+    (fault,) = prepare_slice(kspace * none).faults
+    assert "0 calibration lines are few for maps by nonlinear inversion" in fault.message
+
+
+def test_noise_that_nothing_tells_from_the_object_is_said_to_be_guessed(scan, monkeypatch):
+    _, maps, kspace = scan
+    noisy = with_noise(kspace, 0.05)
+    guess = replace(prepare.measure_noise(noisy), guessed=True)
+    monkeypatch.setattr(prepare, "measure_noise", lambda *_: guess)
+    (fault,) = prepare_slice(noisy, maps=maps).faults
+    assert "guessed to be 0.05" in fault.message
+    assert "--noise" in fault.message
+    assert prepare_slice(noisy, maps=maps, noise=0.05).faults == ()
+    quiet = replace(guess, covariance=guess.covariance / 100)
+    monkeypatch.setattr(prepare, "measure_noise", lambda *_: quiet)
+    assert prepare_slice(noisy, maps=maps).faults == ()

@@ -105,6 +105,13 @@ def test_what_the_files_say_of_themselves(tmp_path, pydicom):
     assert dataset.InstanceNumber == 2
 
 
+def test_a_doubtful_image_says_so_first_in_its_comment(tmp_path, pydicom):
+    doubts = ["", "DOUBTFUL: the receiver was overdriven", "", ""]
+    comments = [pydicom.dcmread(path).ImageComments for path in written(tmp_path / "out", doubts=doubts)]
+    assert comments[0] == "residual 0.1000; research use only"
+    assert comments[1] == "DOUBTFUL: the receiver was overdriven; residual 0.1000; research use only"
+
+
 def test_one_scale_keeps_the_brightness_of_slices_comparable(tmp_path, pydicom):
     images = [pydicom.dcmread(path).pixel_array for path in written(tmp_path / "out")]
     assert [int(image.max()) for image in images] == [round(32767 * each / 8) for each in (5, 6, 7, 8)]

@@ -65,6 +65,14 @@ def test_counters_and_stamps_come_from_the_readout(tmp_path, ismrmrd):
     assert max(image.data.max() for image in images) == 1023
 
 
+def test_a_doubtful_image_says_so_in_its_comment(tmp_path, ismrmrd):
+    series = stack(doubts=["", "DOUBTFUL: the receiver was overdriven", "", ""])
+    write_mrd_images(tmp_path / "out.h5", [series], DERIVATION)
+    comments = [image.meta["ImageComments"] for image in read_images(ismrmrd, tmp_path / "out.h5")]
+    assert comments[0] == "residual 0.1000; research use only"
+    assert comments[1] == "residual 0.1000 DOUBTFUL: the receiver was overdriven; research use only"
+
+
 def test_orientation_turns_the_pixels(tmp_path, ismrmrd):
     for orientation in Orientation:
         write_mrd_images(tmp_path / f"{orientation}.h5", [stack()], DERIVATION, orientation=orientation)

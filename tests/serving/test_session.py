@@ -72,6 +72,16 @@ def test_a_slice_comes_back_as_recon_makes_it_with_its_place_and_how_it_was_made
     assert np.percentile(pixels(image), 99.9) == pytest.approx(4095 / 4, rel=0.01)
 
 
+def test_an_image_that_may_be_wrong_says_so_in_its_comment(server):
+    kspace = kspace_of(0)
+    limit = np.abs(kspace).max() / 3
+    clipped = kspace.view(np.float32).clip(-limit, limit).view(np.complex64)
+    good, bad = (run_session(server, readouts(each, 0))[0] for each in (kspace, clipped))
+    assert "DOUBTFUL" not in attributes(good)["ImageComments"]
+    assert "DOUBTFUL: " in attributes(bad)["ImageComments"]
+    assert "overdriven" in attributes(bad)["ImageComments"]
+
+
 @pytest.mark.parametrize(
     "scan",
     [
@@ -87,7 +97,11 @@ def test_a_scan_comes_back_as_recon_makes_it_of_the_file(server, model, tmp_path
     with open_source(write_mrd(tmp_path / "scan.h5", made)) as file:
         for index, image in enumerate(images):
             problem = prepare_slice(
-                file.read_slice(index), index, None, None, file.recon_shape, file.read_calibration(index)
+                file.read_slice(index),
+                index,
+                image_shape=file.recon_shape,
+                calibration=file.read_calibration(index),
+                noise=file.read_noise(index),
             )
             (expected,) = model._reconstructor([problem])
             assert pixels(image).shape == (48, 48)

@@ -77,6 +77,20 @@ def recon(
     sd_factor: Annotated[
         float, typer.Option(help="Multiplies the standard deviation, as evaluate found it on such scans.")
     ] = 1.0,
+    map_method: Annotated[
+        str,
+        typer.Option(
+            help="How coil maps are estimated: espirit, nlinv (nonlinear inversion, for few calibration "
+            "lines), or auto."
+        ),
+    ] = "auto",
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SD",
+            help="Standard deviation of the real and the imaginary parts of k-space; measured without it.",
+        ),
+    ] = None,
     slices: Annotated[
         str | None, typer.Option(metavar="A:B", help="Slices from A up to, not including, B.")
     ] = None,
@@ -114,6 +128,8 @@ def recon(
         seed=seed,
         samples=n_samples,
         sd_factor=sd_factor,
+        map_method=map_method,
+        noise=noise,
         slices=options.parse_slices(slices),
         batch=batch,
         backend=options.backend_at(backend, url),
@@ -134,7 +150,9 @@ def recon(
     made = _parse_output(output, output_format, orientation)
     provenance = run_recon(kspace[0], made, settings, pictures)
     if json:
-        print_json(provenance.as_dict())
+        from sbim_deploy.runs.findings import warnings
+
+        print_json({**provenance.as_dict(), "warnings": warnings(provenance)})
 
 
 def run_recon(
@@ -148,6 +166,7 @@ def run_recon(
     from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
+    from sbim_deploy.runs.findings import warnings
     from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.runs.reconstruct_file import reconstruct
 
@@ -179,6 +198,8 @@ def run_recon(
     timings, plan = provenance.timings_s, provenance.plan
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
+    for warning in warnings(provenance):
+        note(f"warning: {warning}")
     note(
         f"{output.path}: {timings.slices} slices{without}, {samples}{plan.sampler} with "
         f"{len(plan.rows)} network calls, {timings.total:.1f} s. {NOTICE}"
@@ -226,6 +247,7 @@ class _Bar:
 
     def __init__(self, stack: ExitStack):
         self._stack = stack
+        self._told: set[str] = set()
 
     def started(self, n_slices: int, n_done: int, n_calls: int, engine: Mapping[str, str]) -> None:
         note(describe_engine(engine))
@@ -234,6 +256,13 @@ class _Bar:
         bar = progress_bar(f"{n_slices} slices", n_slices * n_calls, n_done * n_calls)
         self._move_to = self._stack.enter_context(bar)
         self._done = n_done * n_calls
+
+    def doubted(self, index: int, doubts: Mapping[str, str]) -> None:
+        # The first slice of each kind while there is time to stop; the closing lines list all of them.
+        for kind, doubt in doubts.items():
+            if kind not in self._told:
+                self._told.add(kind)
+                note(f"warning: slice {index}: {doubt}")
 
     def left_out(self, reason: str) -> None:
         note(f"going on without a slice: {reason}")

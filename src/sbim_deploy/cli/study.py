@@ -80,6 +80,8 @@ def run_recon_study(
     except KeyboardInterrupt:
         note("stopped: what is finished is kept, go on with --resume")
         raise
+    for warning in report.model_warnings:
+        note(f"warning: {warning}")
     if json:
         print_json(report_as_dict(report))
     else:
@@ -129,6 +131,8 @@ class _Progress:
             "failed": f"FAILED: {record.error}",
         }[record.state]
         note(f"{self._n_ended}/{self._n_files} {record.name}: {what}")
+        for warning in record.warnings:
+            note(f"warning: {record.name}: {warning}")
 
 
 def _print_summary(report: StudyReport) -> None:

@@ -74,7 +74,7 @@ def _caption(result: ResultFile) -> str:
         f"model {shown(made.model.name)}",
         f"seed {shown(made.seed)}",
         f"effective acceleration {shown(made.measured.acceleration, '.2f')}",
-        f"maps {shown(made.measured.maps)}",
+        f"maps {shown(made.sources('maps'))}",
         NOTICE,
     )
     return "  |  ".join(parts)

@@ -16,9 +16,9 @@ from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.runs.findings import (
     facts,
-    flagged_slices,
     how_it_was_made,
     percent,
+    resumed,
     shown,
     step_sigmas,
     warnings,
@@ -86,11 +86,13 @@ def _facts(result: ResultFile) -> str:
 
 
 def _warnings(result: ResultFile) -> str:
-    found = warnings(result)
+    found = [f"{each[0].upper()}{each[1:]}." for each in warnings(result.provenance)]
+    if remark := resumed(result):
+        found.append(remark)
     if not found:
         return (
-            '<div class="warnings fine">No warnings: every image explains its data, and the coil maps had '
-            "lines enough. That does not prove the images right.</div>"
+            '<div class="warnings fine">No warnings: every image explains its data. That does not prove the '
+            "images right.</div>"
         )
     listed = "".join(f"<li>{text(each)}</li>" for each in found)
     return f'<div class="warnings"><b>Before you look</b><ul>{listed}</ul></div>'
@@ -111,7 +113,7 @@ def _images(result: ResultFile, chosen: _Chosen) -> str:
 
 def _card(result: ResultFile, chosen: _Chosen, position: int) -> str:
     index = result.slice_indices[position]
-    flagged = flagged_slices(result)
+    doubts = result.provenance.doubts.get(index, {})
 
     def panel(address: str, caption: str, kind: str = "mr") -> str:
         return figure(address, f"{caption}, slice {index}", caption, kind)
@@ -124,10 +126,10 @@ def _card(result: ResultFile, chosen: _Chosen, position: int) -> str:
         deviation = _shrink(result.read_standard_deviation(position))
         pixels = colour(deviation, (0.0, chosen.full_deviation), "error")
         panels.append(panel(png_uri(Image.fromarray(pixels)), "standard deviation", ""))
-    mark = " flagged" if index in flagged else ""
-    note = f"{'high ' if mark else ''}residual {percent(result.residual[position])}"
+    mark = " flagged" if doubts else ""
+    note = f"residual {percent(result.residual[position])}{''.join(f', {kind}' for kind in doubts)}"
     return (
-        f'<section class="slice{mark}"><h3>Slice {index} <span>{note}</span></h3>'
+        f'<section class="slice{mark}"><h3>Slice {index} <span>{text(note)}</span></h3>'
         f'<div class="panels">{"".join(panels)}</div></section>'
     )
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.models.folder import load_model as read_model
+from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
+from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import BoolArray, ComplexArray
 from sbim_deploy.samplers.choice import SamplerChoice
 
@@ -31,25 +33,31 @@ class LoadedModel:
         index: int = 0,
         image_shape: tuple[int, int] | None = None,
         calibration: ComplexArray | None = None,
+        noise: float | None = None,
+        map_method: str = AUTO,
     ) -> Reconstruction:
         """Reconstruct one slice; the same seed and index give the same image.
 
         Args:
             kspace: complex64 (coil, rows, columns), centred, readout along the rows, in any unit.
             mask: bool (columns,), (1, columns), (rows, 1) or (rows, columns); None takes what is not zero.
-            maps: complex64 (coil, rows, columns); None estimates them by ESPIRiT from the centre of k-space.
+            maps: complex64 (coil, rows, columns); None estimates them.
             index: the slice's number, which keys its noise.
             image_shape: (rows, columns) of the image, for oversampled readouts; None is k-space's.
             calibration: k-space of the same shape to estimate the maps from, of calibration lines that were
                 measured apart; None takes ``kspace``.
+            noise: the standard deviation of each of the real and imaginary parts of k-space; None measures
+                it, and whitens coils that differ.
+            map_method: ``auto``, ``espirit`` or ``nlinv``, where no maps are given.
 
         Raises:
             InputError: shapes do not fit, nothing was sampled, or no maps and no calibration lines.
             SamplingError: the sampler diverged.
         """
-        problem = prepare_slice(kspace, index, mask, maps, image_shape, calibration)
+        problem = prepare_slice(kspace, index, mask, maps, image_shape, calibration, noise, map_method)
         with self._engine_in_use:
             (result,) = self._reconstructor([problem])
+        check_converged(result.index, result.doubts)
         return result
 
 

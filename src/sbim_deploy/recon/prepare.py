@@ -7,25 +7,41 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.mri.combine import mvue, normalise_maps, percentile_scale
-from sbim_deploy.mri.espirit import espirit_maps
+from sbim_deploy.mri.combine import mvue, normalise_maps, percentile_scale, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
-from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block, compact_mask, sampled_mask
-from sbim_deploy.mri.noise_level import estimate_noise
+from sbim_deploy.mri.kspace_faults import Fault, find_faults
+from sbim_deploy.mri.map_choice import (
+    AUTO,
+    ESPIRIT,
+    METHOD_NAMES,
+    MIN_ESPIRIT_LINES,
+    MapEstimate,
+    estimate_maps,
+)
+from sbim_deploy.mri.masks import MIN_CALIB_LINES, compact_mask, sampled_mask
+from sbim_deploy.mri.noise_level import NoiseEstimate, measure_noise
 from sbim_deploy.mri.sense import Sense
+from sbim_deploy.mri.whitening import mix_coils, whitening_without_dependent_coils
 from sbim_deploy.records import BoolArray, ComplexArray
 
-MIN_KERNEL_WIDTH, MAX_KERNEL_WIDTH = 3, 6
+GIVEN, NOISE_READOUTS = "given", "noise readouts"
+# Coils whose noise is so many times that of others are worth whitening. Below it a covariance that was
+# measured in the scan itself, where some of the object counts as noise, may cost more than it gains.
+UNLIKE_COILS = 2.0
+# Less noise than this share of the image's scale changes an image little if it was guessed too high.
+CONSPICUOUS_NOISE = 0.02
 
 
 @dataclass(frozen=True)
 class SliceProblem:
     """One slice, ready to be reconstructed.
 
-    k-space (coil, rows, columns) is zero where it was not sampled; maps are of unit root-sum-of-squares
-    where they are not zero; the mask is (1, columns), (rows, 1) or (rows, columns). ``scale`` is the 99th
-    percentile of |MVUE|, ``noise`` the standard deviation of each part of k-space, ``image_shape`` what the
-    image is cropped to at the end.
+    k-space (coil, rows, columns) is zero where it was not sampled. Maps are of unit root-sum-of-squares where
+    they are not zero; where the coils were whitened, that holds for the maps of the coils as they were
+    measured. The mask is (1, columns), (rows, 1) or (rows, columns). ``scale`` is the 99th percentile of
+    |MVUE|, ``noise`` the standard deviation of each part of k-space, ``noise_source`` where it comes from,
+    ``map_source`` where the maps come from, ``faults`` what is wrong with k-space that did not stop the run.
+    ``image_shape`` is what the image is cropped to at the end.
     """
 
     index: int
@@ -36,6 +52,9 @@ class SliceProblem:
     scale: float
     noise: float
     image_shape: tuple[int, int]
+    noise_source: str = GIVEN
+    map_source: str = GIVEN
+    faults: tuple[Fault, ...] = ()
 
 
 def prepare_slice(
@@ -45,51 +64,149 @@ def prepare_slice(
     maps: ComplexArray | None = None,
     image_shape: tuple[int, int] | None = None,
     calibration: ComplexArray | None = None,
+    noise: float | None = None,
+    map_method: str = AUTO,
+    noise_source: str = GIVEN,
 ) -> SliceProblem:
-    """Check a slice, crop its readout oversampling, and find its maps, its MVUE and its scale.
+    """Check a slice, whiten its coils, crop its readout oversampling, and find its maps, MVUE and scale.
 
     Args:
         kspace: complex64 (coil, rows, columns), readout along the rows.
         index: the slice's number, which keys its noise.
         mask: (columns,), (1, columns), (rows, 1) or (rows, columns); None takes what is not zero.
-        maps: (coil, rows, columns), at the rows of k-space or of ``image_shape``; None estimates them by
-            ESPIRiT from the calibration lines.
+        maps: (coil, rows, columns), at the rows of k-space or of ``image_shape``; None estimates them.
         image_shape: (rows, columns) of the image; None is the grid of k-space.
         calibration: k-space of the same shape to estimate the maps from; None takes ``kspace`` itself.
+        noise: the standard deviation of each of the real and imaginary parts of k-space, of white noise;
+            None measures it, and whitens the coils where they differ or are correlated.
+        map_method: ``auto``, ``espirit`` or ``nlinv``; see :func:`sbim_deploy.mri.map_choice.estimate_maps`.
+        noise_source: where a given ``noise`` comes from, in words.
 
     Raises:
-        InputError: nothing was sampled, no maps and no calibration lines, or maps or calibration of another
-            shape.
+        InputError: nothing was sampled, k-space is not what it must be, no maps and no calibration lines, or
+            maps or calibration of another shape.
     """
     if calibration is not None and calibration.shape != kspace.shape:
         raise InputError(
             f"slice {index}: calibration has shape {calibration.shape}, expected {kspace.shape}, k-space's"
         )
     image_shape = image_shape or (kspace.shape[-2], kspace.shape[-1])
-    mask = measured_mask(kspace, index, mask)
-    kspace = kspace * mask
-    if mask.shape[0] == 1:
-        kspace = _crop_readout(kspace, image_shape[0])
+    lines = measured_mask(kspace, index, mask)
+    measured = measure_noise(kspace * lines, lines)
+    faults = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
+    for fault in faults:
+        if fault.fatal:
+            raise InputError(f"slice {index}: {fault.message}")
+    kspace, mask = kspace * lines, lines
+    level, source = (measured.sd, measured.source) if noise is None else (noise, noise_source)
+    mixing = None
+    if noise is None and (whitening := _whitening_of_unlike_coils(measured)) is not None:
+        mixing, level = whitening.matrix, whitening.level
+        source = f"{source}, coils whitened"
+        faults += whitening.faults
+        kspace = mix_coils(mixing, kspace)
+        calibration = None if calibration is None else mix_coils(mixing, calibration)
+    crops_readout = mask.shape[0] == 1 and image_shape[0] < kspace.shape[-2]
+    grid = (image_shape[0] if crops_readout else kspace.shape[-2], kspace.shape[-1])
+    map_source = GIVEN
     if maps is not None:
-        maps = _fit_maps(maps, kspace.shape, index)
-    elif calibration is not None:
-        maps = _separate_maps(calibration, kspace.shape[-2:], index)
+        maps = _fit_maps(maps, (len(kspace), *grid), index)
+        maps = maps if mixing is None else mix_coils(mixing, maps)
     else:
-        maps = _estimate_maps(kspace, mask, index)
+        estimate = _estimate_maps(kspace, mask, calibration, map_method, index)
+        map_source = METHOD_NAMES[estimate.method]
+        faults += _few_lines(estimate)
+        maps = np.ascontiguousarray(centre_crop(estimate.maps, grid))
+        maps = maps if mixing is None else _shade_as_unmixed(maps, mixing)
+    if crops_readout:
+        kspace = _crop_readout(kspace, image_shape[0])
     combined = mvue(kspace, maps)
+    if mixing is not None:
+        norm = root_sum_of_squares(maps)
+        combined = np.divide(combined, norm, out=np.zeros_like(combined), where=norm > 0)
     scale = percentile_scale(combined)
     if scale == 0:
         raise InputError(f"slice {index}: the maps are zero where the image is: do they belong to it?")
+    if noise is None:
+        faults += _guessed_noise(measured, scale)
     return SliceProblem(
-        index,
-        kspace,
-        maps,
-        mask,
-        combined,
-        scale,
-        estimate_noise(kspace),
-        image_shape,
+        index, kspace, maps, mask, combined, scale, level, image_shape, source, map_source, tuple(faults)
     )
+
+
+def _estimate_maps(
+    kspace: ComplexArray, mask: BoolArray, calibration: ComplexArray | None, method: str, index: int
+) -> MapEstimate:
+    """Return the maps on the whole encoded field of view."""
+    if calibration is not None:
+        kspace, mask = calibration, sampled_mask(calibration)
+        mask = compact_mask(mask) if mask.shape[0] > 1 else mask
+    try:
+        return estimate_maps(kspace, mask, method)
+    except ValueError as error:
+        raise InputError(f"slice {index}: {error}: give them with --maps") from error
+
+
+def _few_lines(estimate: MapEstimate) -> list[Fault]:
+    if estimate.n_lines >= (MIN_ESPIRIT_LINES if estimate.method == ESPIRIT else MIN_CALIB_LINES):
+        return []
+    way_out = ", or let --map-method auto choose" if estimate.method == ESPIRIT else ""
+    message = (
+        f"{estimate.n_lines} calibration lines are few for maps by {METHOD_NAMES[estimate.method]}: the "
+        f"image is as wrong as they are; give better ones with --maps{way_out}"
+    )
+    return [Fault("few calibration lines", message, False)]
+
+
+def _guessed_noise(measured: NoiseEstimate, scale: float) -> list[Fault]:
+    if not measured.guessed or measured.sd < CONSPICUOUS_NOISE * scale:
+        return []
+    message = (
+        f"the noise cannot be told from the object, and its standard deviation is guessed to be "
+        f"{measured.sd:.3g}, {measured.sd / scale:.1%} of the image's brightest parts: give it with --noise"
+    )
+    return [Fault("guessed noise", message, False)]
+
+
+@dataclass(frozen=True)
+class _CoilWhitening:
+    """The (coil, coil) matrix that whitens, the level of the noise after it, and the coils that it drops."""
+
+    matrix: ComplexArray
+    level: float
+    faults: tuple[Fault, ...]
+
+
+def _whitening_of_unlike_coils(noise: NoiseEstimate) -> _CoilWhitening | None:
+    """Return what makes the coils' noise white; None where coils are alike.
+
+    The matrix's row of a coil that is left out, since it is dead or depends on others, is zero. The noise
+    gets the level of the quiet coils, so that the maps' root-sum-of-squares stays near 1.
+    """
+    whitening = whitening_without_dependent_coils(noise.covariance)
+    kept = np.setdiff1d(np.arange(len(noise.covariance)), whitening.left_out)
+    deviations = noise.coil_sds[kept]
+    if not whitening.left_out and deviations.max() < UNLIKE_COILS * deviations.min():
+        return None
+    level = float(np.sqrt(len(kept)) / np.linalg.norm(whitening.matrix))
+    matrix = np.zeros_like(noise.covariance)
+    matrix[kept] = np.float32(level) * whitening.matrix
+    faults: tuple[Fault, ...] = ()
+    if whitening.left_out:
+        coils = ", ".join(map(str, whitening.left_out))
+        message = f"coil {coils} of {len(matrix)} measured nothing of its own and is left out"
+        faults = (Fault("coil left out", message, False),)
+    return _CoilWhitening(matrix, level, faults)
+
+
+def _shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
+    """Return maps of mixed coils so scaled that the unmixed coils' have a root-sum-of-squares of 1.
+
+    The image then has the shading that it has without whitening.
+    """
+    norm = root_sum_of_squares(mix_coils(np.linalg.pinv(mixing), maps))
+    shaded: ComplexArray = np.divide(maps, norm, out=np.zeros_like(maps), where=norm > 0)
+    return shaded
 
 
 def relative_residual(problem: SliceProblem, image: ComplexArray) -> float:
@@ -122,28 +239,6 @@ def _crop_readout(kspace: ComplexArray, n_rows: int) -> ComplexArray:
         return kspace
     image = centred_ifft(kspace, axes=(-2,))
     return centred_fft(centre_crop(image, (n_rows, kspace.shape[-1])), axes=(-2,))
-
-
-def _estimate_maps(kspace: ComplexArray, mask: BoolArray, index: int) -> ComplexArray:
-    rows, columns = kspace.shape[-2:]
-    block = calibration_block(mask, (rows, columns))
-    calibration = kspace[:, block[0], block[1]]
-    width = min(calibration.shape[-2:])
-    if width < MIN_CALIB_LINES:
-        raise InputError(
-            f"slice {index}: {width} calibration lines in the centre of k-space, expected at least "
-            f"{MIN_CALIB_LINES} to estimate the coil maps: give them with --maps"
-        )
-    # Few lines leave few windows for a large kernel: half the width gave the truest maps at 5 to 12 lines.
-    kernel_width = min(max(width // 2, MIN_KERNEL_WIDTH), MAX_KERNEL_WIDTH)
-    return espirit_maps(calibration, (rows, columns), kernel_width=kernel_width)
-
-
-def _separate_maps(calibration: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:
-    mask = sampled_mask(calibration)
-    if mask.shape[0] == 1:
-        calibration = _crop_readout(calibration, shape[0])
-    return centre_crop(_estimate_maps(calibration, mask, index), shape)
 
 
 def _fit_maps(maps: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:

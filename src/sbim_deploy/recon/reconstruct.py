@@ -13,11 +13,13 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.mri.fourier import centre_crop
+from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.self_check import find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
@@ -36,7 +38,8 @@ class Reconstruction:
     """One slice's images, complex64 (rows, columns) in the units of its k-space.
 
     ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
-    before cropping. ``standard_deviation`` is there with more than one sample: sqrt(E |x - mean|^2), of the
+    before cropping. Image and deviation are zero where every map is. ``problem`` is what was solved.
+    ``standard_deviation`` is there with more than one sample: sqrt(E |x - mean|^2), of the
     samples and of what the last step's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
     """
 
@@ -44,7 +47,9 @@ class Reconstruction:
     image: ComplexArray
     zero_filled: ComplexArray
     residual: float
+    problem: SliceProblem
     standard_deviation: FloatArray | None = None
+    doubts: tuple[Fault, ...] = ()
 
 
 class Reconstructor:
@@ -138,7 +143,9 @@ class Reconstructor:
                 cropped(moments.mean[i], problem),
                 cropped(problem.mvue, problem),
                 float(residuals[i]),
+                problem,
                 None if deviations is None else cropped(deviations[i], problem),
+                find_doubts(problem, float(residuals[i])),
             )
             for i, problem in enumerate(problems)
         ]
@@ -158,20 +165,22 @@ class Reconstructor:
     ) -> RunningMoments:
         """Return the moments of the samples' images (slice, rows, columns), in units of k-space."""
         moments = RunningMoments(batch.kspace.shape[:1] + batch.sense.image_shape)
+        support = _support(batch)
         for first in range(0, self.samples, self._samples_at_once):
             samples = range(first, min(first + self._samples_at_once, self.samples))
             on_grid = self._put_on_grid(batch, samples)
             on_state = _residual_hook(batch, on_residual) if on_residual and first == 0 else None
             drawn = self._run_plan(on_grid, _calls_hook(on_step, samples, len(self.plan.steps)), on_state)
             for images in np.split(centre_crop(drawn, batch.sense.image_shape), len(samples)):
-                moments.add(_in_kspace_units(images, batch))
+                seen: ComplexArray = _in_kspace_units(images, batch) * support
+                moments.add(seen)
         return moments
 
     def _standard_deviations(self, batch: SliceBatch, moments: RunningMoments) -> FloatArray | None:
         if self.samples == 1:
             return None
         variance = moments.variance() + conditional_variance(batch, self.plan, self.seed)
-        deviations: FloatArray = self._sd_factor * np.sqrt(variance)
+        deviations: FloatArray = self._sd_factor * np.sqrt(variance) * _support(batch)
         return deviations
 
     def _put_on_grid(self, batch: SliceBatch, samples: Sequence[int] = (0,)) -> GridProblem:
@@ -238,6 +247,12 @@ def _residual_hook(batch: SliceBatch, on_residual: OnResidual) -> OnState:
             on_residual(problem.index, steps_done, float(residual))
 
     return on_state
+
+
+def _support(batch: SliceBatch) -> FloatArray:
+    """Return 1 where a coil sees something, and 0 where the data say nothing of the image."""
+    support: FloatArray = np.any(batch.sense.maps != 0, axis=1).astype(np.float32)
+    return support
 
 
 def _in_kspace_units(images: ComplexArray, batch: SliceBatch) -> ComplexArray:

@@ -113,7 +113,9 @@ def _datasets(
         if known:
             _place(dataset, known[index], series.volume.shape[1:])
         dataset.InstanceNumber = index + 1
-        dataset.ImageComments = f"residual {series.residuals[index]:.4f}; {RESEARCH_USE}"
+        doubts = f"{series.doubts[index]}; " if series.doubts[index] else ""
+        comment = f"{doubts}residual {series.residuals[index]:.4f}; {RESEARCH_USE}"
+        dataset.ImageComments = as_text(comment, _LONG)
         dataset.SOPInstanceUID = _uid("image", shared.SeriesInstanceUID, str(index))
         dataset.PixelData = image.tobytes()
         yield dataset

@@ -102,7 +102,8 @@ def _describe(
                     f"slice {series.slices[place]} does not fit an MRD header; take fewer (--slices)"
                 )
             header["slice"] = series.slices[place]
-        comment = " ".join(f"{series.label} residual {series.residuals[place]:.4f}".split())
+        comment = f"{series.label} residual {series.residuals[place]:.4f} {series.doubts[place]}"
+        comment = " ".join(comment.split())
         text = image_attributes(header, history, comment, description, bits)
         header["attribute_string_len"] = len(text.encode())
         headers[place] = header

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.results.provenance import SliceNotes, read_record
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class FinishedSlice:
     zero_filled: FloatArray
     residual: np.float32
     standard_deviation: FloatArray | None
+    notes: SliceNotes = field(default_factory=SliceNotes)
 
     @property
     def form(self) -> SliceForm:
@@ -46,8 +48,9 @@ class FinishedSlice:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """What is there, by name."""
-        return {name: array for name, array in vars(self).items() if array is not None}
+        """What is there, by name, the notes as JSON."""
+        named = {**vars(self), "notes": np.array(format_object(asdict(self.notes)))}
+        return {name: array for name, array in named.items() if array is not None}
 
     @property
     def is_sound(self) -> bool:
@@ -159,8 +162,9 @@ def load_slice(path: Path, index: int) -> FinishedSlice | None:
     try:
         with slice_path(path, index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
-            finished = FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"))
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+            notes = read_record(parse_object(str(stored["notes"]), str(path)), SliceNotes)
+            finished = FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"), notes)
+    except (InputError, OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
     return finished if finished.is_sound else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -38,6 +38,7 @@ class ModelRecord(ModelIdentity):
 
     training_data: str | None = None
     intended_use: str | None = None
+    noise_left: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,27 @@ class PlanRecord:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """How the first slice was sampled, what the k-space file says of its scan, and where the maps are from.
+class SliceNotes:
+    """What was found out of a slice.
 
-    ``maps`` is ``ESPIRiT`` or ``given``.
+    ``noise`` is the standard deviation of each of the real and imaginary parts of its k-space, and
+    ``noise_source`` where that is from. ``maps`` is ``ESPIRiT``, ``nonlinear inversion`` or ``given``.
+    ``doubts`` are the reasons why the image may be wrong, sentences by a short name for programs.
     """
+
+    noise: float | None = None
+    noise_source: str | None = None
+    maps: str | None = None
+    doubts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How the first slice was sampled, and what the k-space file says of its scan."""
 
     acceleration: float | None = None
     calibration_lines: int | None = None
     scan: dict[str, Any] = field(default_factory=dict)
-    maps: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ class RunIdentity:
     """What decides the images: a run resumes only one with the same.
 
     ``software`` holds versions by name. ``slices`` is a half-open range, None for all of them. ``maps`` is
-    None where the maps were estimated, and ``undersampling`` where no lines were taken away.
+    None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
+    None where it was measured.
     """
 
     software: dict[str, str] = field(default_factory=dict)
@@ -101,6 +114,8 @@ class RunIdentity:
     samples: int | None = None
     sd_factor: float | None = None
     slices: tuple[int, int] | None = None
+    noise: float | None = None
+    map_method: str | None = None
     undersampling: RemovedLines | None = None
     plan: PlanRecord = field(default_factory=PlanRecord)
 
@@ -114,8 +129,8 @@ class Provenance(RunIdentity):
     """How the images of a result came about.
 
     ``created`` is in ISO 8601, ``engine`` the description of what ran the network, and ``batch`` the number
-    of images in one call. ``left_out`` says by its number why a slice is not in the result. ``workers`` are
-    those of a study.
+    of images in one call. ``slice_notes`` has by a slice's number what was found out of it, ``left_out`` why
+    a slice is not in the result. ``workers`` are those of a study.
     """
 
     model: ModelRecord = field(default_factory=ModelRecord)
@@ -125,16 +140,31 @@ class Provenance(RunIdentity):
     measured: Measured = field(default_factory=Measured)
     timings_s: Timings = field(default_factory=Timings)
     notice: str | None = None
+    slice_notes: dict[str, SliceNotes] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     workers: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record in JSON's types; what was left out and the workers only where there are any."""
+        """Return the record in JSON's types: left-out slices and workers only where there are any."""
         return {
             name: value
             for name, value in asdict(self).items()
             if value or name not in ("left_out", "workers")
         }
+
+    @property
+    def doubts(self) -> dict[int, dict[str, str]]:
+        """The doubts of each slice by its number; only of those that have any."""
+        return {
+            int(index): notes.doubts
+            for index, notes in self.slice_notes.items()
+            if notes.doubts and index.isdecimal()
+        }
+
+    def sources(self, name: str) -> str | None:
+        """Return where the ``maps`` or the noise (``noise_source``) of all slices come from, in words."""
+        found = {getattr(notes, name) for notes in self.slice_notes.values()} - {None}
+        return ", ".join(sorted(found)) or None
 
 
 def read_record(stored: Mapping[str, Any], kind: type[R]) -> R:
@@ -146,7 +176,12 @@ def read_record(stored: Mapping[str, Any], kind: type[R]) -> R:
         parts = (types[each.name], *get_args(types[each.name]))
         nested: Any = next((part for part in parts if is_dataclass(part)), None)
         if nested is not None:
-            if isinstance(value, Mapping):
+            if not isinstance(value, Mapping):
+                continue
+            if get_origin(types[each.name]) is dict:
+                records = {key: part for key, part in value.items() if isinstance(part, Mapping)}
+                values[each.name] = {key: read_record(part, nested) for key, part in records.items()}
+            else:
                 values[each.name] = read_record(value, nested)
             continue
         try:

@@ -44,7 +44,7 @@ from sbim_deploy.results.partial import (
     save_slice,
     slice_path,
 )
-from sbim_deploy.results.provenance import Provenance, read_record
+from sbim_deploy.results.provenance import Provenance, SliceNotes, read_record
 
 IMAGE_AXES = ("slices", "rows", "columns")
 MAX_SHOWN = 60
@@ -179,6 +179,7 @@ class ResultWriter:
         self._identity = parse_object(format_object(identity), "the identity of the run")
         self._form: SliceForm | None = None
         self._done: set[int] = set()
+        self._notes: dict[int, SliceNotes] = {}
         self._complete = False
         if resume and is_begun(path):
             self._resume()
@@ -197,6 +198,11 @@ class ResultWriter:
             discard_run(self.path)
 
     @property
+    def notes(self) -> dict[str, SliceNotes]:
+        """What was found out of the finished slices, by the slice's number as text."""
+        return {str(index): self._notes[index] for index in sorted(self._notes)}
+
+    @property
     def pending(self) -> tuple[int, ...]:
         """The slice indices that are not done yet, in the order of the output."""
         if self._complete:
@@ -210,6 +216,7 @@ class ResultWriter:
         zero_filled: ComplexArray,
         residual: float,
         standard_deviation: FloatArray | None = None,
+        notes: SliceNotes | None = None,
     ) -> None:
         """Keep one finished slice.
 
@@ -219,6 +226,7 @@ class ResultWriter:
             zero_filled: the image of the measured data alone, of the same size.
             residual: the relative distance of the image from the measured data.
             standard_deviation: float32, of the same size, in all slices or in none.
+            notes: what was found out of the slice.
 
         Raises:
             InputError: the slice cannot be written.
@@ -230,7 +238,9 @@ class ResultWriter:
             raise ValueError(f"image is {image.dtype} {image.shape}, expected complex64 {shape}")
         if zero_filled.shape != shape:
             raise ValueError(f"zero_filled is {zero_filled.shape}, expected {shape}")
-        finished = FinishedSlice(image, np.abs(zero_filled), np.float32(residual), standard_deviation)
+        finished = FinishedSlice(
+            image, np.abs(zero_filled), np.float32(residual), standard_deviation, notes or SliceNotes()
+        )
         if not finished.is_sound or self._form not in (None, finished.form):
             raise ValueError(
                 f"slice {index} has a standard deviation that is not float32 {shape}, or that others lack"
@@ -238,6 +248,7 @@ class ResultWriter:
         save_slice(self.path, index, finished)
         self._form = finished.form
         self._done.add(index)
+        self._notes[index] = finished.notes
 
     def leave_out(self, indices: Collection[int]) -> None:
         """Do without slices that cannot be made: they are pending no more, and not in the output."""
@@ -298,6 +309,7 @@ class ResultWriter:
             if finished is not None and self._form in (None, finished.form):
                 self._form = finished.form
                 self._done.add(index)
+                self._notes[index] = finished.notes
 
     def _adopt_output(self) -> None:
         try:

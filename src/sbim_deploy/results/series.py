@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ class ImageSeries:
         volume: magnitudes, float32 (slices, rows, columns).
         slices: the number of each slice within the scan.
         residuals: each image's relative distance from the measured data.
+        doubts: the reasons why each image may be wrong, one text, empty where there are none.
         geometries: where each slice lies, or None where that is unknown.
         acquisitions: the header (ACQUISITION_HEADER) of each slice's readout nearest the centre of k-space,
             or None where the source has no readouts.
@@ -37,6 +38,7 @@ class ImageSeries:
     volume: FloatArray
     slices: Sequence[int]
     residuals: Sequence[float]
+    doubts: Sequence[str]
     geometries: Sequence[SliceGeometry | None]
     acquisitions: Sequence[np.void | None]
     contrast: int = 0
@@ -46,7 +48,7 @@ class ImageSeries:
         """Check that there is one of everything for each slice."""
         lengths = {
             name: len(getattr(self, name))
-            for name in ("volume", "slices", "residuals", "geometries", "acquisitions")
+            for name in ("volume", "slices", "residuals", "doubts", "geometries", "acquisitions")
         }
         if self.volume.ndim != 3 or len(set(lengths.values())) > 1:
             raise ValueError(f"volume is {self.volume.shape} with {lengths}, expected as many of each")
@@ -154,16 +156,24 @@ def _one_series(
 ) -> ImageSeries:
     indices = [result.slice_indices[position] for position in positions]
     mrd = source if isinstance(source, MrdKspace) else None
+    doubts = result.provenance.doubts
     return ImageSeries(
         number=number,
         volume=np.stack([np.abs(result.read_image(position)) for position in positions]),
         slices=[index if mrd is None else mrd.slice_number(index) for index in indices],
         residuals=[float(result.residual[position]) for position in positions],
+        doubts=[doubts_in_words(doubts.get(index, {}).values()) for index in indices],
         geometries=[source.geometry(index) for index in indices],
         acquisitions=[None if mrd is None else mrd.slice_header(index) for index in indices],
         contrast=0 if series is None else series.contrast,
         label=" ".join(f"{name} {getattr(series, name)}" for name in names),
     )
+
+
+def doubts_in_words(reasons: Iterable[str]) -> str:
+    """Return why an image may be wrong, for a comment beside it; nothing where there is no reason."""
+    listed = "; ".join(reasons)
+    return f"DOUBTFUL: {listed}" if listed else ""
 
 
 def _differing(all_series: Sequence[Series | None]) -> list[str]:

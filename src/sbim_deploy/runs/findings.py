@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sbim_deploy.recon.prepare import GIVEN
 from sbim_deploy.results.provenance import Provenance
 from sbim_deploy.results.result_file import ResultFile
+from sbim_deploy.runs.denoising import levels_without_gain
 
-HIGH_RESIDUAL = 0.2
-OUTLIER_RESIDUAL = 3.0  # times the median of the slices
-FEW_CALIBRATION_LINES = 8
 UNKNOWN = "unknown"
 MAX_LISTED = 12
 
@@ -55,48 +54,52 @@ def facts(result: ResultFile) -> list[tuple[str, str]]:
     return found
 
 
-def flagged_slices(result: ResultFile) -> dict[int, str]:
-    """Return the slices whose image is far from the measured data, with how far."""
-    median = float(np.median(result.residual))
-    limit = min(HIGH_RESIDUAL, OUTLIER_RESIDUAL * median)
-    return {
-        index: percent(residual)
-        for index, residual in zip(result.slice_indices, result.residual, strict=True)
-        if not residual <= limit
-    }
+def warnings(made: Provenance) -> list[str]:
+    """Return why images may be wrong, as sentences: those of slices, then those of the model."""
+    found = slice_warnings(made)
+    if (made.samples or 1) > 1 and made.sources("maps") != GIVEN:
+        found.append("the standard deviation does not hold the error of the coil maps, which were estimated")
+    return found + model_warnings(made.model.training_data, made.model.noise_left)
 
 
-def warnings(result: ResultFile) -> list[str]:
-    """Return what may be wrong with the images, as sentences."""
-    made = result.provenance
+def slice_warnings(made: Provenance) -> list[str]:
+    """Return why the images of slices may be wrong, one sentence for each kind of reason."""
+    by_kind: dict[str, list[int]] = {}
+    for index, doubts in made.doubts.items():
+        for kind in doubts:
+            by_kind.setdefault(kind, []).append(index)
     found = []
-    flagged = flagged_slices(result)
-    if flagged:
-        listed = ", ".join(f"{index} ({residual})" for index, residual in list(flagged.items())[:MAX_LISTED])
-        more = f" and {len(flagged) - MAX_LISTED} more" if len(flagged) > MAX_LISTED else ""
+    for kind, indices in by_kind.items():
+        first = made.doubts[indices[0]][kind]
+        of_many = "" if len(indices) == 1 else f"{kind} in slices {_first_of(indices)}; "
+        found.append(f"{of_many}slice {indices[0]}: {first}")
+    return found
+
+
+def model_warnings(training_data: str | None, noise_left: Mapping[str, float]) -> list[str]:
+    """Return why every image of a model may be wrong, as sentences."""
+    found = []
+    if removed_nothing := levels_without_gain(noise_left):
         found.append(
-            f"High residual in slice {listed}{more}: the image does not explain the measured data. Motion, "
-            "much noise, coil maps that do not fit, or a sampler with too few steps."
+            f"the model leaves the noise in brain slices ({'; '.join(removed_nothing)}): it is no prior for "
+            "images"
         )
-    lines = made.measured.calibration_lines
-    if made.measured.maps == "ESPIRiT" and lines is not None and lines < FEW_CALIBRATION_LINES:
+    if (training_data or UNKNOWN).startswith("synthetic"):
         found.append(
-            f"Only {lines} calibration lines: coil maps estimated from fewer than "
-            f"{FEW_CALIBRATION_LINES} are inaccurate, and so is the image. Give better maps with --maps, or "
-            "acquire more lines."
-        )
-    training_data = made.model.training_data or UNKNOWN
-    if training_data.startswith("synthetic"):
-        found.append(
-            f"The model was trained on {training_data}, not on patients: it may draw what it was trained on."
-        )
-    timed = made.timings_s.slices
-    if timed is not None and timed < result.n_slices:
-        found.append(
-            f"A stopped run was resumed: times and curves are those of the {timed} slices done since, of "
-            f"{result.n_slices}."
+            f"the model was trained on {training_data}, not on patients: it may draw what it was trained on"
         )
     return found
+
+
+def resumed(result: ResultFile) -> str | None:
+    """Return what a run that was resumed cannot tell, as a sentence."""
+    timed = result.provenance.timings_s.slices
+    if timed is None or timed >= result.n_slices:
+        return None
+    return (
+        f"A stopped run was resumed: times and curves are those of the {timed} slices done since, of "
+        f"{result.n_slices}."
+    )
 
 
 def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
@@ -110,7 +113,8 @@ def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
         ("Image", f"{result.shape[0]} rows x {result.shape[1]} columns, {result.n_slices} slices"),
         ("Acceleration", shown(measured.acceleration, ".3g")),
         ("Calibration lines", shown(measured.calibration_lines)),
-        ("Coil maps", f"{shown(measured.maps)}{maps}"),
+        ("Coil maps", f"{shown(made.sources('maps'))}{maps}"),
+        ("Noise", _noise(made)),
     ]
     removed = made.undersampling
     if removed is not None:
@@ -141,3 +145,15 @@ def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
 
 def _listed(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items()) or UNKNOWN
+
+
+def _first_of(indices: Sequence[int]) -> str:
+    more = f" and {len(indices) - MAX_LISTED} more" if len(indices) > MAX_LISTED else ""
+    return f"{', '.join(map(str, indices[:MAX_LISTED]))}{more}"
+
+
+def _noise(made: Provenance) -> str:
+    levels = [notes.noise for notes in made.slice_notes.values() if notes.noise is not None]
+    if not levels:
+        return UNKNOWN
+    return f"{np.median(levels):.3g} ({shown(made.sources('noise_source'))})"

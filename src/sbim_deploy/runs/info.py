@@ -13,9 +13,13 @@ from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
+from sbim_deploy.mri.noise_level import measure_noise
+from sbim_deploy.recon.prepare import NOISE_READOUTS
 from sbim_deploy.results.mrd_images import mrd_image_groups
 from sbim_deploy.results.result_file import ResultFile
+from sbim_deploy.runs.findings import warnings
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -78,10 +82,22 @@ def _sizes(kspace: KspaceSource) -> dict[str, Any]:
 
 
 def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
-    mask = sampled_mask(kspace.read_slice(index))
+    """Return how a slice was sampled, how loud its noise is, and what is visibly wrong with it."""
+    samples = kspace.read_slice(index)
+    mask = sampled_mask(samples)
+    undersampled = "phase encodes" if mask.shape[0] == 1 else "rows and columns"
+    if not mask.any():
+        return {"acceleration": None, "undersampled": undersampled}
+    known, measured = kspace.read_noise(index), measure_noise(samples, mask)
+    noise, source = (measured.sd, measured.source) if known is None else (known, NOISE_READOUTS)
+    given = kspace.mask if kspace.mask is None or kspace.mask.ndim == 2 else kspace.mask[None]
+    faults = find_faults(samples, given, measured.coil_sds)
     return {
-        "acceleration": effective_acceleration(mask) if mask.any() else None,
-        "undersampled": "phase encodes" if mask.shape[0] == 1 else "rows and columns",
+        "acceleration": effective_acceleration(mask),
+        "undersampled": undersampled,
+        "noise": float(f"{noise:.4g}"),
+        "noise_source": source,
+        "faults": {fault.kind: fault.message for fault in faults} or None,
     }
 
 
@@ -106,7 +122,9 @@ def _describe_source(kspace: KspaceSource) -> dict[str, Any]:
 
 def _describe_result(result: ResultFile) -> dict[str, Any]:
     provenance = result.provenance.as_dict()
-    plan = provenance.pop("plan")
+    plan, notes = provenance.pop("plan"), result.provenance.slice_notes
+    del provenance["slice_notes"]
+    levels = [each.noise for each in notes.values() if each.noise is not None]
     provenance["slices_asked_for"] = provenance.pop("slices")
     return {
         "kind": "reconstruction",
@@ -117,5 +135,9 @@ def _describe_result(result: ResultFile) -> dict[str, Any]:
         "residual": [round(float(value), 5) for value in result.residual],
         "sampler": plan["sampler"],
         "network_calls": len(plan["rows"]),
+        "coil_maps": result.provenance.sources("maps"),
+        "noise": [float(f"{level:.4g}") for level in levels],
+        "noise_source": result.provenance.sources("noise_source"),
+        "warnings": warnings(result.provenance),
         **provenance,
     }

@@ -25,6 +25,7 @@ from sbim_deploy.runs.scan import (
     readable_problems,
     run_identity,
     run_provenance,
+    slice_notes,
 )
 from sbim_deploy.runs.settings import ReconSettings
 
@@ -40,6 +41,9 @@ class Progress(Protocol):
 
     def advanced(self, n_calls: int) -> None:
         """So many network calls are done, over all slices of a batch and all samples."""
+
+    def doubted(self, index: int, doubts: Mapping[str, str]) -> None:
+        """A slice's image is doubtful, for these reasons by their short names."""
 
     def left_out(self, reason: str) -> None:
         """A slice cannot be read; the run goes on with the others."""
@@ -106,13 +110,17 @@ def reconstruct(
             before = time.perf_counter()
             on_step = None if progress is None else _call_counter(progress, len(batch))
             for result in reconstructor(batch, on_step, on_residual):
+                notes = slice_notes(result)
                 writer.write(
                     result.index,
                     result.image,
                     result.zero_filled,
                     result.residual,
                     result.standard_deviation,
+                    notes,
                 )
+                if progress is not None and notes.doubts:
+                    progress.doubted(result.index, notes.doubts)
             tally.sampling_s += time.perf_counter() - before
         _leave_out(tally.unread, writer, pending, source.path)
         timings_s = Timings(
@@ -123,7 +131,7 @@ def reconstruct(
         )
         measured = describe_scan(scan, tally)
         manifest = reconstructor.model.manifest
-        provenance = run_provenance(identity, settings, manifest, engine, measured, timings_s)
+        provenance = run_provenance(identity, settings, manifest, engine, measured, timings_s, writer.notes)
         left_out = {str(index): reason for index, reason in tally.unread.items()}
         provenance = replace(provenance, left_out=left_out)
         writer.finish(provenance.as_dict())

@@ -23,9 +23,11 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
 from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
-from sbim_deploy.recon.prepare import SliceProblem, measured_mask, prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem, measured_mask, prepare_slice
+from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
+from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
 from sbim_deploy.results.provenance import (
     Measured,
@@ -36,6 +38,7 @@ from sbim_deploy.results.provenance import (
     Provenance,
     RemovedLines,
     RunIdentity,
+    SliceNotes,
     Timings,
 )
 from sbim_deploy.runs.settings import ReconSettings
@@ -52,6 +55,8 @@ class Scan:
     indices: range
     mask: BoolArray | None
     maps: MapsSource | None
+    noise: float | None = None
+    map_method: str = AUTO
 
 
 @dataclass
@@ -80,14 +85,14 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     indices = _slice_indices(settings.slices, kspace)
     mask = _sampling_mask(settings, kspace)
     if settings.maps is None:
-        yield Scan(kspace, indices, mask, None)
+        yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method)
         return
     shapes = [(kspace.n_rows, kspace.n_columns)]
     if kspace.recon_shape is not None:
         # Maps of the readout that is kept will do.
         shapes.append((kspace.recon_shape[0], kspace.n_columns))
     with open_source_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes) as maps:
-        yield Scan(kspace, indices, mask, maps)
+        yield Scan(kspace, indices, mask, maps, settings.noise)
 
 
 def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
@@ -146,13 +151,15 @@ def run_identity(
         samples=settings.samples,
         sd_factor=settings.sd_factor,
         slices=settings.slices,
+        noise=settings.noise,
+        map_method=settings.map_method,
         undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
         plan=PlanRecord(**plan_as_dict(plan)),
     )
 
 
 def describe_scan(scan: Scan, tally: Tally) -> Measured:
-    """Return how the first slice of a scan was sampled, what the file is, and where the maps are from.
+    """Return how the first slice of a scan was sampled, and what the file is.
 
     Raises:
         InputError: a run that has nothing left to do cannot read it.
@@ -160,9 +167,7 @@ def describe_scan(scan: Scan, tally: Tally) -> Measured:
     if not tally.sampling:
         first = next(index for index in scan.indices if index not in tally.unread)
         _measure(scan, first, tally)
-    return Measured(
-        **tally.sampling, scan=scan.kspace.describe(), maps="ESPIRiT" if scan.maps is None else "given"
-    )
+    return Measured(**tally.sampling, scan=scan.kspace.describe())
 
 
 def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
@@ -180,6 +185,9 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         None if scan.maps is None else scan.maps.read_maps(index),
         scan.kspace.recon_shape,
         calibration if scan.maps is None else None,
+        scan.noise if scan.noise is not None else scan.kspace.read_noise(index),
+        scan.map_method,
+        GIVEN if scan.noise is not None else NOISE_READOUTS,
     )
     _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before
@@ -217,6 +225,18 @@ def batches_of_indices(
     return [[index for index, _ in batch] for batch in _batches(pairs, settings, lambda pair: pair[1])]
 
 
+def slice_notes(result: Reconstruction) -> SliceNotes:
+    """Return what was found out of a slice, for the output.
+
+    Raises:
+        SamplingError: the image has nothing to do with its data.
+    """
+    check_converged(result.index, result.doubts)
+    problem = result.problem
+    doubts = {doubt.kind: doubt.message for doubt in result.doubts}
+    return SliceNotes(problem.noise, problem.noise_source, problem.map_source, doubts)
+
+
 def run_provenance(
     identity: RunIdentity,
     settings: ReconSettings,
@@ -224,10 +244,14 @@ def run_provenance(
     engine: Mapping[str, str],
     measured: Measured,
     timings_s: Timings,
+    notes: Mapping[str, SliceNotes],
 ) -> Provenance:
     """Return how the images of a run came about, for the output."""
     model = ModelRecord(
-        **vars(identity.model), training_data=manifest.training_data, intended_use=manifest.intended_use
+        **vars(identity.model),
+        training_data=manifest.training_data,
+        intended_use=manifest.intended_use,
+        noise_left=dict(manifest.noise_left),
     )
     return Provenance(
         **{**vars(identity), "model": model},
@@ -237,6 +261,7 @@ def run_provenance(
         measured=measured,
         timings_s=timings_s,
         notice=NOTICE,
+        slice_notes=dict(notes),
     )
 
 

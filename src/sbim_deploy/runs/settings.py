@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
+from sbim_deploy.mri.map_choice import AUTO, MAP_METHODS
 from sbim_deploy.mri.masks import PATTERNS
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
 from sbim_deploy.samplers.choice import SamplerChoice
@@ -31,11 +32,15 @@ class ReconSettings:
     """How to reconstruct a file; ``slices`` is a half-open range, None is all of them.
 
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
-    first. ``sd_factor`` multiplies the standard deviation, as scans with a reference were found to need it.
+    first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
+    how maps are estimated where none are given. ``sd_factor`` multiplies the standard deviation, as scans
+    with a reference were found to need it.
     """
 
     model: str | Path = DEMO
     maps: Path | None = None
+    map_method: str = AUTO
+    noise: float | None = None
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
     samples: int = 1
@@ -53,6 +58,14 @@ class ReconSettings:
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
+        if self.map_method not in MAP_METHODS:
+            raise InputError(
+                f"unknown map method {self.map_method!r}: expected one of {', '.join(MAP_METHODS)}"
+            )
+        if self.maps is not None and self.map_method != AUTO:
+            raise InputError("maps are given and so is a method to estimate them: leave one of them out")
+        if self.noise is not None and not 0 < self.noise < math.inf:
+            raise InputError(f"noise is {self.noise:g}: expected a finite number above 0")
         if not 0 < self.sd_factor < math.inf:
             raise InputError(f"sd factor is {self.sd_factor:g}: expected a finite number above 0")
         if self.samples == 1 and self.sd_factor != 1:

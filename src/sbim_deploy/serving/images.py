@@ -36,12 +36,14 @@ class Outcome:
 
     ``reason`` is None where it is what was asked for, else why it is not: ``deadline``, ``diverged``,
     ``memory``, ``data`` or ``engine``. ``residual`` is |A x - y| / |y|, None where there are no maps.
+    ``doubts`` say why the image may be wrong though it is what was asked for.
     """
 
     image: ComplexArray | FloatArray
     method: str
     residual: float | None
     reason: str | None = None
+    doubts: tuple[str, ...] = ()
 
 
 def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
@@ -51,7 +53,8 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
     measured data alone are combined. A slice without maps becomes the root sum of squares of its coils.
     """
     if job.wait() and job.error is None and job.image is not None:
-        return Outcome(job.image, job.request.configuration, job.residual)
+        doubts = tuple(doubt.message for doubt in job.doubts)
+        return Outcome(job.image, job.request.configuration, job.residual, doubts=doubts)
     reason = _reason(job)
     if job.problem is None:
         return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)
@@ -161,5 +164,6 @@ def _history(outcome: Outcome) -> list[str]:
 def _comment(outcome: Outcome) -> str:
     residual = "" if outcome.residual is None else f", residual {outcome.residual:.4f}"
     if outcome.reason is None:
-        return f"sbim-deploy {outcome.method}{residual}"
+        doubts = f" DOUBTFUL: {'; '.join(outcome.doubts)}" if outcome.doubts else ""
+        return f"sbim-deploy {outcome.method}{residual}{doubts}"
     return f"sbim-deploy FALLBACK {outcome.method} ({outcome.reason}){residual}"

@@ -27,7 +27,7 @@ from sbim_deploy.mrd.messages import (
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
 from sbim_deploy.recon.linear import Linear
-from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
 from sbim_deploy.serving.log import place_of, warn
 from sbim_deploy.serving.memory import Share
@@ -153,7 +153,14 @@ def configuration_of_xml(text: str) -> str:
 
 def prepare(data: AssembledSlice) -> SliceProblem:
     """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file."""
-    return prepare_slice(data.kspace, data.slice, image_shape=data.image_shape, calibration=data.calibration)
+    return prepare_slice(
+        data.kspace,
+        data.slice,
+        image_shape=data.image_shape,
+        calibration=data.calibration,
+        noise=data.noise,
+        noise_source=NOISE_READOUTS,
+    )
 
 
 def _name(kind: type[Message]) -> str:

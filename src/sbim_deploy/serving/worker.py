@@ -12,9 +12,11 @@ from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model
+from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.recon.linear import Linear, linear_image
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import ComplexArray
 from sbim_deploy.serving.parameters import Request
 
@@ -26,7 +28,8 @@ class SliceJob:
     """A slice that is to be reconstructed, what came of it, and when; times are those of time.monotonic.
 
     In the end there is an ``image``, complex64 (rows, columns) in units of k-space, with its ``residual``; or
-    there is an ``error``. ``problem`` is set as soon as the slice is prepared, whatever comes after.
+    there is an ``error``. ``doubts`` are the reasons why the image may be wrong. ``problem`` is set as soon
+    as the slice is prepared, whatever comes after.
     """
 
     def __init__(self, prepare: Callable[[], SliceProblem], request: Request, deadline_s: float):
@@ -38,6 +41,7 @@ class SliceJob:
         self.problem: SliceProblem | None = None
         self.image: ComplexArray | None = None
         self.residual = float("nan")
+        self.doubts: tuple[Fault, ...] = ()
         self.error: Exception | None = None
         self.cancelled = False
         self._ended = threading.Event()
@@ -153,7 +157,8 @@ class Worker:
             job.image, job.residual = linear_image(problem, job.request.method)
             return
         (result,) = self._reconstructor(job.request)([problem], on_step)
-        job.image, job.residual = result.image, result.residual
+        check_converged(result.index, result.doubts)
+        job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
 
     def _make_reconstructor(self, request: Request) -> Reconstructor:
         if isinstance(request.method, Linear):

@@ -78,7 +78,9 @@ class Track:
             slices=self.n_made,
         )
 
-    def record(self, pending: FileRecord, state: str, failure: Failure | None) -> FileRecord:
+    def record(
+        self, pending: FileRecord, state: str, failure: Failure | None, warnings: tuple[str, ...]
+    ) -> FileRecord:
         """Return what became of the file."""
         return replace(
             pending,
@@ -88,6 +90,7 @@ class Track:
             seconds=round(time.perf_counter() - self.began, 3),
             compute_seconds=round(self.preparation_s + self.sampling_s, 3),
             workers=tuple(sorted(self.workers)),
+            warnings=warnings,
             error=None if failure is None else failure.message,
             error_kind=None if failure is None else failure.kind,
         )
@@ -224,7 +227,7 @@ class Conductor:
         elif isinstance(answer, Failure):
             self._end(track, FAILED, answer)
         elif isinstance(answer, Finished):
-            self._end(track, DONE)
+            self._end(track, DONE, warnings=answer.warnings)
         elif isinstance(answer, Surveyed):
             self._take_up(track, answer)
         else:
@@ -234,7 +237,7 @@ class Conductor:
     def _take_up(self, track: Track, surveyed: Surveyed) -> None:
         track.surveyed = surveyed
         if surveyed.complete:
-            self._end(track, KEPT)
+            self._end(track, KEPT, warnings=surveyed.warnings)
             return
         track.left = len(surveyed.batches) + 1
         for indices in surveyed.batches:
@@ -248,11 +251,13 @@ class Conductor:
             arguments = (self._model, track.file, track.surveyed, track.timings_s(), workers)
             self._ask(Task(track, steps.finish, arguments))
 
-    def _end(self, track: Track, state: str, failure: Failure | None = None) -> None:
+    def _end(
+        self, track: Track, state: str, failure: Failure | None = None, warnings: tuple[str, ...] = ()
+    ) -> None:
         del self._tracks[track.place]
         if track.futures:
             self._client.cancel(list(track.futures.values()))
-        self.records[track.place] = track.record(self.records[track.place], state, failure)
+        self.records[track.place] = track.record(self.records[track.place], state, failure, warnings)
         self._n_ended += 1
         self._progress.ended(self.records[track.place])
 

@@ -39,7 +39,8 @@ class FileRecord:
     """What became of a file: ``done`` now, ``kept`` from an earlier run, ``failed``, or still ``pending``.
 
     ``slices`` are the result's, ``slices_made`` those of this run. ``seconds`` go from the first look at the
-    file to its result, ``compute_seconds`` are those of its workers together.
+    file to its result, ``compute_seconds`` are those of its workers together. ``warnings`` say why images
+    may be wrong.
     """
 
     name: str
@@ -51,18 +52,23 @@ class FileRecord:
     seconds: float = 0.0
     compute_seconds: float = 0.0
     workers: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     error: str | None = None
     error_kind: str | None = None
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What a finished or stopped study ran with, and what became of its files, in their order."""
+    """What a finished or stopped study ran with, and what became of its files, in their order.
+
+    ``model_warnings`` say why all images of the model may be wrong.
+    """
 
     settings: Mapping[str, Any]
     software: Mapping[str, Any]
     seconds: float
     files: Sequence[FileRecord]
+    model_warnings: Sequence[str] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -124,6 +130,7 @@ def report_as_dict(report: StudyReport) -> dict[str, Any]:
         "software": dict(report.software),
         "seconds": round(report.seconds, 3),
         "counts": report.counts,
+        "warnings": list(report.model_warnings),
         "files": [asdict(record) for record in report.files],
     }
 

@@ -18,6 +18,7 @@ from distributed import Client, LocalCluster, Security
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.backends import is_served
 from sbim_deploy.models.folder import load_model, sampling_prior
+from sbim_deploy.runs.findings import model_warnings
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.conduct import Conductor, Progress
@@ -91,6 +92,7 @@ def run_study(
                 {} if conductor.software is None else asdict(conductor.software),
                 time.perf_counter() - started,
                 conductor.records,
+                model_warnings(model.manifest.training_data, model.manifest.noise_left),
             )
             write_report(folder, report)
     return report

@@ -31,6 +31,7 @@ from sbim_deploy.results.partial import (
 )
 from sbim_deploy.results.provenance import Measured, RunIdentity, Timings, read_record
 from sbim_deploy.results.result_file import ResultWriter, open_result
+from sbim_deploy.runs.findings import slice_warnings
 from sbim_deploy.runs.scan import (
     Tally,
     batches_of_indices,
@@ -40,6 +41,7 @@ from sbim_deploy.runs.scan import (
     read_problem,
     run_identity,
     run_provenance,
+    slice_notes,
     software_versions,
     survey_slices,
 )
@@ -72,7 +74,7 @@ class Job:
 class Surveyed:
     """A file that was checked: its slices, the batches that are left to do, and the run that they belong to.
 
-    A run that was ``complete`` before has none left and no run.
+    A run that was ``complete`` before has none left and no run, and ``warnings`` of its images.
     """
 
     n_slices: int
@@ -81,6 +83,7 @@ class Surveyed:
     run: str
     measured: Measured
     complete: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,10 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class Finished:
-    """A result that is whole under its name."""
+    """A result that is whole under its name, and why its images may be wrong, as sentences."""
 
     worker: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,9 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
         pending = set(writer.pending)
         n_done = len(scan.indices) - len(pending)
         if not pending and not is_begun(file.output):
-            return Surveyed(len(scan.indices), n_done, (), "", Measured(), complete=True)
+            return Surveyed(
+                len(scan.indices), n_done, (), "", Measured(), complete=True, warnings=_warnings_of(file)
+            )
         tally = Tally()
         shapes = survey_slices(scan, tally)
         # Those of a run that was never stopped: a slice's last bits depend on its neighbours in the batch.
@@ -186,7 +192,11 @@ def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, .
         for each in results:
             if each.index in missing:
                 finished = FinishedSlice(
-                    each.image, np.abs(each.zero_filled), np.float32(each.residual), each.standard_deviation
+                    each.image,
+                    np.abs(each.zero_filled),
+                    np.float32(each.residual),
+                    each.standard_deviation,
+                    slice_notes(each),
                 )
                 save_slice(file.output, each.index, finished, run)
     return BatchDone(len(missing), worker_name(), tally.preparation_s, tally.sampling_s)
@@ -205,7 +215,7 @@ def finish(
     assert job.software is not None
     if _is_finished(file, surveyed.run):
         discard_run(file.output)
-        return Finished(worker_name())
+        return Finished(worker_name(), _warnings_of(file))
     identity, run = read_run(file.output)
     if run != surveyed.run:
         raise InputError(f"{file.output}: another run has begun it meanwhile; let one study write a folder")
@@ -220,14 +230,20 @@ def finish(
         job.software.engine,
         surveyed.measured,
         timings_s,
+        writer.notes,
     )
     writer.finish(replace(provenance, workers=workers).as_dict())
-    return Finished(worker_name())
+    return Finished(worker_name(), tuple(slice_warnings(provenance)))
 
 
 def worker_name() -> str:
     """Return the host and the process that this runs in."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _warnings_of(file: StudyFile) -> tuple[str, ...]:
+    with open_result(file.output) as result:
+        return tuple(slice_warnings(result.provenance))
 
 
 def _is_finished(file: StudyFile, run: str) -> bool:

@@ -1,0 +1,69 @@
+"""Whether an image can be believed, judged from its data alone: no reference, no second reconstruction.
+
+An image that explains its data leaves a residual |A x - y| that the noise explains, sqrt(2 M) sd over M
+measured samples. What is left beyond it is the error of the model: coil maps that do not fit, motion, a prior
+that draws something else. A small share of it is no alarm, since maps are never exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from sbim_deploy.errors import SamplingError
+from sbim_deploy.mri.kspace_faults import Fault
+from sbim_deploy.recon.prepare import SliceProblem
+
+# An image is judged by both: residual over what the noise explains, and model error over the data's norm. On
+# quiet data the first alone would call every image wrong, and on noisy data the second says nothing.
+MAX_RESIDUAL_RATIO = 1.25
+MAX_MODEL_ERROR = 0.03
+DIVERGED_RESIDUAL = 1.5  # the zero image has 1
+
+
+def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:
+    """Return what makes a slice's image doubtful, its k-space's faults first; nothing where all is well.
+
+    ``residual`` is |A x - y| / |y| over what was measured. An image that has nothing to do with its data is a
+    fatal fault.
+    """
+    explained = explained_residual(problem)
+    ratio = residual / explained
+    model_error = math.sqrt(max(residual**2 - explained**2, 0.0))
+    if ratio <= MAX_RESIDUAL_RATIO or model_error <= MAX_MODEL_ERROR:
+        return problem.faults
+    if not residual <= DIVERGED_RESIDUAL:
+        message = (
+            f"the image does not explain its data at all, its residual is {residual:.2g} times the data: the "
+            "sampler diverged, or the model is no prior for images; take more steps or another sampler, or "
+            "try the model demo"
+        )
+        return (*problem.faults, Fault("diverged", message, True))
+    return (
+        *problem.faults,
+        Fault(
+            "residual",
+            f"the image does not explain the measured data: its residual is {residual:.1%}, where the noise "
+            f"explains {explained:.1%}; motion, coil maps that do not fit (--maps, --map-method), or too few "
+            "steps",
+            False,
+        ),
+    )
+
+
+def check_converged(index: int, doubts: Iterable[Fault]) -> None:
+    """Raise SamplingError for an image that has nothing to do with its data.
+
+    Where samplers are compared such an image counts, and this is not called.
+    """
+    for doubt in doubts:
+        if doubt.fatal:
+            raise SamplingError(f"slice {index}: {doubt.message}")
+
+
+def explained_residual(problem: SliceProblem) -> float:
+    """Return the |A x - y| / |y| that the noise leaves of the right image."""
+    n_measured = np.count_nonzero(problem.kspace)
+    return problem.noise * math.sqrt(2 * n_measured) / float(np.linalg.norm(problem.kspace))
