@@ -109,7 +109,9 @@ def clipped(simulated, tmp_path):
 
 
 def test_an_image_that_may_be_wrong_is_told_everywhere(cli, clipped, tmp_path):
-    out = tmp_path / "out.h5"
+    out, one = tmp_path / "out.h5", tmp_path / "one.h5"
+    with h5py.File(clipped) as source, h5py.File(one, "w") as file:
+        file["kspace"] = source["kspace"][1:2]
     done = cli("recon", clipped, "-o", out, "--slices", "0:2", "--steps", 8, "--json")
     assert done.code == 0
     warned = [line for line in done.err.splitlines() if "warning: slice 1: " in line]
@@ -123,6 +125,10 @@ def test_an_image_that_may_be_wrong_is_told_everywhere(cli, clipped, tmp_path):
     assert any("not on patients" in warning for warning in made["warnings"])
     described = json.loads(cli("info", out, "--json").out)
     assert described["warnings"] == made["warnings"]
+    assert described["noise"] == [
+        pytest.approx(made["slice_notes"][index]["noise"], rel=1e-3) for index in "01"
+    ]
+    assert "overdriven" in json.loads(cli("info", one, "--json").out)["faults"]["clipped samples"]
 
 
 def test_that_the_prior_is_synthetic_is_said_once(cli, simulated, tmp_path):

@@ -20,7 +20,7 @@ from sbim_deploy.recon.prepare import SliceProblem
 # quiet data the first alone would call every image wrong, and on noisy data the second says nothing.
 MAX_RESIDUAL_RATIO = 1.25
 MAX_MODEL_ERROR = 0.03
-DIVERGED_RESIDUAL = 1.5  # the zero image has 1
+DIVERGED_RESIDUAL = 1.0  # the zero image has it
 
 
 def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:

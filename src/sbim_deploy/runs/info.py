@@ -123,7 +123,8 @@ def _describe_source(kspace: KspaceSource) -> dict[str, Any]:
 def _describe_result(result: ResultFile) -> dict[str, Any]:
     provenance = result.provenance.as_dict()
     plan, notes = provenance.pop("plan"), result.provenance.slice_notes
-    del provenance["slice_notes"]
+    # What each slice was found to have says more than what was asked for.
+    del provenance["slice_notes"], provenance["noise"]
     levels = [each.noise for each in notes.values() if each.noise is not None]
     provenance["slices_asked_for"] = provenance.pop("slices")
     return {
