@@ -16,6 +16,8 @@ Vector = tuple[float, float, float]
 RESEARCH_USE = "research use only"  # where an image has room for a few words
 NOTICE = f"{RESEARCH_USE.capitalize()}. Not for diagnosis."
 
+MAX_MAP_SETS = 2  # sets of coil maps: two explain an object that folds over once
+
 
 DIRECTION_TOLERANCE = 0.01  # of scalar products of directions: what lies within is made square, not refused
 

@@ -151,8 +151,23 @@ def test_the_noise_and_the_method_of_the_maps_can_be_given(cli, simulated, tmp_p
         ("--noise", 0, "noise is 0: expected a finite number above 0"),
         ("--noise", "nan", "noise is nan"),
         ("--map-method", "grappa", "unknown map method 'grappa': expected one of auto, espirit, nlinv"),
+        ("--map-sets", 3, "map sets is 3: expected 1 or 2"),
     ):
         refused = cli("recon", simulated, "-o", out, option, value)
+        assert refused.code == 2
+        assert message in refused.error_line
+
+
+def test_two_sets_of_maps_can_be_asked_for(cli, simulated, tmp_path):
+    out = tmp_path / "out.h5"
+    options = ("--slices", "0:1", "--steps", 2, "--map-sets", 2)
+    made = json.loads(cli("recon", simulated, "-o", out, *options, "--json").out)
+    assert (made["slice_notes"]["0"]["maps"], made["map_sets"]) == ("2 sets by ESPIRiT", 2)
+    for others, message in (
+        (("--map-method", "nlinv"), "map method nlinv estimates one set: take espirit or auto for two"),
+        (("--maps", simulated), "maps are given and so is a method to estimate them"),
+    ):
+        refused = cli("recon", simulated, "-o", out, *options, *others)
         assert refused.code == 2
         assert message in refused.error_line
 

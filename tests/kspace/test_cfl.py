@@ -59,6 +59,27 @@ def test_slices_are_bart_s_axis_13(tmp_path):
     assert header == ["# Dimensions", "8 6 1 1 1 1 1 1 1 1 1 1 1 3 1 1"]
 
 
+def test_two_sets_of_maps_are_read_as_bart_writes_them(tmp_path):
+    bart(tmp_path, "phantom", "-k", "-s", 4, "-x", 32, "kspace")
+    bart(tmp_path, "ecalib", "-m", 2, "kspace", "maps")
+    with open_cfl_maps(tmp_path / "maps.cfl", 1, 4, [(32, 32)]) as maps:
+        sets = maps.read_maps(0)
+    assert sets.shape == (2, 4, 32, 32)
+    for i in range(2):
+        bart(tmp_path, "slice", 4, i, "maps", "one")
+        with open_cfl_maps(tmp_path / "one.cfl", 1, 4, [(32, 32)]) as one:
+            np.testing.assert_array_equal(one.read_coils(0), sets[i])
+
+
+def test_a_set_axis_is_for_maps_alone_and_holds_two_at_most(tmp_path):
+    write_cfl(tmp_path / "sets.cfl", noise(8, 6, 1, 4, 3))
+    with pytest.raises(InputError, match="axis 4 has size 3, expected 2; take fewer sets of maps"):
+        open_cfl_maps(tmp_path / "sets.cfl", 1, 4, [(8, 6)])
+    write_cfl(tmp_path / "sets.cfl", noise(8, 6, 1, 4, 2))
+    with pytest.raises(InputError, match="axis 4 has size 2, expected 1"):
+        CflKspace(tmp_path / "sets.cfl")
+
+
 def test_maps_are_compared_with_their_kspace(tmp_path):
     write_cfl(tmp_path / "maps.cfl", noise(8, 6, 1, 4))
     with open_cfl_maps(tmp_path / "maps.cfl", 1, 4, [(16, 6), (8, 6)]) as maps:

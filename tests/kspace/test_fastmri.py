@@ -252,6 +252,16 @@ def test_maps_of_a_second_file_are_read(make_file: Any) -> None:
         np.testing.assert_array_equal(opened.read_maps(1), maps[1])
 
 
+def test_two_sets_of_maps_are_read(make_file: Any) -> None:
+    maps = complex_noise((N_SLICES, 2, *SHAPE[1:]), 1)
+    path = make_file(s_maps=maps)
+    with open_maps(path, N_SLICES, N_COILS, [(N_ROWS, N_COLUMNS)]) as opened, open_kspace(path) as scan:
+        np.testing.assert_array_equal(opened.read_maps(1), maps[1])
+        np.testing.assert_array_equal(scan.read_maps(2), maps[2])
+    expected = f"expected {(N_SLICES, 2, N_COILS, N_ROWS, N_COLUMNS)}"
+    refuse(make_file(s_maps=complex_noise((N_SLICES, 3, *SHAPE[1:]))), expected)
+
+
 def test_maps_that_do_not_fit_are_refused(make_file: Any) -> None:
     path = make_file(s_maps=complex_noise(SHAPE))
     with pytest.raises(InputError, match=r"\(3, 2, 8, 6\), expected \(3, 4, 8, 6\)"):

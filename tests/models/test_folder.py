@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def manifest_of(folder: Path) -> ModelManifest:
     return ModelManifest(
-        format_version=4,
+        format_version=5,
         name="brain",
         architecture="NCSNv2Deepest",
         ngf=128,
@@ -101,9 +101,9 @@ def test_missing_folder_and_manifest_are_refused(tmp_path: Path) -> None:
         ("[]", "expected an object"),
         ('{"name": NaN}', "NaN"),
         ("{}", "format_version is None"),
-        ('{"format_version": 1}', "format_version is 1, expected 4"),
-        ('{"format_version": 3}', "format_version is 3, expected 4; export the model again or update"),
-        ('{"format_version": 4}', "lacks name"),
+        ('{"format_version": 1}', "format_version is 1, expected 5"),
+        ('{"format_version": 4}', "format_version is 4, expected 5; export the model again or update"),
+        ('{"format_version": 5}', "lacks name"),
         (b"\xff\xfe\x00", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         (" " * (1024**2 + 1), "1048576"),

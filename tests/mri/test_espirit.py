@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import scipy.ndimage
 from numpy.typing import NDArray
 
+from bart_tool import bart
 from sbim_deploy.mri import espirit
-from sbim_deploy.mri.espirit import espirit_maps
-from sbim_deploy.mri.fourier import centre_crop, centred_fft
+from sbim_deploy.mri.espirit import espirit_map_sets, espirit_maps, needs_two_sets
+from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
 
 Complex = NDArray[Any]
 
@@ -213,3 +215,84 @@ def test_faults_are_told_in_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         espirit_maps(calibration.astype(np.complex64), **arguments)
     assert "\n" not in str(caught.value)
+
+
+def fold(n_coils: int, width: int, noise: float = 0.02) -> Scan:
+    """Return a scan whose field of view holds ``width`` of the 120 columns; ``support`` is where it folds."""
+    scan = simulate(n_coils, (96, 120), noise=0)
+    coil_images = centred_ifft(scan.kspace)
+    padded = np.pad(coil_images, ((0, 0), (0, 0), (120, 120)))
+    object_padded = np.pad(scan.support, ((0, 0), (120, 120)))
+    first = 120 + 60 - width // 2
+    windows = [np.s_[..., first + shift : first + shift + width] for shift in (-width, 0, width)]
+    rng = np.random.default_rng(1)
+    kspace = centred_fft(sum(padded[window] for window in windows))
+    kspace += noise * (rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape))
+    folds = sum(object_padded[window].astype(int) for window in windows) > 1
+    return Scan(scan.maps, folds, kspace.astype(np.complex64))
+
+
+def unexplained(maps: Complex, kspace: Complex) -> float:
+    """Return the share of the coil images that no image in each set explains."""
+    coil_images = centred_ifft(kspace)
+    images = np.einsum("scyx,cyx->syx", maps.conj(), coil_images)
+    explained = np.einsum("scyx,syx->cyx", maps, images)
+    return float(np.linalg.norm(coil_images - explained) / np.linalg.norm(coil_images))
+
+
+@pytest.mark.parametrize("width", [60, 71])
+def test_two_sets_explain_an_object_that_folds_over(width: int) -> None:
+    scan = fold(8, width, noise=0)
+    sets = espirit_map_sets(centre_crop(scan.kspace, (24, 24)), (96, width))
+    assert sets.shape == (2, 8, 96, width)
+    assert sets.dtype == np.complex64
+    assert unexplained(sets, scan.kspace) < 0.05
+    assert unexplained(sets[:1], scan.kspace) > 4 * unexplained(sets, scan.kspace)
+    overlap = np.abs(np.einsum("cyx,cyx->yx", sets[0].conj(), sets[1]))
+    assert overlap.max() < 0.05
+
+
+def test_the_second_set_is_there_where_the_object_folds_and_zero_elsewhere() -> None:
+    scan = fold(8, 60)
+    sets = espirit_map_sets(centre_crop(scan.kspace, (24, 24)), (96, 60), noise=0.02)
+    np.testing.assert_allclose(np.linalg.norm(sets[0], axis=0), 1, atol=1e-5)
+    second = np.linalg.norm(sets[1], axis=0)
+    assert np.all((second == 0) | (np.abs(second - 1) < 1e-5))
+    assert (second > 0)[scipy.ndimage.binary_erosion(scan.support, iterations=2)].mean() > 0.9
+    assert (second > 0)[~scipy.ndimage.binary_dilation(scan.support, iterations=5)].mean() < 0.02
+
+
+def test_two_sets_are_those_of_bart(tmp_path: Path) -> None:
+    scan = fold(8, 70)
+    write_cfl(tmp_path / "kspace", scan.kspace.transpose(1, 2, 0)[:, :, None])
+    bart(tmp_path, "ecalib", "-m2", "-r24", "kspace", "maps")
+    expected = read_cfl(tmp_path / "maps").reshape(96, 70, 8, 2).transpose(3, 2, 0, 1)
+    sets = espirit_map_sets(centre_crop(scan.kspace, (24, 24)), (96, 70))
+    got, wanted = (np.linalg.norm(each[1], axis=0) > 0 for each in (sets, expected))
+    assert (got == wanted).mean() > 0.99
+    both = got & wanted
+    assert both.sum() > 0.8 * scan.support.sum()
+    # The two vectors of a pixel are any two of the plane that they span: the planes are the same.
+    overlaps = np.einsum("scyx,tcyx->styx", expected.conj(), sets)[:, :, both]
+    assert (np.abs(overlaps) ** 2).sum(axis=(0, 1)).min() > 1.99
+
+
+@pytest.mark.parametrize("n_coils", [2, 4, 12])
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.15])
+def test_one_set_will_do_within_the_field_of_view(n_coils: int, noise: float) -> None:
+    scan = simulate(n_coils, (96, 84), noise)
+    assert not needs_two_sets(centre_crop(scan.kspace, (24, 24)), noise=noise)
+
+
+@pytest.mark.parametrize("n_coils", [4, 12])
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.15])
+def test_an_object_that_folds_over_needs_two_sets(n_coils: int, noise: float) -> None:
+    scan = fold(n_coils, 66, noise)
+    assert needs_two_sets(centre_crop(scan.kspace, (24, 24)), noise=noise)
+
+
+def test_one_coil_has_no_second_set() -> None:
+    calibration = centre_crop(fold(1, 66).kspace, (24, 24))
+    assert not needs_two_sets(calibration)
+    with pytest.raises(ValueError, match="calibration: got 1 coil, expected 2 or more for two sets of maps"):
+        espirit_map_sets(calibration, (96, 66))

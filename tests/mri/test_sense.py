@@ -56,6 +56,41 @@ class TestSense:
         assert out.dtype == np.complex64
 
 
+@pytest.mark.parametrize("batch", SHAPES)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", ["columns", "rows", "both"])
+class TestSets:
+    def make(
+        self, batch: tuple[int, ...], grid: tuple[int, int], kind: str
+    ) -> tuple[Sense, np.random.Generator]:
+        rng = np.random.default_rng(3)
+        maps = random_complex(rng, (*batch, 2, 4, *grid))
+        return Sense(maps, make_mask(rng, batch, grid, kind)), rng
+
+    def test_forward_is_the_sum_over_the_sets(self, batch, grid, kind):
+        sense, rng = self.make(batch, grid, kind)
+        x = random_complex(rng, (*batch, 2, *grid))
+        sets = [np.ascontiguousarray(sense.maps[..., i, :, :, :]) for i in range(2)]
+        expected = sum(Sense(maps, sense.mask).forward(x[..., i, :, :]) for i, maps in enumerate(sets))
+        np.testing.assert_allclose(sense.forward(x), expected, atol=1e-5)
+
+    def test_adjoint_returns_an_image_for_each_set(self, batch, grid, kind):
+        sense, rng = self.make(batch, grid, kind)
+        x, y = random_complex(rng, (*batch, 2, *grid)), random_complex(rng, (*batch, 4, *grid))
+        forward, adjoint = sense.forward(x), sense.adjoint(y)
+        assert forward.shape == y.shape
+        assert adjoint.shape == x.shape
+        np.testing.assert_allclose(np.vdot(forward, y), np.vdot(x, adjoint), rtol=1e-4)
+
+    def test_normal_is_the_adjoint_of_the_forward(self, batch, grid, kind):
+        sense, rng = self.make(batch, grid, kind)
+        x = random_complex(rng, (*batch, 2, *grid))
+        expected = sense.adjoint(sense.forward(x))
+        out = np.empty_like(x)
+        assert sense.normal(x, out=out) is out
+        np.testing.assert_allclose(out, expected, atol=5e-5)
+
+
 def test_slices_do_not_influence_each_other():
     rng = np.random.default_rng(1)
     maps, x = random_complex(rng, (3, 4, 8, 10)), random_complex(rng, (3, 8, 10))

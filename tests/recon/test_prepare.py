@@ -7,7 +7,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centre_pad, centred_fft
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.mri.phantom import shepp_logan
+from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.recon import prepare
 from sbim_deploy.recon.prepare import prepare_slice
 
@@ -202,3 +202,61 @@ def test_noise_that_nothing_tells_from_the_object_is_said_to_be_guessed(scan, mo
     quiet = replace(guess, covariance=guess.covariance / 100)
     monkeypatch.setattr(prepare, "measure_noise", lambda *_: quiet)
     assert prepare_slice(noisy, maps=maps).faults == ()
+
+
+def folded_scan(n_coils=8, width=44, noise=0.01):
+    """The phantom turned on its side, wider than the field of view, as its coils see it."""
+    image = smooth_phase((64, 64), np.random.default_rng(0)) * shepp_logan((64, 64)).T
+    coil_images = np.pad(birdcage_maps(n_coils, (64, 64)) * image, ((0, 0), (0, 0), (width, width)))
+    first = width + 32 - width // 2
+    folded = sum(coil_images[..., first + shift : first + shift + width] for shift in (-width, 0, width))
+    return folded, with_noise(centred_fft(folded), noise)
+
+
+def test_two_sets_of_maps_have_an_image_each_and_the_scale_of_both():
+    folded, kspace = folded_scan()
+    problem = prepare_slice(kspace, map_sets=2)
+    assert problem.maps.shape == (2, 8, 64, 44)
+    assert problem.mvue.shape == (2, 64, 44)
+    assert (problem.n_sets, problem.map_source) == (2, "2 sets by ESPIRiT")
+    assert problem.faults == ()
+    truth = np.linalg.norm(folded, axis=0)
+    assert np.linalg.norm(np.abs(problem.zero_filled) - truth) < 0.08 * np.linalg.norm(truth)
+    assert problem.scale == pytest.approx(np.percentile(truth, 99), rel=0.05)
+    explained = np.einsum("scyx,syx->cyx", problem.maps, problem.mvue)
+    one = prepare_slice(kspace, map_method="espirit")
+    errors = [np.linalg.norm(each - folded) for each in (explained, one.maps * one.mvue)]
+    assert errors[0] < 0.6 * errors[1]
+
+
+def test_one_set_for_an_object_that_folds_over_is_a_doubt_that_names_the_way_out():
+    (doubt,) = prepare_slice(folded_scan()[1]).faults
+    assert (doubt.kind, doubt.fatal) == ("field of view", False)
+    assert "--map-sets 2" in doubt.message
+
+
+def test_two_sets_are_cropped_and_whitened_as_one_is():
+    folded, kspace = folded_scan(noise=np.array([0.01] * 7 + [0.1]))
+    problem = prepare_slice(kspace * line_mask(44, 2, calib_width=24), map_sets=2, image_shape=(40, 44))
+    assert problem.maps.shape == (2, 8, 40, 44)
+    assert problem.mvue.shape == (2, 40, 44)
+    assert "whitened" in problem.noise_source
+    truth = np.linalg.norm(folded, axis=0)
+    assert problem.scale == pytest.approx(np.percentile(truth, 99), rel=0.2)
+
+
+def test_given_sets_that_fade_out_end_at_half_of_the_largers_norm(scan):
+    _, maps, kspace = scan
+    fading = np.stack([maps, np.roll(maps, 1, axis=0) * np.linspace(0, 1, 60, dtype=np.float32)])
+    problem = prepare_slice(kspace, maps=fading)
+    norms = np.linalg.norm(problem.maps, axis=1)
+    np.testing.assert_allclose(norms[0], 1, rtol=1e-5)
+    np.testing.assert_allclose(norms[1], np.broadcast_to(np.linspace(0, 1, 60) >= 0.5, SHAPE), rtol=1e-5)
+
+
+def test_sets_of_maps_that_cannot_be_are_refused(scan):
+    _, maps, kspace = scan
+    with pytest.raises(InputError, match=r"maps have shape \(3, 4, 64, 60\), .* or \(2, 4, 64, 60\) for two"):
+        prepare_slice(kspace, maps=np.stack([maps] * 3))
+    with pytest.raises(InputError, match="map method nlinv estimates one set of maps, expected espirit"):
+        prepare_slice(kspace, map_sets=2, map_method="nlinv")

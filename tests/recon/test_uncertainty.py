@@ -55,3 +55,19 @@ def test_a_slice_has_its_own_noise_in_any_batch():
 )
 def test_where_nothing_is_left_open_nothing_is_added(plan, noise):
     assert not conditional_variance(batch_of(4, noise=noise), plan, seed=0).any()
+
+
+def test_two_sets_of_maps_have_the_variance_of_both_solved_together():
+    rng = np.random.default_rng(7)
+    maps = rng.standard_normal((2, N_COILS, *SHAPE, 2)).astype(np.float32).view(np.complex64)[..., 0] / 2
+    mask = (np.arange(SHAPE[1]) % 2 == 0)[None]
+    zeros = np.zeros((2, *SHAPE), np.complex64)
+    problem = SliceProblem(4, zeros[0] * maps[0], maps, mask, zeros, SCALE, NOISE, SHAPE)
+    batch = stack_slices([problem])
+    identity = np.eye(zeros.size, dtype=np.complex64).reshape(-1, 1, 2, *SHAPE)
+    normal = np.stack([batch.sense.normal(e).reshape(-1) for e in identity], axis=-1)
+    covariance = np.linalg.inv(normal / NOISE**2 + np.eye(len(normal)) / (TAU * SCALE) ** 2)
+    expected = 2 * np.diag(covariance).real.reshape(zeros.shape)
+    n = 800
+    got = conditional_variance(batch, one_step(), seed=0, n_probes=n)[0]
+    np.testing.assert_allclose(got / expected, 1, atol=4.5 / np.sqrt(n))

@@ -84,6 +84,10 @@ def recon(
             "lines), or auto."
         ),
     ] = "auto",
+    map_sets: Annotated[
+        int,
+        typer.Option(help="Sets of coil maps to estimate: 2 for an object larger than the field of view."),
+    ] = 1,
     noise: Annotated[
         float | None,
         typer.Option(
@@ -129,6 +133,7 @@ def recon(
         samples=n_samples,
         sd_factor=sd_factor,
         map_method=map_method,
+        map_sets=map_sets,
         noise=noise,
         slices=options.parse_slices(slices),
         batch=batch,

@@ -81,6 +81,10 @@ def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice
         _check_file(file, index, settings.maps)
         shape = file.recon_shape or (file.n_rows, file.n_columns)
         maps = file.read_maps(index) if settings.maps == TRUE else None
+        if maps is not None and maps.ndim > 3:
+            raise InputError(
+                f"{file.path}: has {len(maps)} sets of maps, expected one: choose maps: estimated"
+            )
         return FullSlice(scan, index, file.read_slice(index), maps, reference_magnitude(file, index, shape))
 
 

@@ -1,9 +1,15 @@
-"""The graphs of a model folder: the score, steps and plans fused around it, and their common weights."""
+"""The graphs of a model folder: the score, steps and plans fused around it, and their common weights.
+
+``python -m sbim_deploy.export.graphs FOLDER`` joins a folder's network with the updates again, after
+:mod:`sbim_deploy.export.update_graphs` has written others.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
@@ -14,11 +20,22 @@ from torch import nn
 from sbim_deploy.export.tracing import Sample, trace
 from sbim_deploy.export.update_graphs import read_update
 from sbim_deploy.export.updates import make_updates
-from sbim_deploy.models.folder import Dtype, GraphEntry, TensorEntry
+from sbim_deploy.io.documents import convert, read_object
+from sbim_deploy.models.folder import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    WAY_OUT,
+    Dtype,
+    GraphEntry,
+    ModelManifest,
+    TensorEntry,
+    describe_file,
+    write_manifest,
+)
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 STATE, LOOP_STATE = "x", "x_of_row"
-CONSTANT_INPUTS = ("maps", "encoding", "row_encoding", "mask", "backprojection")
+CONSTANT_INPUTS = ("maps", "encoding", "row_encoding", "mask", "backprojection", "map_set")
 ROWS = "rows"
 DTYPES: dict[int, Dtype] = {
     TensorProto.FLOAT: "float32",
@@ -142,6 +159,29 @@ def export_graphs(
     The fused graphs are written for networks of 2 channels.
     """
     score = trace(network, [Sample(size_multiple).of(["x", "sigma"], channels)], "score", opset)
+    return _write_graphs(score, folder, channels, size_multiple)
+
+
+def join_again(folder: Path) -> None:
+    """Join the network of a model folder with the updates that ship, where those have changed.
+
+    The network, its weights and its stored outputs stay as they are.
+
+    Raises:
+        InputError: it is no model folder.
+    """
+    stored = read_object(folder / MANIFEST_NAME, WAY_OUT)
+    score = onnx.load(folder / "score.onnx")
+    graphs = _write_graphs(score, folder, stored["channels"], stored["size_multiple"])
+    changed = {"format_version": FORMAT_VERSION, "graphs": {name: asdict(graphs[name]) for name in graphs}}
+    manifest = convert({**stored, **changed}, ModelManifest, str(folder / MANIFEST_NAME), WAY_OUT)
+    files = {name: describe_file(folder / name) for name in manifest.files}
+    write_manifest(folder, replace(manifest, files=files))
+
+
+def _write_graphs(
+    score: onnx.ModelProto, folder: Path, channels: int, size_multiple: int
+) -> dict[str, GraphEntry]:
     models = {"score": score}
     if channels == 2:
         for kind in make_updates(DDS_N_CG):
@@ -181,3 +221,8 @@ def _share_weights(models: Sequence[onnx.ModelProto], path: Path) -> None:
                 tensor.raw_data = data
                 set_external_data(tensor, path.name, offset=offsets[digest], length=len(data))
                 tensor.ClearField("raw_data")
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        join_again(Path(argument))

@@ -1,7 +1,8 @@
 """The updates as graphs, which ship with the package: they hold no weights, and take a minute to trace.
 
 ``python -m sbim_deploy.export.update_graphs`` writes them again; that is needed where
-:mod:`sbim_deploy.export.updates` or the number of conjugate-gradient steps has changed.
+:mod:`sbim_deploy.export.updates` or the number of conjugate-gradient steps has changed. The demo model's
+graphs are then joined again: ``python -m sbim_deploy.export.graphs src/sbim_deploy/assets/demo``.
 """
 
 from __future__ import annotations

@@ -26,17 +26,18 @@ class PhaseEncodeNormal:
 
     inputs = ("maps", "encoding")
 
-    def __call__(self, maps: Tensor, encoding: Tensor) -> Normal:
+    def __call__(self, together: Tensor, maps: Tensor, encoding: Tensor) -> Normal:
         """Return A^H A for maps (n, coil, 2, H, W) and encoding (n, 2, W, line).
 
-        The encoding holds the columns of the Fourier matrix that were sampled.
+        The encoding holds the columns of the Fourier matrix that were sampled; ``together`` (n, n) has ones
+        where entries are of the same slice, whose k-space is their sum.
         """
         coils, matrix = _Coils(maps), _real_matrix(encoding)
 
         def normal(x: Tensor) -> Tensor:
             coil_images = coils.split(x)
             # One product a slice, with the coils' rows one below the other.
-            kspace = coil_images.flatten(1, 2) @ matrix
+            kspace = _sum_over_sets(together, coil_images.flatten(1, 2) @ matrix)
             return coils.combine((kspace @ matrix.transpose(1, 2)).reshape(coil_images.shape))
 
         return normal
@@ -47,7 +48,9 @@ class BothDirectionsNormal:
 
     inputs = ("maps", "encoding", "row_encoding", "mask")
 
-    def __call__(self, maps: Tensor, encoding: Tensor, row_encoding: Tensor, mask: Tensor) -> Normal:
+    def __call__(
+        self, together: Tensor, maps: Tensor, encoding: Tensor, row_encoding: Tensor, mask: Tensor
+    ) -> Normal:
         """Return A^H A; row_encoding is (n, 2, H, row_line) and mask (n, row_line, line), 0 or 1."""
         coils = _Coils(maps)
         matrix, row_matrix = _real_matrix(encoding)[:, None], _real_matrix(row_encoding)[:, None]
@@ -55,7 +58,8 @@ class BothDirectionsNormal:
         weights = torch.cat([weights, weights], dim=-1)
 
         def normal(x: Tensor) -> Tensor:
-            kspace = _transposed(coils.split(x) @ matrix) @ row_matrix * weights
+            lines = _transposed(coils.split(x) @ matrix) @ row_matrix
+            kspace = _sum_over_sets(together, lines) * weights
             return coils.combine(_transposed(kspace @ row_matrix.transpose(2, 3)) @ matrix.transpose(2, 3))
 
         return normal
@@ -70,7 +74,16 @@ class GuidedUpdate(nn.Module):
     g = A^H A x - A^H y; norms are per slice.
     """
 
-    inputs = ("x", "step_size", "noise_scale", "data_weight", "likelihood_gain", "z", "backprojection")
+    inputs = (
+        "x",
+        "step_size",
+        "noise_scale",
+        "data_weight",
+        "likelihood_gain",
+        "z",
+        "backprojection",
+        "map_set",
+    )
 
     def __init__(self, operator: Operator):
         super().__init__()
@@ -86,14 +99,17 @@ class GuidedUpdate(nn.Module):
         likelihood_gain: Tensor,
         z: Tensor,
         backprojection: Tensor,
+        map_set: Tensor,
         operator_inputs: tuple[Tensor, ...],
     ) -> Tensor:
         """Return the next x (n, 2, H, W); numbers are (n,), z and the backprojection A^H y are like x.
 
-        ``operator_inputs`` are those of the update's operator.
+        ``map_set`` (n,) is 0 for the first image of a slice, 1 for that of its second set of maps, which
+        follows at once. ``operator_inputs`` are those of the update's operator.
         """
-        g = self.operator(*operator_inputs)(x) - backprojection
-        score_norm, g_norm = _inner(score, score).sqrt(), _inner(g, g).sqrt()
+        together = _of_one_slice(map_set)
+        g = self.operator(together, *operator_inputs)(x) - backprojection
+        score_norm, g_norm = _inner(together, score, score).sqrt(), _inner(together, g, g).sqrt()
         pull = torch.where(g_norm > 0, _per_slice(data_weight) * score_norm / g_norm.clamp_min(1e-30), 0.0)
         weight = pull + _per_slice(likelihood_gain)
         following: Tensor = x + _per_slice(step_size) * (score - weight * g) + _per_slice(noise_scale) * z
@@ -106,7 +122,7 @@ class ProximalUpdate(nn.Module):
     u = argmin |A u - y|^2 + gamma |u - x0|^2 after ``n_cg`` conjugate-gradient steps from x0.
     """
 
-    inputs = ("x", "sigma", "gamma", "renoise", "noise_scale", "z", "backprojection")
+    inputs = ("x", "sigma", "gamma", "renoise", "noise_scale", "z", "backprojection", "map_set")
 
     def __init__(self, operator: Operator, n_cg: int):
         super().__init__()
@@ -123,24 +139,27 @@ class ProximalUpdate(nn.Module):
         noise_scale: Tensor,
         z: Tensor,
         backprojection: Tensor,
+        map_set: Tensor,
         operator_inputs: tuple[Tensor, ...],
     ) -> Tensor:
         """Return the next x (n, 2, H, W); numbers are (n,), z and the backprojection A^H y are like x.
 
-        ``operator_inputs`` are those of the update's operator.
+        ``map_set`` (n,) is 0 for the first image of a slice, 1 for that of its second set of maps, which
+        follows at once. ``operator_inputs`` are those of the update's operator.
         """
-        normal = self.operator(*operator_inputs)
+        together = _of_one_slice(map_set)
+        normal = self.operator(together, *operator_inputs)
         sigma, gamma = _per_slice(sigma), _per_slice(gamma)
         u = x + sigma.square() * score
         residual = backprojection - normal(u)
-        direction, energy = residual, _inner(residual, residual)
+        direction, energy = residual, _inner(together, residual, residual)
         for step in range(self.n_cg):
             product = normal(direction) + gamma * direction
-            length = _ratio(energy, _inner(direction, product))
+            length = _ratio(energy, _inner(together, direction, product))
             u = u + length * direction
             if step + 1 < self.n_cg:
                 residual = residual - length * product
-                previous, energy = energy, _inner(residual, residual)
+                previous, energy = energy, _inner(together, residual, residual)
                 direction = residual + _ratio(energy, previous) * direction
         # (x - x0) / sigma is -sigma s.
         following: Tensor = u - _per_slice(renoise) * sigma * score + _per_slice(noise_scale) * z
@@ -161,8 +180,22 @@ def _per_slice(numbers: Tensor) -> Tensor:
     return numbers[:, None, None, None]
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+def _of_one_slice(map_set: Tensor) -> Tensor:
+    """Return (n, n): 1 where two entries are images of the same slice, and 0 elsewhere.
+
+    Entries of requests that a server puts together come one after the other, so places are told apart and
+    numbers of slices are not needed.
+    """
+    first = torch.arange(map_set.shape[0], dtype=map_set.dtype) - map_set
+    return (first[:, None] == first[None, :]).to(map_set.dtype)
+
+
+def _sum_over_sets(together: Tensor, kspace: Tensor) -> Tensor:
+    return (together @ kspace.flatten(1)).reshape(kspace.shape)
+
+
+def _inner(together: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return _per_slice(together @ (a * b).sum(dim=(1, 2, 3)))
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.kspace.fastmri import MAX_COILS
-from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, SliceGeometry, Vector
 
 SUFFIX = ".cfl"
 N_AXES = 16
@@ -39,18 +39,24 @@ class CflFile:
     Attributes:
         path: the .cfl file.
         n_slices, n_coils, n_rows, n_columns: its size.
+        n_sets: the sets of coil maps, 1 for other arrays.
+        max_sets: how many there may be.
     """
+
+    max_sets = 1
 
     def __init__(self, path: Path) -> None:
         self.path = path
         sizes = _read_sizes(path)
         self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in _AXES_IN)
+        self.n_sets = sizes[SETS]
         for axis, size in enumerate(sizes):
-            if size != 1 and axis not in _AXES_IN:
-                raise InputError(f"{path}: axis {axis} has size {size}, expected 1; {_way_out(axis)}")
+            limit = self.max_sets if axis == SETS else 1
+            if size > limit and axis not in _AXES_IN:
+                raise InputError(f"{path}: axis {axis} has size {size}, expected {limit}; {_way_out(axis)}")
         if self.n_coils > MAX_COILS:
             raise InputError(f"{path}: has {self.n_coils} coils, expected at most {MAX_COILS}")
-        n_bytes = self.n_rows * self.n_columns * self.n_coils * _ITEM_BYTES
+        n_bytes = self.n_rows * self.n_columns * self.n_coils * self.n_sets * _ITEM_BYTES
         if n_bytes > MAX_SLICE_BYTES:
             raise InputError(
                 f"{path}: a slice has {n_bytes} bytes, expected at most {MAX_SLICE_BYTES}; crop it"
@@ -63,14 +69,14 @@ class CflFile:
         pass
 
     def read_coils(self, index: int) -> ComplexArray:
-        """Read one slice, complex64 (coils, rows, columns).
+        """Read one slice, complex64 (coils, rows, columns), those of the first set of maps first.
 
         Raises:
             InputError: no such slice, a damaged file, or values that are not finite.
         """
         if not 0 <= index < self.n_slices:
             raise InputError(f"{self.path}: no slice {index}, expected 0 to {self.n_slices - 1}")
-        shape = (self.n_rows, self.n_columns, self.n_coils)
+        shape = (self.n_rows, self.n_columns, self.n_coils * self.n_sets)
         count = math.prod(shape)
         try:
             stored = np.fromfile(self.path, "<c8", count, offset=index * count * _ITEM_BYTES)
@@ -127,10 +133,12 @@ class CflKspace(CflFile):
 
 
 class CflMaps(CflFile):
-    """Coil maps of BART, as ``bart ecalib -m 1`` writes them."""
+    """Coil maps of BART, as ``bart ecalib -m 1`` or ``-m 2`` writes them."""
+
+    max_sets = MAX_MAP_SETS
 
     def read_maps(self, index: int) -> ComplexArray:
-        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+        """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
 
         Raises:
             InputError: no such slice, values that are not finite, or maps that are all zero.
@@ -138,7 +146,7 @@ class CflMaps(CflFile):
         maps = self.read_coils(index)
         if not maps.any():
             raise InputError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
-        return maps
+        return maps if self.n_sets == 1 else maps.reshape(self.n_sets, self.n_coils, *maps.shape[1:])
 
 
 def is_cfl(path: Path) -> bool:
@@ -233,5 +241,5 @@ def _way_out(axis: int) -> str:
     if axis == PHASE_2:
         return "slices belong into axis 13 (bart transpose 2 13), 3D k-space is transformed along it first"
     if axis == SETS:
-        return "take one set of maps (bart slice 4 0, or bart ecalib -m 1)"
+        return "take fewer sets of maps (bart slice 4 0, or bart ecalib -m 1)"
     return f"take one of them (bart slice {axis} 0)"

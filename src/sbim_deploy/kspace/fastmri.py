@@ -29,10 +29,11 @@ from sbim_deploy.io.hdf5 import (
     writing,
 )
 from sbim_deploy.mrd.header import MAX_HEADER_BYTES, Encoding, Space, format_header, parse_geometry
-from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, SliceGeometry
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 MAX_COILS = 1024
 COIL_AXES = ("slices", "coils", "rows", "columns")
+SET_AXES = ("slices", "sets", *COIL_AXES[1:])
 IMAGE_AXES = ("slices", "rows", "columns")
 REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
 
@@ -97,7 +98,7 @@ class KspaceFile(OpenFile):
         return {"format": "fastMRI HDF5"}
 
     def read_maps(self, index: int) -> ComplexArray:
-        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+        """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
 
         Raises:
             InputError: no maps, no such slice, damaged or non-finite data, or maps that are all zero.
@@ -153,7 +154,7 @@ class MapsFile(OpenFile):
         self._maps = maps
 
     def read_maps(self, index: int) -> ComplexArray:
-        """Read the coil maps of one slice, complex64 (coils, rows, columns).
+        """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
 
         Raises:
             InputError: no such slice, damaged or non-finite data, or maps that are all zero.
@@ -197,9 +198,10 @@ def _find_maps(
     maps = find_dataset(file, path, "s_maps")
     if maps is None:
         return None
-    check_stack(maps, path, COIL_AXES, "c")
-    if maps.shape not in [(n_slices, n_coils, *shape) for shape in shapes]:
-        expected = (n_slices, n_coils, *shapes[0])
+    check_stack(maps, path, SET_AXES if maps.ndim == len(SET_AXES) else COIL_AXES, "c")
+    sets = () if maps.ndim == len(COIL_AXES) else (MAX_MAP_SETS,)
+    if maps.shape not in [(n_slices, *sets, n_coils, *shape) for shape in shapes]:
+        expected = (n_slices, *sets, n_coils, *shapes[0])
         raise InputError(f"{path}: 's_maps' has shape {maps.shape}, expected {expected} as k-space has")
     return maps
 

@@ -60,7 +60,7 @@ class MapsSource(Protocol):
         """Close it."""
 
     def read_maps(self, index: int) -> ComplexArray:
-        """Read the coil maps of one slice, complex64 (coils, rows, columns)."""
+        """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...)."""
 
 
 def open_source(path: Path) -> KspaceSource:

@@ -31,7 +31,7 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.samplers.choice import Prior
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"

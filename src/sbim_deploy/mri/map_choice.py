@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbim_deploy.mri.espirit import espirit_maps
+from sbim_deploy.mri.espirit import espirit_map_sets, espirit_maps, needs_two_sets
 from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
 from sbim_deploy.mri.nonlinear_inversion import nonlinear_inversion_maps
 from sbim_deploy.mri.support import data_misfit, object_support
@@ -26,6 +26,8 @@ REGULAR_DISTANCES = 3  # a lattice with a few lines at its centre has no more
 class MapEstimate:
     """Coil maps (coil, rows, columns) of unit root-sum-of-squares on the object and zero elsewhere.
 
+    Two sets of them are (set, coil, rows, columns). ``folds`` tells that one set was estimated and cannot
+    explain the calibration lines: the object is larger than the field of view.
     ``method`` is ``espirit`` or ``nlinv``, ``n_lines`` the number of calibration lines. ``misfit`` is the
     share |A x - y| / |y| of the central samples that the maps do not explain, noise included.
     """
@@ -34,9 +36,12 @@ class MapEstimate:
     method: str
     n_lines: int
     misfit: float
+    folds: bool = False
 
 
-def estimate_maps(kspace: ComplexArray, mask: BoolArray, method: str = AUTO) -> MapEstimate:
+def estimate_maps(
+    kspace: ComplexArray, mask: BoolArray, method: str = AUTO, n_sets: int = 1, noise: float = 0.0
+) -> MapEstimate:
     """Estimate maps by nonlinear inversion, or by ESPIRiT where that explains the samples better.
 
     Nonlinear inversion uses all samples and needs few calibration lines or none, but can draw smooth maps
@@ -47,13 +52,19 @@ def estimate_maps(kspace: ComplexArray, mask: BoolArray, method: str = AUTO) -> 
             span the whole encoded field of view: an object that goes past a cut would fold into the maps.
         mask: (1, columns), (rows, 1) or (rows, columns).
         method: ``auto``, ``espirit`` or ``nlinv``.
+        n_sets: 1, or 2 by ESPIRiT for an object that is larger than the field of view.
+        noise: standard deviation of each part of the samples, which tells a second set from noise.
 
     Raises:
-        ValueError: the method is unknown, a shape does not fit, a sample is not finite, the centre of k-space
-            holds no signal, or there are too few calibration lines for the method.
+        ValueError: the method is unknown or does not go with two sets, a shape does not fit, a sample is not
+            finite, the centre of k-space holds no signal, or there are too few calibration lines for the
+            method.
     """
     if method not in MAP_METHODS:
         raise ValueError(f"unknown map method {method!r}: expected one of {', '.join(MAP_METHODS)}")
+    if n_sets > 1 and method == NLINV:
+        raise ValueError(f"map method {NLINV} estimates one set of maps, expected {ESPIRIT} for two")
+    method = ESPIRIT if n_sets > 1 else method
     shape = (kspace.shape[-2], kspace.shape[-1])
     rows, columns = calibration_block(mask, shape)
     n_lines = min(rows.stop - rows.start, columns.stop - columns.start)
@@ -62,16 +73,23 @@ def estimate_maps(kspace: ComplexArray, mask: BoolArray, method: str = AUTO) -> 
             f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
             "estimate the coil maps"
         )
+    calibration, kernel_width = kspace[:, rows, columns], espirit_kernel_width(n_lines)
+    if n_sets > 1:
+        maps = espirit_map_sets(calibration, shape, noise=noise, kernel_width=kernel_width)
+        misfit = data_misfit(kspace, mask, maps)
+        return MapEstimate(maps * object_support(kspace, mask, maps), ESPIRIT, n_lines, misfit)
     candidates = []
     if method != ESPIRIT:
         candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask)))
     if method == ESPIRIT or (method == AUTO and n_lines >= MIN_ESPIRIT_LINES):
-        kernel_width = espirit_kernel_width(n_lines)
-        candidates.append((ESPIRIT, espirit_maps(kspace[:, rows, columns], shape, kernel_width=kernel_width)))
+        candidates.append((ESPIRIT, espirit_maps(calibration, shape, kernel_width=kernel_width)))
     misfits = [data_misfit(kspace, mask, maps) for _, maps in candidates]
     best = int(len(candidates) == 2 and misfits[1] < MIN_MISFIT_RATIO * misfits[0])
     chosen, maps = candidates[best]
-    return MapEstimate(maps * object_support(kspace, mask, maps), chosen, n_lines, misfits[best])
+    folds = n_lines >= MIN_ESPIRIT_LINES and needs_two_sets(
+        calibration, noise=noise, kernel_width=kernel_width
+    )
+    return MapEstimate(maps * object_support(kspace, mask, maps), chosen, n_lines, misfits[best], folds)
 
 
 def espirit_kernel_width(calib_width: int) -> int:

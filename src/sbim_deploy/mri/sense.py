@@ -19,6 +19,10 @@ class Sense:
     (..., rows, 1) where only rows are, or (..., rows, columns); leading axes are slices and must broadcast
     with the maps' own. Images are (..., rows, columns), k-space is (..., coil, rows, columns).
 
+    Maps with one axis more than that, (..., set, coil, rows, columns), are sets of them: A x is the sum
+    over the sets of P F S_s x_s (Uecker et al. 2014, doi:10.1002/mrm.24751, equation 22), and images are
+    (..., set, rows, columns).
+
     An instance keeps a workspace of the maps' size for :meth:`normal`, so threads must not share it.
     """
 
@@ -26,8 +30,9 @@ class Sense:
         if maps.ndim < 3:
             raise ValueError(f"Sense: maps have shape {maps.shape}, expected (..., coil, rows, columns)")
         self.image_shape = rows, columns = maps.shape[-2:]
-        fits = mask.ndim == maps.ndim - 1 and mask.shape[-2] in (1, rows) and mask.shape[-1] in (1, columns)
-        if not fits:
+        self.has_sets = maps.ndim >= 4 and mask.ndim == maps.ndim - 2
+        fits = self.has_sets or mask.ndim == maps.ndim - 1
+        if not (fits and mask.shape[-2] in (1, rows) and mask.shape[-1] in (1, columns)):
             raise ValueError(
                 f"Sense: mask has shape {mask.shape}, expected (..., 1 or {rows}, 1 or {columns}) with "
                 f"{maps.ndim - 1} axes to go with maps {maps.shape}"
@@ -40,32 +45,44 @@ class Sense:
         self._undersampled_axes = tuple(axis for axis in IMAGE_AXES if mask.shape[axis] > 1)
         self._unshifted_mask = np.fft.ifftshift(mask, axes=IMAGE_AXES)[..., None, :, :].astype(np.float32)
         self._workspace = np.empty_like(maps)
+        self._batch_shape = maps.shape[:-3]
+        self._kspace_shape = (*maps.shape[: -4 if self.has_sets else -3], *maps.shape[-3:])
+        self._coil_images = np.empty(self._kspace_shape, maps.dtype) if self.has_sets else self._workspace
 
     def forward(self, image: ComplexArray) -> ComplexArray:
         """Return A x: the sampled k-space of an image, zero where it is not sampled."""
-        self._check("image", image, self.maps.shape[:-3] + self.image_shape)
-        kspace: ComplexArray = centred_fft(self.maps * image[..., None, :, :])
+        self._check("image", image, self._batch_shape + self.image_shape)
+        kspace: ComplexArray = centred_fft(self._split(image))
         kspace *= self.mask[..., None, :, :]
         return kspace
 
     def adjoint(self, kspace: ComplexArray) -> ComplexArray:
         """Return A^H y: the coil images of the sampled k-space, each times its conjugate map, summed."""
-        self._check("k-space", kspace, self.maps.shape)
-        coil_images = centred_ifft(kspace * self.mask[..., None, :, :])
-        coil_images *= self._conjugate_maps
-        image: ComplexArray = coil_images.sum(axis=-3)
-        return image
+        self._check("k-space", kspace, self._kspace_shape)
+        return self._combine(centred_ifft(kspace * self.mask[..., None, :, :]))
 
     def normal(self, image: ComplexArray, out: ComplexArray | None = None) -> ComplexArray:
         """Return A^H A x, by Fourier transforms along the undersampled axes alone."""
-        self._check("image", image, self.maps.shape[:-3] + self.image_shape)
-        work = self._workspace
-        np.multiply(self.maps, image[..., None, :, :], out=work)
+        self._check("image", image, self._batch_shape + self.image_shape)
+        work = self._split(image)
         work = scipy.fft.fftn(work, axes=self._undersampled_axes, overwrite_x=True, workers=-1)
         work *= self._unshifted_mask
         work = scipy.fft.ifftn(work, axes=self._undersampled_axes, overwrite_x=True, workers=-1)
-        np.multiply(work, self._conjugate_maps, out=work)
-        summed: ComplexArray = np.sum(work, axis=-3, out=out)
+        return self._combine(work, out)
+
+    def _split(self, image: ComplexArray) -> ComplexArray:
+        """Return S x, the coils' images, in a workspace."""
+        np.multiply(self.maps, image[..., None, :, :], out=self._workspace)
+        if self.has_sets:
+            np.sum(self._workspace, axis=-4, out=self._coil_images)
+        return self._coil_images
+
+    def _combine(self, coil_images: ComplexArray, out: ComplexArray | None = None) -> ComplexArray:
+        """Return S^H of the coils' images."""
+        if self.has_sets:
+            coil_images = coil_images[..., None, :, :, :]
+        np.multiply(coil_images, self._conjugate_maps, out=self._workspace)
+        summed: ComplexArray = np.sum(self._workspace, axis=-3, out=out)
         return summed
 
     @staticmethod

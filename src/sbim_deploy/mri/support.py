@@ -11,6 +11,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
@@ -51,7 +52,7 @@ def data_misfit(kspace: ComplexArray, mask: BoolArray, maps: ComplexArray) -> fl
     Args:
         kspace: (coil, rows, columns), centred, zero where it was not sampled, in any unit.
         mask: (1, columns), (rows, 1) or (rows, columns).
-        maps: (coil, rows, columns).
+        maps: (coil, rows, columns), or (set, coil, rows, columns).
     """
     return _sense_image(*_coarse(kspace, mask, maps))[1]
 
@@ -64,7 +65,7 @@ def _coarse(
     grid = [min(n, COARSE_GRID) for n in shape]
     coarse_mask = centre_crop(mask, [min(n, m) for n, m in zip(mask.shape, grid, strict=True)])
     rows, columns = (_nearest(n, m) for n, m in zip(shape, grid, strict=True))
-    return centre_crop(kspace, grid) * coarse_mask, coarse_mask, maps[:, rows[:, None], columns]
+    return centre_crop(kspace, grid) * coarse_mask, coarse_mask, maps[..., rows[:, None], columns]
 
 
 def _nearest(n_from: int, n_to: int) -> NDArray[np.intp]:
@@ -90,4 +91,5 @@ def _sense_image(kspace: ComplexArray, mask: BoolArray, maps: ComplexArray) -> t
         previous, energy = energy, np.vdot(residual, residual).real
         direction = residual + np.float32(energy / previous) * direction
     left = np.linalg.norm(sense.forward(image) - kspace)
-    return np.abs(image), float(left / (np.linalg.norm(kspace) or 1))
+    magnitude = root_sum_of_squares(image) if sense.has_sets else np.abs(image)
+    return magnitude, float(left / (np.linalg.norm(kspace) or 1))

@@ -35,13 +35,15 @@ class LoadedModel:
         calibration: ComplexArray | None = None,
         noise: float | None = None,
         map_method: str = AUTO,
+        map_sets: int = 1,
     ) -> Reconstruction:
         """Reconstruct one slice; the same seed and index give the same image.
 
         Args:
             kspace: complex64 (coil, rows, columns), centred, readout along the rows, in any unit.
             mask: bool (columns,), (1, columns), (rows, 1) or (rows, columns); None takes what is not zero.
-            maps: complex64 (coil, rows, columns); None estimates them.
+            maps: complex64 (coil, rows, columns), or (2, coil, rows, columns) for two sets; None estimates
+                them.
             index: the slice's number, which keys its noise.
             image_shape: (rows, columns) of the image, for oversampled readouts; None is k-space's.
             calibration: k-space of the same shape to estimate the maps from, of calibration lines that were
@@ -49,12 +51,15 @@ class LoadedModel:
             noise: the standard deviation of each of the real and imaginary parts of k-space; None measures
                 it, and whitens coils that differ.
             map_method: ``auto``, ``espirit`` or ``nlinv``, where no maps are given.
+            map_sets: how many sets of maps are estimated: 2 for an object larger than the field of view.
 
         Raises:
             InputError: shapes do not fit, nothing was sampled, or no maps and no calibration lines.
             SamplingError: the sampler diverged.
         """
-        problem = prepare_slice(kspace, index, mask, maps, image_shape, calibration, noise, map_method)
+        problem = prepare_slice(
+            kspace, index, mask, maps, image_shape, calibration, noise, map_method, map_sets=map_sets
+        )
         with self._engine_in_use:
             (result,) = self._reconstructor([problem])
         check_converged(result.index, result.doubts)

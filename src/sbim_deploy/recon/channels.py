@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine
@@ -27,16 +29,23 @@ def from_channels(channels: FloatArray, out: ComplexArray | None = None) -> Comp
 
 
 class EngineScore:
-    """The score that a sampler calls, computed by an engine, with buffers for one batch size and grid."""
+    """The score that a sampler calls, computed by an engine, with buffers for images of one shape.
 
-    def __init__(self, engine: Engine, n_slices: int, grid: tuple[int, int]):
+    The shape is (slice, ..., rows, columns); the network sees every image of a slice by itself.
+    """
+
+    def __init__(self, engine: Engine, shape: tuple[int, ...]):
+        n_images, grid = math.prod(shape[:-2]), shape[-2:]
         self._engine = engine
-        self._channels = np.empty((n_slices, 2, *grid), dtype=np.float32)
-        self._sigma = np.empty(n_slices, dtype=np.float32)
-        self._score = np.empty((n_slices, *grid), dtype=np.complex64)
+        self._channels = np.empty((n_images, 2, *grid), dtype=np.float32)
+        self._sigma = np.empty(n_images, dtype=np.float32)
+        self._score = np.empty((n_images, *grid), dtype=np.complex64)
 
     def __call__(self, x: ComplexArray, sigma: float) -> ComplexArray:
-        """Return s(x, sigma) of (slice, rows, columns), in a buffer that the next call overwrites."""
+        """Return s(x, sigma), as x, in a buffer that the next call overwrites."""
         self._sigma.fill(sigma)
-        inputs = {"x": to_channels(x, self._channels), "sigma": self._sigma}
-        return from_channels(self._engine.run(inputs)["score"], self._score)
+        inputs = {
+            "x": to_channels(x.reshape(self._score.shape), self._channels),
+            "sigma": self._sigma,
+        }
+        return from_channels(self._engine.run(inputs)["score"], self._score).reshape(x.shape)

@@ -1,6 +1,7 @@
 """Runs plans on the fused graphs, which hold network, data consistency and update in one call.
 
-The call covers one step (``step``) or many of them (``reconstruct``).
+The call covers one step (``step``) or many of them (``reconstruct``). The images of a slice with several sets
+of maps are entries of the graphs' batch one after the other; ``map_set`` says which set an entry is of.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_NOISE_BYTES = 256 * 1024**2
 
 
 def plan_numbers(plan: Plan, noise_level: FloatArray) -> dict[str, FloatArray]:
-    """Return the graph's numbers by name, each float32 (step, slice); ``noise_level`` (slice,) is sigma_y."""
+    """Return the graph's numbers by name, each float32 (step, entry); ``noise_level`` (entry,) is sigma_y."""
     guided = isinstance(plan.steps[0], GuidedStep)
     names = GUIDED_NUMBERS if guided else PROXIMAL_NUMBERS
     numbers = {name: np.empty((len(plan.steps), noise_level.size), np.float32) for name in names}
@@ -38,15 +39,19 @@ def plan_numbers(plan: Plan, noise_level: FloatArray) -> dict[str, FloatArray]:
 
 
 def operator_inputs(problem: GridProblem) -> dict[str, FloatArray]:
-    """Return the graph's maps and matrices, and A^H y, by name."""
+    """Return the graph's maps and matrices, A^H y and the number of each entry's set of maps, by name."""
     sense, (grid_rows, grid_columns) = problem.sense, problem.grid
+    n_slices, n_sets = len(problem.start), problem.n_sets
+    maps = sense.maps.reshape(n_slices * n_sets, *sense.maps.shape[-3:])
     inputs = {
-        "maps": to_channels(centre_pad(sense.maps, problem.grid)),
-        "backprojection": to_channels(problem.backprojection),
+        "maps": to_channels(centre_pad(maps, problem.grid)),
+        "backprojection": _entries(problem.backprojection),
+        "map_set": np.tile(np.arange(n_sets, dtype=np.float32), n_slices),
     }
-    if sense.mask.shape[-2] == 1:
-        return {**inputs, "encoding": _encoding(sense.mask[:, 0], grid_columns)}
-    mask = np.broadcast_to(sense.mask, (len(sense.mask), *sense.image_shape))
+    mask_of_entries = np.repeat(sense.mask, n_sets, axis=0)
+    if mask_of_entries.shape[-2] == 1:
+        return {**inputs, "encoding": _encoding(mask_of_entries[:, 0], grid_columns)}
+    mask = np.broadcast_to(mask_of_entries, (len(maps), *sense.image_shape))
     sampled_rows: BoolArray = np.any(mask, axis=2)
     sampled_columns: BoolArray = np.any(mask, axis=1)
     row_encoding, encoding = _encoding(sampled_rows, grid_rows), _encoding(sampled_columns, grid_columns)
@@ -63,7 +68,7 @@ def run_steps(
     on_step: Callable[[int], None] | None = None,
     on_state: OnState | None = None,
 ) -> ComplexArray:
-    """Return the images (slice, rows, columns) after a plan, one step after the other.
+    """Return the images, as ``problem.start``, after a plan, one step after the other.
 
     The state x stays where the engine runs. Only with ``on_state`` every step waits for the device and copies
     x from it.
@@ -72,9 +77,9 @@ def run_steps(
         SamplingError: a value is not finite. This is checked every few steps, since a check waits for the
             device.
     """
-    x = to_channels(problem.start)
+    x = _entries(problem.start)
     z = np.zeros_like(x)
-    numbers = plan_numbers(plan, problem.noise_level)
+    numbers = plan_numbers(plan, np.repeat(problem.noise_level, problem.n_sets))
     first = {name: array[0] for name, array in numbers.items()}
     recurrence = engine.recur("x", "x_next", {**operator_inputs(problem), **first, "x": x, "z": z})
     last = len(plan.steps) - 1
@@ -83,16 +88,16 @@ def run_steps(
     for index, step in enumerate(plan.steps):
         changed = {name: array[index] for name, array in numbers.items()}
         if step.noise_scale:
-            changed["z"] = to_channels(problem.noise.draw(), z)
+            changed["z"] = _entries(problem.noise.draw(), z)
         recurrence.advance(changed)
         if on_state is not None or index % STEPS_BETWEEN_CHECKS == 0 or index == last:
             x = recurrence.read()
             _check(x, plan, index, problem.noise)
         if on_state is not None:
-            on_state(index + 1, from_channels(x))
+            on_state(index + 1, _images(x, problem))
         if on_step is not None:
             on_step(index + 1)
-    return from_channels(x)
+    return _images(x, problem)
 
 
 def run_whole(
@@ -109,7 +114,7 @@ def run_whole(
     Raises:
         SamplingError: a value is not finite after a call.
     """
-    operator, x = operator_inputs(problem), to_channels(problem.start)
+    operator, x = operator_inputs(problem), _entries(problem.start)
     n_steps = len(plan.steps)
     steps_a_call = min(n_steps, max(1, MAX_NOISE_BYTES // x.nbytes))
     if on_state is not None:
@@ -120,21 +125,31 @@ def run_whole(
         x = engine.run({**operator, **plan_inputs(part, problem), "x": x})["image"]
         _check(x, plan, done - 1, problem.noise)
         if on_state is not None:
-            on_state(done, from_channels(x))
+            on_state(done, _images(x, problem))
         if on_step is not None:
             on_step(done)
-    return from_channels(x)
+    return _images(x, problem)
 
 
 def plan_inputs(plan: Plan, problem: GridProblem) -> dict[str, FloatArray]:
     """Return the ``reconstruct`` graph's inputs beside the operator: x, and the steps' numbers and noise."""
-    x = to_channels(problem.start)
+    x = _entries(problem.start)
     z = np.zeros((len(plan.steps), *x.shape), np.float32)
     for step, buffer in zip(plan.steps, z, strict=True):
         if step.noise_scale:
-            to_channels(problem.noise.draw(), buffer)
-    numbers = plan_numbers(plan, problem.noise_level)
+            _entries(problem.noise.draw(), buffer)
+    numbers = plan_numbers(plan, np.repeat(problem.noise_level, problem.n_sets))
     return {"x": x, "z_of_rows": z, **{f"{name}_of_rows": array for name, array in numbers.items()}}
+
+
+def _entries(images: ComplexArray, out: FloatArray | None = None) -> FloatArray:
+    """Return images (slice, ..., rows, columns) as the graphs' batch, (entry, 2, rows, columns)."""
+    return to_channels(images.reshape(-1, *images.shape[-2:]), out)
+
+
+def _images(entries: FloatArray, problem: GridProblem) -> ComplexArray:
+    """Return the graphs' batch as the problem's images."""
+    return from_channels(entries).reshape(problem.start.shape)
 
 
 def _number(step: Step, name: str, noise_level: FloatArray) -> float | FloatArray:
@@ -152,5 +167,5 @@ def _encoding(lines: BoolArray, size: int) -> FloatArray:
 
 
 def _check(x: FloatArray, plan: Plan, index: int, noise: NoiseStream) -> None:
-    finite: BoolArray = np.all(np.isfinite(x), axis=(1, 2, 3))
+    finite: BoolArray = np.all(np.isfinite(x).reshape(len(noise.slices), -1), axis=1)
     check_finite(finite, plan, index, noise.slices)

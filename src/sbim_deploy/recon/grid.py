@@ -11,6 +11,7 @@ from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.samplers.conjugate_gradient import per_slice
 from sbim_deploy.samplers.loop import starting_point
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import Plan
@@ -21,9 +22,9 @@ class GridProblem:
     """A batch of slices on the grid.
 
     ``start``, the plan's first x, and ``backprojection``, A^H y / scale, are (slice, rows, columns) of the
-    grid. A slice may be there more than once, for samples with noise of their own. ``sense`` has the shape of
-    k-space; the grid may be larger. ``noise`` has already given what the start took. ``noise_level`` (slice,)
-    is sigma_y / scale.
+    grid, or (slice, set, rows, columns) where the maps are sets. A slice may be there more than once, for
+    samples with noise of their own. ``sense`` has the shape of k-space; the grid may be larger. ``noise`` has
+    already given what the start took. ``noise_level`` (slice,) is sigma_y / scale.
     """
 
     sense: Sense
@@ -35,7 +36,12 @@ class GridProblem:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the grid."""
-        return self.start.shape[1], self.start.shape[2]
+        return self.start.shape[-2], self.start.shape[-1]
+
+    @property
+    def n_sets(self) -> int:
+        """The images of a slice: one for each set of maps."""
+        return self.start.shape[1] if self.sense.has_sets else 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class SliceBatch:
     sense: Sense
     kspace: ComplexArray
     scales: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The images' shape, (slice, rows, columns), or (slice, set, rows, columns) for sets of maps."""
+        return (*self.sense.maps.shape[:-3], *self.sense.image_shape)
 
 
 def stack_slices(problems: Sequence[SliceProblem]) -> SliceBatch:
@@ -70,15 +81,16 @@ def put_on_grid(
     """
     sense, problems, n = batch.sense, batch.problems, len(samples)
     rows, columns = (-(-size // size_multiple) * size_multiple for size in sense.image_shape)
-    scales = batch.scales[:, None, None]
-    mvues = centre_pad(np.stack([problem.mvue for problem in problems]) / scales, (rows, columns))
+    mvues = np.stack([problem.mvue for problem in problems])
+    scales = per_slice(batch.scales, mvues)
+    mvues = centre_pad(mvues / scales, (rows, columns))
     backprojection = centre_pad(sense.adjoint(batch.kspace) / scales, (rows, columns))
     indices = [problem.index for problem in problems]
-    noise = NoiseStream(seed, indices * n, (rows, columns), np.repeat(samples, len(problems)).tolist())
+    noise = NoiseStream(seed, indices * n, mvues.shape[1:], np.repeat(samples, len(problems)).tolist())
     return GridProblem(
-        sense if n == 1 else Sense(np.tile(sense.maps, (n, 1, 1, 1)), np.tile(sense.mask, (n, 1, 1))),
-        starting_point(plan, np.tile(mvues, (n, 1, 1)), noise),
-        np.tile(backprojection, (n, 1, 1)),
+        sense if n == 1 else Sense(np.concatenate([sense.maps] * n), np.concatenate([sense.mask] * n)),
+        starting_point(plan, np.concatenate([mvues] * n), noise),
+        np.concatenate([backprojection] * n),
         noise,
         np.array([problem.noise / problem.scale for problem in problems] * n, dtype=np.float32),
     )
@@ -89,7 +101,7 @@ def normal_on_grid(problem: GridProblem) -> Callable[[ComplexArray, ComplexArray
     sense = problem.sense
     if problem.grid == sense.image_shape:
         return sense.normal
-    inner = np.empty((len(problem.start), *sense.image_shape), dtype=np.complex64)
+    inner = np.empty((*problem.start.shape[:-2], *sense.image_shape), dtype=np.complex64)
 
     def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:
         out.fill(0)

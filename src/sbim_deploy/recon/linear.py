@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from sbim_deploy.mri.combine import root_sum_of_squares
+from sbim_deploy.mri.combine import combine_sets, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
@@ -30,7 +30,8 @@ def linear_image(problem: SliceProblem, method: Linear) -> tuple[ComplexArray, f
     doi:10.1002/mrm.1241); ``ZERO_FILLED`` is the minimum-variance unbiased estimate of the measured data.
     """
     image = problem.mvue if method is Linear.ZERO_FILLED else _cg_sense(problem)
-    cropped = np.ascontiguousarray(centre_crop(image, problem.image_shape))
+    combined = combine_sets(image) if problem.n_sets > 1 else image
+    cropped = np.ascontiguousarray(centre_crop(combined, problem.image_shape))
     return cropped, relative_residual(problem, image)
 
 

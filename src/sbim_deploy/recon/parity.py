@@ -187,7 +187,7 @@ def _check_steps(
     problem = step_problem(kind, sigma)
     expected = run_plan(
         plan,
-        EngineScore(score, 1, STEP_GRID),
+        EngineScore(score, problem.start.shape),
         problem.sense.normal,
         problem.backprojection,
         problem.start,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.mri.combine import mvue, normalise_maps, percentile_scale, root_sum_of_squares
+from sbim_deploy.mri.combine import combine_sets, mvue, normalise_maps, percentile_scale, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
 from sbim_deploy.mri.kspace_faults import Fault, find_faults
 from sbim_deploy.mri.map_choice import (
@@ -22,7 +22,7 @@ from sbim_deploy.mri.masks import MIN_CALIB_LINES, compact_mask, sampled_mask
 from sbim_deploy.mri.noise_level import NoiseEstimate, measure_noise
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.mri.whitening import mix_coils, whitening_without_dependent_coils
-from sbim_deploy.records import BoolArray, ComplexArray
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
 
 GIVEN, NOISE_READOUTS = "given", "noise readouts"
 # Coils whose noise is so many times that of others are worth whitening. Below it a covariance that was
@@ -42,6 +42,9 @@ class SliceProblem:
     |MVUE|, ``noise`` the standard deviation of each part of k-space, ``noise_source`` where it comes from,
     ``map_source`` where the maps come from, ``faults`` what is wrong with k-space that did not stop the run.
     ``image_shape`` is what the image is cropped to at the end.
+
+    An object that is larger than the field of view takes two sets of maps, (set, coil, rows, columns); the
+    MVUE is then that of each set, (set, rows, columns), and ``scale`` that of both together.
     """
 
     index: int
@@ -56,6 +59,16 @@ class SliceProblem:
     map_source: str = GIVEN
     faults: tuple[Fault, ...] = ()
 
+    @property
+    def n_sets(self) -> int:
+        """The sets of maps."""
+        return self.maps.shape[0] if self.maps.ndim > self.kspace.ndim else 1
+
+    @property
+    def zero_filled(self) -> ComplexArray:
+        """The MVUE as one image (rows, columns)."""
+        return combine_sets(self.mvue) if self.n_sets > 1 else self.mvue
+
 
 def prepare_slice(
     kspace: ComplexArray,
@@ -67,6 +80,7 @@ def prepare_slice(
     noise: float | None = None,
     map_method: str = AUTO,
     noise_source: str = GIVEN,
+    map_sets: int = 1,
 ) -> SliceProblem:
     """Check a slice, whiten its coils, crop its readout oversampling, and find its maps, MVUE and scale.
 
@@ -74,13 +88,16 @@ def prepare_slice(
         kspace: complex64 (coil, rows, columns), readout along the rows.
         index: the slice's number, which keys its noise.
         mask: (columns,), (1, columns), (rows, 1) or (rows, columns); None takes what is not zero.
-        maps: (coil, rows, columns), at the rows of k-space or of ``image_shape``; None estimates them.
+        maps: (coil, rows, columns), at the rows of k-space or of ``image_shape``, or (2, coil, rows, columns)
+            for two sets of them; None estimates them.
         image_shape: (rows, columns) of the image; None is the grid of k-space.
         calibration: k-space of the same shape to estimate the maps from; None takes ``kspace`` itself.
         noise: the standard deviation of each of the real and imaginary parts of k-space, of white noise;
             None measures it, and whitens the coils where they differ or are correlated.
         map_method: ``auto``, ``espirit`` or ``nlinv``; see :func:`sbim_deploy.mri.map_choice.estimate_maps`.
         noise_source: where a given ``noise`` comes from, in words.
+        map_sets: how many sets of maps are estimated: 1, or 2 for an object that is larger than the field of
+            view.
 
     Raises:
         InputError: nothing was sampled, k-space is not what it must be, no maps and no calibration lines, or
@@ -113,9 +130,9 @@ def prepare_slice(
         maps = _fit_maps(maps, (len(kspace), *grid), index)
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:
-        estimate = _estimate_maps(kspace, mask, calibration, map_method, index)
-        map_source = METHOD_NAMES[estimate.method]
-        faults += _few_lines(estimate)
+        estimate = _estimate_maps(kspace, mask, calibration, map_method, map_sets, level, index)
+        map_source = METHOD_NAMES[estimate.method] if map_sets == 1 else f"{map_sets} sets by ESPIRiT"
+        faults += _few_lines(estimate) + _folded(estimate)
         maps = np.ascontiguousarray(centre_crop(estimate.maps, grid))
         maps = maps if mixing is None else _shade_as_unmixed(maps, mixing)
     if crops_readout:
@@ -124,7 +141,7 @@ def prepare_slice(
     if mixing is not None:
         norm = root_sum_of_squares(maps)
         combined = np.divide(combined, norm, out=np.zeros_like(combined), where=norm > 0)
-    scale = percentile_scale(combined)
+    scale = percentile_scale(combine_sets(combined) if combined.ndim > mask.ndim else combined)
     if scale == 0:
         raise InputError(f"slice {index}: the maps are zero where the image is: do they belong to it?")
     if noise is None:
@@ -135,14 +152,20 @@ def prepare_slice(
 
 
 def _estimate_maps(
-    kspace: ComplexArray, mask: BoolArray, calibration: ComplexArray | None, method: str, index: int
+    kspace: ComplexArray,
+    mask: BoolArray,
+    calibration: ComplexArray | None,
+    method: str,
+    n_sets: int,
+    noise: float,
+    index: int,
 ) -> MapEstimate:
     """Return the maps on the whole encoded field of view."""
     if calibration is not None:
         kspace, mask = calibration, sampled_mask(calibration)
         mask = compact_mask(mask) if mask.shape[0] > 1 else mask
     try:
-        return estimate_maps(kspace, mask, method)
+        return estimate_maps(kspace, mask, method, n_sets, noise)
     except ValueError as error:
         raise InputError(f"slice {index}: {error}: give them with --maps") from error
 
@@ -156,6 +179,16 @@ def _few_lines(estimate: MapEstimate) -> list[Fault]:
         f"image is as wrong as they are; give better ones with --maps{way_out}"
     )
     return [Fault("few calibration lines", message, False)]
+
+
+def _folded(estimate: MapEstimate) -> list[Fault]:
+    if not estimate.folds:
+        return []
+    message = (
+        "the object is larger than the field of view and folds over, which one set of coil maps cannot "
+        "explain: reconstruct with --map-sets 2"
+    )
+    return [Fault("field of view", message, False)]
 
 
 def _guessed_noise(measured: NoiseEstimate, scale: float) -> list[Fault]:
@@ -204,7 +237,7 @@ def _shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
 
     The image then has the shading that it has without whitening.
     """
-    norm = root_sum_of_squares(mix_coils(np.linalg.pinv(mixing), maps))
+    norm = root_sum_of_squares(mix_coils(np.linalg.pinv(mixing), maps))[..., None, :, :]
     shaded: ComplexArray = np.divide(maps, norm, out=np.zeros_like(maps), where=norm > 0)
     return shaded
 
@@ -242,9 +275,19 @@ def _crop_readout(kspace: ComplexArray, n_rows: int) -> ComplexArray:
 
 
 def _fit_maps(maps: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:
+    """Return given maps on the grid, of unit norm or zero.
+
+    A set whose maps fade out, as ``bart ecalib -S`` writes them, ends where it has half of the larger's norm.
+    """
     n_coils, rows, columns = shape
-    if maps.ndim != 3 or (maps.shape[0], maps.shape[2]) != (n_coils, columns) or maps.shape[1] < rows:
+    fits = maps.ndim == 3 or (maps.ndim == 4 and len(maps) == MAX_MAP_SETS)
+    if not fits or (maps.shape[-3], maps.shape[-1]) != (n_coils, columns) or maps.shape[-2] < rows:
         raise InputError(
-            f"slice {index}: maps have shape {maps.shape}, expected {(n_coils, rows, columns)} as k-space has"
+            f"slice {index}: maps have shape {maps.shape}, expected {(n_coils, rows, columns)} as k-space "
+            f"has, or {(MAX_MAP_SETS, n_coils, rows, columns)} for two sets"
         )
-    return normalise_maps(centre_crop(maps, (rows, columns)))
+    maps = centre_crop(maps, (rows, columns))
+    if maps.ndim == 4:
+        norm = root_sum_of_squares(maps)
+        maps = maps * (norm >= norm.max(axis=0) / 2)[:, None]
+    return normalise_maps(maps)

@@ -12,6 +12,7 @@ from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model, sampling_prior
+from sbim_deploy.mri.combine import combine_set_variances, combine_sets
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.sense import Sense
@@ -23,6 +24,7 @@ from sbim_deploy.recon.self_check import find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
+from sbim_deploy.samplers.conjugate_gradient import per_slice
 from sbim_deploy.samplers.loop import OnState, run_plan
 from sbim_deploy.samplers.plan import Plan, ProximalStep
 
@@ -38,9 +40,11 @@ class Reconstruction:
     """One slice's images, complex64 (rows, columns) in the units of its k-space.
 
     ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
-    before cropping. Image and deviation are zero where every map is. ``problem`` is what was solved.
-    ``standard_deviation`` is there with more than one sample: sqrt(E |x - mean|^2), of the
-    samples and of what the last step's data leave open (:mod:`sbim_deploy.recon.uncertainty`).
+    before cropping. With two sets of maps, ``image`` combines theirs
+    (:func:`sbim_deploy.mri.combine.combine_sets`). Image and deviation are zero where every map is.
+    ``problem`` is what was solved. ``standard_deviation`` is there with more than one sample:
+    sqrt(E |x - mean|^2), of the samples and of what the last step's data leave open
+    (:mod:`sbim_deploy.recon.uncertainty`).
     """
 
     index: int
@@ -133,6 +137,7 @@ class Reconstructor:
         moments = self._draw_samples(batch, on_step, on_residual)
         residuals = _relative_distance(batch.sense.forward(moments.mean), batch.kspace)
         deviations = self._standard_deviations(batch, moments)
+        images = combine_sets(moments.mean) if batch.sense.has_sets else moments.mean
 
         def cropped(array: Any, problem: SliceProblem) -> Any:
             return np.ascontiguousarray(centre_crop(array, problem.image_shape))
@@ -140,8 +145,8 @@ class Reconstructor:
         return [
             Reconstruction(
                 problem.index,
-                cropped(moments.mean[i], problem),
-                cropped(problem.mvue, problem),
+                cropped(images[i], problem),
+                cropped(problem.zero_filled, problem),
                 float(residuals[i]),
                 problem,
                 None if deviations is None else cropped(deviations[i], problem),
@@ -163,8 +168,8 @@ class Reconstructor:
     def _draw_samples(
         self, batch: SliceBatch, on_step: Callable[[int], None] | None, on_residual: OnResidual | None
     ) -> RunningMoments:
-        """Return the moments of the samples' images (slice, rows, columns), in units of k-space."""
-        moments = RunningMoments(batch.kspace.shape[:1] + batch.sense.image_shape)
+        """Return the moments of the samples' images, in units of k-space, of each set of maps."""
+        moments = RunningMoments(batch.shape)
         support = _support(batch)
         for first in range(0, self.samples, self._samples_at_once):
             samples = range(first, min(first + self._samples_at_once, self.samples))
@@ -180,7 +185,10 @@ class Reconstructor:
         if self.samples == 1:
             return None
         variance = moments.variance() + conditional_variance(batch, self.plan, self.seed)
-        deviations: FloatArray = self._sd_factor * np.sqrt(variance) * _support(batch)
+        variance *= _support(batch)
+        if batch.sense.has_sets:
+            variance = combine_set_variances(variance, moments.mean)
+        deviations: FloatArray = self._sd_factor * np.sqrt(variance)
         return deviations
 
     def _put_on_grid(self, batch: SliceBatch, samples: Sequence[int] = (0,)) -> GridProblem:
@@ -195,7 +203,7 @@ class Reconstructor:
             return run(engine, self.plan, problem, on_step, on_state)
         return run_plan(
             self.plan,
-            EngineScore(engine, len(problem.start), problem.grid),
+            EngineScore(engine, problem.start.shape),
             normal_on_grid(problem),
             problem.backprojection,
             problem.start,
@@ -251,12 +259,12 @@ def _residual_hook(batch: SliceBatch, on_residual: OnResidual) -> OnState:
 
 def _support(batch: SliceBatch) -> FloatArray:
     """Return 1 where a coil sees something, and 0 where the data say nothing of the image."""
-    support: FloatArray = np.any(batch.sense.maps != 0, axis=1).astype(np.float32)
+    support: FloatArray = np.any(batch.sense.maps != 0, axis=-3).astype(np.float32)
     return support
 
 
 def _in_kspace_units(images: ComplexArray, batch: SliceBatch) -> ComplexArray:
-    scaled: ComplexArray = images * batch.scales[:, None, None]
+    scaled: ComplexArray = images * per_slice(batch.scales, images)
     return scaled
 
 

@@ -54,12 +54,11 @@ def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int
     by local perturbations, NIPS 2010): ``n_probes`` of them, without the network, the same for a slice in any
     batch.
 
-    The result is (slice, rows, columns). It is 0 without noise, and for guided plans, which solve no such
-    problem.
+    The result has the shape of the batch's images. It is 0 without noise, and for guided plans, which solve
+    no such problem.
     """
     step, sense = plan.steps[-1], batch.sense
-    shape = (len(batch.problems), *sense.image_shape)
-    variance = np.zeros(shape, dtype=np.float32)
+    variance = np.zeros(batch.shape, dtype=np.float32)
     noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
     if not isinstance(step, ProximalStep) or not noise.any():
         return variance
@@ -68,7 +67,7 @@ def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int
     generators = [keyed_generator(seed, problem.index, PROBE_KEY) for problem in batch.problems]
     for _ in range(n_probes):
         data = _draw(generators, batch.kspace.shape, noise)
-        centre = _draw(generators, shape, spread)
+        centre = _draw(generators, batch.shape, spread)
         # These calls need no network, so there is time for a solution that has converged.
         solution = solve_proximal(sense.normal, sense.adjoint(data), centre, weight, 2 * step.n_cg)
         variance += (solution.real**2 + solution.imag**2) / np.float32(n_probes)

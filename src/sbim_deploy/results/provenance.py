@@ -66,7 +66,8 @@ class SliceNotes:
     """What was found out of a slice.
 
     ``noise`` is the standard deviation of each of the real and imaginary parts of its k-space, and
-    ``noise_source`` where that is from. ``maps`` is ``ESPIRiT``, ``nonlinear inversion`` or ``given``.
+    ``noise_source`` where that is from. ``maps`` is ``ESPIRiT``, ``nonlinear inversion``,
+    ``2 sets by ESPIRiT`` or ``given``.
     ``doubts`` are the reasons why the image may be wrong, sentences by a short name for programs.
     """
 
@@ -116,6 +117,7 @@ class RunIdentity:
     slices: tuple[int, int] | None = None
     noise: float | None = None
     map_method: str | None = None
+    map_sets: int | None = None
     undersampling: RemovedLines | None = None
     plan: PlanRecord = field(default_factory=PlanRecord)
 

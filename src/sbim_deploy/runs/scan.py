@@ -57,6 +57,7 @@ class Scan:
     maps: MapsSource | None
     noise: float | None = None
     map_method: str = AUTO
+    map_sets: int = 1
 
 
 @dataclass
@@ -85,7 +86,7 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     indices = _slice_indices(settings.slices, kspace)
     mask = _sampling_mask(settings, kspace)
     if settings.maps is None:
-        yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method)
+        yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method, settings.map_sets)
         return
     shapes = [(kspace.n_rows, kspace.n_columns)]
     if kspace.recon_shape is not None:
@@ -153,6 +154,7 @@ def run_identity(
         slices=settings.slices,
         noise=settings.noise,
         map_method=settings.map_method,
+        map_sets=settings.map_sets,
         undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
         plan=PlanRecord(**plan_as_dict(plan)),
     )
@@ -188,6 +190,7 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         scan.noise if scan.noise is not None else scan.kspace.read_noise(index),
         scan.map_method,
         GIVEN if scan.noise is not None else NOISE_READOUTS,
+        scan.map_sets,
     )
     _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before

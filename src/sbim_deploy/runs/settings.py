@@ -8,9 +8,10 @@ from pathlib import Path
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
-from sbim_deploy.mri.map_choice import AUTO, MAP_METHODS
+from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import PATTERNS
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
+from sbim_deploy.records import MAX_MAP_SETS
 from sbim_deploy.samplers.choice import SamplerChoice
 
 
@@ -33,13 +34,14 @@ class ReconSettings:
 
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
-    how maps are estimated where none are given. ``sd_factor`` multiplies the standard deviation, as scans
-    with a reference were found to need it.
+    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``sd_factor`` multiplies
+    the standard deviation, as scans with a reference were found to need it.
     """
 
     model: str | Path = DEMO
     maps: Path | None = None
     map_method: str = AUTO
+    map_sets: int = 1
     noise: float | None = None
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
@@ -62,8 +64,12 @@ class ReconSettings:
             raise InputError(
                 f"unknown map method {self.map_method!r}: expected one of {', '.join(MAP_METHODS)}"
             )
-        if self.maps is not None and self.map_method != AUTO:
+        if self.maps is not None and (self.map_method != AUTO or self.map_sets != 1):
             raise InputError("maps are given and so is a method to estimate them: leave one of them out")
+        if not 1 <= self.map_sets <= MAX_MAP_SETS:
+            raise InputError(f"map sets is {self.map_sets}: expected 1 or {MAX_MAP_SETS}")
+        if self.map_sets > 1 and self.map_method == NLINV:
+            raise InputError(f"map method {NLINV} estimates one set: take {ESPIRIT} or {AUTO} for two")
         if self.noise is not None and not 0 < self.noise < math.inf:
             raise InputError(f"noise is {self.noise:g}: expected a finite number above 0")
         if not 0 < self.sd_factor < math.inf:

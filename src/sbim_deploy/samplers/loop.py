@@ -8,7 +8,7 @@ import numpy as np
 
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
-from sbim_deploy.samplers.conjugate_gradient import Normal, inner, solve_proximal
+from sbim_deploy.samplers.conjugate_gradient import Normal, inner, per_slice, solve_proximal
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
 
@@ -37,6 +37,9 @@ def run_plan(
     on_state: OnState | None = None,
 ) -> ComplexArray:
     """Return the images (slice, rows, columns) that a plan ends with.
+
+    A slice may have several images, (slice, set, rows, columns), that explain its data together: norms and
+    the steps of conjugate gradients are those of a slice.
 
     ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
     ``start`` is the plan's :func:`starting_point`, which is overwritten, and ``noise_level`` (slice,) is
@@ -104,7 +107,7 @@ def _guided_update(
         # Where the data are met exactly, they do not pull.
         pull = np.divide(score_norms, norms, out=np.zeros_like(norms), where=norms > 0)
         weight = np.float32(step.data_weight) * pull + likelihood_gain(step, noise_level)
-        gradient *= weight[:, None, None]
+        gradient *= per_slice(weight, gradient)
         s -= gradient
     s *= np.float32(step.step_size)
     x += s

@@ -27,7 +27,7 @@ class NoiseStream:
     """
 
     def __init__(
-        self, seed: int, slices: Sequence[int], shape: tuple[int, int], samples: Sequence[int] | None = None
+        self, seed: int, slices: Sequence[int], shape: tuple[int, ...], samples: Sequence[int] | None = None
     ):
         self.slices = tuple(slices)
         keys = zip(self.slices, samples or [0] * len(self.slices), strict=True)
@@ -35,7 +35,7 @@ class NoiseStream:
         self._buffer = np.empty((len(self.slices), *shape), dtype=np.complex64)
 
     def draw(self) -> ComplexArray:
-        """Return the next (slice, rows, columns) normals, in a buffer that the next call overwrites."""
+        """Return the next (slice, *shape) normals, in a buffer that the next call overwrites."""
         for generator, buffer in zip(self._generators, self._buffer, strict=True):
             generator.standard_normal(dtype=np.float32, out=buffer.view(np.float32))
         return self._buffer
