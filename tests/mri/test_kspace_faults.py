@@ -95,6 +95,21 @@ def test_a_mistake_is_named_with_its_way_out(
     assert len(fault.message) > 60
 
 
+def test_an_undersampled_axis_that_is_transformed_is_at_least_doubted():
+    mask = line_mask(128, 3, "random", 10)[None, :]
+    (fault,) = find_faults(centred_ifft(fully_sampled(shape=(128, 128)), axes=(-1,)) * mask, None, NOISE)
+    assert fault.kind == "transformed axis"
+
+
+def test_an_object_of_few_bright_points_is_doubted_and_not_refused():
+    points = np.zeros(SHAPE, np.complex64)
+    rng = np.random.default_rng(0)
+    points[rng.integers(30, 66, 40), rng.integers(30, 50, 40)] = 1
+    blurred = centred_ifft(centred_fft(points) * np.exp(-(np.hypot(*np.ogrid[-48:48, -40:40]) ** 2) / 500))
+    kspace = centred_fft(birdcage_maps(6, SHAPE) * blurred).astype(np.complex64)
+    assert not any(fault.fatal for fault in find_faults(kspace, None, 1e-4))
+
+
 def test_a_mask_that_was_shifted_by_half_is_named(kspace: np.ndarray):
     (fault,) = find_faults(kspace, np.fft.ifftshift(MASK, axes=1), NOISE)
     assert fault.kind == "shifted mask"

@@ -201,7 +201,7 @@ def test_noise_that_nothing_tells_from_the_object_is_said_to_be_guessed(scan, mo
     assert prepare_slice(noisy, maps=maps, noise=0.05).faults == ()
     quiet = replace(guess, covariance=guess.covariance / 100)
     monkeypatch.setattr(prepare, "measure_noise", lambda *_: quiet)
-    assert prepare_slice(noisy, maps=maps).faults == ()
+    assert "guessed noise" not in [fault.kind for fault in prepare_slice(noisy, maps=maps).faults]
 
 
 def folded_scan(n_coils=8, width=44, noise=0.01):

@@ -10,7 +10,7 @@ from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan
 from sbim_deploy.recon.prepare import prepare_slice, relative_residual
-from sbim_deploy.recon.self_check import check_converged, explained_residual, find_doubts
+from sbim_deploy.recon.self_check import check_converged, doubts_of_model, explained_residual, find_doubts
 
 SHAPE = (64, 60)
 NOISE = 0.02
@@ -66,6 +66,13 @@ def test_an_image_that_has_nothing_to_do_with_its_data_is_an_error_with_the_way_
         ):
             check_converged(5, doubts)
     check_converged(5, find_doubts(problem, 0.9))
+
+
+def test_a_model_that_removes_no_noise_makes_every_image_doubtful():
+    (doubt,) = doubts_of_model({"sigma 0.1": 1.2, "sigma 0.3": 0.4})
+    assert (doubt.kind, doubt.fatal) == ("no prior", False)
+    assert "(sigma 0.1: 120%)" in doubt.message
+    assert doubts_of_model({"sigma 0.1": 0.4}) == doubts_of_model({}) == ()
 
 
 def test_the_faults_of_the_samples_come_first(problem):

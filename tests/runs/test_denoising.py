@@ -5,7 +5,8 @@ import pytest
 
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import NoiseLevels, load_model
-from sbim_deploy.runs.denoising import levels_without_gain, measure_noise_left
+from sbim_deploy.recon.self_check import levels_without_gain
+from sbim_deploy.runs.denoising import measure_noise_left
 
 LEVELS = NoiseLevels(50.0, 0.01, 266)
 

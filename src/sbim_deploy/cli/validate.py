@@ -35,7 +35,8 @@ def validate(
     from sbim_deploy.models.backends import open_engine
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.recon.parity import check_image, check_model
-    from sbim_deploy.runs.denoising import levels_without_gain, measure_noise_left
+    from sbim_deploy.recon.self_check import levels_without_gain
+    from sbim_deploy.runs.denoising import measure_noise_left
 
     diffusers_folder = checkpoint is not None and checkpoint.is_dir()
     if not diffusers_folder and (checkpoint is None) != (config is None):

@@ -8,7 +8,7 @@ that draws something else. A small share of it is no alarm, since maps are never
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from sbim_deploy.recon.prepare import SliceProblem
 MAX_RESIDUAL_RATIO = 1.25
 MAX_MODEL_ERROR = 0.03
 DIVERGED_RESIDUAL = 1.0  # the zero image has it
+# A network that leaves more of the noise than that removes nothing that counts.
+MAX_NOISE_LEFT = 0.95
 
 
 def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:
@@ -51,6 +53,22 @@ def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:
             False,
         ),
     )
+
+
+def doubts_of_model(noise_left: Mapping[str, float]) -> tuple[Fault, ...]:
+    """Return why every image of a model is doubtful, from the share of the noise that it leaves, by level."""
+    if not (found := levels_without_gain(noise_left)):
+        return ()
+    message = (
+        f"the model leaves the noise in brain slices ({'; '.join(found)}), so that it is no prior for "
+        "images: check the checkpoint that it was exported from"
+    )
+    return (Fault("no prior", message, False),)
+
+
+def levels_without_gain(noise_left: Mapping[str, float]) -> list[str]:
+    """Return the levels at which a network removes no noise, with the share that it leaves."""
+    return [f"{level}: {share:.0%}" for level, share in noise_left.items() if not share <= MAX_NOISE_LEFT]
 
 
 def check_converged(index: int, doubts: Iterable[Fault]) -> None:

@@ -6,7 +6,7 @@ under x (Efron 2011, doi 10.1198/jasa.2011.tm11181, equation 1.3). Random weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from sbim_deploy.runs.simulate import brain_slice
 SIGMAS = (0.03, 0.1, 0.3)  # of an image whose brightest parts are 1
 SLICES = (2, 5, 8)
 SIZE = 64
-# A network that leaves more than that removes nothing that counts.
-MAX_NOISE_LEFT = 0.95
 
 Score = Callable[[FloatArray, FloatArray], FloatArray]
 """The network: x (n, channels, rows, columns) and sigma (n,) to the score, of x's shape."""
@@ -43,11 +41,6 @@ def measure_noise_left(
         denoised = x + np.float32(sigma**2) * score(x, np.full(len(x), sigma, np.float32))
         left[f"sigma {sigma:g}"] = float(np.linalg.norm(denoised - images) / np.linalg.norm(noise))
     return left
-
-
-def levels_without_gain(noise_left: Mapping[str, float]) -> list[str]:
-    """Return the levels at which a network removes no noise, with the share that it leaves."""
-    return [f"{level}: {share:.0%}" for level, share in noise_left.items() if not share <= MAX_NOISE_LEFT]
 
 
 def _image(index: int, size: int, channels: int) -> FloatArray:

@@ -9,7 +9,6 @@ import numpy as np
 from sbim_deploy.recon.prepare import GIVEN
 from sbim_deploy.results.provenance import Provenance
 from sbim_deploy.results.result_file import ResultFile
-from sbim_deploy.runs.denoising import levels_without_gain
 
 UNKNOWN = "unknown"
 MAX_LISTED = 12
@@ -59,7 +58,7 @@ def warnings(made: Provenance) -> list[str]:
     found = slice_warnings(made)
     if (made.samples or 1) > 1 and made.sources("maps") != GIVEN:
         found.append("the standard deviation does not hold the error of the coil maps, which were estimated")
-    return found + model_warnings(made.model.training_data, made.model.noise_left)
+    return found + model_warnings(made.model.training_data)
 
 
 def slice_warnings(made: Provenance) -> list[str]:
@@ -76,19 +75,11 @@ def slice_warnings(made: Provenance) -> list[str]:
     return found
 
 
-def model_warnings(training_data: str | None, noise_left: Mapping[str, float]) -> list[str]:
+def model_warnings(training_data: str | None) -> list[str]:
     """Return why every image of a model may be wrong, as sentences."""
-    found = []
-    if removed_nothing := levels_without_gain(noise_left):
-        found.append(
-            f"the model leaves the noise in brain slices ({'; '.join(removed_nothing)}): it is no prior for "
-            "images"
-        )
-    if (training_data or UNKNOWN).startswith("synthetic"):
-        found.append(
-            f"the model was trained on {training_data}, not on patients: it may draw what it was trained on"
-        )
-    return found
+    if not (training_data or UNKNOWN).startswith("synthetic"):
+        return []
+    return [f"the model was trained on {training_data}, not on patients: it may draw what it was trained on"]
 
 
 def resumed(result: ResultFile) -> str | None:

@@ -92,7 +92,7 @@ def run_study(
                 {} if conductor.software is None else asdict(conductor.software),
                 time.perf_counter() - started,
                 conductor.records,
-                model_warnings(model.manifest.training_data, model.manifest.noise_left),
+                model_warnings(model.manifest.training_data),
             )
             write_report(folder, report)
     return report
