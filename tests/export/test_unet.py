@@ -158,16 +158,29 @@ def test_validate_knows_another_folder(cli, model, unet_folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["ddim", "reverse-diffusion", "dds"])
-def test_a_scan_is_reconstructed_with_it(cli, model, simulated, tmp_path, sampler):
-    arguments = ("--model", model.folder, "--sampler", sampler, "--steps", 4, "--slices", "0:1")
+def test_a_scan_is_reconstructed_with_it_and_doubted(cli, model, simulated, tmp_path):
+    arguments = ("--model", model.folder, "--sampler", "dds", "--steps", 4, "--slices", "0:1")
     done = cli("recon", simulated, "-o", tmp_path / "out.h5", *arguments)
     assert done.code == 0, done.err
+    # Its weights are random.
+    assert "it is no prior for images" in done.err
     with h5py.File(tmp_path / "out.h5") as file:
         image = file["image"][:]
     assert image.shape == (1, 64, 64)
     assert np.isfinite(image).all()
     assert np.abs(image).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["ddim", "reverse-diffusion"])
+def test_what_random_weights_draw_from_noise_is_an_error_and_leaves_nothing(
+    cli, model, simulated, tmp_path, sampler
+):
+    arguments = ("--model", model.folder, "--sampler", sampler, "--steps", 4, "--slices", "0:1")
+    done = cli("recon", simulated, "-o", tmp_path / "out.h5", *arguments)
+    assert done.code == 1
+    assert "the image does not explain its data at all" in done.error_line
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
