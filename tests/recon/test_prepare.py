@@ -147,7 +147,7 @@ def test_maps_come_from_the_whole_field_of_view_before_the_readout_is_cut(scan):
     whole = prepare_slice(noisy * mask, mask=mask)
     cut = prepare_slice(noisy * mask, mask=mask, image_shape=(40, 60))
     np.testing.assert_array_equal(cut.maps, whole.maps[:, 12:52])
-    assert cut.map_source == whole.map_source == "nonlinear inversion"
+    assert cut.map_source == whole.map_source == "the mean of nonlinear inversion and ESPIRiT"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sbim_deploy.mri.combine import normalise_maps
 from sbim_deploy.mri.espirit import espirit_map_sets, espirit_maps, needs_two_sets
 from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
 from sbim_deploy.mri.nonlinear_inversion import nonlinear_inversion_maps
@@ -13,7 +14,12 @@ from sbim_deploy.mri.support import data_misfit, object_support
 from sbim_deploy.records import BoolArray, ComplexArray
 
 AUTO, ESPIRIT, NLINV = MAP_METHODS = ("auto", "espirit", "nlinv")
-METHOD_NAMES = {ESPIRIT: "ESPIRiT", NLINV: "nonlinear inversion"}
+BOTH = "both"
+METHOD_NAMES = {
+    ESPIRIT: "ESPIRiT",
+    NLINV: "nonlinear inversion",
+    BOTH: "the mean of nonlinear inversion and ESPIRiT",
+}
 MIN_ESPIRIT_LINES = 8
 # From fewer lines two sets of maps are not told from one: four of 200 good scans, of 8 to 10 lines, were
 # doubted.
@@ -22,6 +28,10 @@ MIN_KERNEL_WIDTH, MAX_KERNEL_WIDTH = 3, 6
 # On 21 simulated slices of smooth maps the ratio of ESPIRiT's misfit to the inversion's was never below 1, on
 # an in-vivo brain it is 0.99; where the maps are too rough for the inversion it was 0.4 to 0.75.
 MIN_MISFIT_RATIO = 0.9
+# Up to this ratio neither explains the samples much better. Their errors are unlike, so that the mean of both
+# is nearer: at R = 6 with 8 lines its images were 0.4 dB better than the inversion's on 6 slices. Where
+# ESPIRiT explains less, the mean was up to 0.7 dB worse.
+MAX_MISFIT_RATIO = 1.25
 REGULAR_DISTANCES = 3  # a lattice with a few lines at its centre has no more
 
 
@@ -31,24 +41,23 @@ class MapEstimate:
 
     Two sets of them are (set, coil, rows, columns). ``folds`` tells that one set was estimated and cannot
     explain the calibration lines: the object is larger than the field of view.
-    ``method`` is ``espirit`` or ``nlinv``, ``n_lines`` the number of calibration lines. ``misfit`` is the
-    share |A x - y| / |y| of the central samples that the maps do not explain, noise included.
+    ``method`` is ``espirit``, ``nlinv`` or ``both``, ``n_lines`` the number of calibration lines.
     """
 
     maps: ComplexArray
     method: str
     n_lines: int
-    misfit: float
     folds: bool = False
 
 
 def estimate_maps(
     kspace: ComplexArray, mask: BoolArray, method: str = AUTO, n_sets: int = 1, noise: float = 0.0
 ) -> MapEstimate:
-    """Estimate maps by nonlinear inversion, or by ESPIRiT where that explains the samples better.
+    """Estimate maps by nonlinear inversion, by ESPIRiT where that explains the samples better, or by both.
 
     Nonlinear inversion uses all samples and needs few calibration lines or none, but can draw smooth maps
     alone; ESPIRiT needs eight lines to be tried by ``auto``, and takes maps as rough as its kernels allow.
+    Where both explain the samples about as well, ``auto`` takes the mean of both.
 
     Args:
         kspace: complex64 (coil, rows, columns), centred, zero where it was not sampled, in any unit. It must
@@ -79,20 +88,23 @@ def estimate_maps(
     calibration, kernel_width = kspace[:, rows, columns], espirit_kernel_width(n_lines)
     if n_sets > 1:
         maps = espirit_map_sets(calibration, shape, noise=noise, kernel_width=kernel_width)
-        misfit = data_misfit(kspace, mask, maps)
-        return MapEstimate(maps * object_support(kspace, mask, maps), ESPIRIT, n_lines, misfit)
+        return MapEstimate(maps * _where_measured(kspace, mask, maps), ESPIRIT, n_lines)
     candidates = []
     if method != ESPIRIT:
         candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask)))
     if method == ESPIRIT or (method == AUTO and n_lines >= MIN_ESPIRIT_LINES):
         candidates.append((ESPIRIT, espirit_maps(calibration, shape, kernel_width=kernel_width)))
-    misfits = [data_misfit(kspace, mask, maps) for _, maps in candidates]
-    best = int(len(candidates) == 2 and misfits[1] < MIN_MISFIT_RATIO * misfits[0])
-    chosen, maps = candidates[best]
+    chosen, maps = candidates[0]
+    if len(candidates) == 2:
+        misfit, misfit_of_espirit = (data_misfit(kspace, mask, each) for _, each in candidates)
+        if misfit_of_espirit < MIN_MISFIT_RATIO * misfit:
+            chosen, maps = candidates[1]
+        elif misfit_of_espirit < MAX_MISFIT_RATIO * misfit:
+            chosen, maps = BOTH, _mean_maps(maps, candidates[1][1])
     folds = n_lines >= MIN_FOLDING_LINES and needs_two_sets(
         calibration, noise=noise, kernel_width=kernel_width
     )
-    return MapEstimate(maps * object_support(kspace, mask, maps), chosen, n_lines, misfits[best], folds)
+    return MapEstimate(maps * _where_measured(kspace, mask, maps), chosen, n_lines, folds)
 
 
 def espirit_kernel_width(calib_width: int) -> int:
@@ -101,6 +113,20 @@ def espirit_kernel_width(calib_width: int) -> int:
     Few lines leave few windows for a large kernel: half the width gave the truest maps at 5 to 12 lines.
     """
     return min(max(calib_width // 2, MIN_KERNEL_WIDTH), MAX_KERNEL_WIDTH)
+
+
+def _where_measured(kspace: ComplexArray, mask: BoolArray, maps: ComplexArray) -> BoolArray:
+    """Return where maps are not zero, (coil, rows, columns): on the object, in coils that measured any."""
+    measured: BoolArray = kspace.any(axis=(1, 2), keepdims=True) & object_support(kspace, mask, maps)
+    return measured
+
+
+def _mean_maps(first: ComplexArray, second: ComplexArray) -> ComplexArray:
+    """Return the mean of two estimates (coil, rows, columns), with the phase of the first in each pixel."""
+    product = (second.conj() * first).sum(axis=0)
+    size = np.abs(product)
+    phase = np.divide(product, size, out=np.ones_like(product), where=size > 0)
+    return normalise_maps(first + second * phase)
 
 
 def _is_lattice(mask: BoolArray) -> bool:
