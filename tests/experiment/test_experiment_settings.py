@@ -5,20 +5,23 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import Simulation, read_settings
-from sbim_deploy.samplers.choice import PRESETS, SamplerChoice
+from sbim_deploy.experiment.settings import Levels, Simulation, read_settings
+from sbim_deploy.samplers.choice import Prior, make_plan
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def test_the_shipped_experiments_are_read():
     thesis = read_settings(EXPERIMENTS / "thesis.yaml")
-    assert thesis.accelerations == (2, 3, 4, 6, 8, 12)
-    names = ["fast", "balanced", "best", "sbim", "sbim-ld", "langevin"]
-    assert [method.name for method in thesis.methods] == names
-    assert thesis.maps == "true"
-    assert thesis.methods[0].choice == PRESETS["fast"].choice
-    assert thesis.methods[4].choice == SamplerChoice("sbim-ld", steps=32, corrector_steps=2)
+    assert thesis.accelerations == (2, 3, 6, 8, 12)
+    assert len(thesis.slices) == 16
+    assert (thesis.maps, thesis.metrics_first) == ("true", "masked")
+    prior = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
+    assert thesis.levels == Levels(prior.sigma_begin, prior.sigma_end, prior.n_levels, prior.start_level)
+    calls = {method.name: len(make_plan(method.choice, prior).steps) for method in thesis.methods}
+    assert calls["sbim-32"] == calls["sbim-32-guided"] == 33
+    assert [calls[f"ld-{n}x3-a1.148"] for n in (32, 64, 256)] == [129, 257, 1025]
+    assert calls["langevin-a0.5"] == calls["langevin-a1.148"] == 3975
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
 
 

@@ -13,7 +13,7 @@ from sbim_deploy.experiment.plots import image_sections, plot_scores
 from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import scan_names
 from sbim_deploy.experiment.scores import Interval
-from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.settings import MASKED, ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
 from sbim_deploy.pages import html
 from sbim_deploy.pages.html import data_uri, figure, table, text
@@ -31,9 +31,10 @@ TITLES = {
 DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4, "masked_psnr": 2, "masked_ssim": 4}
 
 
-def score_table(pattern: str, lines: Sequence[Line]) -> str:
-    """Return the scores of one pattern, acceleration by acceleration."""
-    titles = "".join(f"<th>{TITLES[metric]}</th>" for metric in METRICS)
+def score_table(pattern: str, lines: Sequence[Line], first: str) -> str:
+    """Return the scores of one pattern, acceleration by acceleration; ``first`` is that of the settings."""
+    metrics = sorted(METRICS, key=lambda metric: metric.startswith(MASKED) != (first == MASKED))
+    titles = "".join(f"<th>{TITLES[metric]}</th>" for metric in metrics)
     rows = []
     for setting, of_setting in groupby(lines, key=lambda line: line.setting):
         group = list(of_setting)
@@ -42,7 +43,7 @@ def score_table(pattern: str, lines: Sequence[Line]) -> str:
             f'<tr class="setting"><th colspan="8">R = {setting.acceleration:g} '
             f"<span>{effective:.2f} effective, {group[0].n_slices} slices</span></th></tr>"
         )
-        best = {metric: _best(group, metric) for metric in METRICS}
+        best = {metric: _best(group, metric) for metric in metrics}
         rows += [_score_row(line, best) for line in group]
     return (
         f'<h3>{text(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
@@ -53,7 +54,7 @@ def score_table(pattern: str, lines: Sequence[Line]) -> str:
 
 def _score_row(line: Line, best: dict[str, float]) -> str:
     cells = []
-    for metric in METRICS:
+    for metric in best:
         score, digits = line.scores[metric], DIGITS[metric]
         mean = score.mean.mean
         kind = ' class="best"' if round(mean, digits) == round(best[metric], digits) else ""
@@ -156,8 +157,11 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-PLAIN = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
-MASKED = (("masked_psnr", "masked PSNR (dB), as published"), ("masked_ssim", "masked SSIM, as published"))
+PLAIN_CURVES = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
+MASKED_CURVES = (
+    ("masked_psnr", "masked PSNR (dB), as published"),
+    ("masked_ssim", "masked SSIM, as published"),
+)
 
 
 def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lines: Sequence[Line]) -> None:
@@ -170,7 +174,7 @@ def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lin
         *_curves(settings, lines),
         "<h2>Scores</h2>",
         _explained(settings, finished),
-        *(score_table(pattern, _of(lines, pattern)) for pattern in settings.patterns),
+        *(score_table(pattern, _of(lines, pattern), settings.metrics_first) for pattern in settings.patterns),
         image_sections(settings, finished),
         "<h2>Methods</h2>",
         method_table(settings, finished),
@@ -194,23 +198,22 @@ def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
     sections = ["<h2>Over the acceleration</h2>"]
     for pattern in settings.patterns:
         own = _of(lines, pattern)
-        sections += [
-            figure(
-                data_uri(plot_scores(own, PLAIN), "image/svg+xml"),
-                f"PSNR and SSIM, {pattern} lines",
-                f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
-                "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
-                "plot",
-            ),
-            figure(
-                data_uri(plot_scores(own, MASKED), "image/svg+xml"),
-                f"Masked PSNR and SSIM as published, {pattern} lines",
-                "The same images by the thesis's masked metrics, as its code computed them: set to 0 up to "
-                "5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
-                "reconstruction alone. They are for comparison with its figures only.",
-                "plot",
-            ),
-        ]
+        plain = figure(
+            data_uri(plot_scores(own, PLAIN_CURVES), "image/svg+xml"),
+            f"PSNR and SSIM, {pattern} lines",
+            f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
+            "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
+            "plot",
+        )
+        masked = figure(
+            data_uri(plot_scores(own, MASKED_CURVES), "image/svg+xml"),
+            f"Masked PSNR and SSIM as published, {pattern} lines",
+            f"{pattern.capitalize()} lines, by the thesis's masked metrics, as its code computed them: set "
+            "to 0 up to 5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
+            "reconstruction alone. They are for comparison with its figures only.",
+            "plot",
+        )
+        sections += [masked, plain] if settings.metrics_first == MASKED else [plain, masked]
     return sections
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,10 +29,10 @@ from sbim_deploy.experiment.scans import (
     undersample,
 )
 from sbim_deploy.experiment.scores import masked_scores
-from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.settings import ExperimentSettings, Levels
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.folder import Model, load_model
+from sbim_deploy.models.folder import Model, NoiseLevels, load_model
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
@@ -78,7 +78,7 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     versions = {name: PEERS[name].version() for name in settings.peers}
     left_out = tuple(name for name, version in versions.items() if version is None)
     _announce(left_out, settings.baseline, progress)
-    model = load_model(settings.model)
+    model = _with_levels(load_model(settings.model), settings.levels)
     samplers = {
         method.name: Reconstructor(
             model, method.choice, settings.seed, threads=settings.threads, samples=method.samples
@@ -191,6 +191,18 @@ def _tune_peers(
         progress.said(f"{name}: weight {tuned.weight:g} at {setting.pattern} R = {setting.acceleration:g}")
 
 
+def _with_levels(model: Model, levels: Levels | None) -> Model:
+    """Return the model with other noise levels, for the samplers to lay their steps on."""
+    if levels is None:
+        return model
+    manifest = replace(
+        model.manifest,
+        noise_levels=NoiseLevels(levels.sigma_begin, levels.sigma_end, levels.n_levels),
+        sampling=replace(model.manifest.sampling, start_level=levels.start_level),
+    )
+    return replace(model, manifest=manifest)
+
+
 def _announce(left_out: tuple[str, ...], baseline: str, progress: Progress) -> None:
     for name in left_out:
         way_out = f"it is not installed: {PEERS[name].install}"
@@ -233,7 +245,7 @@ def _identity(
     settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
 ) -> dict[str, Any]:
     """Return what decides the results. A run goes on only with the same, but methods may be added."""
-    decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline"} | {
+    decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline", "metrics_first"} | {
         *("accelerations", "patterns", "slices", "shown_slices")
     }
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}

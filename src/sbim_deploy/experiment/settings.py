@@ -20,6 +20,7 @@ from sbim_deploy.samplers.choice import SamplerChoice, find_preset
 
 EXTRA = "experiment"
 ESTIMATED, TRUE = "estimated", "true"
+MASKED = "masked"
 WAY_OUT = "docs/experiments.md says what an experiment holds"
 
 # Names become parts of file names.
@@ -63,13 +64,27 @@ class Simulation:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """Geometric noise levels that the samplers take in place of the model's, and where Langevin begins.
+
+    A network that divides its output by sigma takes any level; how well it knows it is another matter.
+    """
+
+    sigma_begin: Positive
+    sigma_end: Positive
+    n_levels: Annotated[int, whole(2, 100_000)]
+    start_level: Natural = 0
+
+
+@dataclass(frozen=True)
 class ExperimentSettings:
     """An experiment.
 
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
     from; ``slices`` and ``tuning_slices`` are indices into the simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of the first file. ``threads`` are those of every method.
+    of the first file. ``threads`` are those of every method. ``levels`` None are the model's.
+    ``metrics_first`` are the metrics that the page begins with.
     """
 
     title: Text
@@ -84,7 +99,9 @@ class ExperimentSettings:
     patterns: Annotated[tuple[str, ...], AtLeastOne] = ("equispaced",)
     peers: tuple[str, ...] = tuple(PEERS)
     model: Path = Path(DEMO)
+    levels: Levels | None = None
     maps: Literal["estimated", "true"] = "estimated"
+    metrics_first: Literal["plain", "masked"] = "plain"
     seed: Natural = 0
     threads: Annotated[int, whole(1, 1024)] = 1
 
@@ -152,6 +169,10 @@ class _MethodEntry:
     schedule: Text | None = None
     start_sigma: Positive | None = None
     prior_weight: NonNegative | None = None
+    langevin_step: Positive | None = None
+    corrector_step_from: Text | None = None
+    denoising: Text | None = None
+    published: bool | None = None
     preset: Text | None = None
     samples: Annotated[int, whole(1, 1000)] | None = None
     name: Name | None = None

@@ -26,7 +26,6 @@ METHODS = ("method ", "peer ")
 ANOTHER_FOLDER = "name another folder"
 
 METRICS = ("psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim")
-COMPARED = METRICS[:3]
 
 
 @dataclass(frozen=True)
@@ -241,17 +240,15 @@ def write_summary(path: Path, lines: Sequence[Line]) -> None:
     header = ["pattern", "acceleration", "effective_acceleration", "method", "slices"]
     for metric in METRICS:
         header += [f"{metric}_mean", f"{metric}_sd"]
-        if metric in COMPARED:
-            header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
+        header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
     writer.writerow([*header, "residual", "seconds"])
     for line in lines:
         cells: list[object] = [line.setting.pattern, _cell(line.setting.acceleration)]
         cells += [_cell(line.effective_acceleration), line.method, line.n_slices]
-        for metric, score in line.scores.items():
+        for score in line.scores.values():
             cells += [_cell(score.mean.mean), _cell(score.deviation)]
-            if metric in COMPARED:
-                d = score.difference
-                cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
+            d = score.difference
+            cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
         writer.writerow([*cells, _cell(line.residual), _cell(line.seconds)])
     with replacing(path) as temporary:
         temporary.write_text(written.getvalue(), encoding="utf-8", newline="")
@@ -303,7 +300,7 @@ def _summary_line(key: tuple[Setting, str], group: list[Result], base: list[Resu
     for metric in METRICS:
         values = [float(getattr(each, metric)) for each in group]
         differences = [value - float(getattr(each, metric)) for value, each in zip(values, base, strict=True)]
-        difference = mean_interval(differences) if method != baseline and metric in COMPARED else None
+        difference = mean_interval(differences) if method != baseline else None
         scores[metric] = Score(mean_interval(values), standard_deviation(values), difference)
     effective, residual, seconds = (
         float(np.mean([getattr(each, name) for each in group]))
