@@ -201,7 +201,7 @@ def parse_undersampling(text: str | None, convention: str = "centred") -> Unders
 
     if text is None:
         if convention != "centred":
-            raise InputError(f"--mask-convention {convention} is of --undersample: leave it out, or give both")
+            raise InputError(f"--mask-convention {convention} is of --undersample: give both, or neither")
         return None
     pattern, _, acceleration = text.partition(":")
     try:
