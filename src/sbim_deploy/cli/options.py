@@ -36,6 +36,9 @@ Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one tha
 Url = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The server's gRPC, for triton and triton-trt.")
 ]
+MaskConvention = Annotated[
+    str, typer.Option(help="Where the fully sampled centre begins if its width is odd: centred or published.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
 
 
@@ -192,15 +195,17 @@ def parse_slices(text: str | None) -> tuple[int, int] | None:
     return int(start), int(stop)
 
 
-def parse_undersampling(text: str | None) -> Undersampling | None:
+def parse_undersampling(text: str | None, convention: str = "centred") -> Undersampling | None:
     """Return the lines to take away that ``--undersample PATTERN:R`` says, or None where it is not given."""
     from sbim_deploy.runs.settings import Undersampling
 
     if text is None:
+        if convention != "centred":
+            raise InputError(f"--mask-convention {convention} is of --undersample: give both, or neither")
         return None
     pattern, _, acceleration = text.partition(":")
     try:
-        return Undersampling(pattern, float(acceleration))
+        return Undersampling(pattern, float(acceleration), convention)
     except ValueError as error:
         raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error
 

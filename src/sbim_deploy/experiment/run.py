@@ -105,14 +105,14 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     return Finished(store, identity, methods, left_out, calls)
 
 
-def tune(name: str, setting: Setting, slices: Sequence[FullSlice], seed: int, threads: int) -> Tuned:
+def tune(name: str, setting: Setting, slices: Sequence[FullSlice], settings: ExperimentSettings) -> Tuned:
     """Return the weight of a peer's grid that has the least mean NRMSE over the tuning slices."""
     peer = PEERS[name]
-    problems = [undersample(full, setting, seed) for full in slices]
+    problems = [undersample(full, setting, settings) for full in slices]
     means = []
     for weight in peer.weights:
         images = [
-            np.abs(centre_crop(peer.solve(problem, weight, threads), problem.image_shape))
+            np.abs(centre_crop(peer.solve(problem, weight, settings.threads), problem.image_shape))
             for problem in problems
         ]
         scores = [nrmse(image, full.reference) for image, full in zip(images, slices, strict=True)]
@@ -130,7 +130,7 @@ def _run_slice(
     store: Store,
     progress: Progress,
 ) -> None:
-    problem = undersample(full, setting, settings.seed)
+    problem = undersample(full, setting, settings)
     for key in keys:
         before = time.perf_counter()
         image, residual = solvers[key.method](problem, setting)
@@ -186,7 +186,7 @@ def _tune_peers(
         return
     slices = list(full_slices(settings, settings.tuning_slices))
     for setting, name in wanted:
-        tuned = tune(name, setting, slices, settings.seed, settings.threads)
+        tuned = tune(name, setting, slices, settings)
         store.add_tuned(tuned)
         progress.said(f"{name}: weight {tuned.weight:g} at {setting.pattern} R = {setting.acceleration:g}")
 
@@ -219,7 +219,7 @@ def _check_scans(settings: ExperimentSettings) -> None:
         first = first or full
     if first is not None:
         for setting in all_settings(settings):
-            undersample(first, setting, settings.seed)
+            undersample(first, setting, settings)
 
 
 def _keys(settings: ExperimentSettings, methods: tuple[str, ...]) -> list[Key]:

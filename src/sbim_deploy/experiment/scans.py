@@ -88,14 +88,20 @@ def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice
         return FullSlice(scan, index, file.read_slice(index), maps, reference_magnitude(file, index, shape))
 
 
-def undersample(full: FullSlice, setting: Setting, seed: int) -> SliceProblem:
+def undersample(full: FullSlice, setting: Setting, settings: ExperimentSettings) -> SliceProblem:
     """Take lines away from a slice, and prepare it as ``recon`` does.
 
     Raises:
         InputError: more acceleration than there are lines, or too few calibration lines for the maps.
     """
     try:
-        mask = line_mask(full.kspace.shape[-1], setting.acceleration, setting.pattern, seed=seed)
+        mask = line_mask(
+            full.kspace.shape[-1],
+            setting.acceleration,
+            setting.pattern,
+            seed=settings.seed,
+            convention=settings.mask_convention,
+        )
     except ValueError as error:
         raise InputError(f"{full.scan}: cannot undersample: {error}") from error
     shape = (full.reference.shape[0], full.reference.shape[1])

@@ -97,6 +97,7 @@ class ExperimentSettings:
     kspace: tuple[Path, ...] = ()
     shown_slices: tuple[Natural, ...] = ()
     patterns: Annotated[tuple[str, ...], AtLeastOne] = ("equispaced",)
+    mask_convention: Literal["centred", "published"] = "centred"
     peers: tuple[str, ...] = tuple(PEERS)
     model: Path = Path(DEMO)
     levels: Levels | None = None

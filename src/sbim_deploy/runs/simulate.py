@@ -16,7 +16,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
-from sbim_deploy.mri.masks import PATTERNS, effective_acceleration, line_mask
+from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS, effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
@@ -42,6 +42,7 @@ class SimulateSettings:
     noise: float = 0.01
     seed: int = 0
     phantom: str = "brain"
+    mask_convention: str = CENTRED
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,7 +57,11 @@ class SimulateSettings:
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
-        names = {"pattern": (self.pattern, PATTERNS), "phantom": (self.phantom, PHANTOMS)}
+        names = {
+            "pattern": (self.pattern, PATTERNS),
+            "phantom": (self.phantom, PHANTOMS),
+            "mask convention": (self.mask_convention, MASK_CONVENTIONS),
+        }
         for name, (choice, known) in names.items():
             if choice not in known:
                 raise InputError(f"unknown {name} {choice!r}: expected one of {', '.join(known)}")
@@ -70,7 +75,13 @@ def simulate_file(
     Raises:
         InputError: the file cannot be written.
     """
-    mask = line_mask(settings.size, settings.acceleration, settings.pattern, seed=settings.seed)
+    mask = line_mask(
+        settings.size,
+        settings.acceleration,
+        settings.pattern,
+        seed=settings.seed,
+        convention=settings.mask_convention,
+    )
     voxel = FIELD_OF_VIEW_MM / settings.size
     provenance = {"software": {"sbim-deploy": __version__}, "simulate": asdict(settings)}
     write_kspace(
