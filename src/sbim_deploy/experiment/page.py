@@ -95,11 +95,7 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     for name in finished.methods:
         if name in choices:
             given = [f"{finished.n_calls[name]} network calls"]
-            given += [
-                f"{key.replace('_', ' ')} {value}"
-                for key, value in choices[name].items()
-                if value is not None
-            ]
+            given += [f"{key.replace('_', ' ')} {value}" for key, value in choices[name].items()]
         else:
             given = [finished.identity[f"peer {name}"]]
             if PEERS[name].weights:

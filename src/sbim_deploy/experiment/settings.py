@@ -49,9 +49,10 @@ class Method:
             raise InputError(f"name is {self.name!r}, which is a peer's: choose another")
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides its images: the sampler's name first, and None where it is a default."""
+        """Return what decides its images, the sampler's name first, without what is a default."""
         chosen = asdict(self.choice)
-        return {"sampler": chosen.pop("name"), **chosen, "samples": self.samples}
+        given = {"sampler": chosen.pop("name"), **chosen, "samples": self.samples}
+        return {name: value for name, value in given.items() if value not in (None, False)}
 
 
 @dataclass(frozen=True)
