@@ -15,6 +15,7 @@ def test_the_shipped_experiments_are_read():
     thesis = read_settings(EXPERIMENTS / "thesis.yaml")
     assert thesis.accelerations == (2, 3, 6, 8, 12)
     assert len(thesis.slices) == 16
+    assert thesis.mask_convention == "published"
     assert (thesis.maps, thesis.metrics_first) == ("true", "masked")
     prior = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
     assert thesis.levels == Levels(prior.sigma_begin, prior.sigma_end, prior.n_levels, prior.start_level)
@@ -65,6 +66,7 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"methods": [{"sampler": "dds", "name": "bart-l1"}]}, "which is a peer's"),
         ({"baseline": "sbm"}, "baseline has 'sbm': expected one of dds, sbim, zero-filled, bart-l1"),
         ({"patterns": ["radial"]}, "patterns has 'radial'"),
+        ({"mask_convention": "jalal"}, "mask_convention is 'jalal', expected 'centred' or 'published'"),
         ({"peers": ["grappa"]}, "peers has 'grappa'"),
         ({"maps": "guessed"}, "maps is 'guessed', expected 'estimated' or 'true'"),
         ({"seed": -1}, "seed is -1, expected a whole number"),
