@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import (
+    SIGMAS_KEY,
     Checkpoint,
     NetworkConfig,
     architecture_of,
@@ -27,6 +28,7 @@ from sbim_deploy.export.checkpoint import (
 )
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
+from sbim_deploy.samplers.schedules import geometric
 from sbim_deploy.training.brains import held_out_pool, training_pool
 from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss, to_channels, training_batch
 from sbim_deploy.training.settings import TrainSettings
@@ -106,7 +108,7 @@ def train(
             on_progress(run.step, float(np.mean(losses)), held_out_mean)
             losses.clear()
         if run.step % settings.checkpoint_interval == 0 or done >= 1:
-            _save(run, settings, output_dir / CHECKPOINT_NAME)
+            _save(run, config, settings, output_dir / CHECKPOINT_NAME)
             plot_log(log, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
 
@@ -267,9 +269,12 @@ def _train_step(
     return loss.item()
 
 
-def _save(run: _Run, settings: TrainSettings, path: Path) -> None:
+def _save(run: _Run, config: NetworkConfig, settings: TrainSettings, path: Path) -> None:
     epoch = run.step * settings.batch // settings.pool_size
-    raw, ema = run.network.state_dict(), run.shadow.state_dict()
+    # NCSNv2's own classes keep the levels in a buffer, and load a checkpoint without it only on request.
+    levels = geometric(config.sigma_begin, config.sigma_end, config.n_levels)
+    raw = {**run.network.state_dict(), SIGMAS_KEY: torch.from_numpy(levels).float()}
+    ema = run.shadow.state_dict()
     optimizer = run.optimizer.state_dict()
     if run.scaler.is_enabled():
         optimizer[SCALER_KEY] = run.scaler.state_dict()
