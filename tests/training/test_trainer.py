@@ -10,7 +10,9 @@ from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.documents import convert
+from sbim_deploy.samplers.schedules import geometric
 from sbim_deploy.training import trainer
+from sbim_deploy.training.dsm import dsm_loss
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.trainer import train
 
@@ -186,6 +188,23 @@ def test_the_log_has_a_column_for_each_level(tmp_path, start):
     assert header[-1] == "sigma_3"
     assert [row[0] for row in rows] == ["0", "2", "3"]
     assert all(len(row) == N_LOG_HEADER for row in rows)
+
+
+def test_the_draw_of_the_levels_is_the_one_that_the_settings_name(tmp_path, start, monkeypatch):
+    seen = []
+
+    def loss(score, images, sigmas, noise):
+        seen.extend(sigmas.tolist())
+        return dsm_loss(score, images, sigmas, noise)
+
+    monkeypatch.setattr(trainer, "dsm_loss", loss)
+    levels = set(geometric(3.0, 0.1, 10).astype(np.float32).tolist())
+    train(CONFIG, settings(levels="uniform"), tmp_path / "uniform", start)
+    assert len(seen) == 8
+    assert set(seen) <= levels
+    seen.clear()
+    train(CONFIG, settings(), tmp_path / "detail", start)
+    assert not set(seen) & levels
 
 
 def test_minutes_end_a_run(tmp_path, start):

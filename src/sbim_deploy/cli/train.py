@@ -24,6 +24,9 @@ def train(
     ] = False,
     iterations: Annotated[int | None, typer.Option(help="How long: optimiser steps from the start.")] = None,
     minutes: Annotated[float | None, typer.Option(help="How long: minutes from now.")] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Draw of noise levels: uniform over those of the YAML, or detail.")
+    ] = None,
     size: Annotated[list[int] | None, typer.Option(help="Rows and columns; give several to mix.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, at the first size.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam at the start; falls to zero.")] = None,
@@ -49,6 +52,7 @@ def train(
     overrides = {
         "iterations": iterations,
         "minutes": minutes,
+        "levels": levels,
         "sizes": size or None,
         "batch": batch,
         "learning_rate": learning_rate,

@@ -26,10 +26,14 @@ class TrainSettings:
     the first can be resumed to the bit. The intervals are in steps. Each step takes one of ``sizes``:
     ``batch`` images of the first, as many pixels of the others. ``precision`` fp16 runs the convolutions
     in half precision with a scaled loss; the weights and the norms stay in FP32.
+
+    ``levels`` says how noise levels are drawn: ``uniform`` over the L of the config, or ``detail``, which is
+    log-uniform between its largest and its smallest, with most of them below 3.
     """
 
     iterations: Count | None = None
     minutes: Positive | None = None
+    levels: Literal["detail", "uniform"] = "detail"
     sizes: Sizes = (128,)
     batch: Count = 16
     learning_rate: Positive = 3e-4

@@ -28,9 +28,18 @@ from sbim_deploy.export.checkpoint import (
 )
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.samplers.schedules import geometric
+from sbim_deploy.samplers.schedules import Sigmas, geometric
 from sbim_deploy.training.brains import held_out_pool, training_pool
-from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss, to_channels, training_batch
+from sbim_deploy.training.dsm import (
+    LevelDraw,
+    Score,
+    detail_draw,
+    dsm_loss,
+    held_out_loss,
+    to_channels,
+    training_batch,
+    uniform_draw,
+)
 from sbim_deploy.training.settings import TrainSettings
 
 NEW_ARCHITECTURE = "NCSNv2Deepest"
@@ -75,6 +84,9 @@ def train(
         SbimDeployError: the loss or its gradient is not finite.
     """
     run = _begin(config, settings, start)
+    levels = geometric(config.sigma_begin, config.sigma_end, config.n_levels)
+    uniform = settings.levels == "uniform"
+    draw_sigmas = uniform_draw(levels) if uniform else detail_draw(config.sigma_begin, config.sigma_end)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,7 +110,7 @@ def train(
     losses: list[float] = []
     done = _progress(run, settings)
     while done < 1:
-        losses.append(_train_step(run, score, pools, config, settings, done))
+        losses.append(_train_step(run, score, pools, draw_sigmas, settings, done))
         run.step += 1
         done = _progress(run, settings)
         held_out_mean = None
@@ -108,7 +120,7 @@ def train(
             on_progress(run.step, float(np.mean(losses)), held_out_mean)
             losses.clear()
         if run.step % settings.checkpoint_interval == 0 or done >= 1:
-            _save(run, config, settings, output_dir / CHECKPOINT_NAME)
+            _save(run, levels, settings, output_dir / CHECKPOINT_NAME)
             plot_log(log, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
 
@@ -240,14 +252,13 @@ def _train_step(
     run: _Run,
     score: Score,
     pools: Sequence[Tensor],
-    config: NetworkConfig,
+    draw_sigmas: LevelDraw,
     settings: TrainSettings,
     done: float,
 ) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    sigma_range = (config.sigma_begin, config.sigma_end)
-    images, sigmas, noise = training_batch(pools, settings.batch, sigma_range, settings.seed, run.step)
+    images, sigmas, noise = training_batch(pools, settings.batch, draw_sigmas, settings.seed, run.step)
     run.optimizer.zero_grad()
     half = run.scaler.is_enabled()
     with torch.autocast(images.device.type, torch.float16, enabled=half):
@@ -269,10 +280,9 @@ def _train_step(
     return loss.item()
 
 
-def _save(run: _Run, config: NetworkConfig, settings: TrainSettings, path: Path) -> None:
+def _save(run: _Run, levels: Sigmas, settings: TrainSettings, path: Path) -> None:
     epoch = run.step * settings.batch // settings.pool_size
     # NCSNv2's own classes keep the levels in a buffer, and load a checkpoint without it only on request.
-    levels = geometric(config.sigma_begin, config.sigma_end, config.n_levels)
     raw = {**run.network.state_dict(), SIGMAS_KEY: torch.from_numpy(levels).float()}
     ema = run.shadow.state_dict()
     optimizer = run.optimizer.state_dict()
