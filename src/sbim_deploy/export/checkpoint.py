@@ -24,6 +24,7 @@ from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, conv
 from sbim_deploy.models.folder import Levels, NoiseLevels
 
 UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+UNET_PARAMETER = "conv_in.weight"  # which no NCSNv2 has
 SIGMAS_KEY = "sigmas"
 CHECK = "check that it is the config of this network"
 
@@ -248,6 +249,11 @@ def check_weights(
 
 def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:
     """Name the member of the family that has these stages."""
+    if UNET_PARAMETER in weights:
+        raise InputError(
+            f"{source}: holds a UNet2DModel, expected an NCSNv2; train writes the former for export into the "
+            "folder pipeline beside the checkpoint: name that"
+        )
     stages = {name.split(".")[0] for name in weights if name.startswith("res")}
     for name, architecture in ARCHITECTURES.items():
         if stages == {stage.name for stage in architecture.stages}:
