@@ -36,6 +36,8 @@ def test_without_a_recipe_the_options_are_the_settings(tmp_path):
         ({"iterations": 5, "sizes": 128}, "sizes is 128, expected a list"),
         ({"iterations": 5, "sizes": [64, 0]}, r"sizes\[1\] is 0, expected a whole number of at least 1"),
         ({"iterations": 5, "precision": "fp8"}, "precision is 'fp8', expected 'fp32' or 'fp16'"),
+        ({"iterations": 5, "levels": "linear"}, "levels is 'linear', expected 'detail' or 'uniform'"),
+        ({"iterations": 5, "schedule": "cosine"}, "schedule is 'cosine', expected 've' or 'vp'"),
         ({"minutes": float("inf")}, "minutes is inf, expected a finite number above 0"),
         ([1], "expected a mapping"),
         ({}, "expected one of them"),

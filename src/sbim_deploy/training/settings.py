@@ -16,6 +16,7 @@ Sizes = Annotated[
     tuple[Count, ...], Meta(min_length=1, extra={"expected": "a list of whole numbers of at least 1"})
 ]
 Rate = Annotated[float, Meta(ge=0, lt=1, extra={"expected": "a number of 0 or more, and less than 1"})]
+Schedule = Literal["ve", "vp"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,17 @@ class TrainSettings:
     the first can be resumed to the bit. The intervals are in steps. Each step takes one of ``sizes``:
     ``batch`` images of the first, as many pixels of the others. ``precision`` fp16 runs the convolutions
     in half precision with a scaled loss; the weights and the norms stay in FP32.
+
+    ``schedule`` ve (variance exploding) trains an NCSNv2 on the config's levels, vp (variance preserving) a
+    UNet on DDPM's. ``levels`` says how noise levels are drawn: ``uniform`` over those of the schedule, or
+    ``detail``, which is log-uniform between its largest and its smallest, with most of them below 3; None is
+    detail for ve and uniform for vp.
     """
 
     iterations: Count | None = None
     minutes: Positive | None = None
+    schedule: Schedule = "ve"
+    levels: Literal["detail", "uniform"] | None = None
     sizes: Sizes = (128,)
     batch: Count = 16
     learning_rate: Positive = 3e-4
