@@ -30,6 +30,9 @@ def test_n_steps_are_n_steps(name):
         ({"name": "sbim", "guidance": "both"}, "unknown guidance 'both': expected one of norm-matched, like"),
         ({"name": "sbim", "prior_weight": 1.0}, "sbim has no prior weight"),
         ({"prior_weight": -1.0}, "prior weight is -1"),
+        ({"name": "sbim", "eta": 0.5}, "sbim has no eta: leave it out, or use ddim"),
+        ({"name": "ddim", "eta": 1.5}, "eta is 1.5: expected 0 to 1"),
+        ({"name": "ddim", "eta": float("nan")}, "eta is nan: expected 0 to 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear': expected one of geometric, karras"),
         ({"start_sigma": 0.0}, "start sigma is 0: expected a finite number above 0"),
     ],
@@ -60,6 +63,14 @@ def test_likelihood_guidance_takes_the_place_of_matched_norms():
     assert [(step.data_weight, step.likelihood_weight) for step in matched] == [(5.0, 0.0)] * 4 + [(0.0, 0.0)]
     assert [(step.data_weight, step.likelihood_weight) for step in likely] == [(0.0, 1.0)] * 4 + [(0.0, 0.0)]
     assert [step.step_size for step in likely] == [step.step_size for step in matched]
+
+
+def test_eta_is_that_of_ddims_plan():
+    fresh = make_plan(SamplerChoice("ddim", steps=4, eta=1.0), PUBLISHED).steps
+    ancestral = make_plan(SamplerChoice("reverse-diffusion", steps=4), PUBLISHED).steps
+    assert [step.noise_scale for step in fresh] == pytest.approx([step.noise_scale for step in ancestral])
+    still = make_plan(SamplerChoice("ddim", steps=4, eta=0.0), PUBLISHED)
+    assert still == make_plan(SamplerChoice("ddim", steps=4), PUBLISHED)
 
 
 def test_more_steps_than_levels_is_refused():

@@ -48,6 +48,7 @@ class SamplerChoice:
     ``data_weight`` is that of the ``guidance``. ``schedule`` lays the levels between the first and the last;
     with ``start_sigma`` they begin there, with the image of the measured data under noise of that level.
     ``prior_weight`` is w in the weight w (sigma_y / sigma)^2 of the denoised image in ``dds``.
+    ``eta``, 0 to 1, is how fresh the noise of ``ddim`` is: from none to that of ``reverse-diffusion``.
     """
 
     name: str = DEFAULT_SAMPLER
@@ -58,6 +59,7 @@ class SamplerChoice:
     schedule: str | None = None
     start_sigma: float | None = None
     prior_weight: float | None = None
+    eta: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown name, numbers out of range, and numbers that the sampler would ignore."""
@@ -72,6 +74,8 @@ class SamplerChoice:
                 raise InputError(f"{name} is {value:g}: expected a finite number, 0 or more")
         if self.start_sigma is not None and not 0 < self.start_sigma < math.inf:
             raise InputError(f"start sigma is {self.start_sigma:g}: expected a finite number above 0")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise InputError(f"eta is {self.eta:g}: expected 0 to 1")
         for name, given, known in (
             ("guidance", self.guidance, GUIDANCES),
             ("schedule", self.schedule, tuple(SCHEDULES)),
@@ -90,6 +94,8 @@ class SamplerChoice:
                 raise InputError(f"{self.name} has no {what}, it solves for the data: leave it out")
         if self.prior_weight is not None and sampler.is_guided:
             raise InputError(f"{self.name} has no prior weight: leave it out, or use dds")
+        if self.eta is not None and self.name != "ddim":
+            raise InputError(f"{self.name} has no eta: leave it out, or use ddim")
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,10 @@ def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
         own = 1.0 if choice.guidance == LIKELIHOOD else prior.data_weight
         weight = own if choice.data_weight is None else choice.data_weight
     corrector_steps = choice.corrector_steps or sampler.corrector_steps or prior.n_steps_each
-    plan = sampler.plan(sigmas, weight, prior.step_lr, corrector_steps)
+    if choice.eta is not None:
+        plan = plans.ddim(sigmas, weight, choice.eta)
+    else:
+        plan = sampler.plan(sigmas, weight, prior.step_lr, corrector_steps)
     if choice.guidance == LIKELIHOOD:
         plan = _guided_by_likelihood(plan)
     if choice.start_sigma is not None:
