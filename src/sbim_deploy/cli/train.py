@@ -27,6 +27,9 @@ def train(
     schedule: Annotated[
         str | None, typer.Option(help="ve: an NCSNv2; vp: a UNet on DDPM's variance-preserving schedule.")
     ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="dsm: denoising score matching; ssm: sliced, slower.")
+    ] = None,
     levels: Annotated[
         str | None, typer.Option(help="Draw of noise levels: uniform over the schedule's, or detail.")
     ] = None,
@@ -56,6 +59,7 @@ def train(
         "iterations": iterations,
         "minutes": minutes,
         "schedule": schedule,
+        "objective": objective,
         "levels": levels,
         "sizes": size or None,
         "batch": batch,

@@ -82,9 +82,9 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.where(conjugate, moved.conj(), moved) * torch.polar(torch.ones_like(phase), phase)
 
 
-def draw_noise(shape: torch.Size, device: torch.device, seed: int, step: int) -> Tensor:
-    """Draw standard Gaussian noise of ``shape`` on ``device``."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+def draw_noise(shape: torch.Size, device: torch.device, *key: int) -> Tensor:
+    """Draw standard Gaussian noise of ``shape`` on ``device``, a function of ``key``: a seed and a step."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     generator = torch.Generator(device).manual_seed(int(state[0]))
     return torch.randn(shape, generator=generator, device=device)
 

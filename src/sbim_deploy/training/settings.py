@@ -32,11 +32,15 @@ class TrainSettings:
     UNet on DDPM's. ``levels`` says how noise levels are drawn: ``uniform`` over those of the schedule, or
     ``detail``, which is log-uniform between its largest and its smallest, with most of them below 3; None is
     detail for ve and uniform for vp.
+
+    ``objective`` is denoising score matching (dsm) or sliced score matching (ssm), whose second derivatives
+    neither half precision nor PyTorch's compiler takes: ``compile`` None compiles for dsm alone.
     """
 
     iterations: Count | None = None
     minutes: Positive | None = None
     schedule: Schedule = "ve"
+    objective: Literal["dsm", "ssm"] = "dsm"
     levels: Literal["detail", "uniform"] | None = None
     sizes: Sizes = (128,)
     batch: Count = 16
@@ -47,17 +51,21 @@ class TrainSettings:
     seed: Natural = 0
     device: str = "cpu"
     precision: Literal["fp32", "fp16"] = "fp32"
-    compile: bool = True
+    compile: bool | None = None
     log_interval: Count = 50
     held_out_interval: Count = 1000
     checkpoint_interval: Count = 1000
 
     def __post_init__(self) -> None:
-        """Refuse two answers, or none, to the question of how long."""
+        """Refuse two answers, or none, to the question of how long, and what has no second derivatives."""
         if (self.iterations is None) == (self.minutes is None):
             raise InputError(
                 f"iterations is {self.iterations} and minutes {self.minutes}: expected one of them"
             )
+        if self.objective == "ssm" and self.precision != "fp32":
+            raise InputError(f"objective is ssm and precision {self.precision}: expected fp32, or dsm")
+        if self.objective == "ssm" and self.compile:
+            raise InputError("objective is ssm and compile is true: expected false, or dsm")
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:

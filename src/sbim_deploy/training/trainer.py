@@ -25,6 +25,7 @@ from sbim_deploy.training.dsm import (
     LevelDraw,
     Score,
     detail_draw,
+    draw_noise,
     dsm_loss,
     held_out_loss,
     to_channels,
@@ -33,6 +34,7 @@ from sbim_deploy.training.dsm import (
 )
 from sbim_deploy.training.networks import CHECKPOINT_NAME, START, Kind, kind_of
 from sbim_deploy.training.settings import TrainSettings
+from sbim_deploy.training.ssm import ssm_loss
 
 LOG_NAME = "held_out.csv"
 PLOT_NAME = "held_out.png"
@@ -89,7 +91,8 @@ def train(
     held_out = to_channels(torch.from_numpy(held_out_pool(N_HELD_OUT, settings.sizes[0]))).to(device)
     pools = [torch.from_numpy(training_pool(settings.pool_size, size)).to(device) for size in settings.sizes]
     eager, averaged = (kind.score(network).to(device) for network in (run.network, run.shadow))
-    score = _compiled(eager, held_out[: settings.batch]) if settings.compile else eager
+    compiles = settings.objective == "dsm" if settings.compile is None else settings.compile
+    score = _compiled(eager, held_out[: settings.batch]) if compiles else eager
 
     def measure() -> float:
         by_sigma = held_out_loss(averaged, held_out, sigmas, HELD_OUT_SEED)
@@ -257,7 +260,11 @@ def _train_step(
     run.optimizer.zero_grad()
     half = run.scaler.is_enabled()
     with torch.autocast(images.device.type, torch.float16, enabled=half):
-        loss = dsm_loss(score, images, sigmas, noise).mean()
+        if settings.objective == "ssm":
+            directions = draw_noise(noise.shape, noise.device, settings.seed, run.step, 1).sign()
+            loss = ssm_loss(score, images, sigmas, noise, directions).mean()
+        else:
+            loss = dsm_loss(score, images, sigmas, noise).mean()
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     run.scaler.unscale_(run.optimizer)
     norm = clip_grad_norm_(run.network.parameters(), settings.gradient_clip)
