@@ -35,6 +35,9 @@ def test_n_steps_are_n_steps(name):
         ({"name": "sbim", "guidance": "both"}, "unknown guidance 'both': expected one of norm-matched, like"),
         ({"name": "sbim", "prior_weight": 1.0}, "sbim has no prior weight"),
         ({"prior_weight": -1.0}, "prior weight is -1"),
+        ({"name": "sbim", "eta": 0.5}, "sbim has no eta: leave it out, or use ddim"),
+        ({"name": "ddim", "eta": 1.5}, "eta is 1.5: expected 0 to 1"),
+        ({"name": "ddim", "eta": float("nan")}, "eta is nan: expected 0 to 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear': expected one of geometric, karras"),
         ({"name": "sbim-ld", "langevin_step": 0.0}, "langevin step is 0: expected a finite number above 0"),
         (
@@ -155,6 +158,14 @@ def test_a_langevin_step_that_no_number_of_steps_mends_is_refused():
 def test_the_presets_are_stable_on_the_published_levels():
     for preset in PRESETS.values():
         assert largest_langevin_step(make_plan(preset.choice, PUBLISHED)) < 2
+
+
+def test_eta_is_that_of_ddims_plan():
+    fresh = make_plan(SamplerChoice("ddim", steps=4, eta=1.0), PUBLISHED).steps
+    ancestral = make_plan(SamplerChoice("reverse-diffusion", steps=4), PUBLISHED).steps
+    assert [step.noise_scale for step in fresh] == pytest.approx([step.noise_scale for step in ancestral])
+    still = make_plan(SamplerChoice("ddim", steps=4, eta=0.0), PUBLISHED)
+    assert still == make_plan(SamplerChoice("ddim", steps=4), PUBLISHED)
 
 
 def test_more_steps_than_levels_is_refused():

@@ -57,6 +57,24 @@ def test_ddim_is_sbim_without_the_square_root():
         assert exact.step_size == pytest.approx(published.step_size * math.sqrt(1 + exact.sigma**2))
 
 
+def test_ddim_with_eta_1_is_reverse_diffusion():
+    for ours, ancestral in zip(
+        plans.ddim(SIGMAS, 5.0, eta=1.0).steps, plans.reverse_diffusion(SIGMAS, 5.0).steps, strict=True
+    ):
+        assert ours.step_size == pytest.approx(ancestral.step_size, rel=1e-14)
+        assert ours.noise_scale == pytest.approx(ancestral.noise_scale, rel=1e-14)
+        assert (ours.sigma, ours.data_weight) == (ancestral.sigma, ancestral.data_weight)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_keeps_the_level_of_the_noise_and_renews_a_share_of_it(eta):
+    # x = x0 + sigma_t z has the score -z / sigma_t: what is left of z and what is fresh make sigma_{t-1}.
+    for step, low in zip(plans.ddim(SIGMAS, 0.0, eta).steps, SIGMAS[1:], strict=False):
+        kept = step.sigma - step.step_size / step.sigma
+        assert math.hypot(kept, step.noise_scale) == pytest.approx(low)
+        assert step.noise_scale == pytest.approx(eta * low * math.sqrt(1 - (low / step.sigma) ** 2))
+
+
 def test_reverse_diffusion_keeps_the_variance_of_the_process():
     # Under s = -x / sigma_t^2, the exact score of pure noise, the variance becomes sigma_{t-1}^2.
     for step, low in zip(plans.reverse_diffusion(SIGMAS, 0.0).steps, SIGMAS[1:], strict=False):

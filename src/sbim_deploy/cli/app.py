@@ -19,6 +19,7 @@ from sbim_deploy.cli.options import with_groups
 from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
 from sbim_deploy.cli.replay import replay
+from sbim_deploy.cli.sample import sample
 from sbim_deploy.cli.serve import serve
 from sbim_deploy.cli.simulate import simulate
 from sbim_deploy.cli.train import train
@@ -64,6 +65,7 @@ for command in (
     experiment,
     simulate,
     plan,
+    sample,
     info,
     export,
     build,

@@ -128,6 +128,9 @@ class Sampling(ShortSampling):
         str | None,
         typer.Option(help="The level whose sigma^2 that is, for sbim-ld: own (default), or previous."),
     ] = None
+    eta: Annotated[
+        float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")
+    ] = None
     denoising: Annotated[
         str | None, typer.Option(help="The last denoising: by the prior alone (default), or guided by data.")
     ] = None

@@ -228,6 +228,7 @@ class _MethodEntry:
     corrector_step_from: Text | None = None
     denoising: Text | None = None
     published: bool | None = None
+    eta: NonNegative | None = None
     preset: Text | None = None
     samples: Annotated[int, whole(1, 1000)] | None = None
     name: Name | None = None

@@ -1,7 +1,8 @@
-"""A result as a picture: a row for each slice, with the reference and the error where there is one."""
+"""Pictures of what comes out: slices of a result beside reference and error, and a model's own samples."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.pages.panels import Panel, write_montage
 from sbim_deploy.records import NOTICE, FloatArray
+from sbim_deploy.results.provenance import Provenance, SamplesProvenance
 from sbim_deploy.results.result_file import ResultFile, open_result
+from sbim_deploy.results.sample_file import SampleFile, open_samples
 from sbim_deploy.runs.evaluate import reference_magnitude, score
 from sbim_deploy.runs.findings import shown
 
 MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
+MAX_SAMPLES_SHOWN = 64
+SAMPLE_WHITE = 1.15  # of the network's unit: the 99th percentile of an image that it was trained on is 1
 
 
 def write_result_montage(path: Path, result_path: Path, source: KspaceSource) -> None:
@@ -34,6 +39,22 @@ def write_result_montage(path: Path, result_path: Path, source: KspaceSource) ->
             for position in positions
         ]
         write_montage(path, rows, _caption(result))
+
+
+def write_sample_grid(path: Path, samples_path: Path) -> None:
+    """Draw the magnitudes of up to the first 64 samples, all in one window, pixel by pixel.
+
+    Raises:
+        InputError: the file is not what it must be, or the picture cannot be written.
+    """
+    with open_samples(samples_path) as samples:
+        shown = min(samples.n_samples, MAX_SAMPLES_SHOWN)
+        panels = [
+            Panel(np.abs(samples.read_sample(index)), "", (0.0, SAMPLE_WHITE)) for index in range(shown)
+        ]
+        columns = math.ceil(math.sqrt(shown))
+        rows = [panels[first : first + columns] for first in range(0, shown, columns)]
+        write_montage(path, rows, _sample_caption(samples), enlarged=False)
 
 
 def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> list[Panel]:
@@ -69,12 +90,22 @@ def _note(image: FloatArray, reference: FloatArray) -> str:
 def _caption(result: ResultFile) -> str:
     made = result.provenance
     parts = (
-        f"sbim-deploy {shown(made.software.get('sbim-deploy'))}",
-        f"{shown(made.plan.sampler)}, {len(made.plan.rows)} network calls",
-        f"model {shown(made.model.name)}",
-        f"seed {shown(made.seed)}",
+        *_origin(made),
         f"effective acceleration {shown(made.measured.acceleration, '.2f')}",
         f"maps {shown(made.sources('maps'))}",
         NOTICE,
     )
     return "  |  ".join(parts)
+
+
+def _sample_caption(samples: SampleFile) -> str:
+    return "  |  ".join((*_origin(samples.provenance), "samples without data", NOTICE))
+
+
+def _origin(made: Provenance | SamplesProvenance) -> tuple[str, ...]:
+    return (
+        f"sbim-deploy {shown(made.software.get('sbim-deploy'))}",
+        f"{shown(made.plan.sampler)}, {len(made.plan.rows)} network calls",
+        f"model {shown(made.model.name)}",
+        f"seed {shown(made.seed)}",
+    )

@@ -80,20 +80,22 @@ class Panel:
             raise ValueError(f"panel window is {self.window}, expected low < high, both finite")
 
 
-def write_montage(path: Path, rows: Sequence[Sequence[Panel]], caption: str) -> None:
+def write_montage(path: Path, rows: Sequence[Sequence[Panel]], caption: str, enlarged: bool = True) -> None:
     """Write the panels as a grid, all enlarged by one factor, with the caption below.
 
     Args:
         path: the PNG file to write.
         rows: the grid, at least one row of at least one panel; rows may differ in length.
         caption: a text below the grid, wrapped to its width.
+        enlarged: whether small images are enlarged; large ones are reduced in any case.
 
     Raises:
         InputError: the file cannot be written.
     """
     if not rows or not all(rows):
         raise ValueError("the montage has an empty row, expected at least one panel in each")
-    picture = _draw_montage(rows, caption.translate(PLAIN))
+    scale = _common_scale([panel for row in rows for panel in row])
+    picture = _draw_montage(rows, caption.translate(PLAIN), scale if enlarged else min(scale, 1))
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 
@@ -109,8 +111,7 @@ def colour(values: NDArray[np.floating], window: tuple[float, float], colormap: 
     return rgb
 
 
-def _draw_montage(rows: Sequence[Sequence[Panel]], caption: str) -> Image.Image:
-    scale = _common_scale([panel for row in rows for panel in row])
+def _draw_montage(rows: Sequence[Sequence[Panel]], caption: str, scale: float) -> Image.Image:
     cell = max(round(scale * panel.image.shape[1]) for row in rows for panel in row)
     width = 2 * MARGIN + max(map(len, rows)) * (cell + GAP) - GAP
     caption_lines = _wrap(caption, ImageFont.load_default(NOTE_SIZE), width - 2 * MARGIN)

@@ -170,6 +170,30 @@ class Provenance(RunIdentity):
         return ", ".join(sorted(found)) or None
 
 
+@dataclass(frozen=True)
+class SamplesProvenance:
+    """How a model's own samples came about, without data: ``seed`` and the samples' numbers decide the noise.
+
+    The other fields are those of :class:`Provenance`.
+    """
+
+    software: dict[str, str] = field(default_factory=dict)
+    model: ModelRecord = field(default_factory=ModelRecord)
+    backend: str | None = None
+    graph: str | None = None
+    seed: int | None = None
+    plan: PlanRecord = field(default_factory=PlanRecord)
+    created: str | None = None
+    engine: dict[str, str] = field(default_factory=dict)
+    batch: int | None = None
+    seconds: float | None = None
+    notice: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record in JSON's types, in the layout of docs/formats.md."""
+        return asdict(self)
+
+
 def read_record(stored: Mapping[str, Any], kind: type[R]) -> R:
     """Return one of the records above from JSON; a field that is no such value keeps its default."""
     types = get_type_hints(kind)

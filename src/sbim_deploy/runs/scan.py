@@ -250,14 +250,8 @@ def run_provenance(
     notes: Mapping[str, SliceNotes],
 ) -> Provenance:
     """Return how the images of a run came about, for the output."""
-    model = ModelRecord(
-        **vars(identity.model),
-        training_data=manifest.training_data,
-        intended_use=manifest.intended_use,
-        noise_left=dict(manifest.noise_left),
-    )
     return Provenance(
-        **{**vars(identity), "model": model},
+        **{**vars(identity), "model": model_record(identity.model, manifest)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         engine=dict(engine),
         batch=settings.batch,
@@ -265,6 +259,16 @@ def run_provenance(
         timings_s=timings_s,
         notice=NOTICE,
         slice_notes=dict(notes),
+    )
+
+
+def model_record(identity: ModelIdentity, manifest: ModelManifest) -> ModelRecord:
+    """Return a model with what its manifest says of it."""
+    return ModelRecord(
+        **vars(identity),
+        training_data=manifest.training_data,
+        intended_use=manifest.intended_use,
+        noise_left=dict(manifest.noise_left),
     )
 
 

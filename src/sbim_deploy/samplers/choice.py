@@ -59,6 +59,7 @@ class SamplerChoice:
     whether data guide the last step. ``published`` takes what the thesis's code did for what is left None:
     a guided last denoising, a last predictor to 0, corrector steps of the previous level, and three, then
     four Langevin steps a level.
+    ``eta``, 0 to 1, is how fresh the noise of ``ddim`` is: from none to that of ``reverse-diffusion``.
     """
 
     name: str = DEFAULT_SAMPLER
@@ -73,21 +74,13 @@ class SamplerChoice:
     corrector_step_from: str | None = None
     denoising: str | None = None
     published: bool = False
+    eta: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown name, numbers out of range, and numbers that the sampler would ignore."""
         if self.name not in SAMPLERS:
             raise InputError(f"unknown sampler {self.name!r}: expected one of {', '.join(SAMPLERS)}")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps is {self.steps}: expected at least 1")
-        if self.corrector_steps is not None and self.corrector_steps < 1:
-            raise InputError(f"corrector steps is {self.corrector_steps}: expected at least 1")
-        for name, value in (("data weight", self.data_weight), ("prior weight", self.prior_weight)):
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f"{name} is {value:g}: expected a finite number, 0 or more")
-        for name, value in (("start sigma", self.start_sigma), ("langevin step", self.langevin_step)):
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} is {value:g}: expected a finite number above 0")
+        self._check_ranges()
         for name, given, known in (
             ("guidance", self.guidance, GUIDANCES),
             ("schedule", self.schedule, tuple(SCHEDULES)),
@@ -98,6 +91,19 @@ class SamplerChoice:
                 raise InputError(f"unknown {name} {given!r}: expected one of {', '.join(known)}")
         self._check_taken()
 
+    def _check_ranges(self) -> None:
+        for name, count in (("steps", self.steps), ("corrector steps", self.corrector_steps)):
+            if count is not None and count < 1:
+                raise InputError(f"{name} is {count}: expected at least 1")
+        for name, value in (("data weight", self.data_weight), ("prior weight", self.prior_weight)):
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value:g}: expected a finite number, 0 or more")
+        for name, value in (("start sigma", self.start_sigma), ("langevin step", self.langevin_step)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} is {value:g}: expected a finite number above 0")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise InputError(f"eta is {self.eta:g}: expected 0 to 1")
+
     def _check_taken(self) -> None:
         sampler = SAMPLERS[self.name]
         if self.published and (self.schedule is not None or self.start_sigma is not None):
@@ -106,6 +112,7 @@ class SamplerChoice:
             (self.corrector_steps, "corrector steps", [n for n, s in SAMPLERS.items() if s.takes_corrector]),
             (self.langevin_step, "Langevin steps", [n for n, s in SAMPLERS.items() if s.takes_corrector]),
             (self.corrector_step_from, "corrector after a predictor", ["sbim-ld"]),
+            (self.eta, "eta", ["ddim"]),
             (self.denoising, "last denoising", [n for n, s in SAMPLERS.items() if s.denoises]),
             (self.published or None, "published form", [n for n, s in SAMPLERS.items() if s.is_published]),
         ):
@@ -129,7 +136,7 @@ class Sampler:
     """
 
     levels: Callable[[Prior, int, bool], Sigmas]
-    plan: Callable[[Sigmas, float, LangevinSteps], Plan]
+    plan: Callable[[Sigmas, float, StochasticSteps], Plan]
     steps: int | None
     takes_corrector: bool = False
     corrector_steps: int | None = 2
@@ -139,12 +146,18 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class LangevinSteps:
-    """The step size in units of sigma^2, whether of the level before the predictor, and how many at each."""
+class StochasticSteps:
+    """What steps with noise take.
+
+    ``size`` is that of Langevin steps in units of sigma^2, of their own level or ``of_previous``, the one
+    before the predictor; ``n_each`` is their number at each level. ``eta`` is the share of DDIM's noise that
+    is fresh.
+    """
 
     size: float
     of_previous: bool
     n_each: list[int]
+    eta: float
 
 
 def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
@@ -188,7 +201,7 @@ def _make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     else:
         own = prior.data_weight if choice.guidance in (None, NORM_MATCHED) else 1.0
         weight = own if choice.data_weight is None else choice.data_weight
-    plan = sampler.plan(sigmas, weight, _langevin_steps(choice, prior, sigmas))
+    plan = sampler.plan(sigmas, weight, _stochastic_steps(choice, prior, sigmas))
     denoising = choice.denoising or (GUIDED if choice.published else BY_PRIOR)
     last = plan.steps[-1]
     if denoising == GUIDED and sampler.denoises and isinstance(last, GuidedStep):
@@ -207,7 +220,7 @@ def _corrector_step_from(choice: SamplerChoice) -> str:
     return choice.corrector_step_from or (PREVIOUS_LEVEL if choice.published else OWN_LEVEL)
 
 
-def _langevin_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> LangevinSteps:
+def _stochastic_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> StochasticSteps:
     levels = _model_levels(prior)
     size = prior.step_lr / float(levels[-1]) ** 2 if choice.langevin_step is None else choice.langevin_step
     of_previous = _corrector_step_from(choice) == PREVIOUS_LEVEL
@@ -217,7 +230,7 @@ def _langevin_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> Lang
         change = levels[PUBLISHED_CHANGE * levels.size // PUBLISHED_LEVELS]
         first, then = PUBLISHED_STEPS_EACH
         n_each = [then if sigma < change else first for sigma in sigmas]
-    return LangevinSteps(size, of_previous, n_each)
+    return StochasticSteps(size, of_previous, n_each, choice.eta or 0.0)
 
 
 def _levels(choice: SamplerChoice, sampler: Sampler, prior: Prior) -> Sigmas:
@@ -304,7 +317,9 @@ SAMPLERS = {
         takes_corrector=True,
         is_published=True,
     ),
-    "ddim": Sampler(_predictor_levels, lambda sigmas, weight, steps: plans.ddim(sigmas, weight), steps=32),
+    "ddim": Sampler(
+        _predictor_levels, lambda sigmas, weight, steps: plans.ddim(sigmas, weight, steps.eta), steps=32
+    ),
     "reverse-diffusion": Sampler(
         _predictor_levels,
         lambda sigmas, weight, steps: plans.reverse_diffusion(sigmas, weight),

@@ -100,16 +100,21 @@ def sbim_ld(
     return _from_noise("sbim-ld", [*steps, _denoising(sigmas)])
 
 
-def ddim(sigmas: Sigmas, data_weight: float) -> Plan:
+def ddim(sigmas: Sigmas, data_weight: float, eta: float = 0.0) -> Plan:
     """DDIM in its exact variance-exploding form, sigma_t (sigma_t - sigma_{t-1}), then one denoising step.
 
     Song, Meng and Ermon 2020 (arXiv:2010.02502), equation 13: an Euler step in sigma. Pages
     63-65 derive it too, but for a slip that leaves a factor 1 / sqrt(1 + sigma_t^2).
+
+    Of the noise that a step keeps, the variance c^2 is fresh: c = eta sigma_{t-1} sqrt(1 - sigma_{t-1}^2 /
+    sigma_t^2), which is their equation 16 in units of x / sqrt(a). With ``eta`` 0 the steps are
+    deterministic, with 1 they are those of :func:`reverse_diffusion`.
     """
-    steps = [
-        GuidedStep(float(high), float(high * (high - low)), 0.0, data_weight)
-        for high, low in pairwise(sigmas)
-    ]
+    steps = []
+    for high, low in pairwise(sigmas):
+        share = eta * math.sqrt(1 - (low / high) ** 2)
+        kept, fresh = low * math.sqrt(1 - share**2), low * share
+        steps.append(GuidedStep(float(high), float(high * (high - kept)), float(fresh), data_weight))
     return _from_noise("ddim", [*steps, _denoising(sigmas)])
 
 

@@ -1,0 +1,82 @@
+"""``sbim-deploy sample``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sbim_deploy.cli import options
+from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.errors import InputError
+
+
+def sample(
+    *,
+    model: Annotated[Path, typer.Argument(help='A model folder; "demo" is the one that ships.')],
+    n_samples: Annotated[int, typer.Option("-n", "--samples", help="Images to draw.")] = 16,
+    size: Annotated[int, typer.Option(help="Rows and columns; the size of the training works best.")] = 128,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
+    png: Annotated[Path | None, typer.Option(help="A picture of the images to write too.")] = None,
+    sampler: Annotated[
+        str, typer.Option(help="reverse-diffusion, langevin, sbim-ld, sbim or ddim.")
+    ] = "reverse-diffusion",
+    steps: Annotated[
+        int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")
+    ] = None,
+    corrector_steps: Annotated[
+        int | None, typer.Option(help="Langevin steps at each level, for sbim-ld and langevin.")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")
+    ] = None,
+    seed: options.Seed = 0,
+    batch: Annotated[int, typer.Option(help="Images computed together.")] = 4,
+    backend: options.Backend = "auto",
+    url: options.Url = None,
+    threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Draw a model's own images, without data: what a prior knows."""
+    from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.pages.montage import write_sample_grid
+    from sbim_deploy.records import NOTICE
+    from sbim_deploy.runs.sample import SampleSettings, sample_file
+
+    settings = SampleSettings(
+        model=model,
+        n_samples=n_samples,
+        size=size,
+        sampler=sampler,
+        steps=steps,
+        corrector_steps=corrector_steps,
+        eta=eta,
+        seed=seed,
+        batch=batch,
+        backend=options.backend_at(backend, url),
+        threads=threads,
+    )
+    if png is not None:
+        if png.resolve() == output.resolve():
+            raise InputError(f"{png}: is named twice among the outputs: name another file")
+        check_writable(png)
+    with ExitStack() as stack:
+        moves = []
+
+        def started(n_calls: int, engine: Mapping[str, str]) -> None:
+            note(describe_engine(engine))
+            moves.append(stack.enter_context(progress_bar(f"{n_samples} samples", n_samples * n_calls)))
+
+        provenance = sample_file(output, settings, started, lambda done: moves[0](done))
+    if png is not None:
+        write_sample_grid(png, output)
+    plan = provenance.plan
+    note(
+        f"{output}: {n_samples} samples, {size} x {size}, {plan.sampler} with {len(plan.rows)} network "
+        f"calls, {provenance.seconds:.1f} s. {NOTICE}"
+    )
+    if json:
+        print_json(provenance.as_dict())

@@ -1,0 +1,179 @@
+"""A model's own images, without data: what a prior knows shows in what it makes of noise alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from sbim_deploy.engines.engine import Engine
+from sbim_deploy.errors import InputError
+from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.folder import DEMO, Model, load_model, sampling_prior
+from sbim_deploy.recon.channels import EngineScore
+from sbim_deploy.records import NOTICE, ComplexArray
+from sbim_deploy.results.provenance import ModelIdentity, PlanRecord, SamplesProvenance
+from sbim_deploy.results.sample_file import writing_samples
+from sbim_deploy.runs.scan import model_record, software_versions
+from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice, make_plan
+from sbim_deploy.samplers.loop import run_plan, starting_point
+from sbim_deploy.samplers.noise import NoiseStream
+from sbim_deploy.samplers.plan import Plan, plan_as_dict
+
+GRAPH = "score"
+MAX_SAMPLES, MAX_SIZE, MAX_BATCH = 100_000, 1024, 256
+SAMPLERS_WITHOUT_DATA = tuple(name for name, sampler in SAMPLERS.items() if sampler.is_guided)
+DEFAULT_SAMPLER = "reverse-diffusion"
+
+OnStarted = Callable[[int, Mapping[str, str]], None]
+"""(network calls of a sample, description of what runs the network)"""
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What to draw: ``n_samples`` images of ``size`` rows and columns, ``batch`` of them together."""
+
+    model: str | Path = DEMO
+    n_samples: int = 16
+    size: int = 128
+    sampler: str = DEFAULT_SAMPLER
+    steps: int | None = None
+    corrector_steps: int | None = None
+    eta: float | None = None
+    seed: int = 0
+    batch: int = 4
+    backend: str = "auto"
+    threads: int | None = None
+    choice: SamplerChoice = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that the sampler is one that needs no data."""
+        ranges = {
+            "samples": (self.n_samples, 1, MAX_SAMPLES),
+            "size": (self.size, 1, MAX_SIZE),
+            "batch": (self.batch, 1, MAX_BATCH),
+            "seed": (self.seed, 0, 2**63),
+            "threads": (1 if self.threads is None else self.threads, 1, 1024),
+        }
+        for name, (value, low, high) in ranges.items():
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value}: expected {low} to {high}")
+        if self.sampler in SAMPLERS and self.sampler not in SAMPLERS_WITHOUT_DATA:
+            raise InputError(
+                f"{self.sampler} solves for data, and there are none: use ddim with an eta of 1, which "
+                f"is what it becomes, or another of {', '.join(SAMPLERS_WITHOUT_DATA)}"
+            )
+        choice = SamplerChoice(self.sampler, self.steps, self.corrector_steps, data_weight=0.0, eta=self.eta)
+        object.__setattr__(self, "choice", choice)
+
+
+def sample_file(
+    path: Path,
+    settings: SampleSettings,
+    on_started: OnStarted | None = None,
+    on_calls: Callable[[int], None] | None = None,
+) -> SamplesProvenance:
+    """Write a model's samples, and return how they came about.
+
+    A sample is a function of the seed and of its number: the same in any batch. ``on_calls`` gets the network
+    calls that are done, over all samples.
+
+    Raises:
+        InputError: the model or a setting is not what it must be, or the file cannot be written.
+        SamplingError: the sampler diverged.
+        ChecksumError, BackendMissingError: see :func:`sbim_deploy.models.folder.load_model` and
+            :func:`sbim_deploy.models.backends.open_engine`.
+    """
+    started = time.perf_counter()
+    model = load_model(settings.model)
+    _check_network(model, settings.size)
+    plan = make_plan(settings.choice, sampling_prior(model.manifest))
+    shape = (settings.size, settings.size)
+    with writing_samples(path, settings.n_samples, shape) as writer:
+        engine = open_engine(model, GRAPH, settings.backend, settings.threads)
+        n_calls = len(plan.steps)
+        if on_started is not None:
+            on_started(n_calls, engine.description)
+        for first in range(0, settings.n_samples, settings.batch):
+            numbers = range(first, min(first + settings.batch, settings.n_samples))
+            on_step = None if on_calls is None else _call_counter(on_calls, numbers, n_calls)
+            writer.write(first, draw_samples(engine, plan, numbers, shape, settings.seed, on_step))
+        provenance = _provenance(model, settings, plan, engine, time.perf_counter() - started)
+        writer.finish(provenance.as_dict())
+    return provenance
+
+
+def draw_samples(
+    engine: Engine,
+    plan: Plan,
+    numbers: range,
+    shape: tuple[int, int],
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> ComplexArray:
+    """Return the samples of these numbers, complex64 (sample, rows, columns), in the units of the network.
+
+    Raises:
+        SamplingError: the sampler diverged.
+    """
+    noise = NoiseStream(seed, numbers, shape)
+    no_image = np.zeros((len(numbers), *shape), np.complex64)
+    return run_plan(
+        plan,
+        EngineScore(engine, no_image.shape),
+        _normal_without_data,
+        no_image,
+        starting_point(plan, no_image, noise),
+        noise,
+        np.zeros(len(numbers), np.float32),
+        on_step,
+    )
+
+
+def _normal_without_data(x: ComplexArray, out: ComplexArray) -> ComplexArray:
+    """Return A^H A x where nothing was measured, A = 0."""
+    out.fill(0)
+    return out
+
+
+def _check_network(model: Model, size: int) -> None:
+    manifest = model.manifest
+    if manifest.channels != 2:
+        raise InputError(
+            f"{model.folder}: the network has {manifest.channels} channels, expected 2 (real and imaginary) "
+            "to make complex images"
+        )
+    if size % manifest.size_multiple:
+        below = size // manifest.size_multiple * manifest.size_multiple
+        sizes = [each for each in (below, below + manifest.size_multiple) if 0 < each <= MAX_SIZE]
+        raise InputError(
+            f"size is {size}: the network of {model.folder} takes multiples of {manifest.size_multiple}, "
+            f"such as {' or '.join(map(str, sizes))}"
+        )
+
+
+def _call_counter(on_calls: Callable[[int], None], numbers: range, n_calls: int) -> Callable[[int], None]:
+    return lambda steps_done: on_calls(numbers.start * n_calls + len(numbers) * steps_done)
+
+
+def _provenance(
+    model: Model, settings: SampleSettings, plan: Plan, engine: Engine, seconds: float
+) -> SamplesProvenance:
+    manifest = model.manifest
+    return SamplesProvenance(
+        software=software_versions(),
+        model=model_record(ModelIdentity(manifest.name, model.digest, manifest.ema), manifest),
+        backend=engine.description["backend"],
+        graph=GRAPH,
+        seed=settings.seed,
+        plan=PlanRecord(**plan_as_dict(plan)),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        engine=dict(engine.description),
+        batch=settings.batch,
+        seconds=round(seconds, 3),
+        notice=NOTICE,
+    )

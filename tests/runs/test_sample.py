@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.results.sample_file import open_samples
+from sbim_deploy.runs.sample import SampleSettings, sample_file
+
+SETTINGS = SampleSettings(
+    n_samples=3, size=32, sampler="ddim", steps=3, eta=0.5, batch=3, backend="onnxruntime", threads=1
+)
+
+
+def drawn(path):
+    with open_samples(path) as samples:
+        return np.stack([samples.read_sample(index) for index in range(samples.n_samples)])
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    path = tmp_path_factory.mktemp("samples") / "samples.h5"
+    sample_file(path, SETTINGS)
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_sample_is_the_same_in_any_batch(samples, tmp_path, batch):
+    sample_file(tmp_path / "other.h5", replace(SETTINGS, batch=batch))
+    expected = drawn(samples)
+    np.testing.assert_allclose(
+        drawn(tmp_path / "other.h5"), expected, rtol=0, atol=1e-4 * abs(expected).max()
+    )
+    assert abs(expected[0] - expected[1]).max() > 0.1 * abs(expected).max()
+
+
+def test_another_seed_draws_other_samples(samples, tmp_path):
+    sample_file(tmp_path / "other.h5", replace(SETTINGS, seed=1, n_samples=1))
+    expected = drawn(samples)[0]
+    assert abs(drawn(tmp_path / "other.h5")[0] - expected).max() > 0.1 * abs(expected).max()
+
+
+def test_the_file_says_how_its_samples_came_about(samples):
+    with open_samples(samples) as file:
+        assert (file.n_samples, file.shape) == (3, (32, 32))
+        made = file.provenance
+    assert (made.plan.sampler, len(made.plan.rows), made.seed, made.batch) == ("ddim", 4, 0, 3)
+    assert all(row["data_weight"] == 0 for row in made.plan.rows)
+    assert (made.model.name, made.backend) == ("demo", "onnxruntime")
+    assert made.notice.startswith("Research use only")
+
+
+def test_calls_are_counted_over_all_samples(tmp_path):
+    counted, told = [], []
+    sample_file(
+        tmp_path / "s.h5", replace(SETTINGS, batch=2), lambda n, engine: told.append(n), counted.append
+    )
+    assert told == [4]
+    assert counted == [2, 4, 6, 8, 9, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_samples": 0}, "samples is 0: expected 1 to 100000"),
+        ({"n_samples": 10**9}, "samples is 1000000000: expected 1 to"),
+        ({"size": 2048}, "size is 2048: expected 1 to 1024"),
+        ({"batch": 0}, "batch is 0: expected 1 to 256"),
+        ({"seed": -1}, "seed is -1: expected 0 to"),
+        ({"threads": 0}, "threads is 0: expected 1 to"),
+        (
+            {"sampler": "dds", "eta": None},
+            "dds solves for data, and there are none: use ddim with an eta of 1",
+        ),
+        ({"sampler": "sbmi"}, "unknown sampler 'sbmi'"),
+        ({"sampler": "sbim"}, "sbim has no eta: leave it out, or use ddim"),
+        ({"corrector_steps": 2}, "ddim has no corrector steps"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **changes)
+
+
+def test_a_size_that_the_network_does_not_take_is_refused_with_those_beside_it(tmp_path):
+    with pytest.raises(
+        InputError, match=r"size is 100: the network of .* takes multiples of 8, such as 96 or 104"
+    ):
+        sample_file(tmp_path / "s.h5", replace(SETTINGS, size=100))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_leaves_the_older_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "s.h5"
+    path.write_bytes(b"older")
+
+    def stop(_calls):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_file(path, SETTINGS, on_calls=stop)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.h5"]
+    assert path.read_bytes() == b"older"
+    sample_file(path, replace(SETTINGS, n_samples=1))
+    with h5py.File(path) as file:
+        assert file["samples"].shape == (1, 32, 32)
