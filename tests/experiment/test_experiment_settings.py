@@ -85,6 +85,20 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"slices": [0, 5]}, "tuning_slices has [5], which slices has too"),
         ({"tuning_slices": []}, "tuning_slices is empty"),
         ({"shown_slices": [1]}, "shown_slices is [1]: expected some of slices"),
+        (
+            {"claims": [{"says": "x", "method": "dds", "against": "ours", "metric": "psnr"}]},
+            "claims has 'ours': expected one of dds, sbim, zero-filled",
+        ),
+        (
+            {"claims": [{"says": "x", "method": "dds", "against": "sbim", "metric": "psnr", "ahead": [5]}]},
+            "claims has R = 5: expected some of accelerations, 2, 3",
+        ),
+        (
+            {"claims": [{"says": "x", "method": "dds", "against": "sbim", "metric": "mse"}]},
+            "claims[0].metric",
+        ),
+        ({"levels": {"sigma_begin": 1, "sigma_end": 2, "n_levels": 1}}, "levels.n_levels"),
+        ({"mask_convention": "left"}, "mask_convention is 'left'"),
         ({"methods": [{"sampler": "ddx"}]}, "methods[0]: unknown sampler 'ddx'"),
         ({"methods": [{"sampler": "dds", "steps": 0}]}, "methods[0]: steps is 0"),
         ({"methods": [{"sampler": "dds"}, {"sampler": "dds", "steps": 4}]}, "methods has dds twice"),

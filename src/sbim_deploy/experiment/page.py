@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sbim_deploy.experiment.claims import judge
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.plots import image_sections, plot_scores
 from sbim_deploy.experiment.run import Finished
@@ -153,6 +154,29 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def claim_section(settings: ExperimentSettings, finished: Finished) -> str:
+    """Return what becomes of the claims, in words."""
+    if not settings.claims:
+        return ""
+    items = []
+    for claim in settings.claims:
+        digits = DIGITS[claim.metric]
+        words = []
+        for verdict in judge(claim, finished.store.results):
+            d = verdict.difference
+            mean, low, high = (_signed(value, digits) for value in (d.mean, d.low, d.high))
+            place = f"R = {verdict.acceleration:g}"
+            place += f", {verdict.pattern} lines" if len(settings.patterns) > 1 else ""
+            words.append(f"At {place} it <b>{verdict.word}</b>: {mean} [{low}, {high}].")
+        compared = f"{claim.method} against {claim.against}, {TITLES[claim.metric].replace('<br>', ' ')}"
+        items.append(f"<h3>{text(claim.says)}</h3><p>{text(compared)}. {' '.join(words)}</p>")
+    return (
+        "<h2>Claims</h2><p>A claim appears where the 95 % bootstrap interval of the mean difference over the "
+        "slices lies on its side of 0, and is undecided where the interval holds 0. Differences are "
+        f"positive where the first method is better.</p>{''.join(items)}"
+    )
+
+
 PLAIN_CURVES = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
 MASKED_CURVES = (
     ("masked_psnr", "masked PSNR (dB), as published"),
@@ -168,6 +192,7 @@ def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lin
     """
     sections = [
         *_curves(settings, [line for line in lines if line.scan is None]),
+        claim_section(settings, finished),
         "<h2>Scores</h2>",
         _explained(settings, finished),
         *_score_tables(settings, lines),

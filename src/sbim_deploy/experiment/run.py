@@ -256,8 +256,9 @@ def _identity(
     settings: ExperimentSettings, model: Model, engine: dict[str, str], peers: dict[str, str | None]
 ) -> dict[str, Any]:
     """Return what decides the results. A run goes on only with the same, but methods may be added."""
-    decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline", "metrics_first"} | {
-        *("accelerations", "patterns", "slices", "shown_slices")
+    decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline"} | {
+        *("metrics_first", "claims"),
+        *("accelerations", "patterns", "slices", "shown_slices"),
     }
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {

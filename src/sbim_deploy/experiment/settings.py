@@ -120,6 +120,27 @@ class Levels:
     start_level: Natural = 0
 
 
+Metric = Literal["psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody says: at which accelerations a method is ahead of another, or behind it."""
+
+    says: Text
+    method: str
+    against: str
+    metric: Metric
+    ahead: tuple[float, ...] = ()
+    behind: tuple[float, ...] = ()
+
+    def at(self, acceleration: float) -> Literal["ahead", "behind"] | None:
+        """Return what is said of an acceleration; None is nothing."""
+        if acceleration in self.ahead:
+            return "ahead"
+        return "behind" if acceleration in self.behind else None
+
+
 @dataclass(frozen=True)
 class ExperimentSettings:
     """An experiment.
@@ -128,7 +149,8 @@ class ExperimentSettings:
     from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
     of every object or of the first file. ``threads`` are those of every method. ``levels`` None are the
-    model's. ``metrics_first`` are the metrics that the page begins with.
+    model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims`` the page says
+    whether it appears.
     """
 
     title: Text
@@ -147,6 +169,7 @@ class ExperimentSettings:
     levels: Levels | None = None
     maps: Literal["estimated", "true"] = "estimated"
     metrics_first: Literal["plain", "masked"] = "plain"
+    claims: tuple[Claim, ...] = ()
     seed: Natural = 0
     threads: Annotated[int, whole(1, 1024)] = 1
 
@@ -161,6 +184,9 @@ class ExperimentSettings:
         _check_known("patterns", self.patterns, PATTERNS)
         _check_known("peers", self.peers, tuple(PEERS))
         _check_known("baseline", (self.baseline,), (*names, *self.peers))
+        for claim in self.claims:
+            _check_known("claims", (claim.method, claim.against), (*names, *self.peers))
+            _check_known_accelerations(claim, self.accelerations)
         self._check_slices()
 
     def _check_slices(self) -> None:
@@ -265,3 +291,10 @@ def _check_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> 
     for value in values:
         if value not in known:
             raise InputError(f"{name} has {value[:60]!r}: expected one of {', '.join(known)}")
+
+
+def _check_known_accelerations(claim: Claim, accelerations: tuple[float, ...]) -> None:
+    for value in (*claim.ahead, *claim.behind):
+        if value not in accelerations:
+            known = ", ".join(f"{each:g}" for each in accelerations)
+            raise InputError(f"claims has R = {value:g}: expected some of accelerations, {known}")
