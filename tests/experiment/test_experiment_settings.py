@@ -23,10 +23,23 @@ def test_the_shipped_experiments_are_read():
     assert calls["sbim-32"] == calls["sbim-32-guided"] == 33
     assert [calls[f"ld-{n}x3-a1.148"] for n in (32, 64, 256)] == [129, 257, 1025]
     assert calls["langevin-a0.5"] == calls["langevin-a1.148"] == 3975
+    beyond = read_settings(EXPERIMENTS / "out-of-distribution.yaml").simulate
+    assert [each.name for each in beyond.objects] == ["brain", "shepp-logan", "macaque", "face"]
+    assert beyond.n_slices() == 5
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
 
 
+VOLUME = {"name": "a", "volume": "a.nii", "volume_slices": [3, 5, 8]}
+
+
+def objects(*given):
+    return {"simulate": {"objects": list(given)}}
+
+
 def test_paths_are_relative_to_the_file(write_config):
+    volume = {**VOLUME, "volume_slices": [*range(6)]}
+    path = write_config(**objects(volume))
+    assert read_settings(path).simulate.objects[0].volume == path.parent / "a.nii"
     path = write_config(simulate=None, kspace=["scan.h5"], model="model", shown_slices=[2])
     settings = read_settings(path)
     assert settings.kspace == (path.parent / "scan.h5",)
@@ -39,6 +52,19 @@ def test_paths_are_relative_to_the_file(write_config):
     [
         ({"acceleration": 4}, "unknown key 'acceleration', expected some of title, accelerations"),
         ({"methods": [{"sampler": "dds", "step": 4}]}, "methods[0]: unknown key 'step'"),
+        (objects({"name": "a"}), "simulate.objects[0]: phantom and volume are both given or both missing"),
+        (
+            objects({"name": "a", "phantom": "knee"}),
+            "phantom is 'knee', expected 'brain' or 'shepp-logan'",
+        ),
+        (objects({"name": "a", "volume": "a.nii"}), "volume and volume_slices go together"),
+        (objects(VOLUME, VOLUME), "objects has a twice; give each a name of its own"),
+        (objects({**VOLUME, "plane": "oblique"}), "objects[0].plane is 'oblique', expected 'axial' or"),
+        (objects(VOLUME), "tuning_slices has 5: expected 0 to 2"),
+        (
+            objects({"name": "../a", "phantom": "brain"}),
+            "name is '../a', expected up to 40 letters",
+        ),
         ({"simulate": {"sise": 64}}, "simulate: unknown key 'sise'"),
         ({"title": None, "slices": None}, "lacks title, slices"),
         ({"methods": [{"preset": "quick"}]}, "methods[0]: unknown preset 'quick'"),

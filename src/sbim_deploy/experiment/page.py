@@ -185,17 +185,17 @@ MASKED_CURVES = (
 
 
 def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lines: Sequence[Line]) -> None:
-    """Write the page of a finished experiment.
+    """Write the page of a finished experiment; the lines of one scan alone come after those of all.
 
     Raises:
         InputError: the page cannot be written.
     """
     sections = [
-        *_curves(settings, lines),
+        *_curves(settings, [line for line in lines if line.scan is None]),
         claim_section(settings, finished),
         "<h2>Scores</h2>",
         _explained(settings, finished),
-        *(score_table(pattern, _of(lines, pattern), settings.metrics_first) for pattern in settings.patterns),
+        *_score_tables(settings, lines),
         image_sections(settings, finished),
         "<h2>Methods</h2>",
         method_table(settings, finished),
@@ -213,6 +213,17 @@ def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lin
         f'<footer><p class="soft">sbim-deploy {version}. {NOTICE}</p></footer>',
     ]
     html.write_page(path, settings.title, html.page_asset("experiment.css"), "\n".join(body))
+
+
+def _score_tables(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
+    sections = []
+    for scan, of_scan in groupby(lines, key=lambda line: line.scan):
+        group = list(of_scan)
+        sections += [] if scan is None else [f"<h2>Scores of {text(scan)} alone</h2>"]
+        sections += [
+            score_table(pattern, _of(group, pattern), settings.metrics_first) for pattern in settings.patterns
+        ]
+    return sections
 
 
 def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
@@ -243,7 +254,8 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
     accelerations = ", ".join(f"{value:g}" for value in settings.accelerations)
     if settings.simulate is not None:
         scan = settings.simulate
-        slices = f"{n_slices} simulated slices that no network was trained on"
+        of = f" of {', '.join(scan_names(settings))}" if scan.objects else ""
+        slices = f"{n_slices} simulated slices{of} that no network was trained on"
         data = f"{scan.size} x {scan.size}, {scan.coils} coils, noise {scan.noise:g}"
     else:
         slices, data = f"{n_slices} slices", f"from {len(settings.kspace)} files"

@@ -26,10 +26,11 @@ from sbim_deploy.experiment.scans import (
     full_slices,
     problem_acceleration,
     scan_names,
+    shown_scans,
     undersample,
 )
 from sbim_deploy.experiment.scores import masked_scores
-from sbim_deploy.experiment.settings import ExperimentSettings, Levels
+from sbim_deploy.experiment.settings import ExperimentSettings, Levels, Simulation
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.folder import Model, NoiseLevels, load_model
@@ -233,12 +234,22 @@ def _keys(settings: ExperimentSettings, methods: tuple[str, ...]) -> list[Key]:
 
 
 def _shown(settings: ExperimentSettings, keys: list[Key]) -> set[Key]:
-    first = scan_names(settings)[0]
-    return {key for key in keys if key.scan == first and key.slice in settings.shown_slices}
+    scans = shown_scans(settings)
+    return {key for key in keys if key.scan in scans and key.slice in settings.shown_slices}
 
 
 def _slice_of(key: Key) -> tuple[Setting, str, int]:
     return Setting(key.pattern, key.acceleration), key.scan, key.slice
+
+
+def _simulation(simulation: Simulation) -> dict[str, Any]:
+    """Return what decides simulated scans; volumes count by what is in them."""
+    decided = asdict(simulation)
+    objects = decided.pop("objects")
+    for given in objects:
+        if given["volume"] is not None:
+            given["volume"] = f"{given['volume'].name}, SHA 256 {file_sha256(given['volume'])}"
+    return {**decided, "objects": objects} if objects else decided
 
 
 def _identity(
@@ -252,6 +263,7 @@ def _identity(
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {
         **given,
+        "simulate": settings.simulate and _simulation(settings.simulate),
         **{f"method {method.name}": method.numbers() for method in settings.methods},
         "sbim-deploy": __version__,
         "numpy": np.__version__,

@@ -19,6 +19,7 @@ from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
 from sbim_deploy.samplers.choice import SamplerChoice, find_preset
 
 EXTRA = "experiment"
+BRAIN = "brain"
 ESTIMATED, TRUE = "estimated", "true"
 MASKED = "masked"
 WAY_OUT = "docs/experiments.md says what an experiment holds"
@@ -56,12 +57,54 @@ class Method:
 
 
 @dataclass(frozen=True)
+class SimulatedObject:
+    """What a simulated scan is of, under the name that it has in the results.
+
+    Either a ``phantom``, or some slices of a NIfTI ``volume`` of magnitudes in a ``plane``, by their numbers
+    from left, posterior or inferior: the experiment's own slices are places in ``volume_slices``. The slices
+    of shepp-logan differ in phase and noise alone.
+    """
+
+    name: Name
+    phantom: Literal["brain", "shepp-logan"] | None = None
+    volume: Path | None = None
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    volume_slices: tuple[Natural, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that it is one thing, and that a volume has its slices."""
+        if (self.phantom is None) == (self.volume is None):
+            raise InputError("phantom and volume are both given or both missing, expected one of them")
+        if (self.volume is None) == bool(self.volume_slices):
+            raise InputError("volume and volume_slices go together: give both, or neither")
+        _check_distinct("volume_slices", self.volume_slices)
+
+    def n_slices(self) -> float:
+        """Return how many slices there are to choose from."""
+        if self.volume is None:
+            return n_brain_slices() if self.phantom == BRAIN else math.inf
+        return len(self.volume_slices)
+
+
+@dataclass(frozen=True)
 class Simulation:
-    """A scan as ``sbim-deploy simulate`` makes it; slices are the synthetic brains held out from training."""
+    """Scans as ``sbim-deploy simulate`` makes them.
+
+    Without ``objects`` it is one, of the synthetic brains held out from training.
+    """
 
     size: Annotated[int, whole(MIN_SIZE, MAX_SIZE)] = 128
     coils: Annotated[int, whole(1, 256)] = 8
     noise: Annotated[float, real(0, 1e6)] = 0.01
+    objects: tuple[SimulatedObject, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse two objects of one name."""
+        _check_distinct("objects", [each.name for each in self.objects])
+
+    def n_slices(self) -> float:
+        """Return how many slices there are to choose from in every scan."""
+        return min([each.n_slices() for each in self.objects] or [n_brain_slices()])
 
 
 @dataclass(frozen=True)
@@ -103,11 +146,11 @@ class ExperimentSettings:
     """An experiment.
 
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
-    from; ``slices`` and ``tuning_slices`` are indices into the simulated scan, or into every file. Tuning
+    from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of the first file. ``threads`` are those of every method. ``levels`` None are the model's.
-    ``metrics_first`` are the metrics that the page begins with. Of each of ``claims`` the page says whether
-    it appears.
+    of every object or of the first file. ``threads`` are those of every method. ``levels`` None are the
+    model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims`` the page says
+    whether it appears.
     """
 
     title: Text
@@ -154,7 +197,7 @@ class ExperimentSettings:
         if not set(self.shown_slices) <= set(self.slices):
             raise InputError(f"shown_slices is {list(self.shown_slices)}: expected some of slices")
         # Past the last brain they start again: a slice would count twice, or be tuned on.
-        last = math.inf if self.simulate is None else n_brain_slices() - 1
+        last = math.inf if self.simulate is None else self.simulate.n_slices() - 1
         for name in ("slices", "tuning_slices"):
             for index in getattr(self, name):
                 if index > last:
@@ -179,10 +222,20 @@ def read_settings(path: Path) -> ExperimentSettings:
     settings = convert(document, ExperimentSettings, str(path), WAY_OUT)
     return replace(
         settings,
+        simulate=settings.simulate and _beside(path, settings.simulate),
         kspace=tuple(path.parent / each for each in settings.kspace),
         model=settings.model if str(settings.model) == DEMO else path.parent / settings.model,
         shown_slices=settings.shown_slices if "shown_slices" in document else settings.slices[:2],
     )
+
+
+def _beside(path: Path, simulation: Simulation) -> Simulation:
+    """Return a simulation whose volumes are found from the folder of the experiment's file."""
+    objects = (
+        each if each.volume is None else replace(each, volume=path.parent / each.volume)
+        for each in simulation.objects
+    )
+    return replace(simulation, objects=tuple(objects))
 
 
 @dataclass(frozen=True)
@@ -230,7 +283,7 @@ def _method(stored: object, where: str) -> Method:
 def _check_distinct(name: str, values: Sequence[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
-            way_out = "; give each method a name of its own" if name == "methods" else ""
+            way_out = "; give each a name of its own" if name in ("methods", "objects") else ""
             raise InputError(f"{name} has {value} twice{way_out}")
 
 

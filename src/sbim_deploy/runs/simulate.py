@@ -92,10 +92,21 @@ def simulate_file(
 
 def simulate_slice(settings: SimulateSettings, mask: BoolArray, index: int) -> KspaceSlice:
     """Return one slice of a simulated scan: the same whatever the other slices are."""
-    rng = np.random.default_rng([settings.seed, index])
     shape = (settings.size, settings.size)
     magnitude = shepp_logan(shape) if settings.phantom == "shepp-logan" else brain_slice(index, settings.size)
-    magnitude /= np.percentile(magnitude, 99)
+    return simulate_object(magnitude, settings, mask, index)
+
+
+def simulate_object(
+    magnitude: FloatArray, settings: SimulateSettings, mask: BoolArray, index: int
+) -> KspaceSlice:
+    """Return the scan of a magnitude (size, size); ``index`` and the seed decide its phase and its noise.
+
+    It is scaled so that its 99th percentile is 1, or its maximum where so little of the image is not 0.
+    """
+    rng = np.random.default_rng([settings.seed, index])
+    shape = (settings.size, settings.size)
+    magnitude = (magnitude / (np.percentile(magnitude, 99) or magnitude.max())).astype(np.float32)
     reference: ComplexArray = magnitude * smooth_phase(shape, rng)
     maps = birdcage_maps(settings.n_coils, shape)
     kspace = centred_fft(maps * reference)
