@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import ClassVar
 
 import h5py
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.results.sample_file import open_samples
-from sbim_deploy.runs.sample import SampleSettings, sample_file
+from sbim_deploy.runs.sample import SampleSettings, draw_samples, plan_without_data, sample_file
+from sbim_deploy.samplers.choice import Prior, SamplerChoice
 
 SETTINGS = SampleSettings(
     n_samples=3, size=32, sampler="ddim", steps=3, eta=0.5, batch=3, backend="onnxruntime", threads=1
@@ -105,3 +107,59 @@ def test_a_run_that_fails_leaves_the_older_file_and_nothing_beside_it(tmp_path):
     sample_file(path, replace(SETTINGS, n_samples=1))
     with h5py.File(path) as file:
         assert file["samples"].shape == (1, 32, 32)
+
+
+DEMO = Prior(50.0, 0.01, 500, step_lr=5e-5, n_steps_each=4, data_weight=5.0, start_level=100)
+MEAN, DEVIATION = 0.5 + 0.2j, 0.3
+
+
+class GaussianPrior:
+    """The exact score of images whose pixels are normal, each part with its mean and one deviation."""
+
+    description: ClassVar[dict[str, str]] = {}
+
+    def run(self, inputs):
+        variance = DEVIATION**2 + inputs["sigma"][:, None, None, None] ** 2
+        mean = np.array([MEAN.real, MEAN.imag], np.float32)[:, None, None]
+        return {"score": (mean - inputs["x"]) / variance}
+
+
+def moments(choice, prior=DEMO):
+    drawn = draw_samples(GaussianPrior(), plan_without_data(choice, prior), range(16), (16, 16), seed=0)
+    return drawn.mean(), drawn.real.std(), drawn.imag.std()
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        SamplerChoice("reverse-diffusion", data_weight=0.0),
+        SamplerChoice("ddim", steps=256, data_weight=0.0),
+        SamplerChoice("ddim", steps=256, data_weight=0.0, eta=0.5),
+        SamplerChoice("langevin", steps=250, corrector_steps=1, data_weight=0.0),
+        SamplerChoice("sbim-ld", steps=64, corrector_steps=2, data_weight=0.0),
+    ],
+    ids=lambda choice: f"{choice.name} {choice.eta}",
+)
+def test_samples_of_a_known_prior_have_its_mean_and_its_deviation(choice):
+    mean, real, imaginary = moments(choice)
+    assert abs(mean - MEAN) < 0.015
+    assert (real, imaginary) == pytest.approx((DEVIATION, DEVIATION), rel=0.06)
+
+
+def test_sbim_without_a_corrector_draws_too_little_spread():
+    # The slip of p. 64-65 ends the noise too soon; docs/sampling.md tells of it.
+    _, real, imaginary = moments(SamplerChoice("sbim", steps=256, data_weight=0.0))
+    assert (real, imaginary) == pytest.approx((DEVIATION / 2, DEVIATION / 2), rel=0.1)
+
+
+def test_a_plan_without_data_starts_at_the_largest_level_and_ends_without_noise():
+    plan = plan_without_data(SamplerChoice("langevin", data_weight=0.0), DEMO)
+    assert (plan.start_noise, plan.steps[0].sigma, len(plan.steps)) == (50.0, 50.0, 2001)
+    assert (plan.steps[-1].step_size, plan.steps[-1].noise_scale) == (pytest.approx(0.01**2), 0.0)
+
+
+def test_a_variance_preserving_model_starts_where_its_process_ends():
+    sigmas = (20.0, 5.0, 1.0, 0.1)
+    prior = replace(DEMO, sigma_begin=20.0, sigma_end=0.1, n_levels=4, start_level=0, vp_sigmas=sigmas)
+    plan = plan_without_data(SamplerChoice("ddim", steps=3, data_weight=0.0), prior)
+    assert plan.start_noise == pytest.approx(np.hypot(1, 20))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from sbim_deploy.records import NOTICE, ComplexArray
 from sbim_deploy.results.provenance import ModelIdentity, PlanRecord, SamplesProvenance
 from sbim_deploy.results.sample_file import writing_samples
 from sbim_deploy.runs.scan import model_record, software_versions
-from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice, make_plan
+from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import run_plan, starting_point
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import Plan, plan_as_dict
+from sbim_deploy.samplers.plan import GuidedStep, Plan, plan_as_dict
 
 GRAPH = "score"
 MAX_SAMPLES, MAX_SIZE, MAX_BATCH = 100_000, 1024, 256
 SAMPLERS_WITHOUT_DATA = tuple(name for name, sampler in SAMPLERS.items() if sampler.is_guided)
 DEFAULT_SAMPLER = "reverse-diffusion"
+FROM_UNIT_NOISE = ("sbim", "sbim-ld")
 
 OnStarted = Callable[[int, Mapping[str, str]], None]
 """(network calls of a sample, description of what runs the network)"""
@@ -91,7 +92,7 @@ def sample_file(
     started = time.perf_counter()
     model = load_model(settings.model)
     _check_network(model, settings.size)
-    plan = make_plan(settings.choice, sampling_prior(model.manifest))
+    plan = plan_without_data(settings.choice, sampling_prior(model.manifest))
     shape = (settings.size, settings.size)
     with writing_samples(path, settings.n_samples, shape) as writer:
         engine = open_engine(model, GRAPH, settings.backend, settings.threads)
@@ -105,6 +106,26 @@ def sample_file(
         provenance = _provenance(model, settings, plan, engine, time.perf_counter() - started)
         writer.finish(provenance.as_dict())
     return provenance
+
+
+def plan_without_data(choice: SamplerChoice, prior: Prior) -> Plan:
+    """Return a sampler's plan from noise alone, over all levels of the model and with a denoising at the end.
+
+    A guided run may start at N(0, I) and below the largest level, because its data lead it to the image.
+    Without data the start must be noise of the largest level: steps that keep to the variance-exploding
+    process would shrink anything less to the mean of the images. SBIM's do not keep to it, and start at
+    N(0, I) as published.
+
+    Raises:
+        InputError: more steps than the model has levels.
+    """
+    plan = make_plan(choice, replace(prior, start_level=0))
+    last = plan.steps[-1]
+    if last.noise_scale:
+        plan = replace(plan, steps=(*plan.steps, GuidedStep(last.sigma, last.sigma**2, 0.0, 0.0)))
+    if prior.vp_sigmas or choice.name in FROM_UNIT_NOISE:
+        return plan
+    return replace(plan, start_noise=plan.steps[0].sigma)
 
 
 def draw_samples(
