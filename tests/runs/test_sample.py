@@ -7,8 +7,14 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.results.sample_file import open_samples
-from sbim_deploy.runs.sample import SampleSettings, draw_samples, plan_without_data, sample_file
-from sbim_deploy.samplers.choice import Prior, SamplerChoice
+from sbim_deploy.runs.sample import (
+    DEFAULT_STEPS,
+    SampleSettings,
+    draw_samples,
+    plan_without_data,
+    sample_file,
+)
+from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice
 
 SETTINGS = SampleSettings(
     n_samples=3, size=32, sampler="ddim", steps=3, eta=0.5, batch=3, backend="onnxruntime", threads=1
@@ -125,7 +131,8 @@ class GaussianPrior:
 
 
 def moments(choice, prior=DEMO):
-    drawn = draw_samples(GaussianPrior(), plan_without_data(choice, prior), range(16), (16, 16), seed=0)
+    nothing = np.zeros((16, 16, 16), np.complex64)
+    drawn = draw_samples(GaussianPrior(), plan_without_data(choice, prior), nothing, range(16), seed=0)
     return drawn.mean(), drawn.real.std(), drawn.imag.std()
 
 
@@ -133,10 +140,10 @@ def moments(choice, prior=DEMO):
     "choice",
     [
         SamplerChoice("reverse-diffusion", data_weight=0.0),
-        SamplerChoice("ddim", steps=256, data_weight=0.0),
-        SamplerChoice("ddim", steps=256, data_weight=0.0, eta=0.5),
-        SamplerChoice("langevin", steps=250, corrector_steps=1, data_weight=0.0),
-        SamplerChoice("sbim-ld", steps=64, corrector_steps=2, data_weight=0.0),
+        SamplerChoice("ddim", data_weight=0.0),
+        SamplerChoice("ddim", data_weight=0.0, eta=0.5),
+        SamplerChoice("langevin", data_weight=0.0),
+        SamplerChoice("sbim-ld", data_weight=0.0),
     ],
     ids=lambda choice: f"{choice.name} {choice.eta}",
 )
@@ -148,14 +155,23 @@ def test_samples_of_a_known_prior_have_its_mean_and_its_deviation(choice):
 
 def test_sbim_without_a_corrector_draws_too_little_spread():
     # The slip of p. 64-65 ends the noise too soon; docs/sampling.md tells of it.
-    _, real, imaginary = moments(SamplerChoice("sbim", steps=256, data_weight=0.0))
+    _, real, imaginary = moments(SamplerChoice("sbim", data_weight=0.0))
     assert (real, imaginary) == pytest.approx((DEVIATION / 2, DEVIATION / 2), rel=0.1)
 
 
 def test_a_plan_without_data_starts_at_the_largest_level_and_ends_without_noise():
-    plan = plan_without_data(SamplerChoice("langevin", data_weight=0.0), DEMO)
+    choice = SamplerChoice("langevin", steps=500, corrector_steps=4, data_weight=0.0)
+    plan = plan_without_data(choice, DEMO)
     assert (plan.start_noise, plan.steps[0].sigma, len(plan.steps)) == (50.0, 50.0, 2001)
     assert (plan.steps[-1].step_size, plan.steps[-1].noise_scale) == (pytest.approx(0.01**2), 0.0)
+
+
+def test_every_sampler_that_needs_no_data_takes_about_256_calls_by_default():
+    assert set(DEFAULT_STEPS) == {name for name, sampler in SAMPLERS.items() if sampler.is_guided}
+    for name in DEFAULT_STEPS:
+        assert len(plan_without_data(SamplerChoice(name, data_weight=0.0), DEMO).steps) == 257
+    few = replace(DEMO, n_levels=10, start_level=0)
+    assert len(plan_without_data(SamplerChoice("ddim", data_weight=0.0), few).steps) == 10
 
 
 def test_a_variance_preserving_model_starts_where_its_process_ends():

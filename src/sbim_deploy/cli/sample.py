@@ -25,10 +25,10 @@ def sample(
         str, typer.Option(help="reverse-diffusion, langevin, sbim-ld, sbim or ddim.")
     ] = "reverse-diffusion",
     steps: Annotated[
-        int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")
+        int | None, typer.Option(help="Predictor steps, or noise levels; default 256, of sbim-ld 64.")
     ] = None,
     corrector_steps: Annotated[
-        int | None, typer.Option(help="Langevin steps at each level, for sbim-ld and langevin.")
+        int | None, typer.Option(help="Langevin steps at each level; default 3 for sbim-ld, 1 for langevin.")
     ] = None,
     eta: Annotated[
         float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,9 +26,16 @@ from sbim_deploy.samplers.plan import GuidedStep, Plan, plan_as_dict
 
 GRAPH = "score"
 MAX_SAMPLES, MAX_SIZE, MAX_BATCH = 100_000, 1024, 256
-SAMPLERS_WITHOUT_DATA = tuple(name for name, sampler in SAMPLERS.items() if sampler.is_guided)
 DEFAULT_SAMPLER = "reverse-diffusion"
 FROM_UNIT_NOISE = ("sbim", "sbim-ld")
+# Steps and corrector steps of about 256 network calls each, so that samplers can be compared as they are.
+DEFAULT_STEPS = {
+    "reverse-diffusion": (256, None),
+    "ddim": (256, None),
+    "sbim": (256, None),
+    "sbim-ld": (64, 3),
+    "langevin": (256, 1),
+}
 
 OnStarted = Callable[[int, Mapping[str, str]], None]
 """(network calls of a sample, description of what runs the network)"""
@@ -63,10 +70,10 @@ class SampleSettings:
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value}: expected {low} to {high}")
-        if self.sampler in SAMPLERS and self.sampler not in SAMPLERS_WITHOUT_DATA:
+        if self.sampler in SAMPLERS and self.sampler not in DEFAULT_STEPS:
             raise InputError(
                 f"{self.sampler} solves for data, and there are none: use ddim with an eta of 1, which "
-                f"is what it becomes, or another of {', '.join(SAMPLERS_WITHOUT_DATA)}"
+                f"is what it becomes, or another of {', '.join(DEFAULT_STEPS)}"
             )
         choice = SamplerChoice(self.sampler, self.steps, self.corrector_steps, data_weight=0.0, eta=self.eta)
         object.__setattr__(self, "choice", choice)
@@ -102,7 +109,8 @@ def sample_file(
         for first in range(0, settings.n_samples, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.n_samples))
             on_step = None if on_calls is None else _call_counter(on_calls, numbers, n_calls)
-            writer.write(first, draw_samples(engine, plan, numbers, shape, settings.seed, on_step))
+            nothing = np.zeros((len(numbers), *shape), np.complex64)
+            writer.write(first, draw_samples(engine, plan, nothing, numbers, settings.seed, on_step))
         provenance = _provenance(model, settings, plan, engine, time.perf_counter() - started)
         writer.finish(provenance.as_dict())
     return provenance
@@ -119,6 +127,12 @@ def plan_without_data(choice: SamplerChoice, prior: Prior) -> Plan:
     Raises:
         InputError: more steps than the model has levels.
     """
+    steps, corrector_steps = DEFAULT_STEPS[choice.name]
+    choice = replace(
+        choice,
+        steps=choice.steps or min(steps, prior.n_levels - 1),
+        corrector_steps=choice.corrector_steps or corrector_steps,
+    )
     plan = make_plan(choice, replace(prior, start_level=0))
     last = plan.steps[-1]
     if last.noise_scale:
@@ -131,26 +145,27 @@ def plan_without_data(choice: SamplerChoice, prior: Prior) -> Plan:
 def draw_samples(
     engine: Engine,
     plan: Plan,
-    numbers: range,
-    shape: tuple[int, int],
+    images: ComplexArray,
+    numbers: Sequence[int],
     seed: int,
     on_step: Callable[[int], None] | None = None,
 ) -> ComplexArray:
     """Return the samples of these numbers, complex64 (sample, rows, columns), in the units of the network.
 
+    ``images`` are what a plan with a start sigma noises to begin with; they are zero for samples from noise.
+
     Raises:
         SamplingError: the sampler diverged.
     """
-    noise = NoiseStream(seed, numbers, shape)
-    no_image = np.zeros((len(numbers), *shape), np.complex64)
+    noise = NoiseStream(seed, numbers, images.shape[1:])
     return run_plan(
         plan,
-        EngineScore(engine, no_image.shape),
+        EngineScore(engine, images.shape),
         _normal_without_data,
-        no_image,
-        starting_point(plan, no_image, noise),
+        np.zeros_like(images),
+        starting_point(plan, images, noise),
         noise,
-        np.zeros(len(numbers), np.float32),
+        np.zeros(len(images), np.float32),
         on_step,
     )
 
