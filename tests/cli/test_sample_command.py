@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sbim_deploy.pages.panels import GAP, MARGIN
+from sbim_deploy.runs.sample import DEFAULT_SAMPLER
 
 SMALL = ("--size", 32, "--steps", 2, "--threads", 1)
 
@@ -16,7 +17,7 @@ def test_samples_a_picture_and_their_description(cli, tmp_path):
     path, png = tmp_path / "s.h5", tmp_path / "s.png"
     done = cli("sample", "demo", "-n", 5, *SMALL, "-o", path, "--png", png, "--seed", 3, "--json")
     assert done.code == 0, done.err
-    assert "5 samples, 32 x 32, reverse-diffusion with 3 network calls" in done.err
+    assert f"5 samples, 32 x 32, {DEFAULT_SAMPLER} with 3 network calls" in done.err
     assert "Research use only" in done.err
     assert json.loads(done.out)["seed"] == 3
     with Image.open(png) as picture:

@@ -17,7 +17,12 @@ from sbim_deploy.runs.sample import (
 from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice
 
 SETTINGS = SampleSettings(
-    n_samples=3, size=32, sampler="ddim", steps=3, eta=0.5, batch=3, backend="onnxruntime", threads=1
+    n_samples=3,
+    size=32,
+    choice=SamplerChoice("ddim", steps=3, eta=0.5),
+    batch=3,
+    backend="onnxruntime",
+    threads=1,
 )
 
 
@@ -74,16 +79,12 @@ def test_calls_are_counted_over_all_samples(tmp_path):
         ({"n_samples": 0}, "samples is 0: expected 1 to 100000"),
         ({"n_samples": 10**9}, "samples is 1000000000: expected 1 to"),
         ({"size": 2048}, "size is 2048: expected 1 to 1024"),
-        ({"batch": 0}, "batch is 0: expected 1 to 256"),
+        ({"batch": 0}, "batch is 0: expected 1 to 4096"),
+        ({"batch": 17, "size": 512}, "batch is 17: expected 1 to 16"),
+        ({"size": 0}, "size is 0: expected 1 to 1024"),
         ({"seed": -1}, "seed is -1: expected 0 to"),
         ({"threads": 0}, "threads is 0: expected 1 to"),
-        (
-            {"sampler": "dds", "eta": None},
-            "dds solves for data, and there are none: use ddim with an eta of 1",
-        ),
-        ({"sampler": "sbmi"}, "unknown sampler 'sbmi'"),
-        ({"sampler": "sbim"}, "sbim has no eta: leave it out, or use ddim"),
-        ({"corrector_steps": 2}, "ddim has no corrector steps"),
+        ({"choice": SamplerChoice("dds")}, "dds solves for data, and there are none: use ddim with an eta"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
@@ -139,11 +140,11 @@ def moments(choice, prior=DEMO):
 @pytest.mark.parametrize(
     "choice",
     [
-        SamplerChoice("reverse-diffusion", data_weight=0.0),
-        SamplerChoice("ddim", data_weight=0.0),
-        SamplerChoice("ddim", data_weight=0.0, eta=0.5),
-        SamplerChoice("langevin", data_weight=0.0),
-        SamplerChoice("sbim-ld", data_weight=0.0),
+        SamplerChoice("reverse-diffusion"),
+        SamplerChoice("ddim"),
+        SamplerChoice("ddim", eta=0.5),
+        SamplerChoice("langevin"),
+        SamplerChoice("sbim-ld"),
     ],
     ids=lambda choice: f"{choice.name} {choice.eta}",
 )
@@ -155,12 +156,12 @@ def test_samples_of_a_known_prior_have_its_mean_and_its_deviation(choice):
 
 def test_sbim_without_a_corrector_draws_too_little_spread():
     # The slip of p. 64-65 ends the noise too soon; docs/sampling.md tells of it.
-    _, real, imaginary = moments(SamplerChoice("sbim", data_weight=0.0))
+    _, real, imaginary = moments(SamplerChoice("sbim"))
     assert (real, imaginary) == pytest.approx((DEVIATION / 2, DEVIATION / 2), rel=0.1)
 
 
 def test_a_plan_without_data_starts_at_the_largest_level_and_ends_without_noise():
-    choice = SamplerChoice("langevin", steps=500, corrector_steps=4, data_weight=0.0)
+    choice = SamplerChoice("langevin", steps=500, corrector_steps=4)
     plan = plan_without_data(choice, DEMO)
     assert (plan.start_noise, plan.steps[0].sigma, len(plan.steps)) == (50.0, 50.0, 2001)
     assert (plan.steps[-1].step_size, plan.steps[-1].noise_scale) == (pytest.approx(0.01**2), 0.0)
@@ -169,13 +170,13 @@ def test_a_plan_without_data_starts_at_the_largest_level_and_ends_without_noise(
 def test_every_sampler_that_needs_no_data_takes_about_256_calls_by_default():
     assert set(DEFAULT_STEPS) == {name for name, sampler in SAMPLERS.items() if sampler.is_guided}
     for name in DEFAULT_STEPS:
-        assert len(plan_without_data(SamplerChoice(name, data_weight=0.0), DEMO).steps) == 257
+        assert len(plan_without_data(SamplerChoice(name), DEMO).steps) == 257
     few = replace(DEMO, n_levels=10, start_level=0)
-    assert len(plan_without_data(SamplerChoice("ddim", data_weight=0.0), few).steps) == 10
+    assert len(plan_without_data(SamplerChoice("ddim"), few).steps) == 10
 
 
 def test_a_variance_preserving_model_starts_where_its_process_ends():
     sigmas = (20.0, 5.0, 1.0, 0.1)
     prior = replace(DEMO, sigma_begin=20.0, sigma_end=0.1, n_levels=4, start_level=0, vp_sigmas=sigmas)
-    plan = plan_without_data(SamplerChoice("ddim", steps=3, data_weight=0.0), prior)
+    plan = plan_without_data(SamplerChoice("ddim", steps=3), prior)
     assert plan.start_noise == pytest.approx(np.hypot(1, 20))

@@ -45,15 +45,13 @@ def sample(
     from sbim_deploy.pages.montage import write_sample_grid
     from sbim_deploy.records import NOTICE
     from sbim_deploy.runs.sample import SampleSettings, sample_file
+    from sbim_deploy.samplers.choice import SamplerChoice
 
     settings = SampleSettings(
         model=model,
         n_samples=n_samples,
         size=size,
-        sampler=sampler,
-        steps=steps,
-        corrector_steps=corrector_steps,
-        eta=eta,
+        choice=SamplerChoice(sampler, steps, corrector_steps, eta=eta),
         seed=seed,
         batch=batch,
         backend=options.backend_at(backend, url),

@@ -19,13 +19,14 @@ from sbim_deploy.records import NOTICE, ComplexArray
 from sbim_deploy.results.provenance import ModelIdentity, PlanRecord, SamplesProvenance
 from sbim_deploy.results.sample_file import writing_samples
 from sbim_deploy.runs.scan import model_record, software_versions
-from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
+from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import run_plan, starting_point
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedStep, Plan, plan_as_dict
 
 GRAPH = "score"
-MAX_SAMPLES, MAX_SIZE, MAX_BATCH = 100_000, 1024, 256
+MAX_SAMPLES, MAX_SIZE = 100_000, 1024
+MAX_PIXELS = 4 * MAX_SIZE**2  # in a call: the network's memory grows with them
 DEFAULT_SAMPLER = "reverse-diffusion"
 FROM_UNIT_NOISE = ("sbim", "sbim-ld")
 # Steps and corrector steps of about 256 network calls each, so that samplers can be compared as they are.
@@ -43,40 +44,37 @@ OnStarted = Callable[[int, Mapping[str, str]], None]
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What to draw: ``n_samples`` images of ``size`` rows and columns, ``batch`` of them together."""
+    """What to draw: ``n_samples`` images of ``size`` rows and columns, ``batch`` of them together.
+
+    What the ``choice`` leaves None is that of ``DEFAULT_STEPS``.
+    """
 
     model: str | Path = DEMO
     n_samples: int = 16
     size: int = 128
-    sampler: str = DEFAULT_SAMPLER
-    steps: int | None = None
-    corrector_steps: int | None = None
-    eta: float | None = None
+    choice: SamplerChoice = field(default_factory=lambda: SamplerChoice(DEFAULT_SAMPLER))
     seed: int = 0
     batch: int = 4
     backend: str = "auto"
     threads: int | None = None
-    choice: SamplerChoice = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the sampler is one that needs no data."""
         ranges = {
             "samples": (self.n_samples, 1, MAX_SAMPLES),
             "size": (self.size, 1, MAX_SIZE),
-            "batch": (self.batch, 1, MAX_BATCH),
+            "batch": (self.batch, 1, MAX_PIXELS // max(self.size, 1) ** 2),
             "seed": (self.seed, 0, 2**63),
             "threads": (1 if self.threads is None else self.threads, 1, 1024),
         }
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value}: expected {low} to {high}")
-        if self.sampler in SAMPLERS and self.sampler not in DEFAULT_STEPS:
+        if self.choice.name not in DEFAULT_STEPS:
             raise InputError(
-                f"{self.sampler} solves for data, and there are none: use ddim with an eta of 1, which "
+                f"{self.choice.name} solves for data, and there are none: use ddim with an eta of 1, which "
                 f"is what it becomes, or another of {', '.join(DEFAULT_STEPS)}"
             )
-        choice = SamplerChoice(self.sampler, self.steps, self.corrector_steps, data_weight=0.0, eta=self.eta)
-        object.__setattr__(self, "choice", choice)
 
 
 def sample_file(
@@ -130,6 +128,7 @@ def plan_without_data(choice: SamplerChoice, prior: Prior) -> Plan:
     steps, corrector_steps = DEFAULT_STEPS[choice.name]
     choice = replace(
         choice,
+        data_weight=0.0,
         steps=choice.steps or min(steps, prior.n_levels - 1),
         corrector_steps=choice.corrector_steps or corrector_steps,
     )
