@@ -30,7 +30,7 @@ from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.noise import NoiseStream
 
 SIGMAS = (0.03, 0.1, 0.3, 0.6, 1.0, 2.0, 5.0, 20.0)
-SHOWN_SIGMAS, SHOWN_SLICES = (0.1, 0.3, 0.6, 1.0, 2.0), 5
+SHOWN_SIGMAS, SHOWN_SLICES = (0.1, 0.3, 0.6, 1.0, 2.0), 4
 WHITE = 1.15
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         if sigma in SHOWN_SIGMAS:
             rows.append(_panels(sampled, f"from sigma {sigma:g}"))
     if arguments.png is not None:
-        caption = f"Slices that were noised to a level, and what {model.manifest.name} samples from there."
+        caption = f"Slices that were noised to a level, and what the model {model.manifest.name} samples from there."
         write_montage(arguments.png, rows, caption, enlarged=False)
 
 
