@@ -50,16 +50,20 @@ def main() -> None:
     engine = open_engine(model, GRAPH, arguments.backend, arguments.threads)
     images = np.stack([_brain(index, arguments.size) for index in range(arguments.slices)])
     rows = [_panels(images, "slices")]
-    print("| sigma | error, network | error, filter | correlation, sampled back |\n|---|---|---|---|")
+    print("| sigma | noise left | error, network | error, filter | correlation, sampled back |")
+    print("|---|---|---|---|---|")
     for sigma in SIGMAS:
-        errors = _denoising_error(engine, images, sigma), _filter_error(images, sigma)
+        left, error = _denoising_errors(engine, images, sigma)
+        of_filter = _filter_error(images, sigma)
         sampled = _sample_back(engine, sampling_prior(model.manifest), images, sigma, arguments.steps)
         correlation = abs(np.sum(sampled.conj() * images, (1, 2))) / (_norms(sampled) * _norms(images))
-        print(f"| {sigma:g} | {errors[0]:.2f} | {errors[1]:.2f} | {correlation.mean():.2f} |", flush=True)
+        numbers = f"{100 * left:.0f} % | {error:.2f} | {of_filter:.2f} | {correlation.mean():.2f}"
+        print(f"| {sigma:g} | {numbers} |", flush=True)
         if sigma in SHOWN_SIGMAS:
             rows.append(_panels(sampled, f"from sigma {sigma:g}"))
     if arguments.png is not None:
-        caption = f"Slices that were noised to a level, and what the model {model.manifest.name} samples from there."
+        name = model.manifest.name
+        caption = f"Slices that were noised to a level, and what the model {name} samples from there."
         write_montage(arguments.png, rows, caption, enlarged=False)
 
 
@@ -71,16 +75,17 @@ def _brain(index: int, size: int) -> ComplexArray:
     return image.astype(np.complex64)
 
 
-def _denoising_error(engine: Engine, images: ComplexArray, sigma: float) -> float:
-    """Return |x + sigma^2 s(x, sigma) - image| / |image| over all slices."""
-    noise = NoiseStream(0, range(len(images)), images.shape[1:])
-    x = images + np.float32(sigma) * noise.draw()
+def _denoising_errors(engine: Engine, images: ComplexArray, sigma: float) -> tuple[float, float]:
+    """Return |x + sigma^2 s(x, sigma) - image| over |noise| and over |image|, of all slices."""
+    noise = np.float32(sigma) * NoiseStream(0, range(len(images)), images.shape[1:]).draw()
+    x = images + noise
     denoised = x + np.float32(sigma**2) * EngineScore(engine, x.shape)(x, sigma)
-    return float(np.linalg.norm(denoised - images) / np.linalg.norm(images))
+    error = np.linalg.norm(denoised - images)
+    return float(error / np.linalg.norm(noise)), float(error / np.linalg.norm(images))
 
 
 def _filter_error(images: ComplexArray, sigma: float) -> float:
-    """Return the same for the Wiener filter of the slices' mean power in rings of k-space."""
+    """Return the error over |image| for the Wiener filter of the slices' mean power in rings of k-space."""
     power = np.mean(abs(np.fft.fft2(images, norm="ortho")) ** 2, axis=0)
     frequencies = np.fft.fftfreq(images.shape[-1]) * images.shape[-1]
     rings = np.hypot(frequencies[:, None], frequencies).round().astype(int)
