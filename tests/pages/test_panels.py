@@ -16,8 +16,9 @@ RAMP = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
 def draw(path: Path, rows: list[list[Panel]], caption: str = "") -> np.ndarray[Any, np.dtype[np.uint8]]:
     write_montage(path, rows, caption)
     with Image.open(path) as picture:
-        assert (picture.format, picture.mode) == ("PNG", "RGB")
-        return np.asarray(picture)
+        coloured = any(panel.colormap == "error" for row in rows for panel in row)
+        assert (picture.format, picture.mode) == ("PNG", "RGB" if coloured else "L")
+        return np.asarray(picture.convert("RGB"))
 
 
 @pytest.mark.parametrize("colormap", ["gray", "error"])
@@ -52,6 +53,14 @@ def test_panels_are_enlarged_or_reduced_to_a_readable_size(
 ) -> None:
     picture = draw(tmp_path / "out.png", [[Panel(np.ones(shape, np.float32), "", (0, 1))]])
     assert picture.shape[0] == 2 * MARGIN + side
+
+
+def test_small_panels_stay_as_they_are_where_that_is_asked_for(tmp_path: Path) -> None:
+    write_montage(tmp_path / "out.png", [[Panel(RAMP, "", (0, 1))]], "", enlarged=False)
+    with Image.open(tmp_path / "out.png") as picture:
+        shown = np.asarray(picture)[MARGIN : MARGIN + 10, MARGIN : MARGIN + 10]
+        assert picture.height == 2 * MARGIN + 10
+    np.testing.assert_array_equal(shown, colour(RAMP, (0, 1), "gray")[..., 0])
 
 
 def test_titles_are_not_repeated_down_a_column(tmp_path: Path) -> None:

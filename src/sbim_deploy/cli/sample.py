@@ -25,10 +25,10 @@ def sample(
         str, typer.Option(help="reverse-diffusion, langevin, sbim-ld, sbim or ddim.")
     ] = "reverse-diffusion",
     steps: Annotated[
-        int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")
+        int | None, typer.Option(help="Predictor steps, or noise levels; default 256, of sbim-ld 64.")
     ] = None,
     corrector_steps: Annotated[
-        int | None, typer.Option(help="Langevin steps at each level, for sbim-ld and langevin.")
+        int | None, typer.Option(help="Langevin steps at each level; default 3 for sbim-ld, 1 for langevin.")
     ] = None,
     eta: Annotated[
         float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")
@@ -45,15 +45,13 @@ def sample(
     from sbim_deploy.pages.montage import write_sample_grid
     from sbim_deploy.records import NOTICE
     from sbim_deploy.runs.sample import SampleSettings, sample_file
+    from sbim_deploy.samplers.choice import SamplerChoice
 
     settings = SampleSettings(
         model=model,
         n_samples=n_samples,
         size=size,
-        sampler=sampler,
-        steps=steps,
-        corrector_steps=corrector_steps,
-        eta=eta,
+        choice=SamplerChoice(sampler, steps, corrector_steps, eta=eta),
         seed=seed,
         batch=batch,
         backend=options.backend_at(backend, url),

@@ -96,6 +96,8 @@ def write_montage(path: Path, rows: Sequence[Sequence[Panel]], caption: str, enl
         raise ValueError("the montage has an empty row, expected at least one panel in each")
     scale = _common_scale([panel for row in rows for panel in row])
     picture = _draw_montage(rows, caption.translate(PLAIN), scale if enlarged else min(scale, 1))
+    if all(panel.colormap == "gray" for row in rows for panel in row):
+        picture = picture.convert("L")  # two thirds of the file
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 

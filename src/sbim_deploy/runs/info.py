@@ -1,4 +1,4 @@
-"""What a file or a folder is: k-space (fastMRI, MRD, BART), a result or a model."""
+"""What a file or a folder is: k-space (fastMRI, MRD, BART), a result, samples or a model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sbim_deploy.mri.noise_level import measure_noise
 from sbim_deploy.recon.prepare import NOISE_READOUTS
 from sbim_deploy.results.mrd_images import mrd_image_groups
 from sbim_deploy.results.result_file import ResultFile
+from sbim_deploy.results.sample_file import DATASET, SampleFile
 from sbim_deploy.runs.findings import warnings
 
 
@@ -26,7 +27,7 @@ def describe(path: Path) -> dict[str, Any]:
     """Return what is at ``path`` as JSON's types, with its ``kind`` first.
 
     Raises:
-        InputError: it is none of the three, or a damaged one.
+        InputError: it is none of these, or a damaged one.
         ChecksumError: a file of a model folder was changed.
     """
     if str(path) == DEMO or path.is_dir():
@@ -39,6 +40,8 @@ def describe(path: Path) -> dict[str, Any]:
             return _describe_kspace(KspaceFile(file, path))
         if "reconstruction" in names:
             return _describe_result(ResultFile(file, path))
+        if DATASET in names:
+            return _describe_samples(SampleFile(file, path))
         if is_mrd(file, path):
             return _describe_source(MrdKspace(MrdFile(file, path)))
         if image_groups := mrd_image_groups(file, path):
@@ -140,5 +143,19 @@ def _describe_result(result: ResultFile) -> dict[str, Any]:
         "noise": [float(f"{level:.4g}") for level in levels],
         "noise_source": result.provenance.sources("noise_source"),
         "warnings": warnings(result.provenance),
+        **provenance,
+    }
+
+
+def _describe_samples(samples: SampleFile) -> dict[str, Any]:
+    provenance = samples.provenance.as_dict()
+    plan = provenance.pop("plan")
+    return {
+        "kind": "samples",
+        "samples": samples.n_samples,
+        "rows": samples.shape[0],
+        "columns": samples.shape[1],
+        "sampler": plan["sampler"],
+        "network_calls": len(plan["rows"]),
         **provenance,
     }

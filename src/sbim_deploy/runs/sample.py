@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,15 +19,24 @@ from sbim_deploy.records import NOTICE, ComplexArray
 from sbim_deploy.results.provenance import ModelIdentity, PlanRecord, SamplesProvenance
 from sbim_deploy.results.sample_file import writing_samples
 from sbim_deploy.runs.scan import model_record, software_versions
-from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice, make_plan
+from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import run_plan, starting_point
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import Plan, plan_as_dict
+from sbim_deploy.samplers.plan import GuidedStep, Plan, plan_as_dict
 
 GRAPH = "score"
-MAX_SAMPLES, MAX_SIZE, MAX_BATCH = 100_000, 1024, 256
-SAMPLERS_WITHOUT_DATA = tuple(name for name, sampler in SAMPLERS.items() if sampler.is_guided)
+MAX_SAMPLES, MAX_SIZE = 100_000, 1024
+MAX_PIXELS = 4 * MAX_SIZE**2  # in a call: the network's memory grows with them
 DEFAULT_SAMPLER = "reverse-diffusion"
+FROM_UNIT_NOISE = ("sbim", "sbim-ld")
+# Steps and corrector steps of about 256 network calls each, so that samplers can be compared as they are.
+DEFAULT_STEPS = {
+    "reverse-diffusion": (256, None),
+    "ddim": (256, None),
+    "sbim": (256, None),
+    "sbim-ld": (64, 3),
+    "langevin": (256, 1),
+}
 
 OnStarted = Callable[[int, Mapping[str, str]], None]
 """(network calls of a sample, description of what runs the network)"""
@@ -35,40 +44,37 @@ OnStarted = Callable[[int, Mapping[str, str]], None]
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What to draw: ``n_samples`` images of ``size`` rows and columns, ``batch`` of them together."""
+    """What to draw: ``n_samples`` images of ``size`` rows and columns, ``batch`` of them together.
+
+    What the ``choice`` leaves None is that of ``DEFAULT_STEPS``.
+    """
 
     model: str | Path = DEMO
     n_samples: int = 16
     size: int = 128
-    sampler: str = DEFAULT_SAMPLER
-    steps: int | None = None
-    corrector_steps: int | None = None
-    eta: float | None = None
+    choice: SamplerChoice = field(default_factory=lambda: SamplerChoice(DEFAULT_SAMPLER))
     seed: int = 0
     batch: int = 4
     backend: str = "auto"
     threads: int | None = None
-    choice: SamplerChoice = field(init=False)
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the sampler is one that needs no data."""
         ranges = {
             "samples": (self.n_samples, 1, MAX_SAMPLES),
             "size": (self.size, 1, MAX_SIZE),
-            "batch": (self.batch, 1, MAX_BATCH),
+            "batch": (self.batch, 1, MAX_PIXELS // max(self.size, 1) ** 2),
             "seed": (self.seed, 0, 2**63),
             "threads": (1 if self.threads is None else self.threads, 1, 1024),
         }
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value}: expected {low} to {high}")
-        if self.sampler in SAMPLERS and self.sampler not in SAMPLERS_WITHOUT_DATA:
+        if self.choice.name not in DEFAULT_STEPS:
             raise InputError(
-                f"{self.sampler} solves for data, and there are none: use ddim with an eta of 1, which "
-                f"is what it becomes, or another of {', '.join(SAMPLERS_WITHOUT_DATA)}"
+                f"{self.choice.name} solves for data, and there are none: use ddim with an eta of 1, which "
+                f"is what it becomes, or another of {', '.join(DEFAULT_STEPS)}"
             )
-        choice = SamplerChoice(self.sampler, self.steps, self.corrector_steps, data_weight=0.0, eta=self.eta)
-        object.__setattr__(self, "choice", choice)
 
 
 def sample_file(
@@ -91,7 +97,7 @@ def sample_file(
     started = time.perf_counter()
     model = load_model(settings.model)
     _check_network(model, settings.size)
-    plan = make_plan(settings.choice, sampling_prior(model.manifest))
+    plan = plan_without_data(settings.choice, sampling_prior(model.manifest))
     shape = (settings.size, settings.size)
     with writing_samples(path, settings.n_samples, shape) as writer:
         engine = open_engine(model, GRAPH, settings.backend, settings.threads)
@@ -101,35 +107,64 @@ def sample_file(
         for first in range(0, settings.n_samples, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.n_samples))
             on_step = None if on_calls is None else _call_counter(on_calls, numbers, n_calls)
-            writer.write(first, draw_samples(engine, plan, numbers, shape, settings.seed, on_step))
+            nothing = np.zeros((len(numbers), *shape), np.complex64)
+            writer.write(first, draw_samples(engine, plan, nothing, numbers, settings.seed, on_step))
         provenance = _provenance(model, settings, plan, engine, time.perf_counter() - started)
         writer.finish(provenance.as_dict())
     return provenance
 
 
+def plan_without_data(choice: SamplerChoice, prior: Prior) -> Plan:
+    """Return a sampler's plan from noise alone, over all levels of the model and with a denoising at the end.
+
+    A guided run may start at N(0, I) and below the largest level, because its data lead it to the image.
+    Without data the start must be noise of the largest level: steps that keep to the variance-exploding
+    process would shrink anything less to the mean of the images. SBIM's do not keep to it, and start at
+    N(0, I) as published.
+
+    Raises:
+        InputError: more steps than the model has levels.
+    """
+    steps, corrector_steps = DEFAULT_STEPS[choice.name]
+    choice = replace(
+        choice,
+        data_weight=0.0,
+        steps=choice.steps or min(steps, prior.n_levels - 1),
+        corrector_steps=choice.corrector_steps or corrector_steps,
+    )
+    plan = make_plan(choice, replace(prior, start_level=0))
+    last = plan.steps[-1]
+    if last.noise_scale:
+        plan = replace(plan, steps=(*plan.steps, GuidedStep(last.sigma, last.sigma**2, 0.0, 0.0)))
+    if prior.vp_sigmas or choice.name in FROM_UNIT_NOISE:
+        return plan
+    return replace(plan, start_noise=plan.steps[0].sigma)
+
+
 def draw_samples(
     engine: Engine,
     plan: Plan,
-    numbers: range,
-    shape: tuple[int, int],
+    images: ComplexArray,
+    numbers: Sequence[int],
     seed: int,
     on_step: Callable[[int], None] | None = None,
 ) -> ComplexArray:
     """Return the samples of these numbers, complex64 (sample, rows, columns), in the units of the network.
 
+    ``images`` are what a plan with a start sigma noises to begin with; they are zero for samples from noise.
+
     Raises:
         SamplingError: the sampler diverged.
     """
-    noise = NoiseStream(seed, numbers, shape)
-    no_image = np.zeros((len(numbers), *shape), np.complex64)
+    noise = NoiseStream(seed, numbers, images.shape[1:])
     return run_plan(
         plan,
-        EngineScore(engine, no_image.shape),
+        EngineScore(engine, images.shape),
         _normal_without_data,
-        no_image,
-        starting_point(plan, no_image, noise),
+        np.zeros_like(images),
+        starting_point(plan, images, noise),
         noise,
-        np.zeros(len(numbers), np.float32),
+        np.zeros(len(images), np.float32),
         on_step,
     )
 
