@@ -6,7 +6,7 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.settings import Levels, Simulation, read_settings
-from sbim_deploy.samplers.choice import Prior, make_plan
+from sbim_deploy.samplers.choice import PRESETS, Prior, make_plan
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -26,6 +26,9 @@ def test_the_shipped_experiments_are_read():
     beyond = read_settings(EXPERIMENTS / "out-of-distribution.yaml").simulate
     assert [each.name for each in beyond.objects] == ["brain", "shepp-logan", "macaque", "face"]
     assert beyond.n_slices() == 5
+    presets = {method.name: method.choice for method in read_settings(EXPERIMENTS / "presets.yaml").methods}
+    assert presets["fast"] == PRESETS["fast"].choice
+    assert presets["sbim-ld"].corrector_step_from == "previous"
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
 
 
