@@ -84,7 +84,7 @@ def test_calls_are_counted_over_all_samples(tmp_path):
         ({"size": 0}, "size is 0: expected 1 to 1024"),
         ({"seed": -1}, "seed is -1: expected 0 to"),
         ({"threads": 0}, "threads is 0: expected 1 to"),
-        ({"choice": SamplerChoice("dds")}, "dds solves for data, and there are none: use ddim with an eta"),
+        ({"choice": SamplerChoice("dds")}, "dds solves for data, and there are none: use one of rever"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
