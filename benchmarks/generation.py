@@ -19,7 +19,7 @@ import torch
 
 from sbim_deploy.training import brains as pool
 from sbim_deploy.training.brains import training_slice
-from sbim_deploy.training.dsm import training_batch
+from sbim_deploy.training.dsm import detail_draw, training_batch
 from sbim_deploy.training.tissues import load_tissues
 
 SIZES = (128, 256)
@@ -53,7 +53,7 @@ def batches_a_core_second(size: int) -> float:
 
     def draw(steps: range) -> None:
         for step in steps:
-            training_batch([images], BATCH, (50.0, 0.01), 0, step)
+            training_batch([images], BATCH, detail_draw(50.0, 0.01), 0, step)
 
     draw(range(2))
     return N_BATCHES / core_seconds(lambda: draw(range(2, 2 + N_BATCHES)))

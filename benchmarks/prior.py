@@ -2,9 +2,9 @@
 
     python benchmarks/prior.py NAME=CHECKPOINT:CONFIG [NAME=CHECKPOINT:CONFIG ...] [--slices 32] [--size 128]
 
-The slices are the generator's held-out ones, which training never draws; noise and slices are the same for
-every network, and the weights are the EMA's. Lower is better: a network that knows nothing has 0.5. Needs
-the extra train.
+Of a folder of diffusers the name is enough: NAME=FOLDER. The slices are the generator's held-out ones,
+which training never draws; noise and slices are the same for every network, and the weights are the EMA's.
+Lower is better: a network that knows nothing has 0.5. Needs the extra train.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 def main() -> None:
     """Print a row for each network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("networks", nargs="+", metavar="NAME=CHECKPOINT:CONFIG")
+    parser.add_argument("networks", nargs="+", metavar="NAME=CHECKPOINT[:CONFIG]")
     parser.add_argument("--slices", type=int, default=32)
     parser.add_argument("--size", type=int, default=128)
     arguments = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> None:
     for network in arguments.networks:
         name, _, paths = network.partition("=")
         checkpoint, _, config = paths.partition(":")
-        loaded = load_network(Path(checkpoint), Path(config))
+        loaded = load_network(Path(checkpoint), Path(config) if config else None)
         losses = held_out_loss(loaded.network, images, SIGMAS, seed=0)
         print(f"| {name} | {' | '.join(f'{loss:.4f}' for loss in losses)} |", flush=True)
 

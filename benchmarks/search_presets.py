@@ -36,7 +36,7 @@ SIGMAS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is searched; ``samples`` share the budget, ``eps`` is the step of the Langevin corrector."""
+    """What is searched; ``samples`` share the budget, ``langevin_step`` is in units of sigma^2."""
 
     samples: int = 1
     start_sigma: float = 0.3
@@ -45,7 +45,7 @@ class Numbers:
     guidance: str | None = None
     data_weight: float | None = None
     corrector_steps: int | None = None
-    eps: float | None = None
+    langevin_step: float | None = None
 
 
 FAMILIES = {
@@ -68,14 +68,14 @@ FAMILIES = {
         },
     ),
     "sbim-ld": (
-        Numbers(guidance="likelihood", data_weight=1.0, corrector_steps=1, eps=5e-5),
+        Numbers(guidance="likelihood", data_weight=1.0, corrector_steps=1, langevin_step=0.5),
         {
             "start_sigma": SIGMAS,
             "schedule": ("geometric", "karras"),
             "guidance": ("norm-matched", "likelihood"),
             "data_weight": (0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0),
             "corrector_steps": (1, 2, 4),
-            "eps": (6e-6, 1.2e-5, 2.5e-5, 5e-5, 1e-4),
+            "langevin_step": (0.06, 0.12, 0.25, 0.5, 1.0),
         },
     ),
 }
@@ -102,7 +102,7 @@ def tuning_cases(n_slices: int) -> list[Case]:
 
 def choice_of(family: str, numbers: Numbers, n_calls: int) -> SamplerChoice:
     """Return the sampler whose samples take at most ``n_calls`` network calls together."""
-    given = {name: value for name, value in asdict(numbers).items() if name not in ("samples", "eps")}
+    given = {name: value for name, value in asdict(numbers).items() if name != "samples"}
     each = n_calls // numbers.samples
     # The guided samplers end with a denoising call.
     steps = each if family == "dds" else (each - 1) // (1 + (numbers.corrector_steps or 0))
@@ -114,8 +114,6 @@ def mean_scores(
 ) -> np.ndarray:
     """Return the mean PSNR and SSIM."""
     prior = sampling_prior(reconstructor.model.manifest)
-    if numbers.eps is not None:
-        prior = replace(prior, step_lr=numbers.eps)
     reconstructor.plan = make_plan(choice_of(family, numbers, n_calls), prior)
     reconstructor.samples = numbers.samples
     scores = [score(np.abs(reconstructor([problem])[0].image), reference) for reference, problem in cases]

@@ -6,9 +6,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
 
 import sbim_deploy
 from sbim_deploy.cli.app import app
+from sbim_deploy.samplers.choice import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(sbim_deploy.__file__).parent
@@ -57,6 +59,55 @@ def test_modules_and_functions_that_a_page_names_exist(page):
     ):
         found = importlib.import_module(f"sbim_deploy.{room}.{module}")
         assert not name or hasattr(found, name), f"{room}.{module}.{name}"
+
+
+N_SLIDES = 78
+
+
+def rows_of_the_thesis() -> list[list[str]]:
+    lines = (ROOT / "docs" / "thesis.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line[:3].strip("| ")]
+    return [cells for cells in rows if len(cells) == 4 and cells[0][0].isdecimal()]
+
+
+def defined_in(path: Path) -> set[str]:
+    """Return the functions, classes and constants of a module, without importing it."""
+    found = re.findall(r"^ *(?:def|class) (\w+)|^(\w+) *[:=]", path.read_text(), re.M)
+    return {name for names in found for name in names}
+
+
+def test_every_slide_of_the_thesis_has_a_row_and_only_distillation_is_not_done():
+    told = set()
+    for pages, _, where, _ in rows_of_the_thesis():
+        for part in pages.split(", "):
+            first, _, last = part.partition("-")
+            told |= set(range(int(first), int(last or first) + 1))
+        assert "not done" not in where or pages == "77"
+    assert told == set(range(1, N_SLIDES + 1))
+    not_done = [cells[1] for cells in rows_of_the_thesis() if "not done" in cells[2]]
+    assert not_done == ["knowledge distillation"]
+    titles = [cells[1] for cells in rows_of_the_thesis() if not cells[2]]
+    assert titles == ["titles", "the end"]
+
+
+@pytest.mark.parametrize("cells", rows_of_the_thesis(), ids=lambda cells: cells[0])
+def test_what_the_table_of_the_thesis_names_is_there(cells):
+    commands = typer.main.get_command(app).commands
+    for name in re.findall("`(.*?)`", cells[2]):
+        if name.startswith("sbim-deploy "):
+            _, command, *options = name.split()
+            known = {option for parameter in commands[command].params for option in parameter.opts}
+            assert {option for option in options if option.startswith("--")} <= known, name
+            assert {option for option in options if not option.startswith("--")} <= set(SAMPLERS), name
+        elif "/" in name:
+            assert (ROOT / name).is_file(), name
+        else:
+            room, module, defined = name.split(".")
+            assert defined in defined_in(PACKAGE / room / f"{module}.py"), name
+    for name in re.findall("`(.*?)`", cells[3]):
+        path, _, test = name.partition("::")
+        assert test.startswith("test_"), name
+        assert test in defined_in(ROOT / path), name
 
 
 def test_the_commands_of_the_readme_are_the_programs():

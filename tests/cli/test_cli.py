@@ -307,6 +307,11 @@ def test_a_bad_slice_is_told_at_once_and_left_out_on_request(cli, simulated, tmp
         (("--undersample", "equispaced"), "--undersample is 'equispaced'"),
         (("--undersample", "spiral:4"), "unknown pattern 'spiral'"),
         (("--undersample", "random:400"), "expected 1 to the number of lines, 64"),
+        (
+            ("--undersample", "random:4", "--mask-convention", "jalal"),
+            "unknown mask convention 'jalal': expected one of centred, published",
+        ),
+        (("--mask-convention", "published"), "--mask-convention published is of --undersample"),
         (("--backend", "tpu"), "unknown backend 'tpu'"),
         (("--graph", "loop"), "unknown graph 'loop': expected one of step, score, reconstruct"),
         (("--model", "nowhere"), "nowhere: no such folder"),

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 
 import pytest
 import yaml
@@ -36,6 +37,27 @@ def test_train_resume_and_start_from_a_checkpoint(cli, config, tmp_path):
         assert [row[0] for row in csv.reader(file)] == ["step", "0", "2", "3"]
     started = ("--start", run / "checkpoint.pth", "--iterations", 1)
     assert cli("train", "--config", config, "-o", other, *started, *FAST).code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="diffusers is not installed")
+def test_a_variance_preserving_network_is_trained_exported_and_reconstructs(cli, tmp_path, simulated):
+    config, run, model = tmp_path / "vp.yaml", tmp_path / "run", tmp_path / "model"
+    config.write_text(yaml.safe_dump({"data": {"channels": 2}, "model": {"ngf": 8}}))
+    train = ("train", "--schedule", "vp", "--config", config, "-o", run, *FAST)
+    assert cli(*train, "--iterations", 2).code == 0
+    done = cli(*train, "--iterations", 40, "--resume", "--learning-rate", 3e-3, "--ema-rate", 0.5)
+    assert f"sbim-deploy export {run / 'pipeline'} -o" in done.err
+    assert cli("export", run / "pipeline", "-o", model).code == 0
+    compared = cli("validate", model, "--checkpoint", run / "pipeline", "--backend", "onnxruntime")
+    assert compared.out.count(" ok") == 35
+    images = tmp_path / "images.h5"
+    made = cli("recon", simulated, "-o", images, "--model", model, "--slices", "0:1")
+    assert made.code == 0, made.err
+    scores = json.loads(cli("evaluate", images, "--reference", simulated, "--json").out)
+    assert scores["mean_reconstruction"]["psnr"] > scores["mean_zero_filled"]["psnr"] + 1
+    refused = cli(*train, "--iterations", 50, "--resume", "--schedule", "ve", "--config", config)
+    assert "sigma_begin" in refused.error_line
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,16 @@ def test_an_experiment_can_be_added_to(finished, cli, counted, write_config):
     assert set(images) <= {path.name for path in (finished / "images").iterdir()}
 
 
+def test_the_page_says_what_becomes_of_a_claim(finished, cli, write_config):
+    claim = {"says": "Sampling is better", "method": "dds", "against": "zero-filled", "metric": "psnr"}
+    done = cli("experiment", write_config(claims=[{**claim, "ahead": [2], "behind": [3]}]), "-o", finished)
+    assert done.code == 0, done.err
+    words = " ".join(Page((finished / "index.html").read_text()).words.split())
+    assert "Claims" in words
+    assert "Sampling is better dds against zero-filled, PSNR (dB). At R = 2 it" in words
+    assert re.search(r"At R = 2 it appears : \+\d+\.\d\d \[\+\d+\.\d\d, \+\d+\.\d\d\]", words)
+
+
 def test_a_new_title_is_no_other_experiment(finished, cli, write_config):
     assert cli("experiment", write_config(title="Another title"), "-o", finished).code == 0
     assert "Another title" in (finished / "index.html").read_text()

@@ -5,24 +5,41 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import Simulation, read_settings
-from sbim_deploy.samplers.choice import PRESETS, SamplerChoice
+from sbim_deploy.experiment.settings import Levels, Simulation, read_settings
+from sbim_deploy.samplers.choice import Prior, make_plan
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def test_the_shipped_experiments_are_read():
     thesis = read_settings(EXPERIMENTS / "thesis.yaml")
-    assert thesis.accelerations == (2, 3, 4, 6, 8, 12)
-    names = ["fast", "balanced", "best", "sbim", "sbim-ld", "langevin"]
-    assert [method.name for method in thesis.methods] == names
-    assert thesis.maps == "true"
-    assert thesis.methods[0].choice == PRESETS["fast"].choice
-    assert thesis.methods[4].choice == SamplerChoice("sbim-ld", steps=32, corrector_steps=2)
+    assert thesis.accelerations == (2, 3, 6, 8, 12)
+    assert len(thesis.slices) == 16
+    assert thesis.mask_convention == "published"
+    assert (thesis.maps, thesis.metrics_first) == ("true", "masked")
+    prior = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
+    assert thesis.levels == Levels(prior.sigma_begin, prior.sigma_end, prior.n_levels, prior.start_level)
+    calls = {method.name: len(make_plan(method.choice, prior).steps) for method in thesis.methods}
+    assert calls["sbim-32"] == calls["sbim-32-guided"] == 33
+    assert [calls[f"ld-{n}x3-a1.148"] for n in (32, 64, 256)] == [129, 257, 1025]
+    assert calls["langevin-a0.5"] == calls["langevin-a1.148"] == 3975
+    beyond = read_settings(EXPERIMENTS / "out-of-distribution.yaml").simulate
+    assert [each.name for each in beyond.objects] == ["brain", "shepp-logan", "macaque", "face"]
+    assert beyond.n_slices() == 5
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
 
 
+VOLUME = {"name": "a", "volume": "a.nii", "volume_slices": [3, 5, 8]}
+
+
+def objects(*given):
+    return {"simulate": {"objects": list(given)}}
+
+
 def test_paths_are_relative_to_the_file(write_config):
+    volume = {**VOLUME, "volume_slices": [*range(6)]}
+    path = write_config(**objects(volume))
+    assert read_settings(path).simulate.objects[0].volume == path.parent / "a.nii"
     path = write_config(simulate=None, kspace=["scan.h5"], model="model", shown_slices=[2])
     settings = read_settings(path)
     assert settings.kspace == (path.parent / "scan.h5",)
@@ -35,6 +52,19 @@ def test_paths_are_relative_to_the_file(write_config):
     [
         ({"acceleration": 4}, "unknown key 'acceleration', expected some of title, accelerations"),
         ({"methods": [{"sampler": "dds", "step": 4}]}, "methods[0]: unknown key 'step'"),
+        (objects({"name": "a"}), "simulate.objects[0]: phantom and volume are both given or both missing"),
+        (
+            objects({"name": "a", "phantom": "knee"}),
+            "phantom is 'knee', expected 'brain' or 'shepp-logan'",
+        ),
+        (objects({"name": "a", "volume": "a.nii"}), "volume and volume_slices go together"),
+        (objects(VOLUME, VOLUME), "objects has a twice; give each a name of its own"),
+        (objects({**VOLUME, "plane": "oblique"}), "objects[0].plane is 'oblique', expected 'axial' or"),
+        (objects(VOLUME), "tuning_slices has 5: expected 0 to 2"),
+        (
+            objects({"name": "../a", "phantom": "brain"}),
+            "name is '../a', expected up to 40 letters",
+        ),
         ({"simulate": {"sise": 64}}, "simulate: unknown key 'sise'"),
         ({"title": None, "slices": None}, "lacks title, slices"),
         ({"methods": [{"preset": "quick"}]}, "methods[0]: unknown preset 'quick'"),
@@ -55,6 +85,20 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"slices": [0, 5]}, "tuning_slices has [5], which slices has too"),
         ({"tuning_slices": []}, "tuning_slices is empty"),
         ({"shown_slices": [1]}, "shown_slices is [1]: expected some of slices"),
+        (
+            {"claims": [{"says": "x", "method": "dds", "against": "ours", "metric": "psnr"}]},
+            "claims has 'ours': expected one of dds, sbim, zero-filled",
+        ),
+        (
+            {"claims": [{"says": "x", "method": "dds", "against": "sbim", "metric": "psnr", "ahead": [5]}]},
+            "claims has R = 5: expected some of accelerations, 2, 3",
+        ),
+        (
+            {"claims": [{"says": "x", "method": "dds", "against": "sbim", "metric": "mse"}]},
+            "claims[0].metric",
+        ),
+        ({"levels": {"sigma_begin": 1, "sigma_end": 2, "n_levels": 1}}, "levels.n_levels"),
+        ({"mask_convention": "left"}, "mask_convention is 'left'"),
         ({"methods": [{"sampler": "ddx"}]}, "methods[0]: unknown sampler 'ddx'"),
         ({"methods": [{"sampler": "dds", "steps": 0}]}, "methods[0]: steps is 0"),
         ({"methods": [{"sampler": "dds"}, {"sampler": "dds", "steps": 4}]}, "methods has dds twice"),
@@ -62,6 +106,7 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"methods": [{"sampler": "dds", "name": "bart-l1"}]}, "which is a peer's"),
         ({"baseline": "sbm"}, "baseline has 'sbm': expected one of dds, sbim, zero-filled, bart-l1"),
         ({"patterns": ["radial"]}, "patterns has 'radial'"),
+        ({"mask_convention": "jalal"}, "mask_convention is 'jalal', expected 'centred' or 'published'"),
         ({"peers": ["grappa"]}, "peers has 'grappa'"),
         ({"maps": "guessed"}, "maps is 'guessed', expected 'estimated' or 'true'"),
         ({"seed": -1}, "seed is -1, expected a whole number"),

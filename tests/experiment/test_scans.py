@@ -1,7 +1,11 @@
 """Experiments on given k-space files, and files that will not do."""
 
+import csv
+import json
+
+import numpy as np
 import pytest
-from tiny_experiment import Page, without_seconds
+from tiny_experiment import Page, rows_of, without_seconds
 
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
@@ -31,6 +35,48 @@ def test_files_give_what_the_simulated_scan_gives(cli, write_config, full_file, 
     page = Page((given / "index.html").read_text())
     for expected in ("scan.h5, slice 0", "Equispaced lines", "Random lines"):
         assert expected in page.words
+
+
+@pytest.fixture
+def ball(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    position = np.linspace(-1, 1, 24)
+    radius = np.sqrt(sum(axis**2 for axis in np.meshgrid(position, position, position)))
+    path = tmp_path / "ball.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.float32(radius < 0.8) + np.float32(radius < 0.4), np.eye(4)), path)
+    return path
+
+
+def test_objects_are_scans_with_scores_and_pictures_of_their_own(cli, write_config, ball, tmp_path):
+    volume = {"name": "ball", "volume": ball.name, "plane": "sagittal", "volume_slices": [8, 12]}
+    simulation = {"size": 64, "coils": 3, "objects": [{"name": "ellipses", "phantom": "shepp-logan"}, volume]}
+    changes = {
+        "simulate": simulation,
+        "peers": ["zero-filled"],
+        "accelerations": [2],
+        "methods": [{"sampler": "dds", "steps": 2}],
+        "slices": [1],
+        "tuning_slices": [],
+        "maps": True,
+    }
+    out = tmp_path / "out"
+    done = cli("experiment", write_config(**changes), "-o", out)
+    assert done.code == 0, done.err
+    psnr = {(row["scan"], row["method"]): float(row["psnr"]) for row in rows_of(out)}
+    assert list(psnr) == [(scan, name) for scan in ("ellipses", "ball") for name in ("zero-filled", "dds")]
+    with (out / "summary.csv").open(newline="") as file:
+        summary = {(row["scan"], row["method"]): float(row["psnr_mean"]) for row in csv.DictReader(file)}
+    assert {key: value for key, value in summary.items() if key[0]} == psnr
+    assert summary["", "dds"] == pytest.approx((psnr["ellipses", "dds"] + psnr["ball", "dds"]) / 2, abs=1e-3)
+    page = Page((out / "index.html").read_text())
+    for expected in ("ellipses, slice 1", "ball, slice 1", "Scores of ball alone", "of ellipses, ball"):
+        assert expected in page.words
+    recorded = json.loads((out / "run.json").read_text())["simulate"]["objects"]
+    assert recorded[1]["volume"].startswith("ball.nii.gz, SHA 256 ")
+    ball.write_bytes(ball.read_bytes() + b" ")
+    again = cli("experiment", write_config(**changes), "-o", out)
+    assert again.code == 2
+    assert "out: was begun by a run that differs in simulate" in again.error_line
 
 
 @pytest.mark.parametrize(

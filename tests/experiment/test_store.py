@@ -1,6 +1,7 @@
 """The summary's numbers, by hand."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def test_differences_are_taken_slice_by_slice(results):
     assert (ours.n_slices, ours.effective_acceleration, ours.seconds) == (3, pytest.approx(3.2), 1)
 
 
+def test_one_scan_is_summarised_alone(results):
+    others = [replace(result, scan="other", psnr=result.psnr + 9) for result in results]
+    base, ours = summarise([*results, *others], "base", "other")
+    assert (ours.scan, ours.n_slices) == ("other", 3)
+    assert (base.scores["psnr"].mean.mean, ours.scores["psnr"].mean.mean) == (32, 35)
+    assert summarise([*results, *others], "base")[1].scores["psnr"].mean.mean == pytest.approx(30.5)
+
+
 def test_methods_on_other_slices_are_not_compared(results):
     with pytest.raises(ValueError, match="not scored on the same slices"):
         summarise(results[:-1], "base")
@@ -41,6 +50,6 @@ def test_the_summary_is_a_table(results, tmp_path):
     write_summary(tmp_path / "summary.csv", summarise(results, "base"))
     with (tmp_path / "summary.csv").open(newline="") as file:
         base, ours = csv.DictReader(file)
-    assert (base["method"], base["psnr_difference"]) == ("base", "")
+    assert (base["scan"], base["method"], base["psnr_difference"]) == ("", "base", "")
     assert float(ours["psnr_difference"]) == pytest.approx(3)
     assert float(ours["psnr_sd"]) == pytest.approx(np.std(PSNR["ours"], ddof=1), rel=1e-5)

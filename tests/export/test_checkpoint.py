@@ -136,3 +136,5 @@ def test_missing_and_non_finite_weights_are_refused(config_path, tmp_path):
         build_network(config, weights, tmp_path)
     with pytest.raises(InputError, match=r"residual stages \['res1'\] are none of"):
         architecture_of({"res1.0.conv1.weight": torch.zeros(1)}, tmp_path)
+    with pytest.raises(InputError, match=r"holds a UNet2DModel, expected an NCSNv2; .* the folder pipeline"):
+        architecture_of({"conv_in.weight": torch.zeros(1)}, tmp_path)

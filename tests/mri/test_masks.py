@@ -27,6 +27,28 @@ def test_the_centre_is_sampled_in_full_and_every_rth_line_outside():
     np.testing.assert_array_equal(np.flatnonzero(outside), np.arange(0, 118, 4))
 
 
+@pytest.mark.parametrize("n", [128, 320, 384, 129])
+@pytest.mark.parametrize("acceleration", [2, 3, 4, 6, 8, 12])
+def test_the_published_convention_begins_the_centre_at_half_of_what_is_left(n, acceleration):
+    width = int((0.08 if acceleration <= 6 else 0.04) * n)
+    for convention, start in (("published", (n - width) // 2), ("centred", n // 2 - width // 2)):
+        expected = np.zeros(n, dtype=bool)
+        outside = np.delete(np.arange(n), np.arange(start, start + width))
+        expected[outside[::acceleration]] = True
+        expected[start : start + width] = True
+        np.testing.assert_array_equal(line_mask(n, acceleration, convention=convention), expected)
+
+
+def test_the_conventions_differ_by_two_lines_where_an_odd_centre_does_not_meet_a_sampled_line():
+    differ = {
+        (n, r): np.count_nonzero(line_mask(n, r) != line_mask(n, r, convention="published"))
+        for n in (128, 320, 384)
+        for r in (2, 4, 6, 8, 12)
+    }
+    unlike = {(320, 2), (320, 4), (320, 6), (384, 12), (128, 8), (128, 12)}
+    assert differ == {setting: 2 if setting in unlike else 0 for setting in differ}
+
+
 def test_random_lines_follow_the_seed():
     first, again, other = (line_mask(128, 4, "random", seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -38,7 +60,9 @@ def test_acceleration_of_one_samples_everything():
     assert line_mask(33, 1).all()
 
 
-@pytest.mark.parametrize("arguments", [{"acceleration": 0.5}, {"acceleration": 65}, {"pattern": "spiral"}])
+@pytest.mark.parametrize(
+    "arguments", [{"acceleration": 0.5}, {"acceleration": 65}, {"pattern": "spiral"}, {"convention": "left"}]
+)
 def test_impossible_masks_are_refused(arguments):
     with pytest.raises(ValueError, match="expected"):
         line_mask(64, **{"acceleration": 4, **arguments})

@@ -1,11 +1,12 @@
 import itertools
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.models.folder import load_model
+from sbim_deploy.models.folder import NoiseLevels, load_model
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
@@ -15,7 +16,7 @@ from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
 from sbim_deploy.recon.uncertainty import RunningMoments
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_slice
-from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice
+from sbim_deploy.samplers.choice import PRESETS, SAMPLERS, SamplerChoice
 from sbim_deploy.samplers.noise import NoiseStream
 
 
@@ -35,6 +36,20 @@ def test_every_sampler_beats_zero_filling(name):
     gain = score(np.abs(result.image), reference).psnr - score(np.abs(result.zero_filled), reference).psnr
     assert gain > 5
     assert result.residual < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_stable_on_the_published_levels(name):
+    model = load_model("demo")
+    levels = NoiseLevels(sigma_begin=232, sigma_end=0.0066, n_levels=2311)
+    model = replace(model, manifest=replace(model.manifest, noise_levels=levels))
+    (problem,) = problems(1)
+    reference = np.abs(simulate_slice(SimulateSettings(1, 4, 64, 2.0), line_mask(64, 2.0), 0).reference)
+    preset = PRESETS[name]
+    (result,) = Reconstructor(model, preset.choice, samples=preset.samples)([problem])
+    gain = score(np.abs(result.image), reference).psnr - score(np.abs(result.zero_filled), reference).psnr
+    assert gain > 5
 
 
 @pytest.mark.parametrize("name", ["dds", "sbim-ld"])

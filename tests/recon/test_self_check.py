@@ -10,7 +10,14 @@ from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan
 from sbim_deploy.recon.prepare import prepare_slice, relative_residual
-from sbim_deploy.recon.self_check import check_converged, doubts_of_model, explained_residual, find_doubts
+from sbim_deploy.recon.self_check import (
+    check_converged,
+    doubts_of_model,
+    doubts_of_plan,
+    explained_residual,
+    find_doubts,
+)
+from sbim_deploy.samplers.choice import Prior, SamplerChoice, make_plan
 
 SHAPE = (64, 60)
 NOISE = 0.02
@@ -79,3 +86,11 @@ def test_the_faults_of_the_samples_come_first(problem):
     faulty = replace(problem, faults=(Fault("clipped samples", "they are clipped", False),))
     assert kinds(faulty, IMAGE) == ["clipped samples"]
     assert kinds(faulty, 0 * IMAGE) == ["clipped samples", "residual"]
+
+
+def test_published_langevin_steps_that_diverge_are_doubted():
+    prior = Prior(50.0, 0.01, 500, step_lr=5e-5, n_steps_each=4, data_weight=5.0, start_level=0)
+    (doubt,) = doubts_of_plan(make_plan(SamplerChoice("sbim-ld", steps=8, published=True), prior))
+    assert "Langevin steps of sbim-ld are 5.8 sigma^2, and above 2 sigma^2 they diverge" in doubt.message
+    assert not doubt.fatal
+    assert doubts_of_plan(make_plan(SamplerChoice("sbim-ld", steps=64, published=True), prior)) == ()

@@ -260,10 +260,11 @@ def test_maps_can_come_from_a_file(simulated, tmp_path):
 
 
 def test_undersampling_takes_lines_away(simulated, tmp_path):
-    settings = replace(FAST, maps=simulated, undersampling=Undersampling("random", 3.0), slices=(0, 1))
+    wanted = Undersampling("random", 3.0, "published")
+    settings = replace(FAST, maps=simulated, undersampling=wanted, slices=(0, 1))
     provenance = reconstruct_file(simulated, tmp_path / "out.h5", settings)
     assert provenance.measured.acceleration > 3
-    assert asdict(provenance.undersampling) == {"pattern": "random", "acceleration": 3.0}
+    assert asdict(provenance.undersampling) == asdict(wanted)
 
 
 @pytest.mark.parametrize("bounds", [(0, 5), (2, 2), (3, 1), (-1, 2)])

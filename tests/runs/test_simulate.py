@@ -53,6 +53,15 @@ def test_the_file_holds_the_scan_its_truth_and_how_it_was_made(tmp_path):
         assert not kspace.read_slice(0)[:, :, ~kspace.mask].any()
 
 
+def test_a_scan_is_sampled_in_the_convention_that_is_asked_for(tmp_path):
+    path = tmp_path / "k.h5"
+    # 13 lines in the centre of 168: an odd number, where the two conventions differ.
+    simulate_file(path, replace(SETTINGS, n_slices=1, size=168, mask_convention="published"))
+    with open_kspace(path) as kspace:
+        np.testing.assert_array_equal(kspace.mask, line_mask(168, 2, convention="published"))
+    assert (line_mask(168, 2, convention="published") != line_mask(168, 2)).any()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -63,6 +72,10 @@ def test_the_file_holds_the_scan_its_truth_and_how_it_was_made(tmp_path):
         ({"noise": float("nan")}, "noise is nan"),
         ({"pattern": "spiral"}, "unknown pattern 'spiral': expected one of equispaced, random"),
         ({"phantom": "knee"}, "unknown phantom 'knee'"),
+        (
+            {"mask_convention": "jalal"},
+            "unknown mask convention 'jalal': expected one of centred, published",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):

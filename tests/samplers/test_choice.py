@@ -1,7 +1,12 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers.choice import PRESETS, SAMPLERS, Prior, SamplerChoice, find_preset, make_plan
+from sbim_deploy.samplers.loop import likelihood_gain
+from sbim_deploy.samplers.plan import GuidedStep, largest_langevin_step
 from sbim_deploy.samplers.schedules import karras
 
 PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)
@@ -34,6 +39,23 @@ def test_n_steps_are_n_steps(name):
         ({"name": "ddim", "eta": 1.5}, "eta is 1.5: expected 0 to 1"),
         ({"name": "ddim", "eta": float("nan")}, "eta is nan: expected 0 to 1"),
         ({"schedule": "linear"}, "unknown schedule 'linear': expected one of geometric, karras"),
+        ({"name": "sbim-ld", "langevin_step": 0.0}, "langevin step is 0: expected a finite number above 0"),
+        (
+            {"name": "sbim", "langevin_step": 0.5},
+            "sbim has no Langevin steps: leave it out, or use sbim-ld or l",
+        ),
+        (
+            {"name": "langevin", "corrector_step_from": "own"},
+            "langevin has no corrector after a predictor: leave it out, or use sbim-ld",
+        ),
+        (
+            {"name": "sbim-ld", "corrector_step_from": "next"},
+            "unknown corrector step from 'next': expected one of own, previous",
+        ),
+        ({"name": "langevin", "denoising": "guided"}, "langevin has no last denoising"),
+        ({"name": "sbim", "denoising": "none"}, "unknown denoising 'none': expected one of prior, guided"),
+        ({"published": True}, "dds has no published form: leave it out, or use sbim or sbim-ld or langevin"),
+        ({"name": "sbim", "published": True, "start_sigma": 1.0}, "the published form has its own levels"),
         ({"start_sigma": 0.0}, "start sigma is 0: expected a finite number above 0"),
     ],
 )
@@ -65,6 +87,79 @@ def test_likelihood_guidance_takes_the_place_of_matched_norms():
     assert [step.step_size for step in likely] == [step.step_size for step in matched]
 
 
+def test_the_likelihood_of_page_67_counts_x_as_clean():
+    clean = make_plan(SamplerChoice("sbim", steps=4, guidance="clean-likelihood"), PUBLISHED).steps
+    noised = make_plan(SamplerChoice("sbim", steps=4, guidance="likelihood"), PUBLISHED).steps
+    level = np.array([0.5])
+    for step, other in zip(clean[:-1], noised[:-1], strict=True):
+        assert likelihood_gain(step, level) == pytest.approx(1 / 0.25)
+        assert likelihood_gain(other, level) == pytest.approx(1 / (0.25 + step.sigma**2), rel=1e-6)
+    assert likelihood_gain(clean[-1], level) == 0
+
+
+@pytest.mark.parametrize(("name", "steps"), [("sbim", 32), ("sbim-ld", 32), ("sbim-ld", 64)])
+def test_the_published_predictors_go_to_zero_and_end_with_guidance(name, steps):
+    """N levels at a uniform stride, sigma_t (sigma_t - sigma_{t-1}) / sqrt(1 + sigma_t^2), sigma_{-1} = 0."""
+    plan = make_plan(SamplerChoice(name, steps=steps, published=True), PUBLISHED)
+    levels = 232 * (0.0066 / 232) ** (np.round(np.linspace(2310, 0, steps)[::-1]) / 2310)
+    predictors = [step for step in plan.steps if not step.noise_scale][:-1]
+    following = [*levels[1:], 0.0]
+    assert [step.sigma for step in predictors] == pytest.approx(levels.tolist())
+    expected = levels * (levels - following) / np.sqrt(1 + levels**2)
+    assert [step.step_size for step in predictors] == pytest.approx(expected.tolist())
+    assert plan.steps[-1] == GuidedStep(plan.steps[-1].sigma, pytest.approx(0.0066**2), 0.0, 5.0)
+    corrected = [step for step in plan.steps if step.noise_scale]
+    assert len(corrected) == (0 if name == "sbim" else 2 * steps)
+    for first, sigma, high in zip(corrected[::2], [*levels[1:], levels[-1]], levels, strict=False):
+        assert first.sigma == pytest.approx(sigma)
+        assert first.step_size == pytest.approx(5e-5 * (high / 0.0066) ** 2)
+
+
+def test_the_published_langevin_takes_three_steps_a_level_then_four_and_3975_calls():
+    plan = make_plan(SamplerChoice("langevin", published=True), PUBLISHED)
+    assert len(plan.steps) == 3975
+    levels = 232 * (0.0066 / 232) ** (np.arange(2311) / 2310)
+    sigmas = np.array([step.sigma for step in plan.steps])
+    counts = [np.isclose(sigmas, level).sum() for level in levels]
+    assert counts == [0] * 1156 + [3] * 645 + [4] * 510
+
+
+def test_options_compose_to_the_published_form():
+    published = make_plan(SamplerChoice("sbim-ld", steps=8, published=True), DEMO)
+    own = SamplerChoice("sbim-ld", steps=8, published=True, denoising="prior", corrector_step_from="own")
+    assert make_plan(own, DEMO).steps[-1] == replace(published.steps[-1], data_weight=0.0)
+    assert make_plan(own, DEMO).steps[1].step_size < published.steps[1].step_size
+    guided = make_plan(SamplerChoice("sbim", steps=8, denoising="guided"), DEMO)
+    assert guided.steps[-1].data_weight == 5.0
+
+
+@pytest.mark.parametrize("name", ["sbim-ld", "langevin"])
+def test_the_langevin_step_is_in_units_of_sigma_squared_for_any_levels(name):
+    for prior in (PUBLISHED, DEMO):
+        plan = make_plan(SamplerChoice(name, steps=8, langevin_step=0.7), prior)
+        assert largest_langevin_step(plan) == pytest.approx(0.7)
+
+
+def test_corrector_steps_that_diverge_are_refused_with_the_number_of_steps_that_would_do():
+    choice = SamplerChoice("sbim-ld", steps=8, corrector_step_from="previous")
+    with pytest.raises(InputError, match=r"sbim-ld are 4\.3 sigma\^2.* use (\d+) steps or more") as error:
+        make_plan(choice, DEMO)
+    enough = int(str(error.value).split("use ")[1].split()[0])
+    assert largest_langevin_step(make_plan(replace(choice, steps=enough), DEMO)) <= 2
+    with pytest.raises(InputError, match="they diverge"):
+        make_plan(replace(choice, steps=enough - 1), DEMO)
+
+
+def test_a_langevin_step_that_no_number_of_steps_mends_is_refused():
+    with pytest.raises(InputError, match=r"langevin are 2\.5 sigma\^2.*; use a smaller Langevin step"):
+        make_plan(SamplerChoice("langevin", langevin_step=2.5), DEMO)
+
+
+def test_the_presets_are_stable_on_the_published_levels():
+    for preset in PRESETS.values():
+        assert largest_langevin_step(make_plan(preset.choice, PUBLISHED)) < 2
+
+
 def test_eta_is_that_of_ddims_plan():
     fresh = make_plan(SamplerChoice("ddim", steps=4, eta=1.0), PUBLISHED).steps
     ancestral = make_plan(SamplerChoice("reverse-diffusion", steps=4), PUBLISHED).steps
@@ -87,7 +182,7 @@ def calls(name):
 
 
 def test_presets_keep_to_their_budgets():
-    assert {name: calls(name) for name in PRESETS} == {"fast": 8, "balanced": 32, "thesis": 97, "best": 96}
+    assert {name: calls(name) for name in PRESETS} == {"fast": 8, "balanced": 32, "thesis": 257, "best": 96}
 
 
 def test_what_is_done_by_default_is_balanced():

@@ -83,8 +83,8 @@ class TestPosterior:
     @pytest.mark.parametrize(
         "make",
         [
-            lambda sigmas: plans.langevin(sigmas, 0.0, eps=1e-4, steps_per_level=8),
-            lambda sigmas: plans.sbim_ld(sigmas, 0.0, eps=1e-4, corrector_steps=8),
+            lambda sigmas: plans.langevin(sigmas, 0.0, 0.25, [8] * len(sigmas)),
+            lambda sigmas: plans.sbim_ld(sigmas, 0.0, 0.25, corrector_steps=8),
             lambda sigmas: plans.reverse_diffusion(sigmas, 0.0),
             lambda sigmas: plans.ddim(sigmas, 0.0),
         ],
@@ -183,7 +183,8 @@ def test_likelihood_guidance_is_the_gradient_of_the_noised_likelihood():
     sense, matrix, backprojection = problem(n=2)
     rng = np.random.default_rng(5)
     s, start = random_complex(rng, (2, *SHAPE)), random_complex(rng, (2, *SHAPE))
-    plan = Plan("x", 1.0, 0.0, (GuidedStep(0.7, 0.3, 0.0, 0.0, likelihood_weight=2.0),))
+    step = GuidedStep(0.7, 0.3, 0.0, 0.0, likelihood_weight=2.0, likelihood_sigma=0.7)
+    plan = Plan("x", 1.0, 0.0, (step,))
     image = run(plan, lambda x, sigma: s.copy(), sense, backprojection, n=2, start=start)
     for i in range(2):
         g = (matrix[i] @ start[i].reshape(-1)).reshape(SHAPE) - backprojection[i]

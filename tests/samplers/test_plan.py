@@ -20,12 +20,21 @@ def test_sbim_is_the_formula_of_page_66_and_ends_with_the_prior_alone():
     assert (plan.start_image, plan.start_noise) == (0.0, 1.0)
 
 
-def test_sbim_ld_corrects_at_the_lower_level_with_the_step_of_the_upper_one():
-    plan = plans.sbim_ld(SIGMAS, data_weight=5.0, eps=0.01, corrector_steps=2)
+@pytest.mark.parametrize(("of_previous", "sigma"), [(False, 1.0), (True, 2.0)])
+def test_sbim_ld_corrects_at_the_lower_level_with_the_step_of_it_or_of_the_upper_one(of_previous, sigma):
+    plan = plans.sbim_ld(SIGMAS, 5.0, langevin_step=0.04, corrector_steps=2, step_of_previous=of_previous)
     assert [step.sigma for step in plan.steps] == [2.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
-    step = 0.01 * (2.0 / 0.5) ** 2
+    step = 0.04 * sigma**2
     assert plan.steps[1] == plan.steps[2] == GuidedStep(1.0, step, math.sqrt(2 * step), 5.0)
     assert plan.steps[0] == plans.sbim(SIGMAS, 5.0).steps[0]
+
+
+def test_a_last_predictor_to_zero_is_followed_by_steps_at_the_smallest_level():
+    plan = plans.sbim_ld(np.array([2.0, 1.0, 0.0]), 5.0, 0.5, corrector_steps=1, step_of_previous=True)
+    assert [step.sigma for step in plan.steps] == [2.0, 1.0, 1.0, 1.0, 1.0]
+    assert plan.steps[2] == GuidedStep(1.0, 1 / math.sqrt(2), 0.0, 5.0)
+    assert plan.steps[3] == GuidedStep(1.0, 0.5, 1.0, 5.0)
+    assert plan.steps[4] == GuidedStep(1.0, 1.0, 0.0, 0.0)
 
 
 def test_the_published_langevin_step_is_1_148_sigma_squared():
@@ -34,6 +43,11 @@ def test_the_published_langevin_step_is_1_148_sigma_squared():
     for step in (plan.steps[0], plan.steps[-1]):
         assert step.step_size == pytest.approx(1.148 * step.sigma**2, rel=1e-3)
         assert step.noise_scale == pytest.approx(math.sqrt(2 * step.step_size))
+    assert plans.largest_langevin_step(plan) == pytest.approx(1.148, rel=1e-3)
+
+
+def test_steps_without_noise_are_no_langevin_steps():
+    assert plans.largest_langevin_step(plans.sbim(SIGMAS, 5.0)) == 0.0
 
 
 def test_ddim_is_sbim_without_the_square_root():
@@ -82,5 +96,6 @@ def test_a_plan_as_json_has_the_steps_by_name():
     as_dict = plan_as_dict(plans.sbim(SIGMAS, 5.0))
     assert as_dict["start"] == {"image": 0.0, "noise": 1.0}
     assert as_dict["rows"][2] == {"sigma": 0.5, "step_size": 0.25, "noise_scale": 0.0, "data_weight": 0.0} | {
-        "likelihood_weight": 0.0
+        "likelihood_weight": 0.0,
+        "likelihood_sigma": 0.0,
     }

@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from sbim_deploy.samplers.schedules import geometric
 from sbim_deploy.training.dsm import (
     augment,
-    draw_sigmas,
+    detail_draw,
     dsm_loss,
     held_out_loss,
     to_channels,
     training_batch,
+    uniform_draw,
 )
 
 
@@ -69,7 +71,7 @@ def test_augmentation_moves_pixels_and_keeps_magnitudes(images):
 
 
 def test_most_noise_levels_are_those_of_detail():
-    sigmas = draw_sigmas(np.random.default_rng(0), 20000, 50.0, 0.01)
+    sigmas = detail_draw(50.0, 0.01)(np.random.default_rng(0), 20000)
     assert sigmas.min() >= 0.01 * (1 - 1e-6)
     assert sigmas.max() <= 50 * (1 + 1e-6)
     assert np.mean(sigmas < 3) == pytest.approx(0.8, abs=0.01)
@@ -79,13 +81,22 @@ def test_most_noise_levels_are_those_of_detail():
 
 @pytest.mark.parametrize(("begin", "end"), [(2.0, 0.1), (232.0, 4.0)])
 def test_a_range_on_one_side_is_log_uniform(begin, end):
-    sigmas = draw_sigmas(np.random.default_rng(0), 20000, begin, end)
+    sigmas = detail_draw(begin, end)(np.random.default_rng(0), 20000)
     assert np.log(sigmas).mean() == pytest.approx((np.log(begin) + np.log(end)) / 2, abs=0.05)
+
+
+def test_a_uniform_draw_gives_every_level_its_share_and_no_other():
+    levels = geometric(50.0, 0.01, 12)
+    sigmas = uniform_draw(levels)(np.random.default_rng(0), 12_000)
+    drawn, counts = np.unique(sigmas, return_counts=True)
+    np.testing.assert_array_equal(drawn, levels[::-1].astype(np.float32))
+    # The 99.9th percentile of chi-squared with 11 degrees of freedom.
+    assert np.sum((counts - 1000) ** 2 / 1000) < 31.3
 
 
 def test_a_batch_follows_from_seed_and_step(images):
     def batch(seed, step):
-        return training_batch([images], 4, (50.0, 0.01), seed, step)
+        return training_batch([images], 4, detail_draw(50.0, 0.01), seed, step)
 
     for first, again in zip(batch(0, 7), batch(0, 7), strict=True):
         assert torch.equal(first, again)
@@ -109,5 +120,8 @@ def test_augmentation_knows_every_turn_and_mirror():
 
 def test_sizes_are_mixed_with_as_many_pixels_in_each_batch(images):
     large = torch.cat([images, images], dim=1).repeat(1, 1, 2)
-    shapes = {tuple(training_batch([images, large], 8, (3.0, 0.1), 0, step)[0].shape) for step in range(20)}
+    shapes = {
+        tuple(training_batch([images, large], 8, detail_draw(3.0, 0.1), 0, step)[0].shape)
+        for step in range(20)
+    }
     assert shapes == {(8, 2, 32, 32), (2, 2, 64, 64)}

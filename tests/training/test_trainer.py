@@ -1,5 +1,7 @@
 import csv
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,7 +10,9 @@ from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.documents import convert
+from sbim_deploy.samplers.schedules import geometric
 from sbim_deploy.training import trainer
+from sbim_deploy.training.dsm import dsm_loss
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.trainer import train
 
@@ -138,10 +142,41 @@ def test_a_start_without_optimiser_begins_a_new_run_of_its_own_architecture(tmp_
     path = train(CONFIG, settings(iterations=2), tmp_path / "out", read_checkpoint(tmp_path / "start.pth"))
     trained = read_checkpoint(path)
     assert trained.step == 2
-    assert trained.raw.keys() == start.raw.keys()
+    assert trained.raw.keys() == {*start.raw, "sigmas"}
     assert trained.optimizer["state"]
     change = (trained.raw["begin_conv.weight"] - start.raw["begin_conv.weight"]).abs().max()
     assert 0 < change < 1e-2
+
+
+class PublishedNetwork(ScoreNetwork):
+    """NCSNv2Deepest as its authors' code defines it: with the noise levels in a buffer."""
+
+    def __init__(self, config):
+        super().__init__(ARCHITECTURES["NCSNv2Deepest"], config.ngf, config.channels)
+        self.register_buffer("sigmas", torch.zeros(config.n_levels))
+
+
+def test_a_strict_loader_that_asks_for_the_levels_takes_the_checkpoint(tmp_path):
+    states = torch.load(train(CONFIG, settings(iterations=1), tmp_path), weights_only=True)
+    network = torch.nn.DataParallel(PublishedNetwork(CONFIG))
+    network.load_state_dict(states[0], strict=True)
+    expected = np.exp(np.linspace(np.log(3.0), np.log(0.1), 10)).astype(np.float32)
+    assert network.module.sigmas.dtype == torch.float32
+    np.testing.assert_allclose(network.module.sigmas.numpy(), expected, rtol=2e-7)
+    # Their moving average knows parameters alone.
+    assert states[4].keys() == dict(network.module.named_parameters()).keys()
+
+
+def test_a_run_goes_on_from_a_checkpoint_without_levels(tmp_path, start):
+    begin = Checkpoint(start.raw, None, {}, 0, 0)
+    path = train(CONFIG, settings(iterations=1), tmp_path / "part", begin)
+    whole, part = read_checkpoint(path), read_checkpoint(path)
+    old = replace(part, raw={name: value for name, value in part.raw.items() if name != "sigmas"})
+    resumed = [
+        read_checkpoint(train(CONFIG, settings(iterations=2), tmp_path / str(number), each))
+        for number, each in enumerate((whole, old))
+    ]
+    assert_same_weights(resumed[0].raw, resumed[1].raw)
 
 
 def test_the_log_has_a_column_for_each_level(tmp_path, start):
@@ -153,6 +188,23 @@ def test_the_log_has_a_column_for_each_level(tmp_path, start):
     assert header[-1] == "sigma_3"
     assert [row[0] for row in rows] == ["0", "2", "3"]
     assert all(len(row) == N_LOG_HEADER for row in rows)
+
+
+def test_the_draw_of_the_levels_is_the_one_that_the_settings_name(tmp_path, start, monkeypatch):
+    seen = []
+
+    def loss(score, images, sigmas, noise):
+        seen.extend(sigmas.tolist())
+        return dsm_loss(score, images, sigmas, noise)
+
+    monkeypatch.setattr(trainer, "dsm_loss", loss)
+    levels = set(geometric(3.0, 0.1, 10).astype(np.float32).tolist())
+    train(CONFIG, settings(levels="uniform"), tmp_path / "uniform", start)
+    assert len(seen) == 8
+    assert set(seen) <= levels
+    seen.clear()
+    train(CONFIG, settings(), tmp_path / "detail", start)
+    assert not set(seen) & levels
 
 
 def test_minutes_end_a_run(tmp_path, start):

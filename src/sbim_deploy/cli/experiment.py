@@ -32,6 +32,7 @@ def experiment(
 
         from sbim_deploy.experiment.page import write_page
         from sbim_deploy.experiment.run import run_experiment
+        from sbim_deploy.experiment.scans import scan_names
         from sbim_deploy.experiment.store import summarise, write_summary
 
     settings = read_settings(config)
@@ -42,7 +43,12 @@ def experiment(
         except KeyboardInterrupt:
             note(f"stopped: {progress.done} results are kept in {output}, the same command goes on")
             raise
-    lines = summarise(finished.store.results, settings.baseline)
+    scans = scan_names(settings)
+    lines = [
+        line
+        for scan in (None, *(scans if len(scans) > 1 else ()))
+        for line in summarise(finished.store.results, settings.baseline, scan)
+    ]
     write_summary(output / "summary.csv", lines)
     page = output / "index.html"
     write_page(page, settings, finished, lines)
@@ -73,9 +79,10 @@ class _Progress:
 
 
 def _print_lines(lines: list[Line]) -> None:
-    columns = ("method", "pattern", "R", "effective", "PSNR", "SSIM", "NRMSE", "s")
+    columns = ("scan", "method", "pattern", "R", "effective", "PSNR", "SSIM", "NRMSE", "s")
     rows = [
         (
+            line.scan or "all",
             line.method,
             line.setting.pattern,
             f"{line.setting.acceleration:g}",

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -36,6 +36,9 @@ Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one tha
 Url = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The server's gRPC, for triton and triton-trt.")
 ]
+MaskConvention = Annotated[
+    str, typer.Option(help="Where the fully sampled centre begins if its width is odd: centred or published.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
 
 
@@ -46,7 +49,7 @@ class ShortSampling:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="fast (8 network calls a slice), balanced (32), thesis (97) or best (96), for a sampler."
+            help="fast (8 network calls a slice), balanced (32), thesis (257) or best (96), for a sampler."
         ),
     ] = None
     sampler: Annotated[
@@ -71,8 +74,9 @@ class ShortSampling:
 
         numbers = asdict(self)
         preset, sampler = numbers.pop("preset"), numbers.pop("sampler")
+        published = numbers.pop("published", False)
         if preset is None:
-            choice = SamplerChoice(sampler or DEFAULT_SAMPLER, **numbers)
+            choice = SamplerChoice(sampler or DEFAULT_SAMPLER, published=published, **numbers)
             return choice, 1 if samples is None else samples
         found = find_preset(preset)
         for name, value in {"sampler": sampler, **numbers}.items():
@@ -81,7 +85,8 @@ class ShortSampling:
                 raise InputError(
                     f"--preset {preset} and --{option} are both given: a preset is whole, give one"
                 )
-        return found.choice, found.samples if samples is None else samples
+        choice = replace(found.choice, published=published) if published else found.choice
+        return choice, found.samples if samples is None else samples
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,10 @@ class Sampling(ShortSampling):
         typer.Option(help="Weight of the data against the score; default the model's, or 1 by likelihood."),
     ] = None
     guidance: Annotated[
-        str | None, typer.Option(help="How data pull: norm-matched (default) or likelihood. Not for dds.")
+        str | None,
+        typer.Option(
+            help="How data pull: norm-matched (default), likelihood, or clean-likelihood (p. 67). Not dds."
+        ),
     ] = None
     schedule: Annotated[
         str | None, typer.Option(help="How noise levels are laid: geometric (default) or karras.")
@@ -110,6 +118,29 @@ class Sampling(ShortSampling):
     prior_weight: Annotated[
         float | None, typer.Option(help="Weight of the denoised image against the data, for dds.")
     ] = None
+    langevin_step: Annotated[
+        float | None,
+        typer.Option(
+            help="Size of Langevin steps in units of sigma^2; default the model's step_lr / sigma_min^2."
+        ),
+    ] = None
+    corrector_step_from: Annotated[
+        str | None,
+        typer.Option(help="The level whose sigma^2 that is, for sbim-ld: own (default), or previous."),
+    ] = None
+    eta: Annotated[
+        float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")
+    ] = None
+    denoising: Annotated[
+        str | None, typer.Option(help="The last denoising: by the prior alone (default), or guided by data.")
+    ] = None
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="As the thesis's code: guided last denoising, last predictor to 0, its Langevin steps.",
+        ),
+    ] = False
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:
@@ -167,15 +198,17 @@ def parse_slices(text: str | None) -> tuple[int, int] | None:
     return int(start), int(stop)
 
 
-def parse_undersampling(text: str | None) -> Undersampling | None:
+def parse_undersampling(text: str | None, convention: str = "centred") -> Undersampling | None:
     """Return the lines to take away that ``--undersample PATTERN:R`` says, or None where it is not given."""
     from sbim_deploy.runs.settings import Undersampling
 
     if text is None:
+        if convention != "centred":
+            raise InputError(f"--mask-convention {convention} is of --undersample: give both, or neither")
         return None
     pattern, _, acceleration = text.partition(":")
     try:
-        return Undersampling(pattern, float(acceleration))
+        return Undersampling(pattern, float(acceleration), convention)
     except ValueError as error:
         raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error
 

@@ -112,6 +112,7 @@ def recon(
         str | None,
         typer.Option(metavar="PATTERN:R", help="Take lines away first: equispaced:R or random:R."),
     ] = None,
+    mask_convention: options.MaskConvention = "centred",
     pictures: Pictures,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     cluster: Cluster,
@@ -140,7 +141,7 @@ def recon(
         backend=options.backend_at(backend, url),
         threads=threads,
         graph=graph,
-        undersampling=options.parse_undersampling(undersample),
+        undersampling=options.parse_undersampling(undersample, mask_convention),
         resume=resume,
     )
     if is_study(kspace):

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, progress_bar
 
 
@@ -22,11 +23,14 @@ def simulate(
     ] = 0.01,
     seed: Annotated[int, typer.Option(help="Seed of phase, noise and random lines.")] = 0,
     phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
+    mask_convention: options.MaskConvention = "centred",
 ) -> None:
     """Simulate a scan whose truth is known, from synthetic slices."""
     from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 
-    settings = SimulateSettings(slices, coils, size, acceleration, pattern, noise, seed, phantom)
+    settings = SimulateSettings(
+        slices, coils, size, acceleration, pattern, noise, seed, phantom, mask_convention
+    )
     with progress_bar(f"{slices} slices", slices) as move_to:
         effective = simulate_file(output, settings, move_to)
     note(

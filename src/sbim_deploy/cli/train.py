@@ -24,6 +24,15 @@ def train(
     ] = False,
     iterations: Annotated[int | None, typer.Option(help="How long: optimiser steps from the start.")] = None,
     minutes: Annotated[float | None, typer.Option(help="How long: minutes from now.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="ve: an NCSNv2; vp: a UNet on DDPM's variance-preserving schedule.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="dsm: denoising score matching; ssm: sliced, slower.")
+    ] = None,
+    levels: Annotated[
+        str | None, typer.Option(help="Draw of noise levels: uniform over the schedule's, or detail.")
+    ] = None,
     size: Annotated[list[int] | None, typer.Option(help="Rows and columns; give several to mix.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, at the first size.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam at the start; falls to zero.")] = None,
@@ -42,13 +51,16 @@ def train(
     """
     with needs("train"):
         from sbim_deploy.export.checkpoint import read_checkpoint, read_config
+        from sbim_deploy.training.networks import CHECKPOINT_NAME, PIPELINE_NAME
         from sbim_deploy.training.settings import read_settings
-        from sbim_deploy.training.trainer import CHECKPOINT_NAME
         from sbim_deploy.training.trainer import train as train_network
 
     overrides = {
         "iterations": iterations,
         "minutes": minutes,
+        "schedule": schedule,
+        "objective": objective,
+        "levels": levels,
         "sizes": size or None,
         "batch": batch,
         "learning_rate": learning_rate,
@@ -60,7 +72,11 @@ def train(
         "compile": compile_,
     }
     settings = read_settings(config, overrides)
-    network_config = read_config(config)
+    preserving = settings.schedule == "vp"
+    if preserving:
+        with needs("train,vp"):
+            from sbim_deploy.training.preserving import read_unet_config
+    network_config = read_unet_config(config) if preserving else read_config(config)
     if resume and start is not None:
         raise InputError("--resume continues a run and --start begins one: give one of them")
     checkpoint = None
@@ -81,4 +97,5 @@ def train(
             note(f"step {step}  loss {loss:.5f}{suffix}" if step else f"before  {suffix.strip()}")
 
         path = train_network(network_config, settings, output, checkpoint, report)
-    note(f"{path}: export it with: sbim-deploy export {path} --config {config} -o MODEL_DIR")
+    source = output / PIPELINE_NAME if preserving else f"{path} --config {config}"
+    note(f"{path}: export it with: sbim-deploy export {source} -o MODEL_DIR")

@@ -8,12 +8,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from sbim_deploy.experiment.claims import judge
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.plots import image_sections, plot_scores
 from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import scan_names
 from sbim_deploy.experiment.scores import Interval
-from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.settings import MASKED, ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
 from sbim_deploy.pages import html
 from sbim_deploy.pages.html import data_uri, figure, table, text
@@ -31,9 +32,10 @@ TITLES = {
 DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4, "masked_psnr": 2, "masked_ssim": 4}
 
 
-def score_table(pattern: str, lines: Sequence[Line]) -> str:
-    """Return the scores of one pattern, acceleration by acceleration."""
-    titles = "".join(f"<th>{TITLES[metric]}</th>" for metric in METRICS)
+def score_table(pattern: str, lines: Sequence[Line], first: str) -> str:
+    """Return the scores of one pattern, acceleration by acceleration; ``first`` is that of the settings."""
+    metrics = sorted(METRICS, key=lambda metric: metric.startswith(MASKED) != (first == MASKED))
+    titles = "".join(f"<th>{TITLES[metric]}</th>" for metric in metrics)
     rows = []
     for setting, of_setting in groupby(lines, key=lambda line: line.setting):
         group = list(of_setting)
@@ -42,7 +44,7 @@ def score_table(pattern: str, lines: Sequence[Line]) -> str:
             f'<tr class="setting"><th colspan="8">R = {setting.acceleration:g} '
             f"<span>{effective:.2f} effective, {group[0].n_slices} slices</span></th></tr>"
         )
-        best = {metric: _best(group, metric) for metric in METRICS}
+        best = {metric: _best(group, metric) for metric in metrics}
         rows += [_score_row(line, best) for line in group]
     return (
         f'<h3>{text(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
@@ -53,7 +55,7 @@ def score_table(pattern: str, lines: Sequence[Line]) -> str:
 
 def _score_row(line: Line, best: dict[str, float]) -> str:
     cells = []
-    for metric in METRICS:
+    for metric in best:
         score, digits = line.scores[metric], DIGITS[metric]
         mean = score.mean.mean
         kind = ' class="best"' if round(mean, digits) == round(best[metric], digits) else ""
@@ -94,11 +96,7 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     for name in finished.methods:
         if name in choices:
             given = [f"{finished.n_calls[name]} network calls"]
-            given += [
-                f"{key.replace('_', ' ')} {value}"
-                for key, value in choices[name].items()
-                if value is not None
-            ]
+            given += [f"{key.replace('_', ' ')} {value}" for key, value in choices[name].items()]
         else:
             given = [finished.identity[f"peer {name}"]]
             if PEERS[name].weights:
@@ -156,21 +154,48 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-PLAIN = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
-MASKED = (("masked_psnr", "masked PSNR (dB), as published"), ("masked_ssim", "masked SSIM, as published"))
+def claim_section(settings: ExperimentSettings, finished: Finished) -> str:
+    """Return what becomes of the claims, in words."""
+    if not settings.claims:
+        return ""
+    items = []
+    for claim in settings.claims:
+        digits = DIGITS[claim.metric]
+        words = []
+        for verdict in judge(claim, finished.store.results):
+            d = verdict.difference
+            mean, low, high = (_signed(value, digits) for value in (d.mean, d.low, d.high))
+            place = f"R = {verdict.acceleration:g}"
+            place += f", {verdict.pattern} lines" if len(settings.patterns) > 1 else ""
+            words.append(f"At {place} it <b>{verdict.word}</b>: {mean} [{low}, {high}].")
+        compared = f"{claim.method} against {claim.against}, {TITLES[claim.metric].replace('<br>', ' ')}"
+        items.append(f"<h3>{text(claim.says)}</h3><p>{text(compared)}. {' '.join(words)}</p>")
+    return (
+        "<h2>Claims</h2><p>A claim appears where the 95 % bootstrap interval of the mean difference over the "
+        "slices lies on its side of 0, and is undecided where the interval holds 0. Differences are "
+        f"positive where the first method is better.</p>{''.join(items)}"
+    )
+
+
+PLAIN_CURVES = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
+MASKED_CURVES = (
+    ("masked_psnr", "masked PSNR (dB), as published"),
+    ("masked_ssim", "masked SSIM, as published"),
+)
 
 
 def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lines: Sequence[Line]) -> None:
-    """Write the page of a finished experiment.
+    """Write the page of a finished experiment; the lines of one scan alone come after those of all.
 
     Raises:
         InputError: the page cannot be written.
     """
     sections = [
-        *_curves(settings, lines),
+        *_curves(settings, [line for line in lines if line.scan is None]),
+        claim_section(settings, finished),
         "<h2>Scores</h2>",
         _explained(settings, finished),
-        *(score_table(pattern, _of(lines, pattern)) for pattern in settings.patterns),
+        *_score_tables(settings, lines),
         image_sections(settings, finished),
         "<h2>Methods</h2>",
         method_table(settings, finished),
@@ -190,27 +215,37 @@ def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lin
     html.write_page(path, settings.title, html.page_asset("experiment.css"), "\n".join(body))
 
 
+def _score_tables(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
+    sections = []
+    for scan, of_scan in groupby(lines, key=lambda line: line.scan):
+        group = list(of_scan)
+        sections += [] if scan is None else [f"<h2>Scores of {text(scan)} alone</h2>"]
+        sections += [
+            score_table(pattern, _of(group, pattern), settings.metrics_first) for pattern in settings.patterns
+        ]
+    return sections
+
+
 def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
     sections = ["<h2>Over the acceleration</h2>"]
     for pattern in settings.patterns:
         own = _of(lines, pattern)
-        sections += [
-            figure(
-                data_uri(plot_scores(own, PLAIN), "image/svg+xml"),
-                f"PSNR and SSIM, {pattern} lines",
-                f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
-                "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
-                "plot",
-            ),
-            figure(
-                data_uri(plot_scores(own, MASKED), "image/svg+xml"),
-                f"Masked PSNR and SSIM as published, {pattern} lines",
-                "The same images by the thesis's masked metrics, as its code computed them: set to 0 up to "
-                "5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
-                "reconstruction alone. They are for comparison with its figures only.",
-                "plot",
-            ),
-        ]
+        plain = figure(
+            data_uri(plot_scores(own, PLAIN_CURVES), "image/svg+xml"),
+            f"PSNR and SSIM, {pattern} lines",
+            f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
+            "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
+            "plot",
+        )
+        masked = figure(
+            data_uri(plot_scores(own, MASKED_CURVES), "image/svg+xml"),
+            f"Masked PSNR and SSIM as published, {pattern} lines",
+            f"{pattern.capitalize()} lines, by the thesis's masked metrics, as its code computed them: set "
+            "to 0 up to 5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
+            "reconstruction alone. They are for comparison with its figures only.",
+            "plot",
+        )
+        sections += [masked, plain] if settings.metrics_first == MASKED else [plain, masked]
     return sections
 
 
@@ -219,7 +254,8 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
     accelerations = ", ".join(f"{value:g}" for value in settings.accelerations)
     if settings.simulate is not None:
         scan = settings.simulate
-        slices = f"{n_slices} simulated slices that no network was trained on"
+        of = f" of {', '.join(scan_names(settings))}" if scan.objects else ""
+        slices = f"{n_slices} simulated slices{of} that no network was trained on"
         data = f"{scan.size} x {scan.size}, {scan.coils} coils, noise {scan.noise:g}"
     else:
         slices, data = f"{n_slices} slices", f"from {len(settings.kspace)} files"

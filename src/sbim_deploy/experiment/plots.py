@@ -13,7 +13,7 @@ from PIL import Image
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.run import Finished
-from sbim_deploy.experiment.scans import Setting, all_settings, full_slice, scan_names
+from sbim_deploy.experiment.scans import Setting, all_settings, full_slice, shown_scans
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.store import Key, Line
 from sbim_deploy.pages.html import png_uri, text
@@ -144,16 +144,20 @@ def image_sections(settings: ExperimentSettings, finished: Finished) -> str:
     """
     if not settings.shown_slices:
         return ""
-    scan = scan_names(settings)[0]
-    references = {index: full_slice(settings, scan, index).reference for index in settings.shown_slices}
+    references = {
+        (scan, index): full_slice(settings, scan, index).reference
+        for scan in shown_scans(settings)
+        for index in settings.shown_slices
+    }
     largest = []
     for key in _shown_keys(settings, finished):
-        reference = references[key.slice]
+        reference = references[key.scan, key.slice]
         error = _error(_image(finished, key, reference), reference)
         largest.append(np.percentile(error, ERROR_PERCENTILE))
     end = round_up(float(np.median(largest)))
     grids = [
-        _grid(settings, finished, scan, index, references[index], end) for index in settings.shown_slices
+        _grid(settings, finished, scan, index, reference, end)
+        for (scan, index), reference in references.items()
     ]
     return (
         "<h2>Images</h2><p>Images are shown from 0 to the maximum of the slice's reference. Below each is "
@@ -206,7 +210,8 @@ def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> st
 
 def _shown_keys(settings: ExperimentSettings, finished: Finished) -> list[Key]:
     return [
-        _key(setting, scan_names(settings)[0], index, method)
+        _key(setting, scan, index, method)
+        for scan in shown_scans(settings)
         for index in settings.shown_slices
         for setting in all_settings(settings)
         for method in finished.methods

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,13 +26,14 @@ from sbim_deploy.experiment.scans import (
     full_slices,
     problem_acceleration,
     scan_names,
+    shown_scans,
     undersample,
 )
 from sbim_deploy.experiment.scores import masked_scores
-from sbim_deploy.experiment.settings import ExperimentSettings
+from sbim_deploy.experiment.settings import ExperimentSettings, Levels, Simulation
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.folder import Model, load_model
+from sbim_deploy.models.folder import Model, NoiseLevels, load_model
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
@@ -78,7 +79,7 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     versions = {name: PEERS[name].version() for name in settings.peers}
     left_out = tuple(name for name, version in versions.items() if version is None)
     _announce(left_out, settings.baseline, progress)
-    model = load_model(settings.model)
+    model = _with_levels(load_model(settings.model), settings.levels)
     samplers = {
         method.name: Reconstructor(
             model, method.choice, settings.seed, threads=settings.threads, samples=method.samples
@@ -105,14 +106,14 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     return Finished(store, identity, methods, left_out, calls)
 
 
-def tune(name: str, setting: Setting, slices: Sequence[FullSlice], seed: int, threads: int) -> Tuned:
+def tune(name: str, setting: Setting, slices: Sequence[FullSlice], settings: ExperimentSettings) -> Tuned:
     """Return the weight of a peer's grid that has the least mean NRMSE over the tuning slices."""
     peer = PEERS[name]
-    problems = [undersample(full, setting, seed) for full in slices]
+    problems = [undersample(full, setting, settings) for full in slices]
     means = []
     for weight in peer.weights:
         images = [
-            np.abs(centre_crop(peer.solve(problem, weight, threads), problem.image_shape))
+            np.abs(centre_crop(peer.solve(problem, weight, settings.threads), problem.image_shape))
             for problem in problems
         ]
         scores = [nrmse(image, full.reference) for image, full in zip(images, slices, strict=True)]
@@ -130,7 +131,7 @@ def _run_slice(
     store: Store,
     progress: Progress,
 ) -> None:
-    problem = undersample(full, setting, settings.seed)
+    problem = undersample(full, setting, settings)
     for key in keys:
         before = time.perf_counter()
         image, residual = solvers[key.method](problem, setting)
@@ -186,9 +187,21 @@ def _tune_peers(
         return
     slices = list(full_slices(settings, settings.tuning_slices))
     for setting, name in wanted:
-        tuned = tune(name, setting, slices, settings.seed, settings.threads)
+        tuned = tune(name, setting, slices, settings)
         store.add_tuned(tuned)
         progress.said(f"{name}: weight {tuned.weight:g} at {setting.pattern} R = {setting.acceleration:g}")
+
+
+def _with_levels(model: Model, levels: Levels | None) -> Model:
+    """Return the model with other noise levels, for the samplers to lay their steps on."""
+    if levels is None:
+        return model
+    manifest = replace(
+        model.manifest,
+        noise_levels=NoiseLevels(levels.sigma_begin, levels.sigma_end, levels.n_levels),
+        sampling=replace(model.manifest.sampling, start_level=levels.start_level),
+    )
+    return replace(model, manifest=manifest)
 
 
 def _announce(left_out: tuple[str, ...], baseline: str, progress: Progress) -> None:
@@ -207,7 +220,7 @@ def _check_scans(settings: ExperimentSettings) -> None:
         first = first or full
     if first is not None:
         for setting in all_settings(settings):
-            undersample(first, setting, settings.seed)
+            undersample(first, setting, settings)
 
 
 def _keys(settings: ExperimentSettings, methods: tuple[str, ...]) -> list[Key]:
@@ -221,12 +234,22 @@ def _keys(settings: ExperimentSettings, methods: tuple[str, ...]) -> list[Key]:
 
 
 def _shown(settings: ExperimentSettings, keys: list[Key]) -> set[Key]:
-    first = scan_names(settings)[0]
-    return {key for key in keys if key.scan == first and key.slice in settings.shown_slices}
+    scans = shown_scans(settings)
+    return {key for key in keys if key.scan in scans and key.slice in settings.shown_slices}
 
 
 def _slice_of(key: Key) -> tuple[Setting, str, int]:
     return Setting(key.pattern, key.acceleration), key.scan, key.slice
+
+
+def _simulation(simulation: Simulation) -> dict[str, Any]:
+    """Return what decides simulated scans; volumes count by what is in them."""
+    decided = asdict(simulation)
+    objects = decided.pop("objects")
+    for given in objects:
+        if given["volume"] is not None:
+            given["volume"] = f"{given['volume'].name}, SHA 256 {file_sha256(given['volume'])}"
+    return {**decided, "objects": objects} if objects else decided
 
 
 def _identity(
@@ -234,11 +257,13 @@ def _identity(
 ) -> dict[str, Any]:
     """Return what decides the results. A run goes on only with the same, but methods may be added."""
     decided_otherwise = {"title", "methods", "model", "kspace", "peers", "baseline"} | {
-        *("accelerations", "patterns", "slices", "shown_slices")
+        *("metrics_first", "claims"),
+        *("accelerations", "patterns", "slices", "shown_slices"),
     }
     given = {name: value for name, value in asdict(settings).items() if name not in decided_otherwise}
     return {
         **given,
+        "simulate": settings.simulate and _simulation(settings.simulate),
         **{f"method {method.name}": method.numbers() for method in settings.methods},
         "sbim-deploy": __version__,
         "numpy": np.__version__,

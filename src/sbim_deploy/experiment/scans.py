@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import TRUE, ExperimentSettings, Simulation
+from sbim_deploy.experiment.settings import BRAIN, TRUE, ExperimentSettings, Simulation
 from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
 from sbim_deploy.mri.masks import effective_acceleration, line_mask
+from sbim_deploy.mri.phantom import shepp_logan
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.runs.evaluate import reference_magnitude
-from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_object
+from sbim_deploy.runs.volume import volume_slice
 
 SIMULATED = "simulated"
 
@@ -44,8 +46,16 @@ class Setting:
 
 
 def scan_names(settings: ExperimentSettings) -> list[str]:
-    """Return the names that the scans have in the results, which are those of the files."""
-    return [path.name for path in settings.kspace] or [SIMULATED]
+    """Return the names that the scans have in the results, which are those of the objects or the files."""
+    if settings.simulate is not None:
+        return [each.name for each in settings.simulate.objects] or [SIMULATED]
+    return [path.name for path in settings.kspace]
+
+
+def shown_scans(settings: ExperimentSettings) -> list[str]:
+    """Return the scans of which the page shows slices: every simulated one, or the first file."""
+    names = scan_names(settings)
+    return names if settings.simulate is not None else names[:1]
 
 
 def all_settings(settings: ExperimentSettings) -> list[Setting]:
@@ -75,7 +85,7 @@ def full_slices(settings: ExperimentSettings, indices: Iterable[int]) -> Iterato
 def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice:
     """Return one slice of a scan; see :func:`full_slices`."""
     if settings.simulate is not None:
-        return _simulated(settings, settings.simulate, index)
+        return _simulated(settings, settings.simulate, scan, index)
     path = next(path for path in settings.kspace if path.name == scan)
     with open_kspace(path) as file:
         _check_file(file, index, settings.maps)
@@ -88,14 +98,20 @@ def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice
         return FullSlice(scan, index, file.read_slice(index), maps, reference_magnitude(file, index, shape))
 
 
-def undersample(full: FullSlice, setting: Setting, seed: int) -> SliceProblem:
+def undersample(full: FullSlice, setting: Setting, settings: ExperimentSettings) -> SliceProblem:
     """Take lines away from a slice, and prepare it as ``recon`` does.
 
     Raises:
         InputError: more acceleration than there are lines, or too few calibration lines for the maps.
     """
     try:
-        mask = line_mask(full.kspace.shape[-1], setting.acceleration, setting.pattern, seed=seed)
+        mask = line_mask(
+            full.kspace.shape[-1],
+            setting.acceleration,
+            setting.pattern,
+            seed=settings.seed,
+            convention=settings.mask_convention,
+        )
     except ValueError as error:
         raise InputError(f"{full.scan}: cannot undersample: {error}") from error
     shape = (full.reference.shape[0], full.reference.shape[1])
@@ -107,17 +123,29 @@ def problem_acceleration(problem: SliceProblem) -> float:
     return effective_acceleration(problem.mask)
 
 
-def _simulated(settings: ExperimentSettings, simulation: Simulation, index: int) -> FullSlice:
-    scan = SimulateSettings(
+def _simulated(settings: ExperimentSettings, simulation: Simulation, scan: str, index: int) -> FullSlice:
+    simulated = SimulateSettings(
         n_coils=simulation.coils,
         size=simulation.size,
         acceleration=1,
         noise=simulation.noise,
         seed=settings.seed,
     )
-    full = simulate_slice(scan, np.ones(simulation.size, dtype=np.bool_), index)
+    magnitude = _object_slice(simulation, scan, index)
+    full = simulate_object(magnitude, simulated, np.ones(simulation.size, dtype=np.bool_), index)
     maps = full.maps if settings.maps == TRUE else None
-    return FullSlice(SIMULATED, index, full.kspace, maps, np.abs(full.reference))
+    return FullSlice(scan, index, full.kspace, maps, np.abs(full.reference))
+
+
+def _object_slice(simulation: Simulation, scan: str, index: int) -> FloatArray:
+    if not simulation.objects:
+        return brain_slice(index, simulation.size)
+    simulated = next(each for each in simulation.objects if each.name == scan)
+    if simulated.phantom == BRAIN:
+        return brain_slice(index, simulation.size)
+    if simulated.volume is None:
+        return shepp_logan((simulation.size, simulation.size))
+    return volume_slice(simulated.volume, simulated.plane, simulated.volume_slices[index], simulation.size)
 
 
 def _check_file(file: KspaceFile, index: int, maps: str) -> None:

@@ -19,7 +19,9 @@ from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
 from sbim_deploy.samplers.choice import SamplerChoice, find_preset
 
 EXTRA = "experiment"
+BRAIN = "brain"
 ESTIMATED, TRUE = "estimated", "true"
+MASKED = "masked"
 WAY_OUT = "docs/experiments.md says what an experiment holds"
 
 # Names become parts of file names.
@@ -48,18 +50,95 @@ class Method:
             raise InputError(f"name is {self.name!r}, which is a peer's: choose another")
 
     def numbers(self) -> dict[str, Any]:
-        """Return what decides its images: the sampler's name first, and None where it is a default."""
+        """Return what decides its images, the sampler's name first, without what is a default."""
         chosen = asdict(self.choice)
-        return {"sampler": chosen.pop("name"), **chosen, "samples": self.samples}
+        given = {"sampler": chosen.pop("name"), **chosen, "samples": self.samples}
+        return {name: value for name, value in given.items() if value not in (None, False)}
+
+
+@dataclass(frozen=True)
+class SimulatedObject:
+    """What a simulated scan is of, under the name that it has in the results.
+
+    Either a ``phantom``, or some slices of a NIfTI ``volume`` of magnitudes in a ``plane``, by their numbers
+    from left, posterior or inferior: the experiment's own slices are places in ``volume_slices``. The slices
+    of shepp-logan differ in phase and noise alone.
+    """
+
+    name: Name
+    phantom: Literal["brain", "shepp-logan"] | None = None
+    volume: Path | None = None
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    volume_slices: tuple[Natural, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that it is one thing, and that a volume has its slices."""
+        if (self.phantom is None) == (self.volume is None):
+            raise InputError("phantom and volume are both given or both missing, expected one of them")
+        if (self.volume is None) == bool(self.volume_slices):
+            raise InputError("volume and volume_slices go together: give both, or neither")
+        _check_distinct("volume_slices", self.volume_slices)
+
+    def n_slices(self) -> float:
+        """Return how many slices there are to choose from."""
+        if self.volume is None:
+            return n_brain_slices() if self.phantom == BRAIN else math.inf
+        return len(self.volume_slices)
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A scan as ``sbim-deploy simulate`` makes it; slices are the synthetic brains held out from training."""
+    """Scans as ``sbim-deploy simulate`` makes them.
+
+    Without ``objects`` it is one, of the synthetic brains held out from training.
+    """
 
     size: Annotated[int, whole(MIN_SIZE, MAX_SIZE)] = 128
     coils: Annotated[int, whole(1, 256)] = 8
     noise: Annotated[float, real(0, 1e6)] = 0.01
+    objects: tuple[SimulatedObject, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse two objects of one name."""
+        _check_distinct("objects", [each.name for each in self.objects])
+
+    def n_slices(self) -> float:
+        """Return how many slices there are to choose from in every scan."""
+        return min([each.n_slices() for each in self.objects] or [n_brain_slices()])
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Geometric noise levels that the samplers take in place of the model's, and where Langevin begins.
+
+    A network that divides its output by sigma takes any level; how well it knows it is another matter.
+    """
+
+    sigma_begin: Positive
+    sigma_end: Positive
+    n_levels: Annotated[int, whole(2, 100_000)]
+    start_level: Natural = 0
+
+
+Metric = Literal["psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What somebody says: at which accelerations a method is ahead of another, or behind it."""
+
+    says: Text
+    method: str
+    against: str
+    metric: Metric
+    ahead: tuple[float, ...] = ()
+    behind: tuple[float, ...] = ()
+
+    def at(self, acceleration: float) -> Literal["ahead", "behind"] | None:
+        """Return what is said of an acceleration; None is nothing."""
+        if acceleration in self.ahead:
+            return "ahead"
+        return "behind" if acceleration in self.behind else None
 
 
 @dataclass(frozen=True)
@@ -67,9 +146,11 @@ class ExperimentSettings:
     """An experiment.
 
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
-    from; ``slices`` and ``tuning_slices`` are indices into the simulated scan, or into every file. Tuning
+    from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of the first file. ``threads`` are those of every method.
+    of every object or of the first file. ``threads`` are those of every method. ``levels`` None are the
+    model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims`` the page says
+    whether it appears.
     """
 
     title: Text
@@ -82,9 +163,13 @@ class ExperimentSettings:
     kspace: tuple[Path, ...] = ()
     shown_slices: tuple[Natural, ...] = ()
     patterns: Annotated[tuple[str, ...], AtLeastOne] = ("equispaced",)
+    mask_convention: Literal["centred", "published"] = "centred"
     peers: tuple[str, ...] = tuple(PEERS)
     model: Path = Path(DEMO)
+    levels: Levels | None = None
     maps: Literal["estimated", "true"] = "estimated"
+    metrics_first: Literal["plain", "masked"] = "plain"
+    claims: tuple[Claim, ...] = ()
     seed: Natural = 0
     threads: Annotated[int, whole(1, 1024)] = 1
 
@@ -99,6 +184,9 @@ class ExperimentSettings:
         _check_known("patterns", self.patterns, PATTERNS)
         _check_known("peers", self.peers, tuple(PEERS))
         _check_known("baseline", (self.baseline,), (*names, *self.peers))
+        for claim in self.claims:
+            _check_known("claims", (claim.method, claim.against), (*names, *self.peers))
+            _check_known_accelerations(claim, self.accelerations)
         self._check_slices()
 
     def _check_slices(self) -> None:
@@ -109,7 +197,7 @@ class ExperimentSettings:
         if not set(self.shown_slices) <= set(self.slices):
             raise InputError(f"shown_slices is {list(self.shown_slices)}: expected some of slices")
         # Past the last brain they start again: a slice would count twice, or be tuned on.
-        last = math.inf if self.simulate is None else n_brain_slices() - 1
+        last = math.inf if self.simulate is None else self.simulate.n_slices() - 1
         for name in ("slices", "tuning_slices"):
             for index in getattr(self, name):
                 if index > last:
@@ -134,10 +222,20 @@ def read_settings(path: Path) -> ExperimentSettings:
     settings = convert(document, ExperimentSettings, str(path), WAY_OUT)
     return replace(
         settings,
+        simulate=settings.simulate and _beside(path, settings.simulate),
         kspace=tuple(path.parent / each for each in settings.kspace),
         model=settings.model if str(settings.model) == DEMO else path.parent / settings.model,
         shown_slices=settings.shown_slices if "shown_slices" in document else settings.slices[:2],
     )
+
+
+def _beside(path: Path, simulation: Simulation) -> Simulation:
+    """Return a simulation whose volumes are found from the folder of the experiment's file."""
+    objects = (
+        each if each.volume is None else replace(each, volume=path.parent / each.volume)
+        for each in simulation.objects
+    )
+    return replace(simulation, objects=tuple(objects))
 
 
 @dataclass(frozen=True)
@@ -152,6 +250,11 @@ class _MethodEntry:
     schedule: Text | None = None
     start_sigma: Positive | None = None
     prior_weight: NonNegative | None = None
+    langevin_step: Positive | None = None
+    corrector_step_from: Text | None = None
+    denoising: Text | None = None
+    published: bool | None = None
+    eta: NonNegative | None = None
     preset: Text | None = None
     samples: Annotated[int, whole(1, 1000)] | None = None
     name: Name | None = None
@@ -180,7 +283,7 @@ def _method(stored: object, where: str) -> Method:
 def _check_distinct(name: str, values: Sequence[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
-            way_out = "; give each method a name of its own" if name == "methods" else ""
+            way_out = "; give each a name of its own" if name in ("methods", "objects") else ""
             raise InputError(f"{name} has {value} twice{way_out}")
 
 
@@ -188,3 +291,10 @@ def _check_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> 
     for value in values:
         if value not in known:
             raise InputError(f"{name} has {value[:60]!r}: expected one of {', '.join(known)}")
+
+
+def _check_known_accelerations(claim: Claim, accelerations: tuple[float, ...]) -> None:
+    for value in (*claim.ahead, *claim.behind):
+        if value not in accelerations:
+            known = ", ".join(f"{each:g}" for each in accelerations)
+            raise InputError(f"claims has R = {value:g}: expected some of accelerations, {known}")

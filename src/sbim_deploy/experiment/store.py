@@ -26,7 +26,6 @@ METHODS = ("method ", "peer ")
 ANOTHER_FOLDER = "name another folder"
 
 METRICS = ("psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim")
-COMPARED = METRICS[:3]
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the summary: a method at a nominal acceleration."""
+    """A line of the summary: a method at a nominal acceleration, on one scan or, where it is None, on all."""
 
+    scan: str | None
     setting: Setting
     method: str
     n_slices: int
@@ -225,33 +225,35 @@ class Store:
         return self.folder / IMAGES / name
 
 
-def summarise(results: Sequence[Result], baseline: str) -> list[Line]:
-    """Return a line for each setting and method, in the order of the results."""
+def summarise(results: Sequence[Result], baseline: str, scan: str | None = None) -> list[Line]:
+    """Return a line for each setting and method, in the order of the results; of one scan, or of all."""
+    if scan is not None:
+        results = [result for result in results if result.scan == scan]
     groups: dict[tuple[Setting, str], list[Result]] = {}
     for result in results:
         setting = Setting(result.pattern, result.acceleration)
         groups.setdefault((setting, result.method), []).append(result)
-    return [_summary_line(key, group, groups[key[0], baseline], baseline) for key, group in groups.items()]
+    return [
+        _summary_line(scan, key, group, groups[key[0], baseline], baseline) for key, group in groups.items()
+    ]
 
 
 def write_summary(path: Path, lines: Sequence[Line]) -> None:
-    """Write the lines as CSV. A cell is empty where there is no such number."""
+    """Write the lines as CSV. A cell is empty where there is no such number, or where the scan is all."""
     written = io.StringIO(newline="")
     writer = csv.writer(written, lineterminator="\n")
-    header = ["pattern", "acceleration", "effective_acceleration", "method", "slices"]
+    header = ["scan", "pattern", "acceleration", "effective_acceleration", "method", "slices"]
     for metric in METRICS:
         header += [f"{metric}_mean", f"{metric}_sd"]
-        if metric in COMPARED:
-            header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
+        header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
     writer.writerow([*header, "residual", "seconds"])
     for line in lines:
-        cells: list[object] = [line.setting.pattern, _cell(line.setting.acceleration)]
+        cells: list[object] = [line.scan, line.setting.pattern, _cell(line.setting.acceleration)]
         cells += [_cell(line.effective_acceleration), line.method, line.n_slices]
-        for metric, score in line.scores.items():
+        for score in line.scores.values():
             cells += [_cell(score.mean.mean), _cell(score.deviation)]
-            if metric in COMPARED:
-                d = score.difference
-                cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
+            d = score.difference
+            cells += ["", "", ""] if d is None else [_cell(d.mean), _cell(d.low), _cell(d.high)]
         writer.writerow([*cells, _cell(line.residual), _cell(line.seconds)])
     with replacing(path) as temporary:
         temporary.write_text(written.getvalue(), encoding="utf-8", newline="")
@@ -295,7 +297,9 @@ def _write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def _summary_line(key: tuple[Setting, str], group: list[Result], base: list[Result], baseline: str) -> Line:
+def _summary_line(
+    scan: str | None, key: tuple[Setting, str], group: list[Result], base: list[Result], baseline: str
+) -> Line:
     setting, method = key
     if [(each.scan, each.slice) for each in group] != [(each.scan, each.slice) for each in base]:
         raise ValueError(f"{method} and {baseline} were not scored on the same slices")
@@ -303,13 +307,13 @@ def _summary_line(key: tuple[Setting, str], group: list[Result], base: list[Resu
     for metric in METRICS:
         values = [float(getattr(each, metric)) for each in group]
         differences = [value - float(getattr(each, metric)) for value, each in zip(values, base, strict=True)]
-        difference = mean_interval(differences) if method != baseline and metric in COMPARED else None
+        difference = mean_interval(differences) if method != baseline else None
         scores[metric] = Score(mean_interval(values), standard_deviation(values), difference)
     effective, residual, seconds = (
         float(np.mean([getattr(each, name) for each in group]))
         for name in ("effective_acceleration", "residual", "seconds")
     )
-    return Line(setting, method, len(group), effective, scores, residual, seconds)
+    return Line(scan, setting, method, len(group), effective, scores, residual, seconds)
 
 
 def _cell(value: float) -> str:

@@ -1,7 +1,8 @@
 """The published checkpoints and their YAML: read without unpickling code, written in the same layout.
 
 Layout: a list [state dict with ``module.`` prefixes, optimiser state, epoch, step, EMA weights without the
-prefix], the last where ``model.ema`` is true.
+prefix], the last where ``model.ema`` is true. Among the first are the noise levels ``sigmas`` (L,), largest
+first, which are no parameter.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, conv
 from sbim_deploy.models.folder import Levels, NoiseLevels
 
 UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
+UNET_PARAMETER = "conv_in.weight"  # which no NCSNv2 has
+SIGMAS_KEY = "sigmas"
 CHECK = "check that it is the config of this network"
 
 
@@ -213,7 +216,7 @@ def build_network(config: NetworkConfig, weights: Mapping[str, Tensor], source: 
     network = ScoreNetwork(
         ARCHITECTURES[architecture_of(weights, source)], config.ngf, config.channels, config.centred_input
     )
-    parameters = {name: tensor for name, tensor in weights.items() if name != "sigmas"}
+    parameters = {name: tensor for name, tensor in weights.items() if name != SIGMAS_KEY}
     says = f"the config (ngf {config.ngf}, {config.channels} channels)"
     check_weights(parameters, network.state_dict(), source, says)
     network.load_state_dict(parameters)
@@ -246,6 +249,11 @@ def check_weights(
 
 def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:
     """Name the member of the family that has these stages."""
+    if UNET_PARAMETER in weights:
+        raise InputError(
+            f"{source}: holds a UNet2DModel, expected an NCSNv2; train writes the former for export into the "
+            "folder pipeline beside the checkpoint: name that"
+        )
     stages = {name.split(".")[0] for name in weights if name.startswith("res")}
     for name, architecture in ARCHITECTURES.items():
         if stages == {stage.name for stage in architecture.stages}:

@@ -153,7 +153,7 @@ def load_unet(folder: Path) -> LoadedNetwork:
     unet.load_state_dict(weights, assign=True)
     begin, end = float(sigmas[0]), float(sigmas[-1])
     return LoadedNetwork(
-        VarianceExploding(_Prediction(unet), sigmas, prediction).eval(),
+        score_of(unet, sigmas, prediction).eval(),
         NetworkConfig(
             ngf=options["block_out_channels"][0],
             channels=2,
@@ -167,6 +167,11 @@ def load_unet(folder: Path) -> LoadedNetwork:
         size_multiple=_size_multiple(options),
         levels=NoiseLevels(begin, end, sigmas.size, VP, tuple(sigmas.tolist())),
     )
+
+
+def score_of(unet: nn.Module, sigmas: Sigmas, prediction: Prediction) -> VarianceExploding:
+    """Return the score of a ``UNet2DModel`` that was, or will be, trained on these levels."""
+    return VarianceExploding(_Prediction(unet), sigmas, prediction)
 
 
 class _Prediction(nn.Module):
@@ -251,7 +256,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: truncated or no safetensors ({reason}): fetch it again") from error
 
 
-def _read_schedule(folder: Path) -> tuple[Sigmas, str]:
+def _read_schedule(folder: Path) -> tuple[Sigmas, Prediction]:
     """Return the levels of the schedule, largest first, and what the network predicts."""
     paths = (folder / "scheduler" / SCHEDULER_NAME, folder / SCHEDULER_NAME)
     path = next((path for path in paths if path.is_file()), None)

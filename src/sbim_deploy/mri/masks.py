@@ -13,6 +13,7 @@ import numpy as np
 from sbim_deploy.records import BoolArray, ComplexArray
 
 PATTERNS = ("equispaced", "random")
+MASK_CONVENTIONS = CENTRED, PUBLISHED = "centred", "published"
 MIN_CALIB_LINES = 4  # fewer estimate no coil maps
 
 
@@ -29,17 +30,25 @@ def line_mask(
     pattern: str = "equispaced",
     calib_width: int | None = None,
     seed: int = 0,
+    convention: str = CENTRED,
 ) -> BoolArray:
     """Return which of ``n_lines`` are sampled: a centre of ``calib_width`` and 1 / R of the lines outside it.
 
     ``equispaced`` takes every R-th of the lines outside the centre, as published; ``random`` takes as many
     of them, chosen by ``seed``. R is nominal, as in the thesis: see :func:`effective_acceleration`.
 
+    The centre of k-space is the line n // 2. ``centred`` begins the fully sampled centre at n // 2 - w // 2;
+    the thesis's code at (n - w) // 2, which is ``published`` and another line where n is even and w is odd.
+
     Raises:
-        ValueError: an unknown pattern, an acceleration below 1 or above the number of lines.
+        ValueError: an unknown pattern or convention, an acceleration below 1 or above the number of lines.
     """
     if pattern not in PATTERNS:
         raise ValueError(f"unknown sampling pattern {pattern!r}: expected one of {', '.join(PATTERNS)}")
+    if convention not in MASK_CONVENTIONS:
+        raise ValueError(
+            f"unknown mask convention {convention!r}: expected one of {', '.join(MASK_CONVENTIONS)}"
+        )
     if not 1 <= acceleration <= n_lines:
         raise ValueError(f"acceleration is {acceleration:g}: expected 1 to the number of lines, {n_lines}")
     width = published_calib_width(n_lines, acceleration) if calib_width is None else calib_width
@@ -47,7 +56,7 @@ def line_mask(
         raise ValueError(f"calib_width is {width}: expected 0 to the number of lines, {n_lines}")
 
     mask = np.zeros(n_lines, dtype=np.bool_)
-    start = n_lines // 2 - width // 2
+    start = n_lines // 2 - width // 2 if convention == CENTRED else (n_lines - width) // 2
     mask[start : start + width] = True
     outside = np.flatnonzero(~mask)
     if pattern == "equispaced":

@@ -149,7 +149,12 @@ def step_of(kind: str, sigma: float, n_cg: int) -> Step:
     """Return a step of a plan at a level, of a kind such as guided or proximal-2d."""
     if kind.startswith("guided"):
         return GuidedStep(
-            sigma, step_size=0.3 * sigma**2, noise_scale=0.1 * sigma, data_weight=5.0, likelihood_weight=0.5
+            sigma,
+            step_size=0.3 * sigma**2,
+            noise_scale=0.1 * sigma,
+            data_weight=5.0,
+            likelihood_weight=0.5,
+            likelihood_sigma=sigma,
         )
     return ProximalStep(
         sigma, gamma=0.05, noise_gamma=1.0, n_cg=n_cg, renoise=0.3 * sigma, noise_scale=0.2 * sigma

@@ -20,7 +20,7 @@ from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
 from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
 from sbim_deploy.recon.prepare import SliceProblem
-from sbim_deploy.recon.self_check import doubts_of_model, find_doubts
+from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
@@ -101,13 +101,13 @@ class Reconstructor:
         if min(samples, samples_at_once) < 1:
             raise InputError(f"samples is {samples}, {samples_at_once} at once: expected at least 1")
         self.model = model
-        self._doubts_of_model = doubts_of_model(model.manifest.noise_left)
         self.seed = seed
         self.samples, self._samples_at_once = samples, samples_at_once
         self._sd_factor = np.float32(sd_factor)
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        self._doubts = doubts_of_model(model.manifest.noise_left) + doubts_of_plan(self.plan)
         self.graph = graph
         self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads))
         self.engine: Engine = self._open_graph(self._file_stem(graph))
@@ -151,7 +151,7 @@ class Reconstructor:
                 float(residuals[i]),
                 problem,
                 None if deviations is None else cropped(deviations[i], problem),
-                find_doubts(problem, float(residuals[i])) + self._doubts_of_model,
+                find_doubts(problem, float(residuals[i])) + self._doubts,
             )
             for i, problem in enumerate(problems)
         ]

@@ -15,6 +15,8 @@ import numpy as np
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.samplers.choice import MAX_LANGEVIN_STEP, divergence
+from sbim_deploy.samplers.plan import Plan, largest_langevin_step
 
 # An image is judged by both: residual over what the noise explains, and model error over the data's norm. On
 # quiet data the first alone would call every image wrong, and on noisy data the second says nothing.
@@ -64,6 +66,15 @@ def doubts_of_model(noise_left: Mapping[str, float]) -> tuple[Fault, ...]:
         "images: check the checkpoint that it was exported from"
     )
     return (Fault("no prior", message, False),)
+
+
+def doubts_of_plan(plan: Plan) -> tuple[Fault, ...]:
+    """Return why every image of a plan is doubtful: a published one may have steps that diverge."""
+    largest = largest_langevin_step(plan)
+    if largest <= MAX_LANGEVIN_STEP:
+        return ()
+    message = f"{divergence(plan, largest)}: leave --published out, or take more steps"
+    return (Fault("Langevin steps", message, False),)
 
 
 def levels_without_gain(noise_left: Mapping[str, float]) -> list[str]:

@@ -35,11 +35,20 @@ def check_nifti(path: Path) -> Any:
     if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path}: the name must end in {' or '.join(SUFFIXES)}; name the output so")
     check_writable(path)
+    return import_nibabel("NIfTI output")
+
+
+def import_nibabel(purpose: str) -> Any:
+    """Return nibabel; ``purpose`` begins the message that says that it is missing.
+
+    Raises:
+        BackendMissingError: nibabel is not installed.
+    """
     try:
         return importlib.import_module("nibabel")
     except ImportError as error:
         raise BackendMissingError(
-            'NIfTI output needs nibabel, which is not installed; run: pip install "sbim-deploy[nifti]"'
+            f'{purpose} needs nibabel, which is not installed; run: pip install "sbim-deploy[nifti]"'
         ) from error
 
 

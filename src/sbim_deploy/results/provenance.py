@@ -47,6 +47,7 @@ class RemovedLines:
 
     pattern: str | None = None
     acceleration: float | None = None
+    convention: str | None = None
 
 
 @dataclass(frozen=True)

@@ -313,7 +313,13 @@ def _sampling_mask(settings: ReconSettings, kspace: KspaceSource) -> BoolArray |
     if wanted is None:
         return kspace.mask
     try:
-        lines = line_mask(kspace.n_columns, wanted.acceleration, wanted.pattern, seed=settings.seed)
+        lines = line_mask(
+            kspace.n_columns,
+            wanted.acceleration,
+            wanted.pattern,
+            seed=settings.seed,
+            convention=wanted.convention,
+        )
     except ValueError as error:
         raise InputError(f"{kspace.path}: cannot undersample: {error}") from error
     return lines if kspace.mask is None else np.logical_and(kspace.mask, lines)

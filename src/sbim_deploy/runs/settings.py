@@ -9,7 +9,7 @@ from pathlib import Path
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
-from sbim_deploy.mri.masks import PATTERNS
+from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
 from sbim_deploy.records import MAX_MAP_SETS
 from sbim_deploy.samplers.choice import SamplerChoice
@@ -21,9 +21,14 @@ class Undersampling:
 
     pattern: str
     acceleration: float
+    convention: str = CENTRED
 
     def __post_init__(self) -> None:
-        """Check the pattern; the acceleration is checked against the file's lines."""
+        """Check the names; the acceleration is checked against the file's lines."""
+        if self.convention not in MASK_CONVENTIONS:
+            raise InputError(
+                f"unknown mask convention {self.convention!r}: expected one of {', '.join(MASK_CONVENTIONS)}"
+            )
         if self.pattern not in PATTERNS:
             raise InputError(f"unknown pattern {self.pattern!r}: expected one of {', '.join(PATTERNS)}")
 

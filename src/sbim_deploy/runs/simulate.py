@@ -16,7 +16,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
-from sbim_deploy.mri.masks import PATTERNS, effective_acceleration, line_mask
+from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS, effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
@@ -42,6 +42,7 @@ class SimulateSettings:
     noise: float = 0.01
     seed: int = 0
     phantom: str = "brain"
+    mask_convention: str = CENTRED
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -56,7 +57,11 @@ class SimulateSettings:
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
-        names = {"pattern": (self.pattern, PATTERNS), "phantom": (self.phantom, PHANTOMS)}
+        names = {
+            "pattern": (self.pattern, PATTERNS),
+            "phantom": (self.phantom, PHANTOMS),
+            "mask convention": (self.mask_convention, MASK_CONVENTIONS),
+        }
         for name, (choice, known) in names.items():
             if choice not in known:
                 raise InputError(f"unknown {name} {choice!r}: expected one of {', '.join(known)}")
@@ -70,7 +75,13 @@ def simulate_file(
     Raises:
         InputError: the file cannot be written.
     """
-    mask = line_mask(settings.size, settings.acceleration, settings.pattern, seed=settings.seed)
+    mask = line_mask(
+        settings.size,
+        settings.acceleration,
+        settings.pattern,
+        seed=settings.seed,
+        convention=settings.mask_convention,
+    )
     voxel = FIELD_OF_VIEW_MM / settings.size
     provenance = {"software": {"sbim-deploy": __version__}, "simulate": asdict(settings)}
     write_kspace(
@@ -81,10 +92,21 @@ def simulate_file(
 
 def simulate_slice(settings: SimulateSettings, mask: BoolArray, index: int) -> KspaceSlice:
     """Return one slice of a simulated scan: the same whatever the other slices are."""
-    rng = np.random.default_rng([settings.seed, index])
     shape = (settings.size, settings.size)
     magnitude = shepp_logan(shape) if settings.phantom == "shepp-logan" else brain_slice(index, settings.size)
-    magnitude /= np.percentile(magnitude, 99)
+    return simulate_object(magnitude, settings, mask, index)
+
+
+def simulate_object(
+    magnitude: FloatArray, settings: SimulateSettings, mask: BoolArray, index: int
+) -> KspaceSlice:
+    """Return the scan of a magnitude (size, size); ``index`` and the seed decide its phase and its noise.
+
+    It is scaled so that its 99th percentile is 1, or its maximum where so little of the image is not 0.
+    """
+    rng = np.random.default_rng([settings.seed, index])
+    shape = (settings.size, settings.size)
+    magnitude = (magnitude / (np.percentile(magnitude, 99) or magnitude.max())).astype(np.float32)
     reference: ComplexArray = magnitude * smooth_phase(shape, rng)
     maps = birdcage_maps(settings.n_coils, shape)
     kspace = centred_fft(maps * reference)

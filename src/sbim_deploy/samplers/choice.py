@@ -14,8 +14,13 @@ from sbim_deploy.samplers.plan import GuidedStep, Plan
 from sbim_deploy.samplers.schedules import Sigmas, geometric, karras, starting_at, subsample
 
 DEFAULT_SAMPLER = "dds"
-NORM_MATCHED, LIKELIHOOD = "norm-matched", "likelihood"
-GUIDANCES = (NORM_MATCHED, LIKELIHOOD)
+NORM_MATCHED, LIKELIHOOD, CLEAN_LIKELIHOOD = "norm-matched", "likelihood", "clean-likelihood"
+GUIDANCES = (NORM_MATCHED, LIKELIHOOD, CLEAN_LIKELIHOOD)
+CORRECTOR_LEVELS = OWN_LEVEL, PREVIOUS_LEVEL = "own", "previous"
+DENOISINGS = BY_PRIOR, GUIDED = "prior", "guided"
+MAX_LANGEVIN_STEP = 2.0  # of sigma^2: above it a Langevin step grows what it should shrink
+# The published Langevin dynamics take three steps a level up to level 1800 of 2311, and then four.
+PUBLISHED_LEVELS, PUBLISHED_CHANGE, PUBLISHED_STEPS_EACH = 2311, 1800, (3, 4)
 SCHEDULES = {"geometric": geometric, "karras": karras}
 
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
@@ -48,6 +53,12 @@ class SamplerChoice:
     ``data_weight`` is that of the ``guidance``. ``schedule`` lays the levels between the first and the last;
     with ``start_sigma`` they begin there, with the image of the measured data under noise of that level.
     ``prior_weight`` is w in the weight w (sigma_y / sigma)^2 of the denoised image in ``dds``.
+
+    ``langevin_step`` is the step size of Langevin steps in units of sigma^2, where sigma is the corrector's
+    level, or with ``corrector_step_from`` "previous" that of the predictor before it. ``denoising`` tells
+    whether data guide the last step. ``published`` takes what the thesis's code did for what is left None:
+    a guided last denoising, a last predictor to 0, corrector steps of the previous level, and three, then
+    four Langevin steps a level.
     ``eta``, 0 to 1, is how fresh the noise of ``ddim`` is: from none to that of ``reverse-diffusion``.
     """
 
@@ -59,43 +70,59 @@ class SamplerChoice:
     schedule: str | None = None
     start_sigma: float | None = None
     prior_weight: float | None = None
+    langevin_step: float | None = None
+    corrector_step_from: str | None = None
+    denoising: str | None = None
+    published: bool = False
     eta: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse an unknown name, numbers out of range, and numbers that the sampler would ignore."""
         if self.name not in SAMPLERS:
             raise InputError(f"unknown sampler {self.name!r}: expected one of {', '.join(SAMPLERS)}")
-        if self.steps is not None and self.steps < 1:
-            raise InputError(f"steps is {self.steps}: expected at least 1")
-        if self.corrector_steps is not None and self.corrector_steps < 1:
-            raise InputError(f"corrector steps is {self.corrector_steps}: expected at least 1")
-        for name, value in (("data weight", self.data_weight), ("prior weight", self.prior_weight)):
-            if value is not None and not 0 <= value < math.inf:
-                raise InputError(f"{name} is {value:g}: expected a finite number, 0 or more")
-        if self.start_sigma is not None and not 0 < self.start_sigma < math.inf:
-            raise InputError(f"start sigma is {self.start_sigma:g}: expected a finite number above 0")
-        if self.eta is not None and not 0 <= self.eta <= 1:
-            raise InputError(f"eta is {self.eta:g}: expected 0 to 1")
+        self._check_ranges()
         for name, given, known in (
             ("guidance", self.guidance, GUIDANCES),
             ("schedule", self.schedule, tuple(SCHEDULES)),
+            ("corrector step from", self.corrector_step_from, CORRECTOR_LEVELS),
+            ("denoising", self.denoising, DENOISINGS),
         ):
             if given is not None and given not in known:
                 raise InputError(f"unknown {name} {given!r}: expected one of {', '.join(known)}")
         self._check_taken()
 
+    def _check_ranges(self) -> None:
+        for name, count in (("steps", self.steps), ("corrector steps", self.corrector_steps)):
+            if count is not None and count < 1:
+                raise InputError(f"{name} is {count}: expected at least 1")
+        for name, value in (("data weight", self.data_weight), ("prior weight", self.prior_weight)):
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value:g}: expected a finite number, 0 or more")
+        for name, value in (("start sigma", self.start_sigma), ("langevin step", self.langevin_step)):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} is {value:g}: expected a finite number above 0")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise InputError(f"eta is {self.eta:g}: expected 0 to 1")
+
     def _check_taken(self) -> None:
         sampler = SAMPLERS[self.name]
-        if self.corrector_steps is not None and not sampler.takes_corrector:
-            names = " or ".join(name for name, other in SAMPLERS.items() if other.takes_corrector)
-            raise InputError(f"{self.name} has no corrector steps: leave them out, or use {names}")
+        if self.published and (self.schedule is not None or self.start_sigma is not None):
+            raise InputError("the published form has its own levels: leave schedule and start sigma out")
+        for given, what, takers in (
+            (self.corrector_steps, "corrector steps", [n for n, s in SAMPLERS.items() if s.takes_corrector]),
+            (self.langevin_step, "Langevin steps", [n for n, s in SAMPLERS.items() if s.takes_corrector]),
+            (self.corrector_step_from, "corrector after a predictor", ["sbim-ld"]),
+            (self.eta, "eta", ["ddim"]),
+            (self.denoising, "last denoising", [n for n, s in SAMPLERS.items() if s.denoises]),
+            (self.published or None, "published form", [n for n, s in SAMPLERS.items() if s.is_published]),
+        ):
+            if given is not None and self.name not in takers:
+                raise InputError(f"{self.name} has no {what}: leave it out, or use {' or '.join(takers)}")
         for given, what in ((self.data_weight, "data weight"), (self.guidance, "guidance")):
             if given is not None and not sampler.is_guided:
                 raise InputError(f"{self.name} has no {what}, it solves for the data: leave it out")
         if self.prior_weight is not None and sampler.is_guided:
             raise InputError(f"{self.name} has no prior weight: leave it out, or use dds")
-        if self.eta is not None and self.name != "ddim":
-            raise InputError(f"{self.name} has no eta: leave it out, or use ddim")
 
 
 @dataclass(frozen=True)
@@ -103,38 +130,84 @@ class Sampler:
     """How a sampler is planned, and which of a choice's numbers it takes.
 
     ``levels`` gives the sigmas of a number of steps. ``plan`` takes them with a weight (of the data, or of
-    the prior in a sampler that solves for the data), the step_lr and the corrector steps. ``steps`` None is
-    every level of the model, ``corrector_steps`` None its own number of Langevin steps at a level.
+    the prior in a sampler that solves for the data) and the Langevin steps. ``steps`` None is every level of
+    the model, ``corrector_steps`` None its own number of Langevin steps at a level. ``denoises`` tells that
+    the last step is one of the prior, ``is_published`` that the thesis's code has it.
     """
 
-    levels: Callable[[Prior, int], Sigmas]
-    plan: Callable[[Sigmas, float, float, int], Plan]
+    levels: Callable[[Prior, int, bool], Sigmas]
+    plan: Callable[[Sigmas, float, StochasticSteps], Plan]
     steps: int | None
     takes_corrector: bool = False
     corrector_steps: int | None = 2
     is_guided: bool = True
+    denoises: bool = True
+    is_published: bool = False
+
+
+@dataclass(frozen=True)
+class StochasticSteps:
+    """What steps with noise take.
+
+    ``size`` is that of Langevin steps in units of sigma^2, of their own level or ``of_previous``, the one
+    before the predictor; ``n_each`` is their number at each level. ``eta`` is the share of DDIM's noise that
+    is fresh.
+    """
+
+    size: float
+    of_previous: bool
+    n_each: list[int]
+    eta: float
 
 
 def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     """Return the plan of a sampler for a model.
 
     Raises:
-        InputError: more steps than the model has levels.
+        InputError: more steps than the model has levels, or Langevin steps that would diverge. A published
+            plan may have them; its result warns of them.
     """
+    plan = _make_plan(choice, prior)
+    largest = plans.largest_langevin_step(plan)
+    if largest > MAX_LANGEVIN_STEP and not choice.published:
+        raise InputError(f"{divergence(plan, largest)}; {_way_out(choice, prior)}")
+    return plan
+
+
+def divergence(plan: Plan, langevin_step: float) -> str:
+    """Return what is wrong with Langevin steps that are too large."""
+    return (
+        f"the Langevin steps of {plan.sampler} are {langevin_step:.2g} sigma^2, and above "
+        f"{MAX_LANGEVIN_STEP:g} sigma^2 they diverge"
+    )
+
+
+def _way_out(choice: SamplerChoice, prior: Prior) -> str:
+    """Return the number of steps whose Langevin steps are small enough, or what else there is."""
+    sampler = SAMPLERS[choice.name]
+    if _corrector_step_from(choice) == PREVIOUS_LEVEL:
+        for n_steps in range(choice.steps or sampler.steps or 1, prior.n_levels):
+            plan = _make_plan(replace(choice, steps=n_steps), prior)
+            if plans.largest_langevin_step(plan) <= MAX_LANGEVIN_STEP:
+                return f"use {n_steps} steps or more, or a smaller Langevin step"
+    return "use a smaller Langevin step"
+
+
+def _make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     sampler = SAMPLERS[choice.name]
     sigmas = _levels(choice, sampler, prior)
     if not sampler.is_guided:
         weight = DDS_NOISE_WEIGHT if choice.prior_weight is None else choice.prior_weight
     else:
-        own = 1.0 if choice.guidance == LIKELIHOOD else prior.data_weight
+        own = prior.data_weight if choice.guidance in (None, NORM_MATCHED) else 1.0
         weight = own if choice.data_weight is None else choice.data_weight
-    corrector_steps = choice.corrector_steps or sampler.corrector_steps or prior.n_steps_each
-    if choice.eta is not None:
-        plan = plans.ddim(sigmas, weight, choice.eta)
-    else:
-        plan = sampler.plan(sigmas, weight, prior.step_lr, corrector_steps)
-    if choice.guidance == LIKELIHOOD:
-        plan = _guided_by_likelihood(plan)
+    plan = sampler.plan(sigmas, weight, _stochastic_steps(choice, prior, sigmas))
+    denoising = choice.denoising or (GUIDED if choice.published else BY_PRIOR)
+    last = plan.steps[-1]
+    if denoising == GUIDED and sampler.denoises and isinstance(last, GuidedStep):
+        plan = replace(plan, steps=(*plan.steps[:-1], replace(last, data_weight=weight)))
+    if choice.guidance in (LIKELIHOOD, CLEAN_LIKELIHOOD):
+        plan = _guided_by_likelihood(plan, choice.guidance == LIKELIHOOD)
     if choice.start_sigma is not None:
         plan = replace(plan, start_image=1.0, start_noise=float(sigmas[0]))
     elif prior.vp_sigmas and not plan.start_image:
@@ -143,9 +216,26 @@ def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
     return plan
 
 
+def _corrector_step_from(choice: SamplerChoice) -> str:
+    return choice.corrector_step_from or (PREVIOUS_LEVEL if choice.published else OWN_LEVEL)
+
+
+def _stochastic_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> StochasticSteps:
+    levels = _model_levels(prior)
+    size = prior.step_lr / float(levels[-1]) ** 2 if choice.langevin_step is None else choice.langevin_step
+    of_previous = _corrector_step_from(choice) == PREVIOUS_LEVEL
+    n_steps = choice.corrector_steps or SAMPLERS[choice.name].corrector_steps or prior.n_steps_each
+    n_each = [n_steps] * sigmas.size
+    if choice.published and choice.name == "langevin" and choice.corrector_steps is None:
+        change = levels[PUBLISHED_CHANGE * levels.size // PUBLISHED_LEVELS]
+        first, then = PUBLISHED_STEPS_EACH
+        n_each = [then if sigma < change else first for sigma in sigmas]
+    return StochasticSteps(size, of_previous, n_each, choice.eta or 0.0)
+
+
 def _levels(choice: SamplerChoice, sampler: Sampler, prior: Prior) -> Sigmas:
-    steps = choice.steps or sampler.steps or prior.n_levels - prior.start_level
-    own = sampler.levels(prior, steps)
+    steps = choice.steps or sampler.steps or prior.n_levels - prior.start_level - int(choice.published)
+    own = sampler.levels(prior, steps, choice.published)
     if choice.schedule is None and choice.start_sigma is None:
         return own
     if prior.vp_sigmas and sampler.is_guided:
@@ -162,13 +252,19 @@ def _levels(choice: SamplerChoice, sampler: Sampler, prior: Prior) -> Sigmas:
     return SCHEDULES[choice.schedule or "geometric"](start, end, own.size)
 
 
-def _guided_by_likelihood(plan: Plan) -> Plan:
+def _guided_by_likelihood(plan: Plan, of_noised: bool) -> Plan:
     """Return a plan whose data weights are those of A^H (A x - y) / (sigma_y^2 + sigma^2).
 
-    Jalal et al. 2021 (arXiv:2108.01368), algorithm 1, with sigma for their gamma_t.
+    Jalal et al. 2021 (arXiv:2108.01368), algorithm 1, with sigma for their gamma_t; where not
+    ``of_noised``, over sigma_y^2 alone, as if x were clean (Dimos 2022, p. 67).
     """
     steps = (
-        replace(step, data_weight=0.0, likelihood_weight=step.data_weight)
+        replace(
+            step,
+            data_weight=0.0,
+            likelihood_weight=step.data_weight,
+            likelihood_sigma=step.sigma if of_noised else 0.0,
+        )
         if isinstance(step, GuidedStep)
         else step
         for step in plan.steps
@@ -182,40 +278,61 @@ def _model_levels(prior: Prior) -> Sigmas:
     return geometric(prior.sigma_begin, prior.sigma_end, prior.n_levels)
 
 
-def _predictor_levels(prior: Prior, steps: int) -> Sigmas:
-    """N steps go down between N + 1 levels."""
+def _predictor_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
+    """N steps go down between N + 1 levels; in the published code, between N levels and 0."""
+    if published:
+        return np.append(subsample(_model_levels(prior), steps), 0.0)
     return subsample(_model_levels(prior), steps + 1)
 
 
-def _langevin_levels(prior: Prior, steps: int) -> Sigmas:
-    return subsample(starting_at(_model_levels(prior), prior.start_level), steps)
+def _langevin_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
+    """N levels from the model's first one on; in the published code, from the one after it."""
+    return subsample(starting_at(_model_levels(prior), prior.start_level + int(published)), steps)
 
 
-def _dds_levels(prior: Prior, steps: int) -> Sigmas:
+def _dds_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
     return geometric(min(DDS_START_SIGMA, prior.sigma_begin), max(DDS_END_SIGMA, prior.sigma_end), steps)
 
 
 SAMPLERS = {
     "dds": Sampler(
         _dds_levels,
-        lambda sigmas, weight, eps, corrector: plans.dds(sigmas, DDS_GAMMA, weight, DDS_N_CG, DDS_ETA),
+        lambda sigmas, weight, steps: plans.dds(sigmas, DDS_GAMMA, weight, DDS_N_CG, DDS_ETA),
         steps=32,
         is_guided=False,
+        denoises=False,
     ),
     "sbim": Sampler(
-        _predictor_levels, lambda sigmas, weight, eps, corrector: plans.sbim(sigmas, weight), steps=32
+        _predictor_levels,
+        lambda sigmas, weight, steps: plans.sbim(sigmas, weight),
+        steps=32,
+        is_published=True,
     ),
-    "sbim-ld": Sampler(_predictor_levels, plans.sbim_ld, steps=32, takes_corrector=True),
+    "sbim-ld": Sampler(
+        _predictor_levels,
+        lambda sigmas, weight, steps: plans.sbim_ld(
+            sigmas, weight, steps.size, steps.n_each[0], steps.of_previous
+        ),
+        steps=32,
+        takes_corrector=True,
+        is_published=True,
+    ),
     "ddim": Sampler(
-        _predictor_levels, lambda sigmas, weight, eps, corrector: plans.ddim(sigmas, weight), steps=32
+        _predictor_levels, lambda sigmas, weight, steps: plans.ddim(sigmas, weight, steps.eta), steps=32
     ),
     "reverse-diffusion": Sampler(
         _predictor_levels,
-        lambda sigmas, weight, eps, corrector: plans.reverse_diffusion(sigmas, weight),
+        lambda sigmas, weight, steps: plans.reverse_diffusion(sigmas, weight),
         steps=256,
     ),
     "langevin": Sampler(
-        _langevin_levels, plans.langevin, steps=None, takes_corrector=True, corrector_steps=None
+        _langevin_levels,
+        lambda sigmas, weight, steps: plans.langevin(sigmas, weight, steps.size, steps.n_each),
+        steps=None,
+        takes_corrector=True,
+        corrector_steps=None,
+        denoises=False,
+        is_published=True,
     ),
 }
 
@@ -230,15 +347,15 @@ class Preset:
 
 
 # By benchmarks/search_presets.py with the demo model: docs/results.md. `thesis` is its sampler with the
-# corrector, as published (p. 75).
+# corrector, 64 x 3, as in the table of its results.
 PRESETS = {
     "fast": Preset(
         "decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8, prior_weight=1.0)
     ),
     "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
     "thesis": Preset(
-        "SBIM with a Langevin corrector, 97 network calls",
-        SamplerChoice("sbim-ld", steps=32, corrector_steps=2),
+        "SBIM with a Langevin corrector, 257 network calls",
+        SamplerChoice("sbim-ld", steps=64, corrector_steps=3),
     ),
     "best": Preset(
         "decomposed diffusion sampling, the mean of two samples of 48 network calls",

@@ -73,8 +73,12 @@ def run_plan(
 
 
 def likelihood_gain(step: GuidedStep, noise_level: FloatArray) -> FloatArray:
-    """Return likelihood_weight / (sigma_y^2 + sigma^2) of each slice, for sigma_y (slice,)."""
-    gain: FloatArray = (step.likelihood_weight / (noise_level**2 + step.sigma**2)).astype(np.float32)
+    """Return likelihood_weight / (sigma_y^2 + likelihood_sigma^2) of each slice, for sigma_y (slice,)."""
+    if not step.likelihood_weight:
+        return np.zeros_like(noise_level, dtype=np.float32)
+    variance = noise_level**2 + step.likelihood_sigma**2
+    with np.errstate(divide="ignore"):  # the loop's check names a gain that is not finite
+        gain: FloatArray = (step.likelihood_weight / variance).astype(np.float32)
     return gain
 
 

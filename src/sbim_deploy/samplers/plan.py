@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,9 +15,9 @@ from sbim_deploy.samplers.schedules import Sigmas
 class GuidedStep:
     """x <- x + step_size (s - w g) + noise_scale z, with s = s(x, sigma) and g = A^H (A x - y).
 
-    w = data_weight |s| / |g| + likelihood_weight / (sigma_y^2 + sigma^2). The first part is the thesis's and
-    matches norms. The second is the gradient of a Gaussian likelihood; sigma_y is the noise of the slice's
-    own k-space.
+    w = data_weight |s| / |g| + likelihood_weight / (sigma_y^2 + likelihood_sigma^2). The first part is the
+    thesis's and matches norms. The second is the gradient of a Gaussian likelihood; sigma_y is the noise of
+    the slice's own k-space, likelihood_sigma the noise that x counts as having.
     z ~ N(0, I) in each channel; norms are per slice.
     """
 
@@ -25,6 +26,7 @@ class GuidedStep:
     noise_scale: float
     data_weight: float
     likelihood_weight: float = 0.0
+    likelihood_sigma: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,22 +70,32 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
 def sbim(sigmas: Sigmas, data_weight: float) -> Plan:
     """Guided SBIM (p. 66-67), then one denoising step (p. 68).
 
-    ``sigmas`` are T + 1 levels, largest first; there are T predictor steps.
+    ``sigmas`` are T + 1 levels, largest first; there are T predictor steps. The last level may be 0, as in
+    the published code: what follows the last predictor is then at the smallest level above it.
     """
     steps = [_sbim_step(high, low, data_weight) for high, low in pairwise(sigmas)]
     return _from_noise("sbim", [*steps, _denoising(sigmas)])
 
 
-def sbim_ld(sigmas: Sigmas, data_weight: float, eps: float, corrector_steps: int) -> Plan:
+def sbim_ld(
+    sigmas: Sigmas,
+    data_weight: float,
+    langevin_step: float,
+    corrector_steps: int,
+    step_of_previous: bool = False,
+) -> Plan:
     """Guided SBIM with a Langevin corrector (p. 69): after t -> t-1, M Langevin steps at sigma_{t-1}.
 
-    Their step size is eps sigma_t^2 / sigma_min^2: it was published with sigma_t, not with sigma_{t-1}.
-    ``eps`` is the configuration's step_lr, which is half of the slide's.
+    Their step size is langevin_step sigma_{t-1}^2; it was published with sigma_t^2, the level before the
+    predictor, which ``step_of_previous`` takes. ``sigmas`` are those of :func:`sbim`.
     """
     steps = []
     for high, low in pairwise(sigmas):
         steps.append(_sbim_step(high, low, data_weight))
-        corrector = _langevin_step(low, eps * (high / sigmas[-1]) ** 2, data_weight)
+        level = low if low > 0 else high
+        corrector = _langevin_step(
+            level, langevin_step * (high if step_of_previous else level) ** 2, data_weight
+        )
         steps.extend([corrector] * corrector_steps)
     return _from_noise("sbim-ld", [*steps, _denoising(sigmas)])
 
@@ -119,15 +131,25 @@ def reverse_diffusion(sigmas: Sigmas, data_weight: float) -> Plan:
     return _from_noise("reverse-diffusion", [*steps, _denoising(sigmas)])
 
 
-def langevin(sigmas: Sigmas, data_weight: float, eps: float, steps_per_level: int) -> Plan:
+def langevin(sigmas: Sigmas, data_weight: float, langevin_step: float, steps_each: Sequence[int]) -> Plan:
     """Guided annealed Langevin dynamics (p. 19; Jalal et al. 2021, arXiv:2108.01368, algorithm 1).
 
-    The step size at level i is eps sigma_i^2 / sigma_min^2. As published, there is no denoising at the end.
+    The step size at level i is langevin_step sigma_i^2, and ``steps_each`` the number of steps at each
+    level. As published, there is no denoising at the end.
     """
     steps = []
-    for sigma in sigmas:
-        steps.extend([_langevin_step(sigma, eps * (sigma / sigmas[-1]) ** 2, data_weight)] * steps_per_level)
+    for sigma, n_steps in zip(sigmas, steps_each, strict=True):
+        steps.extend([_langevin_step(sigma, langevin_step * sigma**2, data_weight)] * n_steps)
     return _from_noise("langevin", steps)
+
+
+def largest_langevin_step(plan: Plan) -> float:
+    """Return the largest step size of the plan's Langevin steps, in units of their level's sigma^2.
+
+    Under the score of noise alone, -x / sigma^2, a step multiplies x by 1 - a / sigma^2: above 2 it grows.
+    """
+    guided = (step for step in plan.steps if isinstance(step, GuidedStep) and step.noise_scale)
+    return max((step.step_size / step.sigma**2 for step in guided), default=0.0)
 
 
 def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float) -> Plan:
@@ -161,8 +183,8 @@ def _langevin_step(sigma: float, step_size: float, data_weight: float) -> Guided
 
 
 def _denoising(sigmas: Sigmas) -> GuidedStep:
-    """Tweedie's estimate at the smallest level, by the prior alone (p. 69, line 8)."""
-    smallest = float(sigmas[-1])
+    """Tweedie's estimate at the smallest level above 0, by the prior alone (p. 69, line 8)."""
+    smallest = float(sigmas[-1] or sigmas[-2])
     return GuidedStep(smallest, smallest**2, 0.0, 0.0)
 
 

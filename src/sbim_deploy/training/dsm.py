@@ -10,11 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sbim_deploy.samplers.schedules import Sigmas
+
 # Below this level the details of the image are decided (its 99th percentile is 1): most draws go there.
 DETAIL_SIGMA = 3.0
 DETAIL_SHARE = 0.8
 
 Score = Callable[[Tensor, Tensor], Tensor]
+# From a generator and a number n to noise levels (n,).
+LevelDraw = Callable[[np.random.Generator, int], NDArray[np.float32]]
 
 
 def to_channels(images: Tensor) -> Tensor:
@@ -22,19 +26,31 @@ def to_channels(images: Tensor) -> Tensor:
     return torch.view_as_real(images).permute(0, 3, 1, 2).contiguous()
 
 
-def draw_sigmas(
-    rng: np.random.Generator, n: int, sigma_begin: float, sigma_end: float
-) -> NDArray[np.float32]:
-    """Draw noise levels (n,), log-uniform below and above a level of 3, most of them below.
+def detail_draw(sigma_begin: float, sigma_end: float) -> LevelDraw:
+    """Return a draw of levels, log-uniform below and above a level of 3, most of them below.
 
     A range that lies on one side of that level is log-uniform.
     """
-    low, high = np.full(n, sigma_end), np.full(n, sigma_begin)
-    if sigma_end < DETAIL_SIGMA < sigma_begin:
-        detail = rng.random(n) < DETAIL_SHARE
-        high[detail] = DETAIL_SIGMA
-        low[~detail] = DETAIL_SIGMA
-    return np.asarray(np.exp(rng.uniform(np.log(low), np.log(high))), np.float32)
+
+    def draw(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+        low, high = np.full(n, sigma_end), np.full(n, sigma_begin)
+        if sigma_end < DETAIL_SIGMA < sigma_begin:
+            detail = rng.random(n) < DETAIL_SHARE
+            high[detail] = DETAIL_SIGMA
+            low[~detail] = DETAIL_SIGMA
+        return np.asarray(np.exp(rng.uniform(np.log(low), np.log(high))), np.float32)
+
+    return draw
+
+
+def uniform_draw(sigmas: Sigmas) -> LevelDraw:
+    """Return a draw of levels, each of ``sigmas`` (L,) as often as any other (Dimos 2022, p. 20 and 37)."""
+    levels = sigmas.astype(np.float32)
+
+    def draw(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
+        return levels[rng.integers(levels.size, size=n)]
+
+    return draw
 
 
 def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -66,33 +82,34 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.where(conjugate, moved.conj(), moved) * torch.polar(torch.ones_like(phase), phase)
 
 
-def draw_noise(shape: torch.Size, device: torch.device, seed: int, step: int) -> Tensor:
-    """Draw standard Gaussian noise of ``shape`` on ``device``."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)
+def draw_noise(shape: torch.Size, device: torch.device, *key: int) -> Tensor:
+    """Draw standard Gaussian noise of ``shape`` on ``device``, a function of ``key``: a seed and a step."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     generator = torch.Generator(device).manual_seed(int(state[0]))
     return torch.randn(shape, generator=generator, device=device)
 
 
 def training_batch(
-    pools: Sequence[Tensor], batch: int, sigma_range: tuple[float, float], seed: int, step: int
+    pools: Sequence[Tensor], batch: int, draw_sigmas: LevelDraw, seed: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return a step's images (n, 2, size, size), noise levels (n,) and noise like the images.
 
     Each of ``pools`` holds complex images (n, size, size) of one size, and one of them is drawn; ``batch`` is
-    the number of images of the first one's size, others come with as many pixels. ``sigma_range`` is
-    (begin, end).
+    the number of images of the first one's size, others come with as many pixels.
     """
     rng = np.random.default_rng([seed, step])
     pool = pools[int(rng.integers(len(pools)))]
     batch = max(1, round(batch * (pools[0].shape[-1] / pool.shape[-1]) ** 2))
     chosen = torch.from_numpy(rng.integers(len(pool), size=batch)).to(pool.device)
     images = to_channels(augment(pool[chosen], rng))
-    sigmas = torch.from_numpy(draw_sigmas(rng, batch, *sigma_range)).to(pool.device)
+    sigmas = torch.from_numpy(draw_sigmas(rng, batch)).to(pool.device)
     return images, sigmas, draw_noise(images.shape, pool.device, seed, step)
 
 
 def dsm_loss(score: Score, images: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
     """Return each image's 0.5 |sigma s(x + sigma z, sigma) + z|^2, divided by its number of elements.
+
+    It is Dimos 2022, p. 20, with lambda(sigma) = sigma^2.
 
     Args:
         score: a network, (n, channels, H, W) and (n,) to (n, channels, H, W).

@@ -16,6 +16,7 @@ Sizes = Annotated[
     tuple[Count, ...], Meta(min_length=1, extra={"expected": "a list of whole numbers of at least 1"})
 ]
 Rate = Annotated[float, Meta(ge=0, lt=1, extra={"expected": "a number of 0 or more, and less than 1"})]
+Schedule = Literal["ve", "vp"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,21 @@ class TrainSettings:
     the first can be resumed to the bit. The intervals are in steps. Each step takes one of ``sizes``:
     ``batch`` images of the first, as many pixels of the others. ``precision`` fp16 runs the convolutions
     in half precision with a scaled loss; the weights and the norms stay in FP32.
+
+    ``schedule`` ve (variance exploding) trains an NCSNv2 on the config's levels, vp (variance preserving) a
+    UNet on DDPM's. ``levels`` says how noise levels are drawn: ``uniform`` over those of the schedule, or
+    ``detail``, which is log-uniform between its largest and its smallest, with most of them below 3; None is
+    detail for ve and uniform for vp.
+
+    ``objective`` is denoising score matching (dsm) or sliced score matching (ssm), whose second derivatives
+    neither half precision nor PyTorch's compiler takes: ``compile`` None compiles for dsm alone.
     """
 
     iterations: Count | None = None
     minutes: Positive | None = None
+    schedule: Schedule = "ve"
+    objective: Literal["dsm", "ssm"] = "dsm"
+    levels: Literal["detail", "uniform"] | None = None
     sizes: Sizes = (128,)
     batch: Count = 16
     learning_rate: Positive = 3e-4
@@ -39,17 +51,21 @@ class TrainSettings:
     seed: Natural = 0
     device: str = "cpu"
     precision: Literal["fp32", "fp16"] = "fp32"
-    compile: bool = True
+    compile: bool | None = None
     log_interval: Count = 50
     held_out_interval: Count = 1000
     checkpoint_interval: Count = 1000
 
     def __post_init__(self) -> None:
-        """Refuse two answers, or none, to the question of how long."""
+        """Refuse two answers, or none, to the question of how long, and what has no second derivatives."""
         if (self.iterations is None) == (self.minutes is None):
             raise InputError(
                 f"iterations is {self.iterations} and minutes {self.minutes}: expected one of them"
             )
+        if self.objective == "ssm" and self.precision != "fp32":
+            raise InputError(f"objective is ssm and precision {self.precision}: expected fp32, or dsm")
+        if self.objective == "ssm" and self.compile:
+            raise InputError("objective is ssm and compile is true: expected false, or dsm")
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:

@@ -13,30 +13,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
-from sbim_deploy.export.checkpoint import (
-    Checkpoint,
-    NetworkConfig,
-    architecture_of,
-    build_network,
-    write_checkpoint,
-)
-from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.training.brains import held_out_pool, training_pool
-from sbim_deploy.training.dsm import Score, dsm_loss, held_out_loss, to_channels, training_batch
+from sbim_deploy.training.dsm import (
+    LevelDraw,
+    Score,
+    detail_draw,
+    draw_noise,
+    dsm_loss,
+    held_out_loss,
+    to_channels,
+    training_batch,
+    uniform_draw,
+)
+from sbim_deploy.training.networks import CHECKPOINT_NAME, START, Kind, kind_of
 from sbim_deploy.training.settings import TrainSettings
+from sbim_deploy.training.ssm import ssm_loss
 
-NEW_ARCHITECTURE = "NCSNv2Deepest"
-CHECKPOINT_NAME = "checkpoint.pth"
 LOG_NAME = "held_out.csv"
 PLOT_NAME = "held_out.png"
 SCALER_KEY = "scaler"
-START = Path("the start checkpoint")  # the name that errors give it
 N_HELD_OUT = 32
 N_HELD_OUT_SIGMAS = 8
 HELD_OUT_SEED = 0
@@ -53,40 +55,47 @@ def train(
 ) -> Path:
     """Train a network on synthetic brains and return the path of its checkpoint.
 
-    ``output_dir`` receives ``checkpoint.pth`` in the published layout and ``held_out.csv``, the loss of the
-    averaged weights on held-out slices of the first size, at levels over the whole range, with its plot. All
+    ``output_dir`` receives ``checkpoint.pth`` in the published layout, with the schedule vp the averaged
+    weights as ``pipeline`` too, and ``held_out.csv``, the loss of the averaged weights on held-out slices of
+    the first size, at levels over the whole range, with its plot. All
     randomness follows from (seed, step), so that on one machine a resumed run ends with the uninterrupted
     one's weights.
 
     Args:
-        config: the network and its noise levels.
+        config: the network and its noise levels; of the latter vp has its own.
         settings: how to train.
         output_dir: the folder to write to; it is made if it is missing.
         start: the weights to begin with. With its optimiser's state the run that it was taken from goes on,
-            without it a new run begins. None makes a new NCSNv2Deepest.
+            without it a new run begins. None makes a new network.
         on_progress: a function of the step, the mean loss since the last call (NaN before the first step),
             and the mean held-out loss where it was measured.
 
     Raises:
         InputError: the size, the channels or the checkpoint do not fit, or the folder cannot be written.
-        BackendMissingError: the device is not there, or nilearn is not installed.
+        BackendMissingError: the device is not there, or nilearn or diffusers is not installed.
         SbimDeployError: the loss or its gradient is not finite.
     """
-    run = _begin(config, settings, start)
+    if config.channels != 2:
+        raise InputError(f"the config has {config.channels} channels: training needs 2, real and imaginary")
+    kind = kind_of(config, settings.schedule, start)
+    run = _begin(kind, settings, start)
+    draw_sigmas = _level_draw(kind, settings)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output_dir}: cannot make the folder ({error.strerror}); name another") from error
-    sigmas = np.geomspace(config.sigma_end, config.sigma_begin, N_HELD_OUT_SIGMAS).tolist()
+    sigmas = np.geomspace(kind.sigmas[-1], kind.sigmas[0], N_HELD_OUT_SIGMAS).tolist()
     log = output_dir / LOG_NAME
     begin_log(log, sigmas, run.step)
     device = torch.device(settings.device)
     held_out = to_channels(torch.from_numpy(held_out_pool(N_HELD_OUT, settings.sizes[0]))).to(device)
     pools = [torch.from_numpy(training_pool(settings.pool_size, size)).to(device) for size in settings.sizes]
-    score = _compiled(run.network, held_out[: settings.batch]) if settings.compile else run.network
+    eager, averaged = (kind.score(network).to(device) for network in (run.network, run.shadow))
+    compiles = settings.objective == "dsm" if settings.compile is None else settings.compile
+    score = _compiled(eager, held_out[: settings.batch]) if compiles else eager
 
     def measure() -> float:
-        by_sigma = held_out_loss(run.shadow, held_out, sigmas, HELD_OUT_SEED)
+        by_sigma = held_out_loss(averaged, held_out, sigmas, HELD_OUT_SEED)
         append_row(log, run.step, by_sigma)
         return float(np.mean(by_sigma))
 
@@ -96,7 +105,7 @@ def train(
     losses: list[float] = []
     done = _progress(run, settings)
     while done < 1:
-        losses.append(_train_step(run, score, pools, config, settings, done))
+        losses.append(_train_step(run, score, pools, draw_sigmas, settings, done))
         run.step += 1
         done = _progress(run, settings)
         held_out_mean = None
@@ -106,7 +115,7 @@ def train(
             on_progress(run.step, float(np.mean(losses)), held_out_mean)
             losses.clear()
         if run.step % settings.checkpoint_interval == 0 or done >= 1:
-            _save(run, settings, output_dir / CHECKPOINT_NAME)
+            kind.write(output_dir, _checkpoint(run, settings))
             plot_log(log, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
 
@@ -152,30 +161,26 @@ def plot_log(path: Path, picture: Path) -> None:
 class _Run:
     """The state of a run, which changes with every step."""
 
-    network: ScoreNetwork
-    shadow: ScoreNetwork
+    network: nn.Module
+    shadow: nn.Module
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     step: int
     started: float = field(default_factory=time.monotonic)
 
 
-def _begin(config: NetworkConfig, settings: TrainSettings, start: Checkpoint | None) -> _Run:
-    name = NEW_ARCHITECTURE if start is None else architecture_of(start.raw, START)
-    if config.channels != 2:
-        raise InputError(f"the config has {config.channels} channels: training needs 2, real and imaginary")
-    multiple = ARCHITECTURES[name].size_multiple
+def _begin(kind: Kind, settings: TrainSettings, start: Checkpoint | None) -> _Run:
     for size in settings.sizes:
-        if size % multiple:
-            raise InputError(f"size is {size}: {name} needs a multiple of {multiple}")
+        if size % kind.size_multiple:
+            raise InputError(f"size is {size}: {kind.name} needs a multiple of {kind.size_multiple}")
     if start is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            network = ScoreNetwork(ARCHITECTURES[name], config.ngf, config.channels, config.centred_input)
+            network = kind.new()
         shadow = copy.deepcopy(network)
     else:
-        network = build_network(config, start.raw, START)
-        shadow = build_network(config, start.raw if start.ema is None else start.ema, START)
+        network = kind.load(start.raw)
+        shadow = kind.load(start.raw if start.ema is None else start.ema)
     for each in (network, shadow):
         _move(each, settings.device)
     optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
@@ -186,7 +191,7 @@ def _begin(config: NetworkConfig, settings: TrainSettings, start: Checkpoint | N
     return run
 
 
-def _move(network: ScoreNetwork, device: str) -> None:
+def _move(network: nn.Module, device: str) -> None:
     """Move a network to a device. On a GPU half-precision convolutions are fastest with the channels last."""
     layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
     try:
@@ -214,7 +219,14 @@ def _go_on(run: _Run, start: Checkpoint, settings: TrainSettings) -> None:
     run.step = start.step
 
 
-def _compiled(network: ScoreNetwork, images: Tensor) -> Score:
+def _level_draw(kind: Kind, settings: TrainSettings) -> LevelDraw:
+    levels = settings.levels or ("uniform" if settings.schedule == "vp" else "detail")
+    if levels == "uniform":
+        return uniform_draw(kind.sigmas)
+    return detail_draw(float(kind.sigmas[0]), float(kind.sigmas[-1]))
+
+
+def _compiled(network: nn.Module, images: Tensor) -> Score:
     compiled: Score = torch.compile(network)
     try:
         compiled(images, images.new_ones(len(images))).sum().backward()  # type: ignore[no-untyped-call]
@@ -238,18 +250,21 @@ def _train_step(
     run: _Run,
     score: Score,
     pools: Sequence[Tensor],
-    config: NetworkConfig,
+    draw_sigmas: LevelDraw,
     settings: TrainSettings,
     done: float,
 ) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    sigma_range = (config.sigma_begin, config.sigma_end)
-    images, sigmas, noise = training_batch(pools, settings.batch, sigma_range, settings.seed, run.step)
+    images, sigmas, noise = training_batch(pools, settings.batch, draw_sigmas, settings.seed, run.step)
     run.optimizer.zero_grad()
     half = run.scaler.is_enabled()
     with torch.autocast(images.device.type, torch.float16, enabled=half):
-        loss = dsm_loss(score, images, sigmas, noise).mean()
+        if settings.objective == "ssm":
+            directions = draw_noise(noise.shape, noise.device, settings.seed, run.step, 1).sign()
+            loss = ssm_loss(score, images, sigmas, noise, directions).mean()
+        else:
+            loss = dsm_loss(score, images, sigmas, noise).mean()
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     run.scaler.unscale_(run.optimizer)
     norm = clip_grad_norm_(run.network.parameters(), settings.gradient_clip)
@@ -267,10 +282,9 @@ def _train_step(
     return loss.item()
 
 
-def _save(run: _Run, settings: TrainSettings, path: Path) -> None:
+def _checkpoint(run: _Run, settings: TrainSettings) -> Checkpoint:
     epoch = run.step * settings.batch // settings.pool_size
-    raw, ema = run.network.state_dict(), run.shadow.state_dict()
     optimizer = run.optimizer.state_dict()
     if run.scaler.is_enabled():
         optimizer[SCALER_KEY] = run.scaler.state_dict()
-    write_checkpoint(path, Checkpoint(raw, ema, optimizer, epoch, run.step))
+    return Checkpoint(run.network.state_dict(), run.shadow.state_dict(), optimizer, epoch, run.step)
