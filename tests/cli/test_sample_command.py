@@ -31,14 +31,16 @@ def test_samples_a_picture_and_their_description(cli, tmp_path):
     assert (described["kind"], described["samples"], described["network_calls"]) == ("samples", 5, 3)
 
 
-def test_eta_and_corrector_steps_reach_the_plan(cli, tmp_path):
+def test_eta_and_the_langevin_steps_reach_the_plan(cli, tmp_path):
     made = cli(
         "sample", "demo", "-n", 1, *SMALL, "-o", tmp_path / "s.h5", "--sampler", "ddim", "--eta", 1, "--json"
     )
     assert all(row["noise_scale"] > 0 for row in json.loads(made.out)["plan"]["rows"][:2])
-    options = ("--sampler", "sbim-ld", "--corrector-steps", 3)
+    options = ("--sampler", "sbim-ld", "--corrector-steps", 3, "--langevin-step", 0.25)
     made = cli("sample", "demo", "-n", 1, *SMALL, "-o", tmp_path / "s.h5", *options, "--json")
-    assert len(json.loads(made.out)["plan"]["rows"]) == 2 * 4 + 1
+    rows = json.loads(made.out)["plan"]["rows"]
+    assert len(rows) == 2 * 4 + 1
+    assert rows[1]["step_size"] == pytest.approx(0.25 * rows[1]["sigma"] ** 2)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,7 @@ def test_eta_and_corrector_steps_reach_the_plan(cli, tmp_path):
         (("--sampler", "sbmi"), "unknown sampler 'sbmi'"),
         (("--eta", 0.5), "reverse-diffusion has no eta"),
         (("--steps", 500), "the model has 500 noise levels"),
+        (("--sampler", "langevin", "--langevin-step", 2.5), "use a smaller Langevin step"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line_and_no_file(cli, tmp_path, options, message):

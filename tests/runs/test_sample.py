@@ -15,6 +15,7 @@ from sbim_deploy.runs.sample import (
     sample_file,
 )
 from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice
+from sbim_deploy.samplers.schedules import variance_preserving
 
 SETTINGS = SampleSettings(
     n_samples=3,
@@ -84,7 +85,7 @@ def test_calls_are_counted_over_all_samples(tmp_path):
         ({"size": 0}, "size is 0: expected 1 to 1024"),
         ({"seed": -1}, "seed is -1: expected 0 to"),
         ({"threads": 0}, "threads is 0: expected 1 to"),
-        ({"choice": SamplerChoice("dds")}, "dds solves for data, and there are none: use ddim with an eta"),
+        ({"choice": SamplerChoice("dds")}, "dds solves for data, and there are none: use one of rever"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):
@@ -175,8 +176,13 @@ def test_every_sampler_that_needs_no_data_takes_about_256_calls_by_default():
     assert len(plan_without_data(SamplerChoice("ddim"), few).steps) == 10
 
 
-def test_a_variance_preserving_model_starts_where_its_process_ends():
-    sigmas = (20.0, 5.0, 1.0, 0.1)
-    prior = replace(DEMO, sigma_begin=20.0, sigma_end=0.1, n_levels=4, start_level=0, vp_sigmas=sigmas)
-    plan = plan_without_data(SamplerChoice("ddim", steps=3), prior)
-    assert plan.start_noise == pytest.approx(np.hypot(1, 20))
+@pytest.mark.parametrize("name", ["reverse-diffusion", "ddim", "sbim-ld"])
+def test_samples_of_a_variance_preserving_model_have_its_mean_and_its_deviation(name):
+    sigmas = variance_preserving(np.linspace(1e-4, 0.02, 1000))
+    prior = replace(
+        DEMO, sigma_begin=sigmas[0], sigma_end=sigmas[-1], n_levels=1000, vp_sigmas=tuple(sigmas.tolist())
+    )
+    assert plan_without_data(SamplerChoice(name), prior).start_noise == pytest.approx(np.hypot(1, sigmas[0]))
+    mean, real, imaginary = moments(SamplerChoice(name), prior)
+    assert abs(mean - MEAN) < 0.015
+    assert (real, imaginary) == pytest.approx((DEVIATION, DEVIATION), rel=0.08)

@@ -30,6 +30,12 @@ def sample(
     corrector_steps: Annotated[
         int | None, typer.Option(help="Langevin steps at each level; default 3 for sbim-ld, 1 for langevin.")
     ] = None,
+    langevin_step: Annotated[
+        float | None,
+        typer.Option(
+            help="Size of Langevin steps in units of sigma^2; default the model's step_lr / sigma_min^2."
+        ),
+    ] = None,
     eta: Annotated[
         float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")
     ] = None,
@@ -51,7 +57,7 @@ def sample(
         model=model,
         n_samples=n_samples,
         size=size,
-        choice=SamplerChoice(sampler, steps, corrector_steps, eta=eta),
+        choice=SamplerChoice(sampler, steps, corrector_steps, langevin_step=langevin_step, eta=eta),
         seed=seed,
         batch=batch,
         backend=options.backend_at(backend, url),

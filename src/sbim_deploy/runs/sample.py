@@ -72,8 +72,8 @@ class SampleSettings:
                 raise InputError(f"{name} is {value}: expected {low} to {high}")
         if self.choice.name not in DEFAULT_STEPS:
             raise InputError(
-                f"{self.choice.name} solves for data, and there are none: use ddim with an eta of 1, which "
-                f"is what it becomes, or another of {', '.join(DEFAULT_STEPS)}"
+                f"{self.choice.name} solves for data, and there are none: use one of "
+                f"{', '.join(DEFAULT_STEPS)}; ddim with an eta of 1 is the nearest"
             )
 
 
