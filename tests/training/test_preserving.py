@@ -15,6 +15,7 @@ from sbim_deploy.training.trainer import train
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: no UNet is trained")
 
+pytestmark = pytest.mark.usefixtures("few_slices")
 CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=157.4, sigma_end=0.01, n_levels=1000)
 # The product of 1 - beta over DDPM's steps, Ho et al. 2020, section 4.
 A = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
@@ -33,11 +34,6 @@ def settings(**changes):
         "checkpoint_interval": 2,
     }
     return TrainSettings(**(values | changes))
-
-
-@pytest.fixture(autouse=True)
-def _few_held_out(monkeypatch):
-    monkeypatch.setattr(trainer, "N_HELD_OUT", 4)
 
 
 @pytest.fixture
@@ -100,6 +96,7 @@ def test_the_folder_that_is_written_is_the_averaged_network(tmp_path, kind, star
     torch.testing.assert_close(-noise / sigma, score, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path, start):
     def interrupt(step, loss, held_out):
         if step == 3:

@@ -11,6 +11,7 @@ from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.ssm import ssm_loss
 from sbim_deploy.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("few_slices")
 CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
 VARIANCE = 0.7
 
@@ -94,8 +95,7 @@ def test_the_gradient_of_a_network_is_the_difference_of_its_losses(make):
 
 
 @pytest.fixture
-def start(monkeypatch):
-    monkeypatch.setattr(trainer, "N_HELD_OUT", 4)
+def start():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Checkpoint(ScoreNetwork(ARCHITECTURES["NCSNv2"], 4, 2).state_dict(), None, {}, 0, 0)
@@ -119,6 +119,7 @@ def test_training_lowers_the_held_out_loss_of_denoising(tmp_path, start):
     assert last < 0.8 * first
 
 
+@pytest.mark.slow
 def test_a_run_draws_its_directions_by_step_and_continues_to_the_bit(tmp_path, start, monkeypatch):
     directions = []
 
@@ -129,7 +130,7 @@ def test_a_run_draws_its_directions_by_step_and_continues_to_the_bit(tmp_path, s
     monkeypatch.setattr(trainer, "ssm_loss", loss)
 
     def run(name, iterations, begin):
-        settings = TrainSettings(iterations=iterations, objective="ssm", sizes=(32,), batch=2, pool_size=4)
+        settings = TrainSettings(iterations=iterations, objective="ssm", sizes=(32,), batch=2, pool_size=12)
         path = train(CONFIG, settings, tmp_path / name, begin)
         return read_checkpoint(path)
 

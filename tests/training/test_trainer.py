@@ -16,6 +16,7 @@ from sbim_deploy.training.dsm import dsm_loss
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("few_slices")
 CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_levels=10)
 N_LOG_HEADER = 1 + trainer.N_HELD_OUT_SIGMAS
 
@@ -34,11 +35,6 @@ VALUES = {
 
 def settings(**changes):
     return TrainSettings(**(VALUES | changes))
-
-
-@pytest.fixture(autouse=True)
-def _few_held_out(monkeypatch):
-    monkeypatch.setattr(trainer, "N_HELD_OUT", 4)
 
 
 @pytest.fixture
@@ -199,11 +195,13 @@ def test_the_draw_of_the_levels_is_the_one_that_the_settings_name(tmp_path, star
 
     monkeypatch.setattr(trainer, "dsm_loss", loss)
     levels = set(geometric(3.0, 0.1, 10).astype(np.float32).tolist())
-    train(CONFIG, settings(levels="uniform"), tmp_path / "uniform", start)
+    one_step = {"iterations": 1, "batch": 8}
+    train(CONFIG, settings(levels="uniform", **one_step), tmp_path / "uniform", start)
     assert len(seen) == 8
     assert set(seen) <= levels
     seen.clear()
-    train(CONFIG, settings(), tmp_path / "detail", start)
+    train(CONFIG, settings(**one_step), tmp_path / "detail", start)
+    assert len(seen) == 8
     assert not set(seen) & levels
 
 
