@@ -79,6 +79,12 @@ def test_zero_padding_is_not_taken_for_silence(rest):
     assert estimate_noise(kspace) == pytest.approx(0.02, rel=0.1)
 
 
+def test_the_object_at_the_edge_of_kspace_is_no_noise():
+    estimate = measure_noise(scan(0.008, acceleration=2.0, calib_width=20))
+    assert estimate.sd == pytest.approx(0.008, rel=0.05)
+    assert estimate.source == "calibration lines"
+
+
 def test_partial_fourier_and_a_mask_of_rows_change_nothing():
     kspace = scan(0.02)
     partial = kspace.copy()
