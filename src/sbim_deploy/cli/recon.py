@@ -64,7 +64,7 @@ def recon(
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
-        typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated by ESPIRiT."),
+        typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated (--map-method)."),
     ] = None,
     sampling: options.Sampling,
     seed: options.Seed = 0,

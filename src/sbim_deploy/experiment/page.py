@@ -259,9 +259,7 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
         data = f"{scan.size} x {scan.size}, {scan.coils} coils, noise {scan.noise:g}"
     else:
         slices, data = f"{n_slices} slices", f"from {len(settings.kspace)} files"
-    maps = (
-        "the true coil maps" if settings.maps == "true" else "coil maps from the calibration lines (ESPIRiT)"
-    )
+    maps = "the true coil maps" if settings.maps == "true" else "coil maps estimated from the same samples"
     return (
         f"{len(finished.methods)} methods on {slices} ({data}), {' and '.join(settings.patterns)} lines, "
         f"R = {accelerations}; {maps}, the same for every method."
