@@ -176,7 +176,7 @@ class Reconstructor:
             samples = range(first, min(first + self._samples_at_once, self.samples))
             on_grid = self._put_on_grid(batch, samples)
             on_state = _residual_hook(batch, on_residual) if on_residual and first == 0 else None
-            drawn = self._run_plan(on_grid, _calls_hook(on_step, samples, len(self.plan.steps)), on_state)
+            drawn = self._run_plan(on_grid, count_calls(on_step, samples, len(self.plan.steps)), on_state)
             for images in np.split(centre_crop(drawn, batch.sense.image_shape), len(samples)):
                 seen: ComplexArray = _in_kspace_units(images, batch) * support
                 moments.add(seen)
@@ -236,7 +236,7 @@ class Reconstructor:
         return f"{graph}-{kind}{'-2d' if both_directions else ''}"
 
 
-def _calls_hook(
+def count_calls(
     on_step: Callable[[int], None] | None, samples: range, n_steps: int
 ) -> Callable[[int], None] | None:
     """Return the hook of a pass, which adds the steps of the samples before it to its own."""

@@ -15,6 +15,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import DEMO, Model, load_model, sampling_prior
 from sbim_deploy.recon.channels import EngineScore
+from sbim_deploy.recon.reconstruct import count_calls
 from sbim_deploy.records import NOTICE, ComplexArray
 from sbim_deploy.results.provenance import ModelIdentity, PlanRecord, SamplesProvenance
 from sbim_deploy.results.sample_file import writing_samples
@@ -106,7 +107,7 @@ def sample_file(
             on_started(n_calls, engine.description)
         for first in range(0, settings.n_samples, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.n_samples))
-            on_step = None if on_calls is None else _call_counter(on_calls, numbers, n_calls)
+            on_step = count_calls(on_calls, numbers, n_calls)
             nothing = np.zeros((len(numbers), *shape), np.complex64)
             writer.write(first, draw_samples(engine, plan, nothing, numbers, settings.seed, on_step))
         provenance = _provenance(model, settings, plan, engine, time.perf_counter() - started)
@@ -189,10 +190,6 @@ def _check_network(model: Model, size: int) -> None:
             f"size is {size}: the network of {model.folder} takes multiples of {manifest.size_multiple}, "
             f"such as {' or '.join(map(str, sizes))}"
         )
-
-
-def _call_counter(on_calls: Callable[[int], None], numbers: range, n_calls: int) -> Callable[[int], None]:
-    return lambda steps_done: on_calls(numbers.start * n_calls + len(numbers) * steps_done)
 
 
 def _provenance(
