@@ -61,3 +61,8 @@ def test_a_smaller_nrmse_is_ahead():
 def test_a_single_slice_decides_nothing():
     (verdict,) = judge(AHEAD, results({2.0: [5.0]}))
     assert verdict.word == "is undecided"
+
+
+def test_a_claim_against_a_peer_that_is_not_there_has_no_verdict():
+    ours = [each for each in results({2.0: [1.0, 1.2]}) if each.method == "ours"]
+    assert judge(AHEAD, ours) == []

@@ -41,7 +41,8 @@ def judge(claim: Claim, results: Sequence[Result]) -> list[Verdict]:
     verdicts = []
     for (pattern, acceleration), by_method in values.items():
         says = claim.at(acceleration)
-        if says is not None:
+        # A peer that is not installed has no results.
+        if says is not None and claim.method in by_method and claim.against in by_method:
             pairs = zip(by_method[claim.method], by_method[claim.against], strict=True)
             difference = mean_interval([sign * (ours - theirs) for ours, theirs in pairs])
             verdicts.append(Verdict(pattern, acceleration, says, difference))

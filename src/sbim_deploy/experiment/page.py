@@ -70,14 +70,16 @@ def _score_row(line: Line, best: dict[str, float]) -> str:
 
 def _difference(interval: Interval, metric: str) -> str:
     digits = DIGITS[metric]
-    if math.isnan(interval.low):
-        return f"<small>{_signed(interval.mean, digits)}</small>"
     sign = -1 if metric == "nrmse" else 1
     kind = ""
     if interval.low > 0 or interval.high < 0:
         kind = ' class="better"' if sign * interval.mean > 0 else ' class="worse"'
+    return f"<small{kind}>{_interval(interval, digits)}</small>"
+
+
+def _interval(interval: Interval, digits: int) -> str:
     mean, low, high = (_signed(value, digits) for value in (interval.mean, interval.low, interval.high))
-    return f"<small{kind}>{mean} [{low}, {high}]</small>"
+    return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 
 
 def _signed(value: float, digits: int) -> str:
@@ -163,13 +165,13 @@ def claim_section(settings: ExperimentSettings, finished: Finished) -> str:
         digits = DIGITS[claim.metric]
         words = []
         for verdict in judge(claim, finished.store.results):
-            d = verdict.difference
-            mean, low, high = (_signed(value, digits) for value in (d.mean, d.low, d.high))
             place = f"R = {verdict.acceleration:g}"
             place += f", {verdict.pattern} lines" if len(settings.patterns) > 1 else ""
-            words.append(f"At {place} it <b>{verdict.word}</b>: {mean} [{low}, {high}].")
+            words.append(f"At {place} it <b>{verdict.word}</b>: {_interval(verdict.difference, digits)}.")
         compared = f"{claim.method} against {claim.against}, {TITLES[claim.metric].replace('<br>', ' ')}"
-        items.append(f"<h3>{text(claim.says)}</h3><p>{text(compared)}. {' '.join(words)}</p>")
+        items.append(
+            f"<h3>{text(claim.says)}</h3><p>{text(compared)}. {' '.join(words) or 'Not compared.'}</p>"
+        )
     return (
         "<h2>Claims</h2><p>A claim appears where the 95 % bootstrap interval of the mean difference over the "
         "slices lies on its side of 0, and is undecided where the interval holds 0. Differences are "

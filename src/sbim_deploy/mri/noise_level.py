@@ -22,7 +22,7 @@ from sbim_deploy.records import BoolArray, ComplexArray
 MAX_SPREAD = 0.2  # of the outermost samples' variance, where they are noise without a window
 OUTER_SHARE = 0.05
 # Outermost samples with more variance than the windows say hold some of the object. Of 48 simulated scans
-# without a window function, this kept 12 from being measured up to 12 % too high.
+# without a window function, this kept 12 from being measured up to 13 % too high.
 MAX_OUTER_RATIO = 1.05
 # Where samples half-way to the edge have so many times the outermost samples' variance, a window was applied:
 # a Hamming window makes it 17, an object 1 to 5. A block whose windows say much more holds the object.
