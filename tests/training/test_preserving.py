@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_training import TINY
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint
@@ -22,18 +23,7 @@ A = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 
 def settings(**changes):
-    values = {
-        "schedule": "vp",
-        "iterations": 4,
-        "sizes": (32,),
-        "batch": 2,
-        "pool_size": 12,
-        "compile": False,
-        "log_interval": 1,
-        "held_out_interval": 2,
-        "checkpoint_interval": 2,
-    }
-    return TrainSettings(**(values | changes))
+    return TrainSettings(**({**TINY, "schedule": "vp"} | changes))
 
 
 @pytest.fixture

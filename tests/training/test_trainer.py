@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import TINY
 
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
@@ -21,20 +22,8 @@ CONFIG = NetworkConfig(ngf=4, channels=2, sigma_begin=3.0, sigma_end=0.1, n_leve
 N_LOG_HEADER = 1 + trainer.N_HELD_OUT_SIGMAS
 
 
-VALUES = {
-    "iterations": 4,
-    "sizes": (32,),
-    "batch": 2,
-    "pool_size": 12,
-    "compile": False,
-    "log_interval": 1,
-    "held_out_interval": 2,
-    "checkpoint_interval": 2,
-}
-
-
 def settings(**changes):
-    return TrainSettings(**(VALUES | changes))
+    return TrainSettings(**(TINY | changes))
 
 
 @pytest.fixture
@@ -244,7 +233,7 @@ def test_without_a_compiler_a_line_says_so(tmp_path, start, monkeypatch, capsys)
 )
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
-        convert(VALUES | changes, TrainSettings, "recipe.yaml: training", "change the recipe")
+        convert(TINY | changes, TrainSettings, "recipe.yaml: training", "change the recipe")
 
 
 def test_what_does_not_fit_is_refused(tmp_path, start):
