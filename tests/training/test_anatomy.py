@@ -4,7 +4,7 @@ import pytest
 from sbim_deploy.training.anatomy import random_fractions
 from sbim_deploy.training.contrast import INDEX, TISSUES
 from sbim_deploy.training.fields import Grid
-from sbim_deploy.training.placement import ORIENTATIONS, random_points
+from sbim_deploy.training.placement import ORIENTATIONS, random_plane
 from sbim_deploy.training.shapes import section_at
 
 AXIAL = ORIENTATIONS[0]
@@ -13,7 +13,7 @@ GRID = Grid((120, 120), 2.0)
 
 def fractions_of(tissues, seed, orientation=AXIAL, age=0.3):
     rng = np.random.default_rng(seed)
-    points = random_points(rng, orientation, GRID)
+    points, _normal = random_plane(rng, orientation, GRID)
     return random_fractions(rng, tissues, section_at(points), GRID, age)
 
 

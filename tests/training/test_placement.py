@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.training.fields import Grid
-from sbim_deploy.training.placement import ORIENTATIONS, random_orientation, random_points
+from sbim_deploy.training.placement import ORIENTATIONS, random_orientation, random_plane
 
 GRID = Grid((120, 120), 2.0)
 
@@ -16,6 +16,6 @@ def test_axial_slices_are_the_most():
 def test_planes_face_as_their_orientation_says():
     for orientation in ORIENTATIONS:
         normal = np.argmax(np.abs(np.cross(orientation.columns, orientation.rows)))
-        points = random_points(np.random.default_rng(1), orientation, GRID)
+        points, normal = random_plane(np.random.default_rng(1), orientation, GRID)
         spans = np.ptp(points.reshape(3, -1), axis=1)
         assert np.argmin(spans) == normal

@@ -35,7 +35,7 @@ def test_without_a_recipe_the_options_are_the_settings(tmp_path):
         ({"iterations": "many"}, "iterations is 'many', expected a whole number"),
         ({"iterations": 5, "sizes": 128}, "sizes is 128, expected a list"),
         ({"iterations": 5, "sizes": [64, 0]}, r"sizes\[1\] is 0, expected a whole number of at least 1"),
-        ({"iterations": 5, "precision": "fp8"}, "precision is 'fp8', expected 'fp32' or 'fp16'"),
+        ({"iterations": 5, "precision": "fp8"}, "precision is 'fp8', expected 'fp32', 'fp16' or 'bf16'"),
         ({"iterations": 5, "levels": "linear"}, "levels is 'linear', expected 'detail' or 'uniform'"),
         ({"iterations": 5, "objective": "mle"}, "objective is 'mle', expected 'dsm' or 'ssm'"),
         ({"iterations": 5, "objective": "ssm", "precision": "fp16"}, "ssm and precision fp16: expected fp32"),

@@ -228,7 +228,7 @@ def test_without_a_compiler_a_line_says_so(tmp_path, start, monkeypatch, capsys)
         ({"ema_rate": 1.0}, "ema_rate"),
         ({"seed": -1}, "seed"),
         ({"sizes": ()}, "sizes"),
-        ({"precision": "bf16"}, "precision is 'bf16', expected 'fp32' or 'fp16'"),
+        ({"precision": "tf32"}, "precision is 'tf32', expected 'fp32', 'fp16' or 'bf16'"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

@@ -37,10 +37,19 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Images a step, at the first size.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam at the start; falls to zero.")] = None,
     ema_rate: Annotated[float | None, typer.Option(help="Memory of the averaged weights.")] = None,
-    pool: Annotated[int | None, typer.Option(help="Synthetic slices of each size to make first.")] = None,
+    anatomy: Annotated[
+        Path | None, typer.Option(help="A folder of label maps (NIfTI, FreeSurfer's values) to train on.")
+    ] = None,
+    lesions: Annotated[
+        Path | None, typer.Option(help="A folder of lesions' masks (NIfTI) to lay over some of their slices.")
+    ] = None,
+    held_out_anatomy: Annotated[
+        Path | None, typer.Option(help="A folder of other label maps, for the held-out loss.")
+    ] = None,
+    pool: Annotated[int | None, typer.Option(help="Synthetic slices of the first size to make first; others: as many pixels.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, or fp16 convolutions.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, or convolutions in fp16 or bf16.")] = None,
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile: minutes first, then faster.")
     ] = None,
@@ -65,6 +74,9 @@ def train(
         "batch": batch,
         "learning_rate": learning_rate,
         "ema_rate": ema_rate,
+        "anatomy": anatomy,
+        "lesions": lesions,
+        "held_out_anatomy": held_out_anatomy,
         "pool_size": pool,
         "seed": seed,
         "device": device,

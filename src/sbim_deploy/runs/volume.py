@@ -29,7 +29,7 @@ def volume_slice(path: Path, plane: str, index: int, size: int) -> FloatArray:
         InputError: the file is no volume of finite numbers, or has no such slice, or nothing is in it.
     """
     axis = PLANES[plane]
-    volume, spacing = _read_volume(path)
+    volume, spacing = read_volume(path)
     n_slices = volume.shape[axis]
     if index >= n_slices:
         raise InputError(f"{path}: has {n_slices} {plane} slices, slice {index} is asked for")
@@ -40,7 +40,7 @@ def volume_slice(path: Path, plane: str, index: int, size: int) -> FloatArray:
 
 
 @lru_cache(maxsize=1)  # an experiment takes one slice after another of the same file
-def _read_volume(path: Path) -> tuple[FloatArray, FloatArray]:
+def read_volume(path: Path) -> tuple[FloatArray, FloatArray]:
     """Return a volume (right, anterior, superior) and the millimetres of its voxels."""
     nibabel = import_nibabel(f"{path}: reading it")
     try:

@@ -119,12 +119,12 @@ def _opened(
     """Return gray, white and fluid, with fluid in the sulci and fissures, which the template has closed."""
     gray, white, sulci = maps
     opening = (rng.uniform(0.25, 0.65) + 0.5 * age) * np.exp(0.35 * smooth_field(rng, grid, 14))
-    fissures, core = _folia(rng, brain, grid, cerebellum)
+    fissures, core = folia(rng, brain, grid, cerebellum)
     fluid = np.clip(1 - gray - white, 0, 1) + opening * sulci + fissures
     return gray, white * (1 + core), fluid
 
 
-def _folia(rng: np.random.Generator, points: Field, grid: Grid, cerebellum: Field) -> tuple[Field, Field]:
+def folia(rng: np.random.Generator, points: Field, grid: Grid, cerebellum: Field) -> tuple[Field, Field]:
     """Return the fissures of the cerebellum, and its white core: sheets that fan out from the front."""
     y, z = points[1] - FOLIA_CENTRE[0], points[2] - FOLIA_CENTRE[1]
     away = np.hypot(y, z)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ from sbim_deploy.records import ComplexArray
 from sbim_deploy.training.anatomy import random_fractions
 from sbim_deploy.training.contrast import random_magnitude, random_protocol
 from sbim_deploy.training.fields import Field, Grid, smooth_field, soft_step
-from sbim_deploy.training.placement import random_orientation, random_points
+from sbim_deploy.training.heads import random_head_fractions
+from sbim_deploy.training.label_maps import read_head
+from sbim_deploy.training.placement import Orientation, random_orientation, random_plane
 from sbim_deploy.training.shapes import section_at
 from sbim_deploy.training.tissues import Tissues, load_tissues
 
@@ -39,10 +43,33 @@ FINE_SPACING_MM = 1.3
 
 Size = int | tuple[int, int]
 
-DrawSlice = Callable[[Tissues, int, int], ComplexArray]
+# From the index of a slice and its size to the slice.
+DrawSlice = Callable[[int, Size], ComplexArray]
 
 # Each process loads its own maps, which takes longer than drawing fewer slices than this.
 MIN_SLICES_A_WORKER = 128
+
+# Label maps are of a few people. The template, which is deformed at will, keeps a share of the slices.
+TEMPLATE_SHARE = 0.25
+FIELD_OF_VIEW_MM = (180.0, 260.0)
+# What of a head's extent the field of view holds at least.
+MIN_HEAD_SHARE = 0.88
+HEAD_STREAM = 2
+
+
+@dataclass(frozen=True)
+class Anatomies:
+    """Label maps of heads, and masks of lesions to lay over them; without heads there is the template alone.
+
+    ``template_share`` of the slices are drawn from the template.
+    """
+
+    heads: tuple[Path, ...] = ()
+    lesions: tuple[Path, ...] = ()
+    template_share: float = TEMPLATE_SHARE
+
+
+TEMPLATE = Anatomies()
 
 
 def training_slice(tissues: Tissues, index: int, size: Size) -> ComplexArray:
@@ -55,14 +82,22 @@ def held_out_slice(tissues: Tissues, index: int, size: Size) -> ComplexArray:
     return brain_slice(tissues, np.random.default_rng([HELD_OUT_STREAM, index]), size)
 
 
-def training_pool(n_slices: int, size: int) -> ComplexArray:
+def anatomy_slice(anatomies: Anatomies, stream: int, index: int, size: Size) -> ComplexArray:
+    """Return the slice ``index`` of a stream: of one of the heads, or of the template."""
+    rng = np.random.default_rng([HEAD_STREAM, stream, index])
+    if not anatomies.heads or rng.random() < anatomies.template_share:
+        return brain_slice(load_tissues(), np.random.default_rng([stream, index]), size)
+    return head_slice(anatomies, rng, size)
+
+
+def training_pool(n_slices: int, size: int, anatomies: Anatomies = TEMPLATE) -> ComplexArray:
     """Return the first training slices (n_slices, size, size)."""
-    return _draw(training_slice, n_slices, size)
+    return _draw(partial(anatomy_slice, anatomies, TRAINING_STREAM), n_slices, size)
 
 
-def held_out_pool(n_slices: int, size: int) -> ComplexArray:
+def held_out_pool(n_slices: int, size: int, anatomies: Anatomies = TEMPLATE) -> ComplexArray:
     """Return the first held-out slices (n_slices, size, size)."""
-    return _draw(held_out_slice, n_slices, size)
+    return _draw(partial(anatomy_slice, anatomies, HELD_OUT_STREAM), n_slices, size)
 
 
 def brain_slice(tissues: Tissues, rng: np.random.Generator, size: Size) -> ComplexArray:
@@ -75,18 +110,56 @@ def brain_slice(tissues: Tissues, rng: np.random.Generator, size: Size) -> Compl
     Raises:
         InputError: ``size`` is too small for a brain.
     """
+    shape = _shape_of(size)
+    orientation = random_orientation(rng)
+    spacing = _spacing_for(orientation, shape) * rng.uniform(0.97, 1.14)
+    grid = _fine_grid(shape, spacing)
+    age = float(rng.beta(1.2, 2.0))
+    points, _normal = random_plane(rng, orientation, grid)
+    fractions = random_fractions(rng, tissues, section_at(points), grid, age)
+    return _scanned(rng, fractions, points, grid, shape)
+
+
+def head_slice(anatomies: Anatomies, rng: np.random.Generator, size: Size) -> ComplexArray:
+    """Draw a complex slice (rows, columns) of one of the heads, as ``brain_slice`` does of the template.
+
+    The slice is 1 to 5 mm thick and the field of view 180 to 260 mm, beyond which the head may go.
+
+    Raises:
+        InputError: ``size`` is too small for a brain, or a label map cannot be used.
+    """
+    shape = _shape_of(size)
+    head = read_head(anatomies.heads[rng.integers(len(anatomies.heads))])
+    orientation = random_orientation(rng)
+    fitting = MIN_HEAD_SHARE * _spacing_for(orientation, shape)
+    grid = _fine_grid(shape, max(rng.uniform(*FIELD_OF_VIEW_MM) / max(shape), fitting))
+    age = float(rng.beta(1.2, 2.0))
+    plane = random_plane(rng, orientation, grid)
+    fractions = random_head_fractions(rng, head, anatomies.lesions, plane, grid, age)
+    return _scanned(rng, fractions, plane[0], grid, shape)
+
+
+def _shape_of(size: Size) -> tuple[int, int]:
     shape = (size, size) if isinstance(size, int) else size
     if min(shape) < MIN_SIZE:
         raise InputError(f"size is {size}: a slice needs at least {MIN_SIZE} x {MIN_SIZE} pixels")
-    orientation = random_orientation(rng)
-    needed = max(length / n for length, n in zip(orientation.extent, shape, strict=True))
-    spacing = needed * rng.uniform(0.97, 1.14)
+    return shape
+
+
+def _spacing_for(orientation: Orientation, shape: tuple[int, int]) -> float:
+    return max(length / n for length, n in zip(orientation.extent, shape, strict=True))
+
+
+def _fine_grid(shape: tuple[int, int], spacing: float) -> Grid:
     fineness = max(OVERSAMPLING, spacing / FINE_SPACING_MM)
     fine_shape = (2 * ceil(shape[0] * fineness / 2), 2 * ceil(shape[1] * fineness / 2))
-    grid = Grid(fine_shape, spacing * shape[0] / fine_shape[0])
-    age = float(rng.beta(1.2, 2.0))
-    points = random_points(rng, orientation, grid)
-    fractions = random_fractions(rng, tissues, section_at(points), grid, age)
+    return Grid(fine_shape, spacing * shape[0] / fine_shape[0])
+
+
+def _scanned(
+    rng: np.random.Generator, fractions: Field, points: Field, grid: Grid, shape: tuple[int, int]
+) -> ComplexArray:
+    """Return the image of an anatomy by a random scan."""
     magnitude = random_magnitude(rng, random_protocol(rng), fractions, grid)
     magnitude *= random_shading(rng, grid)
     image = magnitude * np.exp(1j * random_phase(rng, points, grid))
@@ -145,9 +218,10 @@ def _hamming(radius: NDArray[np.float64], pedestal: float) -> NDArray[np.float64
 
 
 def _draw(draw_slice: DrawSlice, n_slices: int, size: int) -> ComplexArray:
-    draw = partial(_slice, draw_slice, size)
     n_workers = min(os.cpu_count() or 1, n_slices // MIN_SLICES_A_WORKER)
     pool = np.empty((n_slices, size, size), np.complex64)
+    # The maps are loaded in each worker, once, rather than sent to it.
+    draw = partial(_slice, draw_slice, size)
     if n_workers < 2:
         for index in range(n_slices):
             pool[index] = draw(index)
@@ -159,8 +233,7 @@ def _draw(draw_slice: DrawSlice, n_slices: int, size: int) -> ComplexArray:
 
 
 def _slice(draw_slice: DrawSlice, size: int, index: int) -> ComplexArray:
-    # The maps are loaded here, once in each worker, rather than sent to it.
-    return draw_slice(load_tissues(), index, size)
+    return draw_slice(index, size)
 
 
 def _use_one_thread() -> None:

@@ -48,10 +48,13 @@ def random_orientation(rng: np.random.Generator) -> Orientation:
     return ORIENTATIONS[rng.choice(len(ORIENTATIONS), p=shares)]
 
 
-def random_points(rng: np.random.Generator, orientation: Orientation, grid: Grid) -> Field:
-    """Place a slice in a randomly shaped head, and return the points of MNI space (3, h, w) of its pixels.
+def random_plane(rng: np.random.Generator, orientation: Orientation, grid: Grid) -> tuple[Field, Field]:
+    """Place a slice in a randomly shaped head.
 
     Some slices are oblique, most of them a little tilted.
+
+    Returns:
+        The points of MNI space (3, h, w) of its pixels, and the plane's normal (3,).
     """
     centre = rng.uniform(orientation.nearest, orientation.farthest)
     oblique = rng.random() < OBLIQUE_SHARE
@@ -60,7 +63,8 @@ def random_points(rng: np.random.Generator, orientation: Orientation, grid: Grid
     columns, rows = turned.astype(np.float32)[:, :, None, None]
     points = centre.astype(np.float32)[:, None, None] + rows * grid.rows[:, None] + columns * grid.columns
     points *= rng.normal(1, 0.04, 3).astype(np.float32)[:, None, None]
-    return np.asarray(points + _warp(rng, grid, HEAD_WARPS_MM))
+    normal = np.cross(*turned).astype(np.float32)
+    return np.asarray(points + _warp(rng, grid, HEAD_WARPS_MM)), normal
 
 
 def random_brain(rng: np.random.Generator, points: Field, grid: Grid, age: float) -> Field:

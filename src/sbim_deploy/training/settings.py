@@ -26,12 +26,18 @@ class TrainSettings:
     ``iterations`` counts from the start of the run that a checkpoint continues, ``minutes`` from now; only
     the first can be resumed to the bit. The intervals are in steps. Each step takes one of ``sizes``:
     ``batch`` images of the first, as many pixels of the others. ``precision`` fp16 runs the convolutions
-    in half precision with a scaled loss; the weights and the norms stay in FP32.
+    in half precision with a scaled loss, bf16 in bfloat16, which needs no scale and which processors with
+    AMX or AVX512_BF16 are fast at; the weights and the norms stay in FP32.
 
     ``schedule`` ve (variance exploding) trains an NCSNv2 on the config's levels, vp (variance preserving) a
     UNet on DDPM's. ``levels`` says how noise levels are drawn: ``uniform`` over those of the schedule, or
     ``detail``, which is log-uniform between its largest and its smallest, with most of them below 3; None is
     detail for ve and uniform for vp.
+
+    ``anatomy`` is a folder of label maps with FreeSurfer's values, to draw slices of beside the template, and
+    ``lesions`` one of masks in standard space to lay over them. ``held_out_anatomy`` is a folder of label maps
+    of other people: the held-out loss is of slices of theirs, without it of the template's. ``pool_size`` is
+    the number of slices of the first size; others come with as many pixels.
 
     ``objective`` is denoising score matching (dsm) or sliced score matching (ssm), whose second derivatives
     neither half precision nor PyTorch's compiler takes: ``compile`` None compiles for dsm alone.
@@ -48,9 +54,12 @@ class TrainSettings:
     ema_rate: Rate = 0.999
     gradient_clip: Positive = 1.0
     pool_size: Count = 4000
+    anatomy: Path | None = None
+    lesions: Path | None = None
+    held_out_anatomy: Path | None = None
     seed: Natural = 0
     device: str = "cpu"
-    precision: Literal["fp32", "fp16"] = "fp32"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     compile: bool | None = None
     log_interval: Count = 50
     held_out_interval: Count = 1000
@@ -66,6 +75,8 @@ class TrainSettings:
             raise InputError(f"objective is ssm and precision {self.precision}: expected fp32, or dsm")
         if self.objective == "ssm" and self.compile:
             raise InputError("objective is ssm and compile is true: expected false, or dsm")
+        if self.lesions is not None and self.anatomy is None:
+            raise InputError(f"lesions is {self.lesions} and anatomy is not given: lesions lie in its heads")
 
 
 def read_settings(path: Path, overrides: Mapping[str, Any]) -> TrainSettings:

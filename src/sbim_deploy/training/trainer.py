@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.training.brains import held_out_pool, training_pool
+from sbim_deploy.training.brains import Anatomies, held_out_pool, training_pool
 from sbim_deploy.training.dsm import (
     LevelDraw,
     Score,
@@ -32,6 +32,7 @@ from sbim_deploy.training.dsm import (
     training_batch,
     uniform_draw,
 )
+from sbim_deploy.training.label_maps import read_head, read_lesion, volume_files
 from sbim_deploy.training.networks import CHECKPOINT_NAME, START, Kind, kind_of
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.ssm import ssm_loss
@@ -42,6 +43,7 @@ SCALER_KEY = "scaler"
 N_HELD_OUT = 32
 N_HELD_OUT_SIGMAS = 8
 HELD_OUT_SEED = 0
+LABEL_MAPS = "label maps of heads"
 
 Progress = Callable[[int, float, float | None], None]
 
@@ -53,7 +55,7 @@ def train(
     start: Checkpoint | None = None,
     on_progress: Progress = lambda step, loss, held_out: None,
 ) -> Path:
-    """Train a network on synthetic brains and return the path of its checkpoint.
+    """Train a network on synthetic slices of heads and return the path of its checkpoint.
 
     ``output_dir`` receives ``checkpoint.pth`` in the published layout, with the schedule vp the averaged
     weights as ``pipeline`` too, and ``held_out.csv``, the loss of the averaged weights on held-out slices of
@@ -71,7 +73,8 @@ def train(
             and the mean held-out loss where it was measured.
 
     Raises:
-        InputError: the size, the channels or the checkpoint do not fit, or the folder cannot be written.
+        InputError: the size, the channels or the checkpoint do not fit, a label map or a mask cannot be used,
+            or the folder cannot be written.
         BackendMissingError: the device is not there, or nilearn or diffusers is not installed.
         SbimDeployError: the loss or its gradient is not finite.
     """
@@ -80,6 +83,7 @@ def train(
     kind = kind_of(config, settings.schedule, start)
     run = _begin(kind, settings, start)
     draw_sigmas = _level_draw(kind, settings)
+    anatomies, held_out_anatomies = _anatomies(settings)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,8 +92,15 @@ def train(
     log = output_dir / LOG_NAME
     begin_log(log, sigmas, run.step)
     device = torch.device(settings.device)
-    held_out = to_channels(torch.from_numpy(held_out_pool(N_HELD_OUT, settings.sizes[0]))).to(device)
-    pools = [torch.from_numpy(training_pool(settings.pool_size, size)).to(device) for size in settings.sizes]
+    held_out = to_channels(
+        torch.from_numpy(held_out_pool(N_HELD_OUT, settings.sizes[0], held_out_anatomies))
+    ).to(device)
+    first = settings.sizes[0]
+    pools = [
+        torch.from_numpy(training_pool(math.ceil(settings.pool_size * (first / size) ** 2), size, anatomies))
+        for size in settings.sizes
+    ]
+    pools = [pool.to(device) for pool in pools]
     eager, averaged = (kind.score(network).to(device) for network in (run.network, run.shadow))
     compiles = settings.objective == "dsm" if settings.compile is None else settings.compile
     score = _compiled(eager, held_out[: settings.batch]) if compiles else eager
@@ -181,8 +192,9 @@ def _begin(kind: Kind, settings: TrainSettings, start: Checkpoint | None) -> _Ru
     else:
         network = kind.load(start.raw)
         shadow = kind.load(start.raw if start.ema is None else start.ema)
+    half = settings.precision != "fp32"
     for each in (network, shadow):
-        _move(each, settings.device)
+        _move(each, settings.device, channels_last=half or settings.device.startswith("cuda"))
     optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
     scaler = torch.amp.GradScaler(settings.device, enabled=settings.precision == "fp16")
     run = _Run(network, shadow, optimizer, scaler, step=0)
@@ -191,9 +203,9 @@ def _begin(kind: Kind, settings: TrainSettings, start: Checkpoint | None) -> _Ru
     return run
 
 
-def _move(network: nn.Module, device: str) -> None:
-    """Move a network to a device. On a GPU half-precision convolutions are fastest with the channels last."""
-    layout = torch.channels_last if device.startswith("cuda") else torch.contiguous_format
+def _move(network: nn.Module, device: str, channels_last: bool) -> None:
+    """Move a network to a device. Half-precision convolutions are fastest with the channels last."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     try:
         network.to(device).to(memory_format=layout)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError) as error:
@@ -217,6 +229,24 @@ def _go_on(run: _Run, start: Checkpoint, settings: TrainSettings) -> None:
     if run.scaler.is_enabled() and SCALER_KEY in start.optimizer:
         run.scaler.load_state_dict(start.optimizer[SCALER_KEY])
     run.step = start.step
+
+
+def _anatomies(settings: TrainSettings) -> tuple[Anatomies, Anatomies]:
+    """Return what training slices are drawn from, and what held-out slices are."""
+    training = held_out = Anatomies()
+    if settings.anatomy is not None:
+        lesions = volume_files(settings.lesions, "masks of lesions") if settings.lesions is not None else ()
+        training = Anatomies(volume_files(settings.anatomy, LABEL_MAPS), lesions)
+    if settings.held_out_anatomy is not None:
+        held_out = Anatomies(volume_files(settings.held_out_anatomy, LABEL_MAPS), template_share=0)
+    both = {path.resolve() for path in training.heads} & {path.resolve() for path in held_out.heads}
+    if both:
+        raise InputError(f"{min(both)} is among the heads to train on and among the held-out ones")
+    for path in (*training.heads, *held_out.heads):
+        read_head(path)
+    for path in training.lesions:
+        read_lesion(path)
+    return training, held_out
 
 
 def _level_draw(kind: Kind, settings: TrainSettings) -> LevelDraw:
@@ -258,8 +288,9 @@ def _train_step(
         group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     images, sigmas, noise = training_batch(pools, settings.batch, draw_sigmas, settings.seed, run.step)
     run.optimizer.zero_grad()
-    half = run.scaler.is_enabled()
-    with torch.autocast(images.device.type, torch.float16, enabled=half):
+    scaled = run.scaler.is_enabled()
+    dtype = torch.float16 if settings.precision == "fp16" else torch.bfloat16
+    with torch.autocast(images.device.type, dtype, enabled=settings.precision != "fp32"):
         if settings.objective == "ssm":
             directions = draw_noise(noise.shape, noise.device, settings.seed, run.step, 1).sign()
             loss = ssm_loss(score, images, sigmas, noise, directions).mean()
@@ -269,7 +300,7 @@ def _train_step(
     run.scaler.unscale_(run.optimizer)
     norm = clip_grad_norm_(run.network.parameters(), settings.gradient_clip)
     # A scaled gradient may overflow. The scaler then leaves the step out and scales less.
-    if not torch.isfinite(loss) or not (half or torch.isfinite(norm)):
+    if not torch.isfinite(loss) or not (scaled or torch.isfinite(norm)):
         raise SbimDeployError(
             f"training diverged at step {run.step}: the loss is {loss.item():g}, its gradient's norm "
             f"{norm.item():g}; go on from the last checkpoint with a learning rate below "
