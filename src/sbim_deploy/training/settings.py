@@ -54,9 +54,9 @@ class TrainSettings:
     ema_rate: Rate = 0.999
     gradient_clip: Positive = 1.0
     pool_size: Count = 4000
-    anatomy: Path | None = None
-    lesions: Path | None = None
-    held_out_anatomy: Path | None = None
+    anatomy: str | None = None
+    lesions: str | None = None
+    held_out_anatomy: str | None = None
     seed: Natural = 0
     device: str = "cpu"
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
