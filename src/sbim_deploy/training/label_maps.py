@@ -147,8 +147,8 @@ def read_head(path: Path) -> Head:
         zones,
         origin.astype(np.float32),
         spacing.astype(np.float32),
-        _depth(_filled(zones > 0), origin, spacing),
-        _depth(~inner, origin, spacing),
+        _depth(_filled(zones > 0), False, origin, spacing),
+        _depth(~inner, True, origin, spacing),
         ((high - low) * spacing).astype(np.float32),
     )
 
@@ -192,17 +192,25 @@ def _filled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes(closed | inside))
 
 
-def _depth(inside: NDArray[np.bool_], origin: NDArray[np.float64], spacing: NDArray[np.float64]) -> Volume:
-    """Return how deep voxels lie ``inside``, negative outside, on a coarser grid of even steps."""
+def _depth(
+    inside: NDArray[np.bool_], beyond: bool, origin: NDArray[np.float64], spacing: NDArray[np.float64]
+) -> Volume:
+    """Return how deep voxels lie ``inside``, negative outside, on a coarser grid of even steps.
+
+    ``beyond`` tells whether the map lies inside of it.
+    """
     zoom = spacing / DEPTH_SPACING
     shape = np.maximum(np.ceil(inside.shape * zoom).astype(int), 2)
     places = [
         np.minimum((np.arange(n) / z).round().astype(int), m - 1)
         for n, z, m in zip(shape, zoom, inside.shape, strict=True)
     ]
-    # Beyond the map the edge goes on: a neck that was cut off has no skin there.
-    coarse = np.pad(inside[np.ix_(*places)], 8, mode="edge")
+    coarse = inside[np.ix_(*places)]
+    # Below the map the head goes on: a neck that was cut off has no skin there.
+    coarse = np.pad(coarse, ((0, 0), (0, 0), (8, 0)), mode="edge")
+    coarse = np.pad(coarse, ((8, 8), (8, 8), (0, 8)), constant_values=beyond)
     within, outside = (ndimage.distance_transform_edt(each) for each in (coarse, ~coarse))
-    depth = DEPTH_SPACING * (within - outside).astype(np.float32)
+    depth = np.where(coarse, within - 0.5, 0.5 - outside)
+    values = ndimage.gaussian_filter(np.float32(DEPTH_SPACING) * depth.astype(np.float32), 0.7)
     x, y, z = (float(start) - 8 * DEPTH_SPACING for start in origin)
-    return Volume(ndimage.gaussian_filter(depth, 0.7), (x, y, z), DEPTH_SPACING)
+    return Volume(values, (x, y, z), DEPTH_SPACING)
