@@ -3,10 +3,10 @@
     python benchmarks/real_anatomy.py HEAD [HEAD ...] [--model NAME=FOLDER ...] [--size 256] [--coils 8 16]
 
 HEAD is a volume (NIfTI, or .npz with `vol`), or `labels:PATH` for a label map with FreeSurfer's values, of
-which slices of random contrast are drawn. Maps come from 24 calibration lines and noise is measured, as `recon`
-does; L1-wavelet is BART's with the same maps and the weight of a grid that is best by the truth of each row's
-scans. Priors are sampled by the preset `balanced`. Noise is 0.01 of the image's 99th percentile. Figures are dB of PSNR, means over the scans. Needs the extras
-cpu, nifti and train, and BART.
+which slices of random contrast are drawn. Maps come from 24 calibration lines and noise is measured, as
+`recon` does; L1-wavelet is BART's with the same maps and the weight of a grid that is best by the truth of
+each row's scans. Priors are sampled by the preset `balanced`. Noise is 0.01 of the image's 99th percentile.
+Figures are dB of PSNR, means over the scans. Needs the extras cpu, nifti and train, and BART.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=[f"{DEMO}={DEMO}"], metavar="NAME=FOLDER")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--coils", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.5, 0.6], help="heights of the slices")
+    parser.add_argument(
+        "--fractions", type=float, nargs="+", default=[0.5, 0.6], help="heights of the slices"
+    )
     arguments = parser.parse_args()
     models = {}
     for given in arguments.model:

@@ -49,7 +49,9 @@ def test_tissues_lie_where_the_labels_are(head):
         assert fractions[INDEX[tissue]][ring].mean() > 0.6, tissue
     muscle, fat, skin = (fractions[INDEX[name]] for name in ("muscle", "fat", "skin"))
     assert (muscle + fat)[(radius() > 78) & (radius() < 82)].mean() > 0.7
-    assert skin[(radius() > 88.5) & (radius() < 89.5)].mean() > fat[(radius() > 88.5) & (radius() < 89.5)].mean()
+    assert (
+        skin[(radius() > 88.5) & (radius() < 89.5)].mean() > fat[(radius() > 88.5) & (radius() < 89.5)].mean()
+    )
     assert fractions.sum(axis=0)[radius() > 96].max() < 1e-3
 
 
@@ -79,10 +81,7 @@ def test_a_lesion_is_laid_over_the_brain_at_its_place(head, tmp_path, monkeypatc
     mask[x + 10 : x + 30, y - 8 : y + 8, z - 20 : z + 20] = 1
     path = write_labels(tmp_path / "lesion.nii.gz", mask, 1.0)
     added = np.mean(
-        [
-            fractions_of(head, seed, (path,))[INDEX["lesion"]] > 0.4
-            for seed in range(6)
-        ],
+        [fractions_of(head, seed, (path,))[INDEX["lesion"]] > 0.4 for seed in range(6)],
         axis=0,
     )
     rows, columns = np.nonzero(added > 0.1)
@@ -93,10 +92,6 @@ def test_a_lesion_is_laid_over_the_brain_at_its_place(head, tmp_path, monkeypatc
 
 def test_the_neck_goes_on_below_the_map(head):
     below = -1.4 * heads.BRAIN_EXTENT[2]
-    fractions = random_head_fractions(
-        np.random.default_rng(0), head, (), axial_plane(below), GRID, 0.0
-    )
-    at_the_end = random_head_fractions(
-        np.random.default_rng(0), head, (), axial_plane(-88.0), GRID, 0.0
-    )
+    fractions = random_head_fractions(np.random.default_rng(0), head, (), axial_plane(below), GRID, 0.0)
+    at_the_end = random_head_fractions(np.random.default_rng(0), head, (), axial_plane(-88.0), GRID, 0.0)
     assert np.abs(fractions.sum(axis=0) - at_the_end.sum(axis=0)).mean() < 0.02

@@ -20,9 +20,9 @@ def zone_at(head, point):
 def test_the_middle_of_the_brain_lies_on_the_templates(path):
     head = read_head(path)
     assert zone_at(head, BRAIN_CENTRE) == ZONE["white"]
-    assert zone_at(head, BRAIN_CENTRE + (50, 0, 0)) == ZONE["cortex"]
-    assert zone_at(head, BRAIN_CENTRE + (0, 63, 0)) == ZONE["fluid"]
-    assert zone_at(head, BRAIN_CENTRE + (0, 0, 72)) == ZONE["bone"]
+    assert zone_at(head, np.add(BRAIN_CENTRE, [50, 0, 0])) == ZONE["cortex"]
+    assert zone_at(head, np.add(BRAIN_CENTRE, [0, 63, 0])) == ZONE["fluid"]
+    assert zone_at(head, np.add(BRAIN_CENTRE, [0, 0, 72])) == ZONE["bone"]
     np.testing.assert_allclose(head.brain_extent, 117, atol=3)
 
 
@@ -67,7 +67,10 @@ def test_parcels_of_the_cortex_are_cortex(tmp_path, path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda labels: np.where(labels == 2, 6000, labels), "values 6000, which are no labels of FreeSurfer"),
+        (
+            lambda labels: np.where(labels == 2, 6000, labels),
+            "values 6000, which are no labels of FreeSurfer",
+        ),
         (lambda labels: labels + 0.5, "0.5"),
         (lambda labels: np.where(np.isin(labels, (2, 3)), 0, labels), "0 voxels are brain"),
         (lambda labels: np.zeros_like(labels), "0 voxels are brain"),
@@ -91,5 +94,5 @@ def test_a_lesion_is_a_mask_of_one_millimetre(tmp_path):
 def test_a_folder_without_volumes_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such folder; expected one with label maps"):
         volume_files(tmp_path / "nowhere", "label maps")
-    with pytest.raises(InputError, match="has no .nii or .nii.gz file; expected label maps"):
+    with pytest.raises(InputError, match="expected label maps"):
         volume_files(tmp_path, "label maps")

@@ -46,7 +46,10 @@ def train(
     held_out_anatomy: Annotated[
         Path | None, typer.Option(help="A folder of other label maps, for the held-out loss.")
     ] = None,
-    pool: Annotated[int | None, typer.Option(help="Synthetic slices of the first size to make first; others: as many pixels.")] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(help="Synthetic slices of the first size to make first; others: as many pixels."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, or convolutions in fp16 or bf16.")] = None,

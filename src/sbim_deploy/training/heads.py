@@ -71,14 +71,14 @@ def _thick_zones(head: Head, points: Field, normal: Field, thickness: float) -> 
     total = np.zeros((len(ZONES), *points.shape[1:]), np.float32)
     for offset in (np.arange(n) - (n - 1) / 2) * (thickness / n):
         total += _zones_at(head, points + np.float32(offset) * normal[:, None, None])
-    return total / np.float32(n)
+    return np.asarray(total / n, np.float32)
 
 
 def _zones_at(head: Head, points: Field) -> Field:
     """Return the fractions of zones at ``points`` (3, h, w), with borders as smooth as a surface's.
 
-    Labels are weighed by quadratic B-splines, which rounds the corners of voxels, and squared, which makes the
-    borders as sharp as before.
+    Labels are weighed by quadratic B-splines, which rounds the corners of voxels, and squared, which makes
+    the borders as sharp as before.
     """
     places = (points - head.origin[:, None, None]) / head.spacing[:, None, None]
     nearest = np.round(places)

@@ -1,7 +1,7 @@
-"""Label maps of whole heads, with the values of FreeSurfer as SynthSeg and FreeSurfer write them, and of lesions.
+"""Label maps of whole heads, with FreeSurfer's values, and masks of lesions.
 
-The values outside the brain (502 to 530) are those of SynthSeg's training maps (Billot et al. 2023, Medical Image
-Analysis 86:102789), which come without a table: what each of them is was read off its place in the head.
+The values outside the brain (502 to 530) are those of SynthSeg's training maps (Billot et al. 2023, Medical
+Image Analysis 86:102789), which come without a table: what each of them is was read off its place.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +134,8 @@ def read_head(path: Path) -> Head:
     brain = np.isin(zones, BRAIN_ZONES)
     if brain.sum() * np.prod(spacing) < MIN_BRAIN_MM3:
         raise InputError(
-            f"{path}: {brain.sum()} voxels are brain, expected {MIN_BRAIN_MM3 / 1000:g} ml and more: a label map "
-            "with FreeSurfer's values (2 white matter, 3 cortex and so on)"
+            f"{path}: {brain.sum()} voxels are brain, expected {MIN_BRAIN_MM3 / 1000:g} ml and more: a label "
+            "map with FreeSurfer's values (2 white matter, 3 cortex and so on)"
         )
     (head_box,) = ndimage.find_objects((zones > 0).astype(np.int8))
     zones, brain = np.ascontiguousarray(zones[head_box]), brain[head_box]
@@ -177,8 +178,8 @@ def _zones_of(values: Field, path: Path) -> NDArray[np.uint8]:
     if strange:
         listed = ", ".join(f"{value:g}" for value in strange[:8]) + (" ..." if len(strange) > 8 else "")
         raise InputError(
-            f"{path}: has the values {listed}, which are no labels of FreeSurfer that are known here: expected a "
-            "label map as SynthSeg, aseg or aparc+aseg have it"
+            f"{path}: has the values {listed}, which are no labels of FreeSurfer that are known here: "
+            "expected a label map as SynthSeg, aseg or aparc+aseg have it"
         )
     table = np.zeros(int(found[-1]) + 1, np.uint8)
     for value in found.astype(int).tolist():
@@ -192,9 +193,7 @@ def _filled(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes(closed | inside))
 
 
-def _depth(
-    inside: NDArray[np.bool_], beyond: bool, origin: NDArray[np.float64], spacing: NDArray[np.float64]
-) -> Volume:
+def _depth(inside: NDArray[np.bool_], beyond: bool, origin: NDArray[Any], spacing: NDArray[Any]) -> Volume:
     """Return how deep voxels lie ``inside``, negative outside, on a coarser grid of even steps.
 
     ``beyond`` tells whether the map lies inside of it.

@@ -34,10 +34,10 @@ class TrainSettings:
     ``detail``, which is log-uniform between its largest and its smallest, with most of them below 3; None is
     detail for ve and uniform for vp.
 
-    ``anatomy`` is a folder of label maps with FreeSurfer's values, to draw slices of beside the template, and
-    ``lesions`` one of masks in standard space to lay over them. ``held_out_anatomy`` is a folder of label maps
-    of other people: the held-out loss is of slices of theirs, without it of the template's. ``pool_size`` is
-    the number of slices of the first size; others come with as many pixels.
+    ``anatomy`` is a folder of label maps with FreeSurfer's values, to draw slices of beside the template,
+    and ``lesions`` one of masks in standard space to lay over them. ``held_out_anatomy`` is a folder of label
+    maps of other people: the held-out loss is of slices of theirs, without it of the template's.
+    ``pool_size`` is the number of slices of the first size; others come with as many pixels.
 
     ``objective`` is denoising score matching (dsm) or sliced score matching (ssm), whose second derivatives
     neither half precision nor PyTorch's compiler takes: ``compile`` None compiles for dsm alone.

@@ -235,7 +235,9 @@ def _anatomies(settings: TrainSettings) -> tuple[Anatomies, Anatomies]:
     """Return what training slices are drawn from, and what held-out slices are."""
     training = held_out = Anatomies()
     if settings.anatomy is not None:
-        lesions = volume_files(Path(settings.lesions), "masks of lesions") if settings.lesions is not None else ()
+        lesions = (
+            volume_files(Path(settings.lesions), "masks of lesions") if settings.lesions is not None else ()
+        )
         training = Anatomies(volume_files(Path(settings.anatomy), LABEL_MAPS), lesions)
     if settings.held_out_anatomy is not None:
         held_out = Anatomies(volume_files(Path(settings.held_out_anatomy), LABEL_MAPS), template_share=0)
