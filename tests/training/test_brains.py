@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from label_heads import ball_head, write_labels
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.training import brains, held_out, samples, tissues
 from sbim_deploy.training.brains import (
     HELD_OUT_STREAM,
     TRAINING_STREAM,
+    Anatomies,
     acquire,
     brain_slice,
     held_out_slice,
@@ -145,6 +147,28 @@ def test_a_page_shows_sixty_four_slices(tmp_path, capsys, monkeypatch):
 def test_a_pool_holds_the_slices_in_order(tissues):
     drawn = brains.held_out_pool(3, 32)
     np.testing.assert_array_equal(drawn[2], held_out_slice(tissues, 2, 32))
+
+
+def test_a_quarter_of_the_slices_stays_the_templates(tissues, tmp_path, monkeypatch):
+    path = write_labels(tmp_path / "head.nii.gz", ball_head())
+    chosen = []
+    monkeypatch.setattr(brains, "head_slice", lambda anatomies, rng, size: chosen.append(anatomies))
+    monkeypatch.setattr(brains, "brain_slice", lambda tissues, rng, size: chosen.append("template"))
+    for index in range(400):
+        brains.anatomy_slice(Anatomies((path,)), TRAINING_STREAM, index, 32)
+    assert chosen.count("template") / 400 == pytest.approx(0.25, abs=0.07)
+
+
+def test_slices_of_heads_are_a_function_of_their_index(tmp_path):
+    heads = Anatomies((write_labels(tmp_path / "head.nii.gz", ball_head()),), template_share=0)
+    first = brains.anatomy_slice(heads, TRAINING_STREAM, 1, 64)
+    assert first.dtype == np.complex64
+    assert np.percentile(np.abs(first), 99) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_array_equal(first, brains.anatomy_slice(heads, TRAINING_STREAM, 1, 64))
+    for stream, index in ((TRAINING_STREAM, 2), (brains.HELD_OUT_STREAM, 1)):
+        assert np.abs(first - brains.anatomy_slice(heads, stream, index, 64)).max() > 0.1
+    with pytest.raises(InputError, match="at least 16 x 16"):
+        brains.anatomy_slice(heads, TRAINING_STREAM, 1, 8)
 
 
 @pytest.mark.slow

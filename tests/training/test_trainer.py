@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from tiny_training import TINY
 
+from label_heads import ball_head, write_labels
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, read_checkpoint, write_checkpoint
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
@@ -228,7 +229,7 @@ def test_without_a_compiler_a_line_says_so(tmp_path, start, monkeypatch, capsys)
         ({"ema_rate": 1.0}, "ema_rate"),
         ({"seed": -1}, "seed"),
         ({"sizes": ()}, "sizes"),
-        ({"precision": "tf32"}, "precision is 'tf32', expected 'fp32', 'fp16' or 'bf16'"),
+        ({"precision": "tf32"}, "precision is 'tf32', expected 'fp32' or 'fp16' or 'bf16'"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
@@ -247,6 +248,47 @@ def test_what_does_not_fit_is_refused(tmp_path, start):
         train(CONFIG, settings(), tmp_path, Checkpoint(start.raw, None, optimizer, 3, 70))
     with pytest.raises(InputError, match="optimiser"):
         train(CONFIG, settings(iterations=80), tmp_path, Checkpoint(start.raw, None, optimizer, 3, 70))
+
+
+def test_heads_to_train_on_and_held_out_ones_come_from_their_folders(tmp_path, monkeypatch):
+    for name in ("train", "other", "masks"):
+        (tmp_path / name).mkdir()
+    write_labels(tmp_path / "train" / "a.nii.gz", ball_head())
+    write_labels(tmp_path / "other" / "b.nii.gz", ball_head())
+    write_labels(tmp_path / "masks" / "m.nii.gz", np.eye(8, dtype=np.float32)[..., None].repeat(8, 2), 1.0)
+    drawn = {}
+
+    def pool(kind):
+        def draw(n_slices, size, anatomies):
+            drawn[kind, size] = (n_slices, [path.name for path in (*anatomies.heads, *anatomies.lesions)])
+            return np.ones((n_slices, size, size), np.complex64)
+
+        return draw
+
+    monkeypatch.setattr(trainer, "training_pool", pool("training"))
+    monkeypatch.setattr(trainer, "held_out_pool", pool("held out"))
+    folders = {"anatomy": "train", "held_out_anatomy": "other", "lesions": "masks"}
+    given = {key: str(tmp_path / name) for key, name in folders.items()}
+    train(CONFIG, settings(iterations=1, sizes=(32, 40), pool_size=8, **given), tmp_path / "run")
+    assert drawn == {
+        ("held out", 32): (trainer.N_HELD_OUT, ["b.nii.gz"]),
+        ("training", 32): (8, ["a.nii.gz", "m.nii.gz"]),
+        # As many pixels as the first size's.
+        ("training", 40): (6, ["a.nii.gz", "m.nii.gz"]),
+    }
+    with pytest.raises(InputError, match="among the heads to train on and among the held-out ones"):
+        train(CONFIG, settings(**given | {"held_out_anatomy": given["anatomy"]}), tmp_path / "run")
+    with pytest.raises(InputError, match="nowhere: no such folder; expected one with label maps of heads"):
+        train(CONFIG, settings(**given | {"anatomy": str(tmp_path / "nowhere")}), tmp_path / "run")
+
+
+def test_bfloat16_trains_nearly_the_same_weights(tmp_path, start):
+    begin = Checkpoint(start.raw, None, {}, 0, 0)
+    full = read_checkpoint(train(CONFIG, settings(iterations=1), tmp_path / "full", begin))
+    half = read_checkpoint(train(CONFIG, settings(iterations=1, precision="bf16"), tmp_path / "half", begin))
+    weights, exact = half.raw["begin_conv.weight"], full.raw["begin_conv.weight"]
+    assert not torch.equal(weights, exact)
+    torch.testing.assert_close(weights, exact, atol=2e-3, rtol=0)
 
 
 def test_a_device_that_is_not_there_is_named(tmp_path):
