@@ -30,6 +30,12 @@ def test_the_shipped_experiments_are_read():
     assert presets["fast"] == PRESETS["fast"].choice
     assert presets["sbim-ld"].corrector_step_from == "previous"
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
+    real = read_settings(EXPERIMENTS / "real.yaml")
+    assert (real.accelerations, real.kspace) == ((2, 4, 6, 8), (EXPERIMENTS / "kspace.h5",))
+    assert {method.name: method.choice for method in real.methods} == {
+        name: preset.choice for name, preset in PRESETS.items()
+    }
+    assert sum(len(make_plan(each.choice, prior).steps) * each.samples for each in real.methods) == 393
 
 
 VOLUME = {"name": "a", "volume": "a.nii", "volume_slices": [3, 5, 8]}
