@@ -52,13 +52,13 @@ class RemovedLines:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """A plan: the sampler's name, the factors of its start, and the numbers of each step.
+    """A plan: the sampler's name, its start, and the numbers of each step.
 
     The steps are ``rows`` in the file, as in ``plan --json``.
     """
 
     sampler: str | None = None
-    start: dict[str, float] = field(default_factory=dict)
+    start: dict[str, float | str] = field(default_factory=dict)
     rows: tuple[dict[str, Any], ...] = ()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plan as plans
-from sbim_deploy.samplers.plan import GuidedStep, Plan
+from sbim_deploy.samplers.plan import L1_WAVELET, STARTS, ZERO_FILLED, GuidedStep, Plan
 from sbim_deploy.samplers.schedules import Sigmas, geometric, karras, starting_at, subsample
 
 DEFAULT_SAMPLER = "dds"
@@ -51,7 +51,8 @@ class SamplerChoice:
     """A sampler by name; what is left None is the sampler's default or the model's.
 
     ``data_weight`` is that of the ``guidance``. ``schedule`` lays the levels between the first and the last;
-    with ``start_sigma`` they begin there, with the image of the measured data under noise of that level.
+    with ``start_sigma`` they begin there, with an image of the measured data under noise of that level:
+    ``start`` is the method that it is by, zero-filled or l1-wavelet.
     ``prior_weight`` is w in the weight w (sigma_y / sigma)^2 of the denoised image in ``dds``.
 
     ``langevin_step`` is the step size of Langevin steps in units of sigma^2, where sigma is the corrector's
@@ -69,6 +70,7 @@ class SamplerChoice:
     guidance: str | None = None
     schedule: str | None = None
     start_sigma: float | None = None
+    start: str | None = None
     prior_weight: float | None = None
     langevin_step: float | None = None
     corrector_step_from: str | None = None
@@ -86,6 +88,7 @@ class SamplerChoice:
             ("schedule", self.schedule, tuple(SCHEDULES)),
             ("corrector step from", self.corrector_step_from, CORRECTOR_LEVELS),
             ("denoising", self.denoising, DENOISINGS),
+            ("start", self.start, STARTS),
         ):
             if given is not None and given not in known:
                 raise InputError(f"unknown {name} {given!r}: expected one of {', '.join(known)}")
@@ -121,6 +124,10 @@ class SamplerChoice:
         for given, what in ((self.data_weight, "data weight"), (self.guidance, "guidance")):
             if given is not None and not sampler.is_guided:
                 raise InputError(f"{self.name} has no {what}, it solves for the data: leave it out")
+        if self.start is not None and sampler.is_guided and self.start_sigma is None:
+            raise InputError(
+                f"{self.name} starts from noise: leave start out, or give the start sigma at which it begins"
+            )
         if self.prior_weight is not None and sampler.is_guided:
             raise InputError(f"{self.name} has no prior weight: leave it out, or use dds")
 
@@ -208,6 +215,8 @@ def _make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
         plan = replace(plan, steps=(*plan.steps[:-1], replace(last, data_weight=weight)))
     if choice.guidance in (LIKELIHOOD, CLEAN_LIKELIHOOD):
         plan = _guided_by_likelihood(plan, choice.guidance == LIKELIHOOD)
+    if choice.start is not None:
+        plan = replace(plan, start=choice.start)
     if choice.start_sigma is not None:
         plan = replace(plan, start_image=1.0, start_noise=float(sigmas[0]))
     elif prior.vp_sigmas and not plan.start_image:

@@ -22,7 +22,7 @@ from sbim_deploy.mrd.images import (
     series_scale,
 )
 from sbim_deploy.mrd.messages import Image
-from sbim_deploy.recon.linear import Linear, coil_magnitude, linear_image
+from sbim_deploy.recon.classical import Classical, coil_magnitude, classical_image
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray
 from sbim_deploy.serving.worker import SliceJob
@@ -59,12 +59,12 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
     if job.problem is None:
         return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)
     in_time = time.monotonic() < job.deadline
-    method = Linear.CG_SENSE if reason in ("diverged", "engine") and in_time else Linear.ZERO_FILLED
-    return _linear(job.problem, method, reason)
+    method = Classical.CG_SENSE if reason in ("diverged", "engine") and in_time else Classical.ZERO_FILLED
+    return _classical(job.problem, method, reason)
 
 
-def _linear(problem: SliceProblem, method: Linear, reason: str) -> Outcome:
-    image, residual = linear_image(problem, method)
+def _classical(problem: SliceProblem, method: Classical, reason: str) -> Outcome:
+    image, residual = classical_image(problem, method)
     return Outcome(image, method.value, residual, reason)
 
 
