@@ -1,4 +1,4 @@
-"""Images without the network: a method of its own, what samplers start from, and what is sent in their place."""
+"""Images without the network: methods of their own, what samplers start from, what is sent in their place."""
 
 from __future__ import annotations
 

@@ -17,8 +17,16 @@ from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
+from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
-from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices, start_images
+from sbim_deploy.recon.grid import (
+    GridProblem,
+    SliceBatch,
+    normal_on_grid,
+    put_on_grid,
+    stack_slices,
+    start_images,
+)
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
@@ -238,6 +246,42 @@ class Reconstructor:
             )
         kind = "proximal" if isinstance(first, ProximalStep) else "guided"
         return f"{graph}-{kind}{'-2d' if both_directions else ''}"
+
+
+class ClassicalReconstructor:
+    """A method without the network, to be called as a :class:`Reconstructor` is.
+
+    Slices that are reconstructed together count as one call.
+    """
+
+    n_calls = 1
+
+    def __init__(self, method: Classical):
+        self.method = method
+        self.description = {
+            "backend": "numpy",
+            "version": np.__version__,
+            "chosen": f"{method} takes no network",
+        }
+
+    def __call__(
+        self,
+        problems: Sequence[SliceProblem],
+        on_step: Callable[[int], None] | None = None,
+        _on_residual: OnResidual | None = None,
+    ) -> list[Reconstruction]:
+        """Reconstruct slices; ``on_step`` hears of it when they are done."""
+        results = []
+        for problem in problems:
+            image, residual = classical_image(problem, self.method)
+            zero_filled = np.ascontiguousarray(centre_crop(problem.zero_filled, problem.image_shape))
+            doubts = find_doubts(problem, residual)
+            results.append(
+                Reconstruction(problem.index, image, zero_filled, residual, problem, doubts=doubts)
+            )
+        if on_step is not None:
+            on_step(self.n_calls)
+        return results
 
 
 def count_calls(

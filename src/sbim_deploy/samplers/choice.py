@@ -10,7 +10,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plan as plans
-from sbim_deploy.samplers.plan import L1_WAVELET, STARTS, ZERO_FILLED, GuidedStep, Plan
+from sbim_deploy.samplers.plan import L1_WAVELET, STARTS, GuidedStep, Plan
 from sbim_deploy.samplers.schedules import Sigmas, geometric, karras, starting_at, subsample
 
 DEFAULT_SAMPLER = "dds"
@@ -25,6 +25,8 @@ SCHEDULES = {"geometric": geometric, "karras": karras}
 
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
 DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
+# From an L1-wavelet image, which is nearer: 0.05 with 8 steps, 0.1 with 16, 0.2 with 32 (docs/samplers.md).
+DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 1 / 160, 0.05
 DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 1.0
 
 
@@ -245,14 +247,18 @@ def _stochastic_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> St
 def _levels(choice: SamplerChoice, sampler: Sampler, prior: Prior) -> Sigmas:
     steps = choice.steps or sampler.steps or prior.n_levels - prior.start_level - int(choice.published)
     own = sampler.levels(prior, steps, choice.published)
-    if choice.schedule is None and choice.start_sigma is None:
+    start_sigma = choice.start_sigma
+    if start_sigma is None and choice.start == L1_WAVELET:
+        warm = max(steps * DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA)
+        start_sigma = min(warm, float(own[0]))
+    if choice.schedule is None and start_sigma is None:
         return own
     if prior.vp_sigmas and sampler.is_guided:
         raise InputError(
             f"{choice.name} takes a variance-preserving model's own levels: leave the schedule and the start "
             "sigma out, or use dds"
         )
-    start, end = choice.start_sigma or float(own[0]), float(own[-1])
+    start, end = start_sigma or float(own[0]), float(own[-1])
     if not end < start <= prior.sigma_begin:
         raise InputError(
             f"start sigma is {start:g}: expected more than the last level {end:g}, and at most the model's "
@@ -359,7 +365,8 @@ class Preset:
 # corrector, 64 x 3, as in the table of its results.
 PRESETS = {
     "fast": Preset(
-        "decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8, prior_weight=1.0)
+        "decomposed diffusion sampling from an L1-wavelet image, 8 network calls",
+        SamplerChoice("dds", steps=8, start=L1_WAVELET, start_sigma=0.07),
     ),
     "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
     "thesis": Preset(

@@ -32,6 +32,7 @@ CONFIGURATIONS = {
         name: Configuration(preset.description, preset.choice, preset.samples)
         for name, preset in PRESETS.items()
     },
+    "l1-wavelet": Configuration("L1-wavelet, without the network", Classical.L1_WAVELET),
     "cg-sense": Configuration("CG-SENSE, without the network", Classical.CG_SENSE),
     "zero-filled": Configuration("the measured data alone, without the network", Classical.ZERO_FILLED),
 }
