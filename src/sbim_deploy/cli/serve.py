@@ -34,7 +34,7 @@ def serve(
     fallback: Annotated[
         str,
         typer.Option(
-            help="What makes the image where the sampler fails: l1-wavelet, cg-sense or zero-filled."
+            help="What makes an image where the sampler fails: l1-wavelet, cg-sense or zero-filled."
         ),
     ] = "l1-wavelet",
     orientation: Annotated[

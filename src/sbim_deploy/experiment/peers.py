@@ -117,9 +117,10 @@ def _sigpy_version() -> str | None:
 
 
 def _own(label: str, method: Classical) -> Peer:
-    return Peer(
-        label, lambda problem, _weight, _threads: solve_classically(problem, method), (), _own_version, ""
-    )
+    def solve(problem: SliceProblem, _weight: float, _threads: int) -> ComplexArray:
+        return solve_classically(problem, method)
+
+    return Peer(label, solve, (), _own_version, "")
 
 
 def _own_version() -> str:

@@ -26,9 +26,10 @@ class ServeSettings:
     """A server's settings; times are in seconds.
 
     ``port`` 0 is one that is free; ``metrics_port`` None serves no metrics. ``deadline_s`` counts from a
-    slice's last readout; ``fallback`` makes the image where the sampler failed before. ``idle_timeout_s`` is how long a client may be silent. ``gadgetron`` takes any XML
-    as a configuration, and sends errors as Gadgetron's message 8 in place of a text. ``save_raw`` is a
-    folder for the sessions' raw data; None keeps none.
+    slice's last readout; ``fallback`` makes the image where the sampler fails before. ``idle_timeout_s`` is
+    how long a client may be silent. ``gadgetron`` takes any XML as a configuration, and sends errors as
+    Gadgetron's message 8 in place of a text. ``save_raw`` is a folder for the sessions' raw data; None keeps
+    none.
     """
 
     host: str = "127.0.0.1"
