@@ -25,7 +25,8 @@ class Coefficients:
     """The wavelet coefficients of complex images.
 
     ``coarse`` is (..., rows / 2^levels, columns / 2^levels). ``details`` has three bands for each level, the
-    finest level first: high along rows' index, along columns' index, along both.
+    finest level first: high from row to row, from column to column, and both. They are kept transposed,
+    (..., columns / 2^level, rows / 2^level), which saves copies.
     """
 
     coarse: ComplexArray
@@ -50,7 +51,6 @@ def analyse(image: ComplexArray, levels: int) -> Coefficients:
     for _ in range(levels):
         low, high = (_transposed(part) for part in _split(coarse))
         (low_low, low_high), (high_low, high_high) = _split(low), _split(high)
-        # What was split last are columns, which stand transposed until all of them come back together.
         details.append((high_low, low_high, high_high))
         coarse = _transposed(low_low)
     return Coefficients(coarse, tuple(details))
@@ -91,7 +91,7 @@ def _soft_threshold(band: ComplexArray, threshold: np.float32) -> None:
 
 
 def _split(image: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
-    """Return the low and the high half of images (..., rows, columns) along the rows' index."""
+    """Return the low and the high half of images (..., rows, columns) from row to row."""
     parts = image.view(np.float32)
     odd = parts[..., 1::2, :]
     low = odd * _UPDATE
@@ -108,7 +108,7 @@ def _split(image: ComplexArray) -> tuple[ComplexArray, ComplexArray]:
 
 
 def _merge(low_half: ComplexArray, high_half: ComplexArray) -> ComplexArray:
-    """Return the images whose halves along the rows' index these are: the inverse of :func:`_split`."""
+    """Return the images whose halves from row to row these are: the inverse of :func:`_split`."""
     # The filters are orthonormal: (root 3 - 1) (root 3 + 1) / 2 = 1, so each factor undoes the other.
     low, high = low_half.view(np.float32) * _HIGH, high_half.view(np.float32) * _LOW
     low[..., :-1, :] += high[..., 1:, :]

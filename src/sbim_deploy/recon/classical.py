@@ -17,7 +17,7 @@ from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 
 CG_STEPS, CG_WEIGHT = 12, 0.01
 # By benchmarks/fewer_calls.py: docs/samplers.md.
-L1_STEPS, L1_WEIGHT = 40, 0.4
+L1_STEPS, L1_WEIGHT = 80, 0.25
 
 
 class Classical(StrEnum):
@@ -41,8 +41,8 @@ def solve_classically(problem: SliceProblem, method: Classical) -> ComplexArray:
 
     ``ZERO_FILLED`` is the minimum-variance unbiased estimate of the measured data. ``CG_SENSE`` minimises
     |A x - y|^2 + 0.01 |x|^2 by 12 conjugate-gradient steps (Pruessmann et al. 2001, doi:10.1002/mrm.1241).
-    ``L1_WAVELET`` minimises |A x - y|^2 / 2 + 0.4 sigma_y |W x|_1 (Lustig, Donoho, Pauly 2007,
-    doi:10.1002/mrm.21391) by 40 steps of FISTA, where sigma_y is the noise of each part of k-space and W
+    ``L1_WAVELET`` minimises |A x - y|^2 / 2 + 0.25 sigma_y |W x|_1 (Lustig, Donoho, Pauly 2007,
+    doi:10.1002/mrm.21391) by 80 steps of FISTA, where sigma_y is the noise of each part of k-space and W
     the wavelets' details.
     """
     match method:
