@@ -4,9 +4,9 @@
 
 HEAD is a volume (NIfTI, or .npz with `vol`), or `labels:PATH` for a label map with FreeSurfer's values, of
 which slices of random contrast are drawn. Maps come from 24 calibration lines and noise is measured, as
-`recon` does; L1-wavelet is BART's with the same maps and the weight of a grid that is best by the truth of
-each row's scans. Priors are sampled by the preset `balanced`. Noise is 0.01 of the image's 99th percentile.
-Figures are dB of PSNR, means over the scans. Needs the extras cpu, nifti and train, and BART.
+`recon` does; L1-wavelet has the same maps and the weight of a grid that is best by the truth of each row's
+scans. Priors are sampled by the preset `balanced`. Noise is 0.01 of the image's 99th percentile.
+Figures are dB of PSNR, means over the scans. Needs the extras cpu, nifti and train.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 
 from real_scans import coil_maps, head_slice
 from sbim_deploy import load_model
-from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import smooth_phase
+from sbim_deploy.recon.classical import l1_wavelet
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.training.brains import Anatomies
@@ -33,7 +33,9 @@ LABELS = "labels:"
 ACCELERATIONS = (4, 6, 8)
 LINES = 24
 NOISE = 0.01
-WEIGHTS = (0.001, 0.003, 0.01, 0.03)
+# In units of the noise of a part of k-space.
+WEIGHTS = (0.2, 0.4, 0.8, 1.6, 3.2)
+L1_STEPS = 100
 DEMO = "demo"
 
 
@@ -69,7 +71,6 @@ def main() -> None:
     for given in arguments.model:
         name, _, folder = given.partition("=")
         models[name] = load_model(folder)
-    l1 = PEERS["bart-l1"]
     rows: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     for head, image, rng in images(arguments.heads, arguments.fractions, arguments.size):
         for n_coils in arguments.coils:
@@ -81,7 +82,9 @@ def main() -> None:
                 mask = line_mask(arguments.size, acceleration, calib_width=LINES)
                 problem = prepare_slice(kspace * mask, mask=mask)
                 found = {
-                    f"l1 {weight:g}": score(np.abs(l1.solve(problem, weight, 2)), np.abs(image)).psnr
+                    f"l1 {weight:g}": score(
+                        np.abs(l1_wavelet(problem, weight * problem.noise, L1_STEPS)), np.abs(image)
+                    ).psnr
                     for weight in WEIGHTS
                 }
                 for name, model in models.items():

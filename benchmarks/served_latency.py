@@ -31,7 +31,7 @@ from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.records import ComplexArray
 from sbim_deploy.runs.bench import machine
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
-from sbim_deploy.serving.parameters import CONFIGURATIONS, Linear
+from sbim_deploy.serving.parameters import CONFIGURATIONS, Classical
 
 LIMITS = Limits()
 COMMAND = "from sbim_deploy.cli.app import main; main()"
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--coils", type=int, default=8)
-    sampled = [name for name, each in CONFIGURATIONS.items() if not isinstance(each.method, Linear)]
+    sampled = [name for name, each in CONFIGURATIONS.items() if not isinstance(each.method, Classical)]
     parser.add_argument("--config", default="balanced", choices=sampled)
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int)
@@ -99,7 +99,7 @@ def main() -> None:
     settings = SimulateSettings(1, options.coils, options.size, 4.0)
     kspace = simulate_slice(settings, line_mask(options.size, 4.0), 0).kspace
     method = CONFIGURATIONS[options.config].method
-    assert not isinstance(method, Linear)
+    assert not isinstance(method, Classical)
     own = Reconstructor(load_model("demo"), method, backend=options.backend, threads=options.threads)
     times: dict[str, list[float]] = {"served": [], "own": []}
     with served(options.backend, options.threads) as stream:

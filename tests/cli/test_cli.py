@@ -328,6 +328,21 @@ def test_recon_refuses_bad_options_before_any_work(cli, simulated, out, argument
     assert list(out.parent.iterdir()) == []
 
 
+def test_recon_without_a_network_says_so_and_takes_no_sampler(cli, simulated, tmp_path):
+    out, page = tmp_path / "l1.h5", tmp_path / "l1.html"
+    done = cli(
+        "recon", simulated, "-o", out, "--method", "l1-wavelet", "--slices", "0:1", "--report", page, "--json"
+    )
+    assert done.code == 0
+    assert "l1-wavelet without a network" in done.err
+    assert json.loads(done.out)["method"] == "l1-wavelet"
+    assert "without a network" in page.read_text()
+    refused = cli("recon", simulated, "-o", out, "--method", "cg-sense", "--preset", "fast")
+    assert refused.error_line.endswith("--method cg-sense takes no sampler: leave --preset out")
+    unknown = cli("recon", simulated, "-o", out, "--method", "l1")
+    assert "expected one of sampler, zero-filled, cg-sense, l1-wavelet" in unknown.error_line
+
+
 def test_maps_that_do_not_fit_are_refused_with_both_shapes(cli, simulated, tmp_path, out):
     with h5py.File(simulated) as file:
         maps = file["s_maps"][:]

@@ -12,9 +12,12 @@ from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.mrd.header import Encoding, Space, format_header
 from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.mri.map_choice import METHOD_NAMES
+from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.results.result_file import ResultWriter, open_result
+from sbim_deploy.results.series import derivation_of, derivation_steps
 from sbim_deploy.runs.evaluate import evaluate_file
+from sbim_deploy.runs.findings import how_it_was_made
 from sbim_deploy.runs.info import describe
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings, Undersampling
@@ -52,6 +55,42 @@ def test_the_output_has_the_images_and_says_what_made_them(simulated, tmp_path):
     assert notes["noise_source"] in ("calibration lines", "outermost samples")
     assert provenance["timings_s"]["slices"] == 2
     assert provenance["notice"] == "Research use only. Not for diagnosis."
+
+
+def test_a_method_without_a_network_needs_no_model_and_says_that_it_made_the_images(
+    simulated, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sbim_deploy.runs.reconstruct_file.load_model", None)
+    out = tmp_path / "out.h5"
+    provenance = reconstruct_file(simulated, out, ReconSettings(method=Classical.L1_WAVELET, slices=(1, 3)))
+    with h5py.File(out) as file:
+        stored = json.loads(file.attrs["provenance"])
+        assert (file["residual"][:] < 0.1).all()
+    assert (stored["method"], stored["backend"], stored["graph"]) == ("l1-wavelet", "numpy", None)
+    assert stored["model"]["name"] is None
+    assert stored["plan"]["rows"] == []
+    assert provenance.maker == "l1-wavelet"
+    with open_result(out) as result:
+        derivation = derivation_of(result)
+        assert how_it_was_made(result)["Method"] == [("Without a network", "l1-wavelet")]
+    assert "l1-wavelet reconstruction, without a network" in derivation_steps(derivation)
+    scores = evaluate_file(out, simulated)
+    assert scores.mean_reconstruction.psnr > scores.mean_zero_filled.psnr + 3
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"samples": 2}, "samples"),
+        ({"model": "mine", "threads": 2}, "model and threads"),
+        ({"choice": SamplerChoice(steps=2)}, "sampler"),
+        ({"backend": "openvino"}, "backend"),
+        ({"graph": "score", "batch": 4}, "graph and batch"),
+    ],
+)
+def test_what_a_method_without_a_network_would_ignore_is_refused(given, named):
+    with pytest.raises(InputError, match=f"method cg-sense takes no network: leave {named} out"):
+        ReconSettings(method=Classical.CG_SENSE, **given)
 
 
 def test_a_slice_is_the_same_alone_in_a_batch_and_in_the_whole_volume(simulated, tmp_path):

@@ -57,6 +57,8 @@ def test_n_steps_are_n_steps(name):
         ({"published": True}, "dds has no published form: leave it out, or use sbim or sbim-ld or langevin"),
         ({"name": "sbim", "published": True, "start_sigma": 1.0}, "the published form has its own levels"),
         ({"start_sigma": 0.0}, "start sigma is 0: expected a finite number above 0"),
+        ({"start": "l1"}, "unknown start 'l1': expected one of zero-filled, l1-wavelet"),
+        ({"name": "sbim", "start": "l1-wavelet"}, "sbim starts from noise: leave start out, or give"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(choice, message):
@@ -71,6 +73,18 @@ def test_a_plan_starts_from_the_measured_image_at_the_sigma_that_is_asked_for():
     dds = make_plan(SamplerChoice("dds", steps=4, start_sigma=0.5, prior_weight=2.0), PUBLISHED)
     assert (dds.start_image, dds.start_noise, dds.steps[0].sigma) == (1.0, 0.5, 0.5)
     assert dds.steps[0].noise_gamma == pytest.approx(2.0 / 0.5**2)
+
+
+@pytest.mark.parametrize(("steps", "sigma"), [(4, 0.05), (8, 0.05), (16, 0.1), (32, 0.2), (64, 0.3)])
+def test_a_nearer_start_begins_at_a_lower_level(steps, sigma):
+    plan = make_plan(SamplerChoice("dds", steps=steps, start="l1-wavelet"), PUBLISHED)
+    assert (plan.start, plan.start_image) == ("l1-wavelet", 1.0)
+    assert (plan.start_noise, plan.steps[0].sigma) == (pytest.approx(sigma), pytest.approx(sigma))
+    assert plan.steps[-1].sigma == pytest.approx(0.01)
+    cold = make_plan(SamplerChoice("dds", steps=steps), PUBLISHED)
+    assert (cold.start, cold.start_noise) == ("zero-filled", 0.3)
+    guided = make_plan(SamplerChoice("sbim", start="l1-wavelet", start_sigma=0.5), PUBLISHED)
+    assert (guided.start, guided.start_image, guided.start_noise) == ("l1-wavelet", 1.0, 0.5)
 
 
 @pytest.mark.parametrize("start_sigma", [0.001, 300.0])

@@ -13,7 +13,7 @@ from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS
 from sbim_deploy.serving.parameters import (
     CONFIGURATIONS,
     DEFAULT_NAMES,
-    Linear,
+    Classical,
     Parameters,
     encode_label,
     make_request,
@@ -93,7 +93,7 @@ def test_parameters_change_the_request():
     assert request.configuration == "thesis"
     assert request.method == replace(PRESETS["thesis"].choice, steps=5)
     assert (request.samples, request.seed) == (2, 7)
-    assert make_request("cg-sense", parse_parameters("{}")).method is Linear.CG_SENSE
+    assert make_request("cg-sense", parse_parameters("{}")).method is Classical.CG_SENSE
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_slices_without_a_last_flag_are_complete_at_close(server, model):
     assert_like(pixels(images[0]), expected_magnitude(model, 1))
 
 
-@pytest.mark.parametrize("config", ["zero-filled", "cg-sense"])
+@pytest.mark.parametrize("config", ["zero-filled", "cg-sense", "l1-wavelet"])
 def test_linear_configurations_run_without_the_network(server, config):
     (image,) = run_session(server, readouts(kspace_of(0)), config, parameters=None)
     assert config in " ".join(attributes(image)["ImageProcessingHistory"])

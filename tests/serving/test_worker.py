@@ -20,6 +20,7 @@ from mrd_client import (
 from sbim_deploy.mrd.messages import Close
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
+from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.serving import worker
 
@@ -73,8 +74,8 @@ def raise_(error):
 @pytest.mark.parametrize(
     ("fault", "spoil", "reason", "method"),
     [
-        (lambda: None, np.nan, "diverged", "cg-sense"),
-        (lambda: raise_(RuntimeError("device lost")), 1, "engine", "cg-sense"),
+        (lambda: None, np.nan, "diverged", "l1-wavelet"),
+        (lambda: raise_(RuntimeError("device lost")), 1, "engine", "l1-wavelet"),
         (lambda: raise_(MemoryError()), 1, "memory", "zero-filled"),
     ],
 )
@@ -93,6 +94,13 @@ def test_an_image_without_the_network_takes_the_place_of_one_that_failed(
         assert correlation(image, prepare_slice(kspace_of(int(image.header["slice"]))).mvue) > 0.9
     logged = [record.fields for record in caplog.records if record.getMessage() == "fallback"]
     assert [(line["sent"], line["reason"]) for line in logged] == [(method, reason)] * 2
+
+
+def test_the_method_that_was_chosen_takes_the_place_of_an_image_that_failed(break_engine):
+    break_engine(lambda: raise_(RuntimeError("device lost")))
+    with serving(fallback=Classical.CG_SENSE) as server:
+        (image,) = run_session(server, readouts(kspace_of(0)))
+    assert "FALLBACK cg-sense (engine)" in attributes(image)["ImageComments"]
 
 
 def test_a_slow_engine_is_stopped_at_the_deadline_and_the_next_slice_runs(break_engine):

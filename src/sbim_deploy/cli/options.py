@@ -115,6 +115,10 @@ class Sampling(ShortSampling):
             help="Start at this noise level from the image of the measured data; default the sampler's."
         ),
     ] = None
+    start: Annotated[
+        str | None,
+        typer.Option(help="The image that a sampler starts from: zero-filled or l1-wavelet."),
+    ] = None
     prior_weight: Annotated[
         float | None, typer.Option(help="Weight of the denoised image against the data, for dds.")
     ] = None

@@ -32,6 +32,6 @@ def plan(
         [str(i + 1), *(f"{row.get(name, 0):.6g}" for name in columns)] for i, row in enumerate(made["rows"])
     ]
     print_table(["step", *columns], rows)
-    typer.echo(f"start: {start['image']:g} x the image of the measured data + {start['noise']:g} x noise")
+    typer.echo(f"start: {start['image']:g} x the {start['of']} image + {start['noise']:g} x noise")
     if samples > 1:
         typer.echo(f"the image is the mean of {samples} samples")

@@ -17,6 +17,7 @@ from sbim_deploy.errors import InputError, SbimDeployError
 
 if TYPE_CHECKING:
     from sbim_deploy.kspace.sources import KspaceSource
+    from sbim_deploy.recon.classical import Classical
     from sbim_deploy.results.provenance import Provenance
     from sbim_deploy.runs.outputs import Output
     from sbim_deploy.runs.settings import ReconSettings
@@ -66,6 +67,12 @@ def recon(
         Path | None,
         typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated (--map-method)."),
     ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="sampler; or, without a network and without a model, l1-wavelet, cg-sense or zero-filled."
+        ),
+    ] = "sampler",
     sampling: options.Sampling,
     seed: options.Seed = 0,
     samples: Annotated[
@@ -125,10 +132,12 @@ def recon(
     """
     from sbim_deploy.runs.settings import ReconSettings
 
+    classical = _parse_method(method, sampling)
     choice, n_samples = sampling.choose(samples)
     settings = ReconSettings(
         model=model,
         maps=maps,
+        method=classical,
         choice=choice,
         seed=seed,
         samples=n_samples,
@@ -147,7 +156,7 @@ def recon(
     if is_study(kspace):
         pictures.check_absent()
         turned = None if orientation == "plain" else orientation
-        for name, value in (("format", output_format), ("orientation", turned)):
+        for name, value in (("format", output_format), ("orientation", turned), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
         run_recon_study(kspace, output, settings, cluster, json)
@@ -206,10 +215,10 @@ def run_recon(
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
     for warning in warnings(provenance):
         note(f"warning: {warning}")
-    note(
-        f"{output.path}: {timings.slices} slices{without}, {samples}{plan.sampler} with "
-        f"{len(plan.rows)} network calls, {timings.total:.1f} s. {NOTICE}"
-    )
+    made_by = f"{samples}{plan.sampler} with {len(plan.rows)} network calls"
+    if provenance.without_network:
+        made_by = f"{provenance.maker} without a network"
+    note(f"{output.path}: {timings.slices} slices{without}, {made_by}, {timings.total:.1f} s. {NOTICE}")
     return provenance
 
 
@@ -282,6 +291,23 @@ class _Bar:
 def _shown_progress() -> Iterator[_Bar]:
     with ExitStack() as stack:
         yield _Bar(stack)
+
+
+def _parse_method(method: str, sampling: options.Sampling) -> Classical | None:
+    """Return the method without the network that a name means, or None for a sampler."""
+    from sbim_deploy.recon.classical import Classical
+    from sbim_deploy.results.provenance import SAMPLER
+
+    if method == SAMPLER:
+        return None
+    if method not in tuple(Classical):
+        known = ", ".join([SAMPLER, *Classical])
+        raise InputError(f"--method is {method!r}: expected one of {known}")
+    for name, value in asdict(sampling).items():
+        if value not in (None, False):
+            option = name.replace("_", "-")
+            raise InputError(f"--method {method} takes no sampler: leave --{option} out")
+    return Classical(method)
 
 
 def _parse_output(path: Path, wanted: str | None, orientation: str) -> Output:

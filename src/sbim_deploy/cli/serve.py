@@ -31,6 +31,12 @@ def serve(
         float,
         typer.Option(help="Seconds from a slice's last readout after which a simpler image is sent."),
     ] = 60,
+    fallback: Annotated[
+        str,
+        typer.Option(
+            help="What makes an image where the sampler fails: l1-wavelet, cg-sense or zero-filled."
+        ),
+    ] = "l1-wavelet",
     orientation: Annotated[
         str, typer.Option(help="Which way round the scanner expects pixels: plain or turned.")
     ] = "plain",
@@ -59,7 +65,7 @@ def serve(
         from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
         from sbim_deploy.serving.parameters import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_orientation
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_fallback, parse_orientation
 
     settings = ServeSettings(
         host=host,
@@ -72,6 +78,7 @@ def serve(
         max_message_bytes=int(max_message * MIB),
         max_memory_bytes=int(max_memory * GIB),
         deadline_s=deadline,
+        fallback=parse_fallback(fallback),
         orientation=parse_orientation(orientation),
         gadgetron=gadgetron,
         save_raw=save_raw,

@@ -1,4 +1,4 @@
-"""The methods of other packages that samplers are compared with, and whether they are installed."""
+"""The methods without a network that samplers are compared with, and whether they are installed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from sbim_deploy import __version__
 from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.kspace.cfl import write_cfl
+from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray
 
@@ -32,7 +33,7 @@ _BART = "apt-get install bart"
 
 @dataclass(frozen=True)
 class Peer:
-    """A method of another package.
+    """A method of another package, or one of this package's own without the network.
 
     ``solve`` takes a slice, the weight of its regularisation and the threads, and returns the image (rows,
     columns) in the units of k-space. ``weights`` is the grid that the weight is chosen from, empty where
@@ -89,10 +90,6 @@ def _write_coils(path: Path, coils: ComplexArray) -> None:
     write_cfl(path.with_suffix(".cfl"), np.moveaxis(coils, 0, -1)[:, :, None, :])
 
 
-def _zero_filled(problem: SliceProblem, _weight: float, _threads: int) -> ComplexArray:
-    return problem.mvue
-
-
 def _bart_l2(problem: SliceProblem, weight: float, threads: int) -> ComplexArray:
     return pics(problem, ("-l2", "-i", str(CG_ITERATIONS), "-r", f"{weight:g}"), threads)
 
@@ -119,8 +116,21 @@ def _sigpy_version() -> str | None:
         return None
 
 
+def _own(label: str, method: Classical) -> Peer:
+    def solve(problem: SliceProblem, _weight: float, _threads: int) -> ComplexArray:
+        return solve_classically(problem, method)
+
+    return Peer(label, solve, (), _own_version, "")
+
+
+def _own_version() -> str:
+    return __version__
+
+
 PEERS = {
-    "zero-filled": Peer("the measured data alone", _zero_filled, (), lambda: __version__, ""),
+    "zero-filled": _own("the measured data alone", Classical.ZERO_FILLED),
+    "cg-sense": _own("CG-SENSE of this package", Classical.CG_SENSE),
+    "l1-wavelet": _own("L1-wavelet of this package, its weight from the noise", Classical.L1_WAVELET),
     "bart-l2": Peer(f"BART pics -l2, {CG_ITERATIONS} iterations", _bart_l2, WEIGHTS, bart_version, _BART),
     "bart-l1": Peer(
         f"BART pics -l1, wavelets, {WAVELET_ITERATIONS} iterations", _bart_l1, WEIGHTS, bart_version, _BART

@@ -249,6 +249,7 @@ class _MethodEntry:
     guidance: Text | None = None
     schedule: Text | None = None
     start_sigma: Positive | None = None
+    start: Text | None = None
     prior_weight: NonNegative | None = None
     langevin_step: Positive | None = None
     corrector_step_from: Text | None = None

@@ -103,8 +103,11 @@ def _sample_caption(samples: SampleFile) -> str:
 
 
 def _origin(made: Provenance | SamplesProvenance) -> tuple[str, ...]:
+    software = f"sbim-deploy {shown(made.software.get('sbim-deploy'))}"
+    if isinstance(made, Provenance) and made.without_network:
+        return (software, f"{made.maker}, without a network")
     return (
-        f"sbim-deploy {shown(made.software.get('sbim-deploy'))}",
+        software,
         f"{shown(made.plan.sampler)}, {len(made.plan.rows)} network calls",
         f"model {shown(made.model.name)}",
         f"seed {shown(made.seed)}",

@@ -196,6 +196,8 @@ def _legend(result: ResultFile, chosen: _Chosen) -> str:
 
 
 def _curves(result: ResultFile, residuals: Residuals) -> str:
+    if result.provenance.without_network:
+        return ""
     sigmas = list(enumerate(step_sigmas(result.provenance), start=1))
     plots = [_residual_plot(residuals)] if residuals else []
     if sigmas:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import per_slice
@@ -72,24 +73,39 @@ def stack_slices(problems: Sequence[SliceProblem]) -> SliceBatch:
     return SliceBatch(tuple(problems), Sense(maps, masks), kspace, scales)
 
 
+def start_images(batch: SliceBatch, plan: Plan) -> ComplexArray:
+    """Return the image that a plan starts from of each slice, over its scale, in the batch's shape."""
+    method = Classical(plan.start) if plan.start_image else Classical.ZERO_FILLED
+    images = np.stack([solve_classically(problem, method) for problem in batch.problems])
+    scaled: ComplexArray = images / per_slice(batch.scales, images)
+    return scaled
+
+
 def put_on_grid(
-    batch: SliceBatch, plan: Plan, seed: int, size_multiple: int, samples: Sequence[int] = (0,)
+    batch: SliceBatch,
+    plan: Plan,
+    seed: int,
+    size_multiple: int,
+    starts: ComplexArray | None = None,
+    samples: Sequence[int] = (0,),
 ) -> GridProblem:
     """Return slices on the smallest grid of multiples of ``size_multiple`` that holds them.
 
-    The batch has all slices of the first sample, then all of the second, and so on.
+    The batch has all slices of the first sample, then all of the second, and so on. ``starts`` are their
+    :func:`start_images`, where somebody has them already.
     """
+    starts = start_images(batch, plan) if starts is None else starts
     sense, problems, n = batch.sense, batch.problems, len(samples)
     rows, columns = (-(-size // size_multiple) * size_multiple for size in sense.image_shape)
-    mvues = np.stack([problem.mvue for problem in problems])
-    scales = per_slice(batch.scales, mvues)
-    mvues = centre_pad(mvues / scales, (rows, columns))
-    backprojection = centre_pad(sense.adjoint(batch.kspace) / scales, (rows, columns))
+    starts = centre_pad(starts, (rows, columns))
+    backprojection = centre_pad(
+        sense.adjoint(batch.kspace) / per_slice(batch.scales, starts), (rows, columns)
+    )
     indices = [problem.index for problem in problems]
-    noise = NoiseStream(seed, indices * n, mvues.shape[1:], np.repeat(samples, len(problems)).tolist())
+    noise = NoiseStream(seed, indices * n, starts.shape[1:], np.repeat(samples, len(problems)).tolist())
     return GridProblem(
         sense if n == 1 else Sense(np.concatenate([sense.maps] * n), np.concatenate([sense.mask] * n)),
-        starting_point(plan, np.concatenate([mvues] * n), noise),
+        starting_point(plan, np.concatenate([starts] * n), noise),
         np.concatenate([backprojection] * n),
         noise,
         np.array([problem.noise / problem.scale for problem in problems] * n, dtype=np.float32),

@@ -17,8 +17,16 @@ from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
+from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
-from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
+from sbim_deploy.recon.grid import (
+    GridProblem,
+    SliceBatch,
+    normal_on_grid,
+    put_on_grid,
+    stack_slices,
+    start_images,
+)
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
@@ -161,7 +169,8 @@ class Reconstructor:
 
         The graph's output is in units of each slice's scale.
         """
-        on_grid = self._put_on_grid(stack_slices(problems))
+        batch = stack_slices(problems)
+        on_grid = self._put_on_grid(batch, start_images(batch, self.plan))
         inputs = {**operator_inputs(on_grid), **plan_inputs(self.plan, on_grid)}
         both_directions = on_grid.sense.mask.shape[-2] > 1
         return f"{self._file_stem('reconstruct', both_directions)}.onnx", inputs
@@ -171,10 +180,10 @@ class Reconstructor:
     ) -> RunningMoments:
         """Return the moments of the samples' images, in units of k-space, of each set of maps."""
         moments = RunningMoments(batch.shape)
-        support = _support(batch)
+        support, starts = _support(batch), start_images(batch, self.plan)
         for first in range(0, self.samples, self._samples_at_once):
             samples = range(first, min(first + self._samples_at_once, self.samples))
-            on_grid = self._put_on_grid(batch, samples)
+            on_grid = self._put_on_grid(batch, starts, samples)
             on_state = _residual_hook(batch, on_residual) if on_residual and first == 0 else None
             drawn = self._run_plan(on_grid, count_calls(on_step, samples, len(self.plan.steps)), on_state)
             for images in np.split(centre_crop(drawn, batch.sense.image_shape), len(samples)):
@@ -192,8 +201,11 @@ class Reconstructor:
         deviations: FloatArray = self._sd_factor * np.sqrt(variance)
         return deviations
 
-    def _put_on_grid(self, batch: SliceBatch, samples: Sequence[int] = (0,)) -> GridProblem:
-        return put_on_grid(batch, self.plan, self.seed, self.model.manifest.size_multiple, samples)
+    def _put_on_grid(
+        self, batch: SliceBatch, starts: ComplexArray, samples: Sequence[int] = (0,)
+    ) -> GridProblem:
+        multiple = self.model.manifest.size_multiple
+        return put_on_grid(batch, self.plan, self.seed, multiple, starts, samples)
 
     def _run_plan(
         self, problem: GridProblem, on_step: Callable[[int], None] | None, on_state: OnState | None
@@ -234,6 +246,42 @@ class Reconstructor:
             )
         kind = "proximal" if isinstance(first, ProximalStep) else "guided"
         return f"{graph}-{kind}{'-2d' if both_directions else ''}"
+
+
+class ClassicalReconstructor:
+    """A method without the network, to be called as a :class:`Reconstructor` is.
+
+    Slices that are reconstructed together count as one call.
+    """
+
+    n_calls = 1
+
+    def __init__(self, method: Classical):
+        self.method = method
+        self.description = {
+            "backend": "numpy",
+            "version": np.__version__,
+            "chosen": f"{method} takes no network",
+        }
+
+    def __call__(
+        self,
+        problems: Sequence[SliceProblem],
+        on_step: Callable[[int], None] | None = None,
+        _on_residual: OnResidual | None = None,
+    ) -> list[Reconstruction]:
+        """Reconstruct slices; ``on_step`` hears of it when they are done."""
+        results = []
+        for problem in problems:
+            image, residual = classical_image(problem, self.method)
+            zero_filled = np.ascontiguousarray(centre_crop(problem.zero_filled, problem.image_shape))
+            doubts = find_doubts(problem, residual)
+            results.append(
+                Reconstruction(problem.index, image, zero_filled, residual, problem, doubts=doubts)
+            )
+        if on_step is not None:
+            on_step(self.n_calls)
+        return results
 
 
 def count_calls(

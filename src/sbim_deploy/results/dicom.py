@@ -140,7 +140,7 @@ def _describe_series(
 ) -> None:
     from pydicom.sr.codedict import codes
 
-    made_by = f"{PROGRAM} {derivation.sampler}, {RESEARCH_USE}"
+    made_by = f"{PROGRAM} {derivation.method}, {RESEARCH_USE}"
     name = f"{series.label} {protocol.series_description or protocol.protocol_name or ''}"
     name = as_text(name, _SHORT - 1 - len(made_by))
     dataset.Modality = "MR"
@@ -148,7 +148,10 @@ def _describe_series(
     dataset.SeriesDescription = f"{name} {made_by}".strip()
     dataset.Laterality = ""
     dataset.ProtocolName = as_text(protocol.protocol_name, _SHORT)
-    dataset.Manufacturer, dataset.ManufacturerModelName = PROGRAM, derivation.model_name[:_SHORT]
+    dataset.Manufacturer, dataset.ManufacturerModelName = (
+        PROGRAM,
+        (derivation.model_name or derivation.method)[:_SHORT],
+    )
     dataset.SoftwareVersions = derivation.software_version
     dataset.InstitutionName = as_text(protocol.institution, _SHORT)
     dataset.StationName = as_text(protocol.station, 16)

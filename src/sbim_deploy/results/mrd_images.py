@@ -88,7 +88,7 @@ def _describe(
     n_slices, rows, columns = series.volume.shape
     extent = None if voxel_mm is None else (rows * voxel_mm[0], columns * voxel_mm[1], voxel_mm[2])
     history = derivation_steps(derivation)
-    description = f"sbim-deploy_{derivation.sampler}"
+    description = f"sbim-deploy_{derivation.method}"
     headers = np.zeros(n_slices, IMAGE_HEADER)
     attributes = []
     for place in range(n_slices):

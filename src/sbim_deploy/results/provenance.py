@@ -14,6 +14,8 @@ import msgspec
 
 R = TypeVar("R")
 
+SAMPLER = "sampler"
+
 
 @dataclass(frozen=True)
 class NamedFile:
@@ -52,13 +54,13 @@ class RemovedLines:
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """A plan: the sampler's name, the factors of its start, and the numbers of each step.
+    """A plan: the sampler's name, its start, and the numbers of each step.
 
     The steps are ``rows`` in the file, as in ``plan --json``.
     """
 
     sampler: str | None = None
-    start: dict[str, float] = field(default_factory=dict)
+    start: dict[str, float | str] = field(default_factory=dict)
     rows: tuple[dict[str, Any], ...] = ()
 
 
@@ -103,12 +105,14 @@ class RunIdentity:
 
     ``software`` holds versions by name. ``slices`` is a half-open range, None for all of them. ``maps`` is
     None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
-    None where it was measured.
+    None where it was measured. ``method`` is ``sampler``, or the name of one without the network, whose
+    ``model``, ``graph`` and ``plan`` are empty.
     """
 
     software: dict[str, str] = field(default_factory=dict)
     input: NamedFile = field(default_factory=NamedFile)
     maps: NamedFile | None = None
+    method: str | None = None
     model: ModelIdentity = field(default_factory=ModelIdentity)
     backend: str | None = None
     graph: str | None = None
@@ -154,6 +158,16 @@ class Provenance(RunIdentity):
             for name, value in asdict(self).items()
             if value or name not in ("left_out", "workers")
         }
+
+    @property
+    def without_network(self) -> bool:
+        """Whether no network had a part in the images."""
+        return self.method not in (None, SAMPLER)
+
+    @property
+    def maker(self) -> str | None:
+        """The name of the sampler, or of the method without the network."""
+        return self.method if self.without_network else self.plan.sampler
 
     @property
     def doubts(self) -> dict[int, dict[str, str]]:

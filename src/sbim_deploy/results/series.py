@@ -63,11 +63,12 @@ def brightest(series: Sequence[ImageSeries]) -> float:
 class Derivation:
     """What made the images of a series.
 
-    ``run_key`` is a hash of all that decides the images, ``input_key`` the k-space file's SHA-256.
+    ``run_key`` is a hash of all that decides the images, ``input_key`` the k-space file's SHA-256. A method
+    without the network makes no calls of it, and the name of its model is empty.
     """
 
     software_version: str
-    sampler: str
+    method: str
     n_calls: int
     samples: int
     model_name: str
@@ -87,13 +88,16 @@ def derivation_of(result: ResultFile) -> Derivation:
     identity = format_object(dict(sorted(result.identity.items())))
     known = {
         "software_version": made.software.get("sbim-deploy"),
-        "sampler": made.plan.sampler,
-        "n_calls": len(made.plan.rows) or None,
-        "model_name": made.model.name,
-        "model_digest": made.model.digest,
+        "method": made.maker,
         "acceleration": made.measured.acceleration,
         "input_key": made.input.sha256,
     }
+    network = {
+        "n_calls": len(made.plan.rows) or None,
+        "model_name": made.model.name,
+        "model_digest": made.model.digest,
+    }
+    known |= {"n_calls": 0, "model_name": "", "model_digest": ""} if made.without_network else network
     lacking = [name.replace("_", " ") for name, value in known.items() if value is None]
     if lacking:
         raise InputError(
@@ -107,10 +111,15 @@ def derivation_of(result: ResultFile) -> Derivation:
 def derivation_steps(derivation: Derivation) -> list[str]:
     """Return what was done, step by step, each in a few words."""
     drawn = "" if derivation.samples == 1 else f", mean of {derivation.samples} samples"
+    made_by = [
+        f"score-based reconstruction: {derivation.method}, {derivation.n_calls} network calls{drawn}",
+        f"model {derivation.model_name} {derivation.model_digest[:16]}",
+    ]
+    if not derivation.n_calls:
+        made_by = [f"{derivation.method} reconstruction, without a network"]
     return [
         f"sbim-deploy {derivation.software_version}",
-        f"score-based reconstruction: {derivation.sampler}, {derivation.n_calls} network calls{drawn}",
-        f"model {derivation.model_name} {derivation.model_digest[:16]}",
+        *made_by,
         f"effective acceleration {derivation.acceleration:.2f}",
     ]
 

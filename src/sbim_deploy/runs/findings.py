@@ -44,7 +44,9 @@ def facts(result: ResultFile) -> list[tuple[str, str]]:
             percent(float(np.median(residual))),
             f"median residual ({percent(residual.min())} to {percent(residual.max())})",
         ),
-        (shown(made.plan.sampler), f"sampler, {len(step_sigmas(made))} network calls a sample"),
+        (shown(made.maker), "without a network")
+        if made.without_network
+        else (shown(made.plan.sampler), f"sampler, {len(step_sigmas(made))} network calls a sample"),
     ]
     if result.samples > 1:
         found.append((str(result.samples), "samples averaged for each slice"))
@@ -131,6 +133,8 @@ def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
         ("Software", _listed(made.software)),
         ("Timings (s)", _listed(seconds)),
     ]
+    if made.without_network:
+        return {"Scan": scan, "Method": [("Without a network", shown(made.maker))], "Run": run}
     return {"Scan": scan, "Model": model, "Sampling": sampling, "Run": run}
 
 

@@ -13,7 +13,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.models.folder import load_model
-from sbim_deploy.recon.reconstruct import OnResidual
+from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
 from sbim_deploy.results.provenance import Provenance, Timings
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.scan import (
@@ -91,11 +91,14 @@ def reconstruct(
     check_writable(output_path)
     with ExitStack() as stack:
         scan = stack.enter_context(open_scan(source, settings))
-        reconstructor = make_reconstructor(settings, load_model(settings.model))
-        engine = reconstructor.engine.description
-        identity = run_identity(
-            source.path, settings, reconstructor.model, reconstructor.plan, engine["backend"]
-        )
+        reconstructor: Reconstructor | ClassicalReconstructor
+        if settings.method is None:
+            reconstructor = make_reconstructor(settings, load_model(settings.model))
+            model, plan, engine = reconstructor.model, reconstructor.plan, reconstructor.engine.description
+        else:
+            reconstructor = ClassicalReconstructor(settings.method)
+            model, plan, engine = None, None, reconstructor.description
+        identity = run_identity(source.path, settings, model, plan, engine["backend"])
         writer = stack.enter_context(
             ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume)
         )
@@ -130,7 +133,7 @@ def reconstruct(
             slices=len(pending) - len(tally.unread),
         )
         measured = describe_scan(scan, tally)
-        manifest = reconstructor.model.manifest
+        manifest = None if model is None else model.manifest
         provenance = run_provenance(identity, settings, manifest, engine, measured, timings_s, writer.notes)
         left_out = {str(index): reason for index, reason in tally.unread.items()}
         provenance = replace(provenance, left_out=left_out)

@@ -30,6 +30,7 @@ from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
 from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
 from sbim_deploy.results.provenance import (
+    SAMPLER,
     Measured,
     ModelIdentity,
     ModelRecord,
@@ -136,18 +137,23 @@ def software_versions() -> dict[str, str]:
 
 
 def run_identity(
-    kspace_path: Path, settings: ReconSettings, model: Model, plan: Plan, backend: str
+    kspace_path: Path, settings: ReconSettings, model: Model | None, plan: Plan | None, backend: str
 ) -> RunIdentity:
-    """Return what decides the image: a run resumes only one with the same."""
+    """Return what decides the image: a run resumes only one with the same.
+
+    A method without the network has no model and no plan.
+    """
     undersampling = settings.undersampling
-    manifest = model.manifest
     return RunIdentity(
         software=software_versions(),
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
         maps=None if settings.maps is None else NamedFile(settings.maps.name, file_sha256(settings.maps)),
-        model=ModelIdentity(manifest.name, model.digest, manifest.ema),
+        method=SAMPLER if settings.method is None else settings.method.value,
+        model=ModelIdentity()
+        if model is None
+        else ModelIdentity(model.manifest.name, model.digest, model.manifest.ema),
         backend=backend,
-        graph=settings.graph,
+        graph=settings.graph if settings.method is None else None,
         seed=settings.seed,
         samples=settings.samples,
         sd_factor=settings.sd_factor,
@@ -156,7 +162,7 @@ def run_identity(
         map_method=settings.map_method,
         map_sets=settings.map_sets,
         undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
-        plan=PlanRecord(**plan_as_dict(plan)),
+        plan=PlanRecord() if plan is None else PlanRecord(**plan_as_dict(plan)),
     )
 
 
@@ -243,15 +249,16 @@ def slice_notes(result: Reconstruction) -> SliceNotes:
 def run_provenance(
     identity: RunIdentity,
     settings: ReconSettings,
-    manifest: ModelManifest,
+    manifest: ModelManifest | None,
     engine: Mapping[str, str],
     measured: Measured,
     timings_s: Timings,
     notes: Mapping[str, SliceNotes],
 ) -> Provenance:
     """Return how the images of a run came about, for the output."""
+    model = ModelRecord() if manifest is None else model_record(identity.model, manifest)
     return Provenance(
-        **{**vars(identity), "model": model_record(identity.model, manifest)},
+        **{**vars(identity), "model": model},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         engine=dict(engine),
         batch=settings.batch,

@@ -10,6 +10,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
+from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
 from sbim_deploy.records import MAX_MAP_SETS
 from sbim_deploy.samplers.choice import SamplerChoice
@@ -40,7 +41,8 @@ class ReconSettings:
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``sd_factor`` multiplies
-    the standard deviation, as scans with a reference were found to need it.
+    the standard deviation, as scans with a reference were found to need it. ``method`` None is the sampler of
+    ``choice``; another takes no network, and nothing that is said of one.
     """
 
     model: str | Path = DEMO
@@ -48,6 +50,7 @@ class ReconSettings:
     map_method: str = AUTO
     map_sets: int = 1
     noise: float | None = None
+    method: Classical | None = None
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
     samples: int = 1
@@ -65,6 +68,7 @@ class ReconSettings:
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
+        self._check_without_network()
         if self.map_method not in MAP_METHODS:
             raise InputError(
                 f"unknown map method {self.map_method!r}: expected one of {', '.join(MAP_METHODS)}"
@@ -83,3 +87,20 @@ class ReconSettings:
             raise InputError(
                 "sd factor is given, but one sample has no standard deviation: draw more of them"
             )
+
+    def _check_without_network(self) -> None:
+        """Refuse what a method without the network would ignore."""
+        if self.method is None:
+            return
+        ignored = {
+            "model": str(self.model) != DEMO,
+            "sampler": self.choice != SamplerChoice(),
+            "samples": self.samples != 1,
+            "backend": self.backend != "auto",
+            "graph": self.graph != DEFAULT_GRAPH,
+            "threads": self.threads is not None,
+            "batch": self.batch != 1,
+        }
+        given = [name for name, is_given in ignored.items() if is_given]
+        if given:
+            raise InputError(f"method {self.method} takes no network: leave {' and '.join(given)} out")

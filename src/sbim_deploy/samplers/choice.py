@@ -10,7 +10,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.samplers import plan as plans
-from sbim_deploy.samplers.plan import GuidedStep, Plan
+from sbim_deploy.samplers.plan import L1_WAVELET, STARTS, GuidedStep, Plan
 from sbim_deploy.samplers.schedules import Sigmas, geometric, karras, starting_at, subsample
 
 DEFAULT_SAMPLER = "dds"
@@ -25,6 +25,8 @@ SCHEDULES = {"geometric": geometric, "karras": karras}
 
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
 DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
+# From an L1-wavelet image, which is nearer: 0.05 with 8 steps, 0.1 with 16, 0.2 with 32 (docs/samplers.md).
+DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 1 / 160, 0.05
 DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 1.0
 
 
@@ -51,7 +53,8 @@ class SamplerChoice:
     """A sampler by name; what is left None is the sampler's default or the model's.
 
     ``data_weight`` is that of the ``guidance``. ``schedule`` lays the levels between the first and the last;
-    with ``start_sigma`` they begin there, with the image of the measured data under noise of that level.
+    with ``start_sigma`` they begin there, with an image of the measured data under noise of that level:
+    ``start`` is the method that it is by, zero-filled or l1-wavelet.
     ``prior_weight`` is w in the weight w (sigma_y / sigma)^2 of the denoised image in ``dds``.
 
     ``langevin_step`` is the step size of Langevin steps in units of sigma^2, where sigma is the corrector's
@@ -69,6 +72,7 @@ class SamplerChoice:
     guidance: str | None = None
     schedule: str | None = None
     start_sigma: float | None = None
+    start: str | None = None
     prior_weight: float | None = None
     langevin_step: float | None = None
     corrector_step_from: str | None = None
@@ -86,6 +90,7 @@ class SamplerChoice:
             ("schedule", self.schedule, tuple(SCHEDULES)),
             ("corrector step from", self.corrector_step_from, CORRECTOR_LEVELS),
             ("denoising", self.denoising, DENOISINGS),
+            ("start", self.start, STARTS),
         ):
             if given is not None and given not in known:
                 raise InputError(f"unknown {name} {given!r}: expected one of {', '.join(known)}")
@@ -121,6 +126,10 @@ class SamplerChoice:
         for given, what in ((self.data_weight, "data weight"), (self.guidance, "guidance")):
             if given is not None and not sampler.is_guided:
                 raise InputError(f"{self.name} has no {what}, it solves for the data: leave it out")
+        if self.start is not None and sampler.is_guided and self.start_sigma is None:
+            raise InputError(
+                f"{self.name} starts from noise: leave start out, or give the start sigma at which it begins"
+            )
         if self.prior_weight is not None and sampler.is_guided:
             raise InputError(f"{self.name} has no prior weight: leave it out, or use dds")
 
@@ -208,6 +217,8 @@ def _make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
         plan = replace(plan, steps=(*plan.steps[:-1], replace(last, data_weight=weight)))
     if choice.guidance in (LIKELIHOOD, CLEAN_LIKELIHOOD):
         plan = _guided_by_likelihood(plan, choice.guidance == LIKELIHOOD)
+    if choice.start is not None:
+        plan = replace(plan, start=choice.start)
     if choice.start_sigma is not None:
         plan = replace(plan, start_image=1.0, start_noise=float(sigmas[0]))
     elif prior.vp_sigmas and not plan.start_image:
@@ -236,14 +247,18 @@ def _stochastic_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> St
 def _levels(choice: SamplerChoice, sampler: Sampler, prior: Prior) -> Sigmas:
     steps = choice.steps or sampler.steps or prior.n_levels - prior.start_level - int(choice.published)
     own = sampler.levels(prior, steps, choice.published)
-    if choice.schedule is None and choice.start_sigma is None:
+    start_sigma = choice.start_sigma
+    if start_sigma is None and choice.start == L1_WAVELET:
+        warm = max(steps * DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA)
+        start_sigma = min(warm, float(own[0]))
+    if choice.schedule is None and start_sigma is None:
         return own
     if prior.vp_sigmas and sampler.is_guided:
         raise InputError(
             f"{choice.name} takes a variance-preserving model's own levels: leave the schedule and the start "
             "sigma out, or use dds"
         )
-    start, end = choice.start_sigma or float(own[0]), float(own[-1])
+    start, end = start_sigma or float(own[0]), float(own[-1])
     if not end < start <= prior.sigma_begin:
         raise InputError(
             f"start sigma is {start:g}: expected more than the last level {end:g}, and at most the model's "
@@ -350,7 +365,8 @@ class Preset:
 # corrector, 64 x 3, as in the table of its results.
 PRESETS = {
     "fast": Preset(
-        "decomposed diffusion sampling, 8 network calls", SamplerChoice("dds", steps=8, prior_weight=1.0)
+        "decomposed diffusion sampling from an L1-wavelet image, 8 network calls",
+        SamplerChoice("dds", steps=8, start=L1_WAVELET, start_sigma=0.07),
     ),
     "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
     "thesis": Preset(

@@ -20,7 +20,7 @@ OnState = Callable[[int, ComplexArray], None]
 
 
 def starting_point(plan: Plan, image: ComplexArray, noise: NoiseStream) -> ComplexArray:
-    """Return the x (slice, rows, columns) that a plan starts from, for MVUE / scale."""
+    """Return the x (slice, rows, columns) that a plan starts from, for m / scale."""
     x: ComplexArray = np.float32(plan.start_image) * image + np.float32(plan.start_noise) * noise.draw()
     return x
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from sbim_deploy.samplers.schedules import Sigmas
 
+ZERO_FILLED, L1_WAVELET = STARTS = ("zero-filled", "l1-wavelet")
+
 
 @dataclass(frozen=True)
 class GuidedStep:
@@ -50,19 +52,23 @@ Step = GuidedStep | ProximalStep
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps in the order in which they run; x starts at start_image MVUE / scale + start_noise z."""
+    """Steps in the order in which they run; x starts at start_image m / scale + start_noise z.
+
+    m is the image of the slice by the method ``start``: the MVUE, or by L1-wavelet.
+    """
 
     sampler: str
     start_image: float
     start_noise: float
     steps: tuple[Step, ...]
+    start: str = ZERO_FILLED
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
     """Return the plan in JSON's types, as provenance and ``plan --json`` have it, its steps as ``rows``."""
     return {
         "sampler": plan.sampler,
-        "start": {"image": plan.start_image, "noise": plan.start_noise},
+        "start": {"of": plan.start, "image": plan.start_image, "noise": plan.start_noise},
         "rows": [asdict(step) for step in plan.steps],
     }
 

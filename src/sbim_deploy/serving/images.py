@@ -22,7 +22,7 @@ from sbim_deploy.mrd.images import (
     series_scale,
 )
 from sbim_deploy.mrd.messages import Image
-from sbim_deploy.recon.linear import Linear, coil_magnitude, linear_image
+from sbim_deploy.recon.classical import Classical, classical_image, coil_magnitude
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray
 from sbim_deploy.serving.worker import SliceJob
@@ -46,10 +46,15 @@ class Outcome:
     doubts: tuple[str, ...] = ()
 
 
-def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
+def resolve(
+    job: SliceJob,
+    kspace: ComplexArray,
+    image_shape: tuple[int, int],
+    fallback: Classical = Classical.L1_WAVELET,
+) -> Outcome:
     """Wait for a job, up to its deadline, and return its image or the best that is there in its place.
 
-    A sampler that failed in time is replaced by CG-SENSE; past the deadline, or out of memory, the
+    A sampler that failed in time is replaced by ``fallback``; past the deadline, or out of memory, the
     measured data alone are combined. A slice without maps becomes the root sum of squares of its coils.
     """
     if job.wait() and job.error is None and job.image is not None:
@@ -59,12 +64,12 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
     if job.problem is None:
         return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)
     in_time = time.monotonic() < job.deadline
-    method = Linear.CG_SENSE if reason in ("diverged", "engine") and in_time else Linear.ZERO_FILLED
-    return _linear(job.problem, method, reason)
+    method = fallback if reason in ("diverged", "engine") and in_time else Classical.ZERO_FILLED
+    return _classical(job.problem, method, reason)
 
 
-def _linear(problem: SliceProblem, method: Linear, reason: str) -> Outcome:
-    image, residual = linear_image(problem, method)
+def _classical(problem: SliceProblem, method: Classical, reason: str) -> Outcome:
+    image, residual = classical_image(problem, method)
     return Outcome(image, method.value, residual, reason)
 
 

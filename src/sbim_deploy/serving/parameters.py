@@ -13,7 +13,7 @@ from msgspec import Meta
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.documents import convert, format_object, parse_object
-from sbim_deploy.recon.linear import Linear
+from sbim_deploy.recon.classical import Classical
 from sbim_deploy.records import NOTICE
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, SamplerChoice
 
@@ -23,7 +23,7 @@ class Configuration:
     """What it is, for people, how it reconstructs, and of how many samples the image is the mean."""
 
     description: str
-    method: SamplerChoice | Linear
+    method: SamplerChoice | Classical
     samples: int = 1
 
 
@@ -32,8 +32,9 @@ CONFIGURATIONS = {
         name: Configuration(preset.description, preset.choice, preset.samples)
         for name, preset in PRESETS.items()
     },
-    "cg-sense": Configuration("CG-SENSE, without the network", Linear.CG_SENSE),
-    "zero-filled": Configuration("the measured data alone, without the network", Linear.ZERO_FILLED),
+    "l1-wavelet": Configuration("L1-wavelet, without the network", Classical.L1_WAVELET),
+    "cg-sense": Configuration("CG-SENSE, without the network", Classical.CG_SENSE),
+    "zero-filled": Configuration("the measured data alone, without the network", Classical.ZERO_FILLED),
 }
 # What clients send that have nothing to choose; OpenRecon sends its own name.
 DEFAULT_NAMES = ("default", "openrecon")
@@ -105,7 +106,7 @@ class Request:
     """How a session's slices are reconstructed; ``configuration`` is the name it goes by."""
 
     configuration: str
-    method: SamplerChoice | Linear
+    method: SamplerChoice | Classical
     samples: int = 1
     seed: int = 0
 
@@ -131,7 +132,7 @@ def make_request(configuration: str, parameters: Parameters | None = None) -> Re
         name = configuration_name(parameters.config)
     chosen = CONFIGURATIONS[name]
     method, samples = chosen.method, parameters.samples or chosen.samples
-    if isinstance(method, Linear):
+    if isinstance(method, Classical):
         if parameters.steps or samples > 1:
             raise InputError(f"{WHERE}: {name} has no steps and no samples: leave them out")
     elif parameters.steps:

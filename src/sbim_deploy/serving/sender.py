@@ -105,7 +105,7 @@ class Sender:
             self._service.worker.cancel(job)
         if self.broken.is_set():
             return
-        outcome = resolve(job, data.kspace, data.image_shape)
+        outcome = resolve(job, data.kspace, data.image_shape, self._service.settings.fallback)
         if self._images is None:
             self._images = SessionImages(self._service.settings.orientation, self.bits)
         image, n_clipped = self._images.make_image(outcome, data)

@@ -26,7 +26,7 @@ from sbim_deploy.mrd.messages import (
 )
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
-from sbim_deploy.recon.linear import Linear
+from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
 from sbim_deploy.serving.log import place_of, warn
@@ -87,7 +87,7 @@ class Session:
             parameters = parse_parameters(message.text)
             message = self._next(Readout, Waveform, Close)
         request = make_request(configuration, parameters)
-        if not isinstance(request.method, Linear):
+        if not isinstance(request.method, Classical):
             make_plan(request.method, self._service.prior)  # refuses more steps than the model has levels
         self._receive_data(header, request, message)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mrd.images import Orientation
+from sbim_deploy.recon.classical import Classical
 from sbim_deploy.samplers.choice import Prior
 from sbim_deploy.serving.memory import MemoryBudget
 from sbim_deploy.serving.monitor import Metrics
@@ -25,9 +26,10 @@ class ServeSettings:
     """A server's settings; times are in seconds.
 
     ``port`` 0 is one that is free; ``metrics_port`` None serves no metrics. ``deadline_s`` counts from a
-    slice's last readout. ``idle_timeout_s`` is how long a client may be silent. ``gadgetron`` takes any XML
-    as a configuration, and sends errors as Gadgetron's message 8 in place of a text. ``save_raw`` is a
-    folder for the sessions' raw data; None keeps none.
+    slice's last readout; ``fallback`` makes the image where the sampler fails before. ``idle_timeout_s`` is
+    how long a client may be silent. ``gadgetron`` takes any XML as a configuration, and sends errors as
+    Gadgetron's message 8 in place of a text. ``save_raw`` is a folder for the sessions' raw data; None keeps
+    none.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +42,7 @@ class ServeSettings:
     max_message_bytes: int = 64 * MIB
     max_memory_bytes: int = 4 * GIB
     deadline_s: float = 60.0
+    fallback: Classical = Classical.L1_WAVELET
     orientation: Orientation = Orientation.PLAIN
     gadgetron: bool = False
     save_raw: Path | None = None
@@ -73,6 +76,18 @@ def parse_orientation(text: str) -> Orientation:
     except ValueError:
         known = ", ".join(Orientation)
         raise InputError(f"unknown orientation {text!r}: expected one of {known}") from None
+
+
+def parse_fallback(text: str) -> Classical:
+    """Return the method of the images that are sent in place of those that failed, by its name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    try:
+        return Classical(text)
+    except ValueError:
+        raise InputError(f"unknown fallback {text!r}: expected one of {', '.join(Classical)}") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -13,7 +13,7 @@ from sbim_deploy.errors import SamplingError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model
 from sbim_deploy.mri.kspace_faults import Fault
-from sbim_deploy.recon.linear import Linear, linear_image
+from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.self_check import check_converged
@@ -153,15 +153,15 @@ class Worker:
             raise _CancelledError
         problem = job.problem = prepare()
         on_step(0)
-        if isinstance(job.request.method, Linear):
-            job.image, job.residual = linear_image(problem, job.request.method)
+        if isinstance(job.request.method, Classical):
+            job.image, job.residual = classical_image(problem, job.request.method)
             return
         (result,) = self._reconstructor(job.request)([problem], on_step)
         check_converged(result.index, result.doubts)
         job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
 
     def _make_reconstructor(self, request: Request) -> Reconstructor:
-        if isinstance(request.method, Linear):
+        if isinstance(request.method, Classical):
             raise SamplingError(f"{request.configuration} has no sampler")
         return Reconstructor(
             self._model, request.method, request.seed, samples=request.samples, open_graph=self._open_graph
