@@ -18,7 +18,14 @@ from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
-from sbim_deploy.recon.grid import GridProblem, SliceBatch, normal_on_grid, put_on_grid, stack_slices
+from sbim_deploy.recon.grid import (
+    GridProblem,
+    SliceBatch,
+    draw_data_on_grid,
+    normal_on_grid,
+    put_on_grid,
+    stack_slices,
+)
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
@@ -26,7 +33,7 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.conjugate_gradient import per_slice
 from sbim_deploy.samplers.loop import OnState, run_plan
-from sbim_deploy.samplers.plan import Plan, ProximalStep
+from sbim_deploy.samplers.plan import Plan, ProximalStep, has_spread
 
 DEFAULT_GRAPH = "step"
 GRAPHS = (DEFAULT_GRAPH, "score", "reconstruct")
@@ -160,7 +167,15 @@ class Reconstructor:
         """Return the file name of the ``reconstruct`` graph and its inputs, for a host without Python.
 
         The graph's output is in units of each slice's scale.
+
+        Raises:
+            InputError: the plan draws noise of the data anew in each step, which the graph has no input for.
         """
+        if has_spread(self.plan):
+            raise InputError(
+                f"{self.plan.sampler} perturbs the data in each step, and the reconstruct graph takes them "
+                "once: use another sampler"
+            )
         on_grid = self._put_on_grid(stack_slices(problems))
         inputs = {**operator_inputs(on_grid), **plan_inputs(self.plan, on_grid)}
         both_directions = on_grid.sense.mask.shape[-2] > 1
@@ -212,6 +227,7 @@ class Reconstructor:
             problem.noise_level,
             on_step,
             on_state,
+            draw_data_on_grid(problem),
         )
 
     def _engine_for(self, sense: Sense) -> Engine:

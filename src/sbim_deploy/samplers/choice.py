@@ -26,6 +26,7 @@ SCHEDULES = {"geometric": geometric, "karras": karras}
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
 DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
 DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 1.0
+DAPS_START_SIGMA, DAPS_STEPS = 1.0, 48
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class SamplerChoice:
         for given, what in ((self.data_weight, "data weight"), (self.guidance, "guidance")):
             if given is not None and not sampler.is_guided:
                 raise InputError(f"{self.name} has no {what}, it solves for the data: leave it out")
-        if self.prior_weight is not None and sampler.is_guided:
+        if self.prior_weight is not None and self.name != "dds":
             raise InputError(f"{self.name} has no prior weight: leave it out, or use dds")
 
 
@@ -290,6 +291,10 @@ def _langevin_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
     return subsample(starting_at(_model_levels(prior), prior.start_level + int(published)), steps)
 
 
+def _daps_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
+    return geometric(min(DAPS_START_SIGMA, prior.sigma_begin), max(DDS_END_SIGMA, prior.sigma_end), steps)
+
+
 def _dds_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
     return geometric(min(DDS_START_SIGMA, prior.sigma_begin), max(DDS_END_SIGMA, prior.sigma_end), steps)
 
@@ -299,6 +304,13 @@ SAMPLERS = {
         _dds_levels,
         lambda sigmas, weight, steps: plans.dds(sigmas, DDS_GAMMA, weight, DDS_N_CG, DDS_ETA),
         steps=32,
+        is_guided=False,
+        denoises=False,
+    ),
+    "daps": Sampler(
+        _daps_levels,
+        lambda sigmas, weight, steps: plans.daps(sigmas, DDS_N_CG),
+        steps=DAPS_STEPS,
         is_guided=False,
         denoises=False,
     ),
