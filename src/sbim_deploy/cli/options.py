@@ -55,7 +55,7 @@ class ShortSampling:
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="dds, sbim, sbim-ld, ddim, reverse-diffusion or langevin; default dds, as in balanced."
+            help="dds, daps, sbim, sbim-ld, ddim, reverse-diffusion or langevin; default dds, as in balanced."
         ),
     ] = None
     steps: Annotated[

@@ -74,9 +74,6 @@ def recon(
             help="Images drawn for each slice: their mean and standard deviation are kept; default 1."
         ),
     ] = None,
-    sd_factor: Annotated[
-        float, typer.Option(help="Multiplies the standard deviation, as evaluate found it on such scans.")
-    ] = 1.0,
     map_method: Annotated[
         str,
         typer.Option(
@@ -132,7 +129,6 @@ def recon(
         choice=choice,
         seed=seed,
         samples=n_samples,
-        sd_factor=sd_factor,
         map_method=map_method,
         map_sets=map_sets,
         noise=noise,
