@@ -71,7 +71,8 @@ def recon(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="Images drawn for each slice: their mean and standard deviation are kept; default 1."
+            help="Images drawn for each slice: their mean and standard deviation are kept, which takes the "
+            "calls of one more; default 1."
         ),
     ] = None,
     map_method: Annotated[
