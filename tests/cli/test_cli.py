@@ -295,7 +295,7 @@ def test_a_bad_slice_is_told_at_once_and_left_out_on_request(cli, simulated, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--sampler", "sbmi"), "unknown sampler 'sbmi': expected one of dds, sbim"),
+        (("--sampler", "sbmi"), "unknown sampler 'sbmi': expected one of dds, daps, sbim"),
         (("--steps", 0), "steps is 0"),
         (("--sampler", "sbim", "--steps", 500), "500 noise levels"),
         (("--batch", 0), "batch is 0"),

@@ -36,7 +36,7 @@ def slice_problem(direction, index=0):
 
 
 @pytest.mark.parametrize("direction", MASKS)
-@pytest.mark.parametrize("name", ["dds", "sbim-ld"])
+@pytest.mark.parametrize("name", ["dds", "daps", "sbim-ld"])
 def test_the_fused_graphs_give_the_numpy_loops_image(name, direction):
     problems = [slice_problem(direction, index) for index in (0, 1)]
     score, step, whole = (
@@ -66,7 +66,7 @@ def folded_problem(direction, index=0):
 
 
 @pytest.mark.parametrize("direction", ["columns", "both"])
-@pytest.mark.parametrize("name", ["dds", "sbim-ld"])
+@pytest.mark.parametrize("name", ["dds", "daps", "sbim-ld"])
 def test_the_fused_graphs_give_the_numpy_loops_image_of_two_sets(name, direction):
     problems = [folded_problem(direction, index)[0] for index in (0, 1)]
     choice = SamplerChoice(name, steps=4, start_sigma=0.1)
@@ -86,6 +86,12 @@ def test_two_sets_give_each_half_of_a_folded_slice_its_image():
     assert result.residual < 0.03
     assert result.standard_deviation.shape == (52, 28)
     assert 0 < np.median(result.standard_deviation[magnitude > 0.2]) < 0.1
+
+
+def test_noise_of_the_data_that_the_whole_graph_has_no_input_for_is_not_left_out():
+    reconstruct = Reconstructor(load_model("demo"), SamplerChoice("daps", steps=3), graph="reconstruct")
+    with pytest.raises(InputError, match="daps perturbs the data in each step"):
+        reconstruct.graph_inputs([slice_problem("columns")])
 
 
 def test_slices_with_different_lines_share_a_batch():

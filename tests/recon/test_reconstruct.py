@@ -116,7 +116,8 @@ def test_samples_are_averaged_and_their_spread_kept_however_many_run_together(gr
         distance = np.abs(first.image - a.image)
         # No sample of three is farther from their mean than sqrt(2) standard deviations.
         assert (distance <= 1.415 * a.standard_deviation + limit).all()
-        assert distance.mean() > 0.3 * a.standard_deviation.mean() > 0
+        # The rest is what the last step and the model's error leave open, which is much after three steps.
+        assert distance.mean() > 0.1 * a.standard_deviation.mean() > 0
 
 
 def test_the_moments_are_those_of_numpy():
@@ -175,7 +176,7 @@ def test_progress_is_told_of_every_row():
     Reconstructor(load_model("demo"), SamplerChoice(steps=2), samples=3, samples_at_once=2)(
         problems(1), seen.append
     )
-    assert seen == [2, 4, 5, 6]
+    assert seen == [2, 4, 5, 6, 7, 8]  # the last two without the lines that are left out
 
 
 def test_two_sets_of_maps_reconstruct_a_head_that_is_wider_than_its_field_of_view():

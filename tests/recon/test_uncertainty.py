@@ -40,6 +40,20 @@ def test_one_proximal_row_has_the_variance_of_the_gaussian_posterior():
     np.testing.assert_allclose(got / expected, 1, atol=4.5 / np.sqrt(n))
 
 
+def test_the_error_of_the_denoised_image_adds_to_its_variance():
+    batch = batch_of(4)
+    error = 0.4 * SCALE  # with TAU = 0.3 a deviation of 0.5
+    together = one_step(noise_gamma=1 / 0.5**2)
+    got = conditional_variance(batch, one_step(), seed=0, model_error=np.array([error], np.float32))
+    np.testing.assert_allclose(got, conditional_variance(batch, together, seed=0), rtol=1e-4)
+
+
+def test_without_noise_the_error_of_the_denoised_image_is_where_data_leave_it_open():
+    batch = batch_of(4, noise=0.0)
+    got = conditional_variance(batch, one_step(), seed=0, model_error=np.array([1.0], np.float32))
+    assert 0 < np.median(got) < 2
+
+
 def test_a_slice_has_its_own_noise_in_any_batch():
     together = conditional_variance(batch_of(4, 7), one_step(), seed=0)
     np.testing.assert_allclose(

@@ -32,7 +32,6 @@ WHOLE = Provenance(
     graph="step",
     seed=3,
     samples=2,
-    sd_factor=1.5,
     slices=(0, 4),
     noise=0.02,
     map_method="nlinv",

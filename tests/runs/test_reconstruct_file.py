@@ -213,7 +213,7 @@ def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):
     heard.clear()
     settings = replace(FAST, batch=2, samples=3, slices=(0, 1), graph="reconstruct")
     reconstruct_file(simulated, tmp_path / "out.h5", settings, Progress())
-    assert heard == [(1, 0, 6), 4, 2]
+    assert heard == [(1, 0, 8), 4, 2, 2]
 
 
 @pytest.fixture

@@ -17,14 +17,22 @@ def test_n_steps_are_n_steps(name):
     n_steps = len(make_plan(SamplerChoice(name, steps=32), PUBLISHED).steps)
     assert (
         n_steps
-        == {"dds": 32, "sbim": 33, "sbim-ld": 97, "ddim": 33, "reverse-diffusion": 33, "langevin": 96}[name]
+        == {
+            "dds": 32,
+            "daps": 32,
+            "sbim": 33,
+            "sbim-ld": 97,
+            "ddim": 33,
+            "reverse-diffusion": 33,
+            "langevin": 96,
+        }[name]
     )
 
 
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"name": "sbmi"}, "unknown sampler 'sbmi': expected one of dds, sbim"),
+        ({"name": "sbmi"}, "unknown sampler 'sbmi': expected one of dds, daps, sbim"),
         ({"steps": 0}, "steps is 0: expected at least 1"),
         ({"name": "sbim-ld", "corrector_steps": 0}, "corrector steps is 0"),
         ({"name": "sbim", "corrector_steps": 2}, "use sbim-ld or langevin"),

@@ -164,6 +164,89 @@ class TestPosterior:
         np.testing.assert_allclose(image.reshape(-1), mean, atol=2e-4)
 
 
+class TestPosteriorOfAnUnevenPrior:
+    """x ~ N(0, C), y = A x + N(0, s^2), with eigenvectors of C that are none of A's.
+
+    The exact score of the noised prior drives the plan, and the data do the rest.
+    """
+
+    N, VARIANCES = 500, np.geomspace(0.02, 1, 30)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def prior_directions(cls):
+        return np.linalg.qr(random_complex(np.random.default_rng(1), (30, 30)).astype(np.complex128))[0]
+
+    def sampled(self, directions, plan, last_spread):
+        """Return the samples (N, pixel) of a plan whose last step samples too."""
+
+        def score(x, sigma):
+            along = x.reshape(len(x), -1) @ directions.conj() / (self.VARIANCES + sigma**2)
+            return -(along @ directions.T).astype(np.complex64).reshape(x.shape)
+
+        sense, _, backprojection = problem()
+        sense = Sense(np.repeat(sense.maps, self.N, axis=0), np.repeat(sense.mask, self.N, axis=0))
+        noise = NoiseStream(0, range(self.N), SHAPE)
+        kspace = np.empty_like(sense.maps)
+        *steps, last = plan.steps
+        plan = replace(plan, start_image=0.0, steps=(*steps, replace(last, spread=last_spread)))
+        return run_plan(
+            plan,
+            score,
+            sense.normal,
+            np.repeat(backprojection, self.N, axis=0),
+            starting_point(plan, np.zeros((self.N, *SHAPE), np.complex64), noise),
+            noise,
+            np.full(self.N, NOISE_LEVEL, np.float32),
+            draw_data=lambda: sense.adjoint(noise.fill(kspace)),
+        ).reshape(self.N, -1)
+
+    def test_daps_has_the_posteriors_mean_and_covariance(self, prior_directions):
+        _, matrix, backprojection = problem()
+        precision = matrix[0].astype(np.complex128) / NOISE_LEVEL**2
+        precision += prior_directions / self.VARIANCES @ prior_directions.conj().T
+        covariance = np.linalg.inv(precision)
+        mean = covariance @ backprojection.reshape(-1) / NOISE_LEVEL**2
+        values, vectors = np.linalg.eigh(covariance)
+        plan = plans.daps(geometric(5, 0.02, 160), n_cg=30)
+        samples = self.sampled(prior_directions, plan, last_spread=0.02)
+        along = (samples - mean) @ vectors.conj() / np.sqrt(2 * values)
+        # Of a sample covariance of independent ones, an entry has the standard error 1 / sqrt(N).
+        found = along.conj().T @ along / self.N
+        assert np.abs(along.mean(axis=0)).max() < 4 / np.sqrt(self.N)
+        assert np.abs(found - np.eye(30)).max() < 4.5 / np.sqrt(self.N) + 0.05
+        assert np.trace(found).real / 30 == pytest.approx(1, abs=0.04)
+
+
+def test_a_proximal_step_with_a_spread_solves_for_perturbed_data_and_a_perturbed_image():
+    sense, matrix, backprojection = problem(n=2)
+    rng = np.random.default_rng(5)
+    s, start = random_complex(rng, (2, *SHAPE)), random_complex(rng, (2, *SHAPE))
+    step = ProximalStep(0.7, 0.0, 1 / 0.4**2, n_cg=100, renoise=0.0, noise_scale=0.2, spread=0.4)
+    plan = Plan("x", 1.0, 0.0, (step,))
+    noise = NoiseStream(0, range(2), SHAPE)
+    kspace = np.empty_like(sense.maps)
+    image = run_plan(
+        plan,
+        lambda x, sigma: s.copy(),
+        sense.normal,
+        backprojection,
+        starting_point(plan, start.copy(), noise),
+        noise,
+        np.full(2, NOISE_LEVEL, np.float32),
+        draw_data=lambda: sense.adjoint(noise.fill(kspace)),
+    )
+    noise = NoiseStream(0, range(2), SHAPE)
+    noise.draw()
+    centre = start + 0.7**2 * s + 0.4 * noise.draw()
+    data = backprojection + NOISE_LEVEL * sense.adjoint(noise.fill(kspace))
+    g = (NOISE_LEVEL / 0.4) ** 2
+    z = noise.draw()
+    for i in range(2):
+        u = np.linalg.solve(matrix[i] + g * np.eye(30), (data[i] + g * centre[i]).reshape(-1))
+        np.testing.assert_allclose(image[i], u.reshape(SHAPE) + 0.2 * z[i], atol=2e-4)
+
+
 def test_a_guided_step_is_its_formula_with_norms_per_slice():
     sense, matrix, backprojection = problem(n=3)
     rng = np.random.default_rng(5)

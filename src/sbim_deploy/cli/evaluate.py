@@ -74,8 +74,7 @@ def _print_coverage(coverage: FileCoverage) -> None:
     )
     note(
         f"standard deviation of {coverage.samples} samples against the {coverage.error} error, where "
-        "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give. "
-        f"For scans like these: recon --sd-factor {coverage.sd_factor:.2f}"
+        "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give."
     )
 
 

@@ -49,13 +49,13 @@ class ShortSampling:
     preset: Annotated[
         str | None,
         typer.Option(
-            help="fast (8 network calls a slice), balanced (32), thesis (257) or best (96), for a sampler."
+            help="fast (8 network calls a slice), balanced (32), thesis (257) or best (144), for a sampler."
         ),
     ] = None
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="dds, sbim, sbim-ld, ddim, reverse-diffusion or langevin; default dds, as in balanced."
+            help="dds, daps, sbim, sbim-ld, ddim, reverse-diffusion or langevin; default dds, as in balanced."
         ),
     ] = None
     steps: Annotated[

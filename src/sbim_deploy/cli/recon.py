@@ -78,12 +78,10 @@ def recon(
     samples: Annotated[
         int | None,
         typer.Option(
-            help="Images drawn for each slice: their mean and standard deviation are kept; default 1."
+            help="Images drawn for each slice: their mean and standard deviation are kept, which takes the "
+            "calls of one more; default 1."
         ),
     ] = None,
-    sd_factor: Annotated[
-        float, typer.Option(help="Multiplies the standard deviation, as evaluate found it on such scans.")
-    ] = 1.0,
     map_method: Annotated[
         str,
         typer.Option(
@@ -141,7 +139,6 @@ def recon(
         choice=choice,
         seed=seed,
         samples=n_samples,
-        sd_factor=sd_factor,
         map_method=map_method,
         map_sets=map_sets,
         noise=noise,

@@ -82,7 +82,12 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     model = _with_levels(load_model(settings.model), settings.levels)
     samplers = {
         method.name: Reconstructor(
-            model, method.choice, settings.seed, threads=settings.threads, samples=method.samples
+            model,
+            method.choice,
+            settings.seed,
+            threads=settings.threads,
+            samples=method.samples,
+            deviations=False,
         )
         for method in settings.methods
     }

@@ -15,11 +15,11 @@ from sbim_deploy.engines.engine import Engine
 from sbim_deploy.mri.fourier import centre_pad
 from sbim_deploy.mri.sense import encoding_matrices
 from sbim_deploy.recon.channels import from_channels, to_channels
-from sbim_deploy.recon.grid import GridProblem
+from sbim_deploy.recon.grid import GridProblem, draw_data_on_grid, normal_on_grid
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
-from sbim_deploy.samplers.loop import OnState, check_finite, likelihood_gain
+from sbim_deploy.samplers.loop import OnState, check_finite, likelihood_gain, perturb
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step, has_spread
 
 GUIDED_NUMBERS = ("sigma", "step_size", "noise_scale", "data_weight", "likelihood_gain")
 PROXIMAL_NUMBERS = ("sigma", "gamma", "renoise", "noise_scale")
@@ -85,11 +85,10 @@ def run_steps(
     last = len(plan.steps) - 1
     if on_state is not None:
         on_state(0, problem.start)
+    draw = _NoiseOfSteps(plan, problem)
     for index, step in enumerate(plan.steps):
         changed = {name: array[index] for name, array in numbers.items()}
-        if step.noise_scale:
-            changed["z"] = _entries(problem.noise.draw(), z)
-        recurrence.advance(changed)
+        recurrence.advance({**changed, **draw(step, z)})
         if on_state is not None or index % STEPS_BETWEEN_CHECKS == 0 or index == last:
             x = recurrence.read()
             _check(x, plan, index, problem.noise)
@@ -116,13 +115,15 @@ def run_whole(
     """
     operator, x = operator_inputs(problem), _entries(problem.start)
     n_steps = len(plan.steps)
-    steps_a_call = min(n_steps, max(1, MAX_NOISE_BYTES // x.nbytes))
+    # A call has one A^H y, and a step with a spread its own.
+    steps_a_call = 1 if has_spread(plan) else min(n_steps, max(1, MAX_NOISE_BYTES // x.nbytes))
+    draw = _NoiseOfSteps(plan, problem)
     if on_state is not None:
         on_state(0, problem.start)
     for begin in range(0, n_steps, steps_a_call):
         part = replace(plan, steps=plan.steps[begin : begin + steps_a_call])
         done = begin + len(part.steps)
-        x = engine.run({**operator, **plan_inputs(part, problem), "x": x})["image"]
+        x = engine.run({**operator, **_inputs_of_steps(part, draw), "x": x})["image"]
         _check(x, plan, done - 1, problem.noise)
         if on_state is not None:
             on_state(done, _images(x, problem))
@@ -133,13 +134,47 @@ def run_whole(
 
 def plan_inputs(plan: Plan, problem: GridProblem) -> dict[str, FloatArray]:
     """Return the ``reconstruct`` graph's inputs beside the operator: x, and the steps' numbers and noise."""
-    x = _entries(problem.start)
-    z = np.zeros((len(plan.steps), *x.shape), np.float32)
+    return {"x": _entries(problem.start), **_inputs_of_steps(plan, _NoiseOfSteps(plan, problem))}
+
+
+def _inputs_of_steps(plan: Plan, draw: _NoiseOfSteps) -> dict[str, FloatArray]:
+    """Return the numbers and the noise of steps; with a spread they are one step, which has its own A^H y."""
+    problem = draw.problem
+    inputs: dict[str, FloatArray] = {}
+    z = np.zeros((len(plan.steps), *_entries(problem.start).shape), np.float32)
     for step, buffer in zip(plan.steps, z, strict=True):
-        if step.noise_scale:
-            _entries(problem.noise.draw(), buffer)
+        inputs |= draw(step, buffer)
+    inputs.pop("z", None)
     numbers = plan_numbers(plan, np.repeat(problem.noise_level, problem.n_sets))
-    return {"x": x, "z_of_rows": z, **{f"{name}_of_rows": array for name, array in numbers.items()}}
+    return {**inputs, "z_of_rows": z, **{f"{name}_of_rows": array for name, array in numbers.items()}}
+
+
+class _NoiseOfSteps:
+    """Draws the noise that the steps of a plan take, in their order.
+
+    The graphs add noise_scale z to the u of the data that they are given. What a perturbation adds to u goes
+    into z too, whose noise_scale is then 1 (:func:`_number`).
+    """
+
+    def __init__(self, plan: Plan, problem: GridProblem):
+        self.problem = problem
+        self._normal, self._draw_data = normal_on_grid(problem), draw_data_on_grid(problem)
+        self._as_measured = {"backprojection": _entries(problem.backprojection)} if has_spread(plan) else {}
+
+    def __call__(self, step: Step, z: FloatArray) -> dict[str, FloatArray]:
+        """Return the inputs of the step that change with noise; ``z`` becomes the one of that name."""
+        problem = self.problem
+        perturbation = perturb(step, self._normal, problem.noise, problem.noise_level, self._draw_data)
+        if perturbation is None:
+            fresh = {"z": _entries(problem.noise.draw(), z)} if step.noise_scale else {}
+            return {**self._as_measured, **fresh}
+        added = perturbation.image
+        if step.noise_scale:
+            added += np.float32(step.noise_scale) * problem.noise.draw()
+        return {
+            "z": _entries(added, z),
+            "backprojection": _entries(problem.backprojection + perturbation.data),
+        }
 
 
 def _entries(images: ComplexArray, out: FloatArray | None = None) -> FloatArray:
@@ -157,6 +192,8 @@ def _number(step: Step, name: str, noise_level: FloatArray) -> float | FloatArra
         return likelihood_gain(step, noise_level)
     if name == "gamma" and isinstance(step, ProximalStep):
         return step.gamma + step.noise_gamma * noise_level**2
+    if name == "noise_scale" and isinstance(step, ProximalStep) and step.spread:
+        return 1.0
     number: float = getattr(step, name)
     return number
 

@@ -13,7 +13,7 @@ from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import per_slice
-from sbim_deploy.samplers.loop import starting_point
+from sbim_deploy.samplers.loop import DrawData, starting_point
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import Plan
 
@@ -110,6 +110,17 @@ def put_on_grid(
         noise,
         np.array([problem.noise / problem.scale for problem in problems] * n, dtype=np.float32),
     )
+
+
+def draw_data_on_grid(problem: GridProblem) -> DrawData:
+    """Return what draws A^H e on the grid from the problem's noise, e ~ N(0, I) in each part of k-space."""
+    sense = problem.sense
+    kspace = np.empty((len(problem.start), *sense.maps.shape[-3:]), dtype=np.complex64)
+
+    def draw() -> ComplexArray:
+        return centre_pad(sense.adjoint(problem.noise.fill(kspace)), problem.grid)
+
+    return draw
 
 
 def normal_on_grid(problem: GridProblem) -> Callable[[ComplexArray, ComplexArray], ComplexArray]:

@@ -22,11 +22,13 @@ from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run
 from sbim_deploy.recon.grid import (
     GridProblem,
     SliceBatch,
+    draw_data_on_grid,
     normal_on_grid,
     put_on_grid,
     stack_slices,
     start_images,
 )
+from sbim_deploy.recon.left_out import LEFT_OUT_KEY, leave_out, model_error
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
@@ -34,7 +36,7 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.conjugate_gradient import per_slice
 from sbim_deploy.samplers.loop import OnState, run_plan
-from sbim_deploy.samplers.plan import Plan, ProximalStep
+from sbim_deploy.samplers.plan import Plan, ProximalStep, has_spread
 
 DEFAULT_GRAPH = "step"
 GRAPHS = (DEFAULT_GRAPH, "score", "reconstruct")
@@ -52,7 +54,8 @@ class Reconstruction:
     (:func:`sbim_deploy.mri.combine.combine_sets`). Image and deviation are zero where every map is.
     ``problem`` is what was solved. ``standard_deviation`` is there with more than one sample:
     sqrt(E |x - mean|^2), of the samples and of what the last step's data leave open
-    (:mod:`sbim_deploy.recon.uncertainty`).
+    (:mod:`sbim_deploy.recon.uncertainty`). ``model_error`` is the part of it that lines left out told, of the
+    denoised image (:func:`sbim_deploy.recon.left_out.model_error`).
     """
 
     index: int
@@ -61,6 +64,7 @@ class Reconstruction:
     residual: float
     problem: SliceProblem
     standard_deviation: FloatArray | None = None
+    model_error: float | None = None
     doubts: tuple[Fault, ...] = ()
 
 
@@ -77,7 +81,7 @@ class Reconstructor:
             network alone, with numpy for the rest: the reference that the others are tested against.
         samples: the number of images drawn for each slice, with independent noise.
         samples_at_once: how many of them run together. It changes the speed and the memory alone.
-        sd_factor: what the standard deviation is multiplied by.
+        deviations: whether several samples give a standard deviation. It takes a pass of its own.
         open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
 
     Raises:
@@ -96,7 +100,7 @@ class Reconstructor:
         graph: str = DEFAULT_GRAPH,
         samples: int = 1,
         samples_at_once: int = 1,
-        sd_factor: float = 1.0,
+        deviations: bool = True,
         open_graph: Callable[[str], Engine] | None = None,
     ):
         if model.manifest.channels != 2:
@@ -111,10 +115,11 @@ class Reconstructor:
         self.model = model
         self.seed = seed
         self.samples, self._samples_at_once = samples, samples_at_once
-        self._sd_factor = np.float32(sd_factor)
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        self._has_deviations = deviations and samples > 1
+        self._leaves_out = self._has_deviations and isinstance(self.plan.steps[-1], ProximalStep)
         self._doubts = doubts_of_model(model.manifest.noise_left) + doubts_of_plan(self.plan)
         self.graph = graph
         self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads))
@@ -123,8 +128,8 @@ class Reconstructor:
 
     @property
     def n_calls(self) -> int:
-        """The network calls that a slice takes: the plan's steps for each sample."""
-        return len(self.plan.steps) * self.samples
+        """The network calls that a slice takes: the plan's steps for each sample, and for lines left out."""
+        return len(self.plan.steps) * (self.samples + self._leaves_out)
 
     def __call__(
         self,
@@ -145,7 +150,8 @@ class Reconstructor:
         batch = stack_slices(problems)
         moments = self._draw_samples(batch, on_step, on_residual)
         residuals = _relative_distance(batch.sense.forward(moments.mean), batch.kspace)
-        deviations = self._standard_deviations(batch, moments)
+        errors = self._model_error(batch, on_step) if self._leaves_out else None
+        deviations = self._standard_deviations(batch, moments, errors) if self._has_deviations else None
         images = combine_sets(moments.mean) if batch.sense.has_sets else moments.mean
 
         def cropped(array: Any, problem: SliceProblem) -> Any:
@@ -159,6 +165,7 @@ class Reconstructor:
                 float(residuals[i]),
                 problem,
                 None if deviations is None else cropped(deviations[i], problem),
+                None if errors is None else float(errors[i]),
                 find_doubts(problem, float(residuals[i])) + self._doubts,
             )
             for i, problem in enumerate(problems)
@@ -168,7 +175,15 @@ class Reconstructor:
         """Return the file name of the ``reconstruct`` graph and its inputs, for a host without Python.
 
         The graph's output is in units of each slice's scale.
+
+        Raises:
+            InputError: the plan draws noise of the data anew in each step, which the graph has no input for.
         """
+        if has_spread(self.plan):
+            raise InputError(
+                f"{self.plan.sampler} perturbs the data in each step, and the reconstruct graph takes them "
+                "once: use another sampler"
+            )
         batch = stack_slices(problems)
         on_grid = self._put_on_grid(batch, start_images(batch, self.plan))
         inputs = {**operator_inputs(on_grid), **plan_inputs(self.plan, on_grid)}
@@ -191,14 +206,23 @@ class Reconstructor:
                 moments.add(seen)
         return moments
 
-    def _standard_deviations(self, batch: SliceBatch, moments: RunningMoments) -> FloatArray | None:
-        if self.samples == 1:
-            return None
-        variance = moments.variance() + conditional_variance(batch, self.plan, self.seed)
+    def _model_error(self, batch: SliceBatch, on_step: Callable[[int], None] | None) -> FloatArray:
+        """Return what :func:`model_error` does, of one image without the lines that are left out."""
+        kept = stack_slices([leave_out(problem, self.seed) for problem in batch.problems])
+        count = count_calls(on_step, range(self.samples, self.samples + 1), len(self.plan.steps))
+        on_grid = self._put_on_grid(kept, start_images(kept, self.plan), (LEFT_OUT_KEY,))
+        drawn = self._run_plan(on_grid, count, None)
+        images = _in_kspace_units(centre_crop(drawn, batch.sense.image_shape), batch)
+        return model_error(batch, kept, images * _support(batch), self.seed)
+
+    def _standard_deviations(
+        self, batch: SliceBatch, moments: RunningMoments, errors: FloatArray | None
+    ) -> FloatArray:
+        variance = moments.variance() + conditional_variance(batch, self.plan, self.seed, errors)
         variance *= _support(batch)
         if batch.sense.has_sets:
             variance = combine_set_variances(variance, moments.mean)
-        deviations: FloatArray = self._sd_factor * np.sqrt(variance)
+        deviations: FloatArray = np.sqrt(variance)
         return deviations
 
     def _put_on_grid(
@@ -224,6 +248,7 @@ class Reconstructor:
             problem.noise_level,
             on_step,
             on_state,
+            draw_data_on_grid(problem),
         )
 
     def _engine_for(self, sense: Sense) -> Engine:

@@ -1,10 +1,11 @@
-"""The mean and the spread of samples, and what the last step's data leave open, which no sample shows."""
+"""The mean and the spread of samples, and what no sample shows: what the last step leaves open."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sbim_deploy.recon.grid import SliceBatch
+from sbim_deploy.recon.left_out import draw_normals
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.noise import keyed_generator
@@ -44,40 +45,45 @@ class RunningMoments:
         return variance
 
 
-def conditional_variance(batch: SliceBatch, plan: Plan, seed: int, n_probes: int = PROBES) -> FloatArray:
+def conditional_variance(
+    batch: SliceBatch,
+    plan: Plan,
+    seed: int,
+    model_error: FloatArray | None = None,
+    n_probes: int = PROBES,
+) -> FloatArray:
     """Return the variance of each pixel given the last step's x0, both parts together, in units of k-space.
 
     A sample ends with the solution of a Gaussian problem: the data have the noise sigma_y, and x0 has the
-    variance sigma_y^2 / g in each part. Its covariance is sigma_y^2 (A^H A + g)^-1, and by the law of total
-    variance the posterior's variance is the sum of that and of the variance of the solutions. The diagonal is
-    estimated from solutions of problems whose data and x0 are noise (Papandreou and Yuille, Gaussian sampling
-    by local perturbations, NIPS 2010): ``n_probes`` of them, without the network, the same for a slice in any
-    batch.
+    variance r^2 = sigma_y^2 / g in each part. Its covariance is (A^H A / sigma_y^2 + 1 / r^2)^-1, and by the
+    law of total variance the posterior's variance is the sum of that and of the variance of the solutions.
+    The diagonal is estimated from solutions of problems whose data and x0 are noise (Papandreou and Yuille,
+    Gaussian sampling by local perturbations, NIPS 2010): ``n_probes`` of them, without the network, the same
+    for a slice in any batch.
 
-    The result has the shape of the batch's images. It is 0 without noise, and for guided plans, which solve
-    no such problem.
+    ``model_error`` (slice,), in units of k-space, is the standard deviation of what the network gets wrong of
+    x0, which no sample shows; its square is added to r^2.
+
+    The result has the shape of the batch's images. It is 0 where neither noise nor error is, and for guided
+    plans, which solve no such problem.
     """
     step, sense = plan.steps[-1], batch.sense
     variance = np.zeros(batch.shape, dtype=np.float32)
-    noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
-    if not isinstance(step, ProximalStep) or not noise.any():
+    if not isinstance(step, ProximalStep):
         return variance
-    weight = (step.gamma + step.noise_gamma * (noise / batch.scales) ** 2).astype(np.float32)
-    spread = np.divide(noise, np.sqrt(weight), out=np.zeros_like(noise), where=weight > 0)
+    noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
+    gamma = (step.gamma + step.noise_gamma * (noise / batch.scales) ** 2).astype(np.float32)
+    spread = np.divide(noise, np.sqrt(gamma), out=np.zeros_like(noise), where=gamma > 0)
+    if model_error is not None:
+        spread = np.hypot(spread, model_error)
+    if not spread.any():
+        return variance
+    weight = np.divide(noise, spread, out=np.zeros_like(noise), where=spread > 0) ** 2
     generators = [keyed_generator(seed, problem.index, PROBE_KEY) for problem in batch.problems]
     for _ in range(n_probes):
-        data = _draw(generators, batch.kspace.shape, noise)
-        centre = _draw(generators, batch.shape, spread)
+        data = draw_normals(generators, batch.kspace.shape, noise)
+        centre = draw_normals(generators, batch.shape, spread)
         # These calls need no network, so there is time for a solution that has converged.
         solution = solve_proximal(sense.normal, sense.adjoint(data), centre, weight, 2 * step.n_cg)
         variance += (solution.real**2 + solution.imag**2) / np.float32(n_probes)
     return variance
-
-
-def _draw(generators: list[np.random.Generator], shape: tuple[int, ...], scale: FloatArray) -> ComplexArray:
-    """Return complex normals (slice, ...), with the standard deviation ``scale`` (slice,) in each part."""
-    drawn = np.empty(shape, dtype=np.complex64)
-    for generator, part, factor in zip(generators, drawn, scale, strict=True):
-        generator.standard_normal(dtype=np.float32, out=part.view(np.float32))
-        part *= factor
-    return drawn

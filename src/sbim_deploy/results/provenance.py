@@ -118,7 +118,6 @@ class RunIdentity:
     graph: str | None = None
     seed: int | None = None
     samples: int | None = None
-    sd_factor: float | None = None
     slices: tuple[int, int] | None = None
     noise: float | None = None
     map_method: str | None = None

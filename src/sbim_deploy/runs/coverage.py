@@ -43,9 +43,7 @@ class FileCoverage:
     """The slices of a result, their means, and what samples of the true posterior would give.
 
     Pixels count where the reference is at least 5 % of its maximum. ``error`` is what was compared:
-    ``complex`` is the difference of the complex images, ``magnitude`` that of their magnitudes. ``sd_factor``
-    is the factor that the result was made with, times the mean of its slices': what to reconstruct scans like
-    these with (split conformal prediction: Angelopoulos and Bates, arXiv:2107.07511, section 2.3.2).
+    ``complex`` is the difference of the complex images, ``magnitude`` that of their magnitudes.
     """
 
     samples: int
@@ -53,7 +51,6 @@ class FileCoverage:
     slices: tuple[SliceCoverage, ...]
     mean_coverage: Coverage
     mean_correlation: float
-    sd_factor: float
     expected_coverage: Coverage
 
 
@@ -84,7 +81,6 @@ def measure_coverage(result_path: Path, reference_path: Path) -> FileCoverage | 
             float(np.mean([each.coverage.within_two for each in slices])),
         ),
         float(np.mean([each.correlation for each in slices])),
-        (result.provenance.sd_factor or 1.0) * float(np.mean([each.factor for each in slices])),
         Coverage(*(expected_coverage(n, result.samples, is_complex) for n in (1, 2))),
     )
 

@@ -108,7 +108,6 @@ def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
         settings.graph,
         settings.samples,
         min(settings.samples, settings.batch),
-        settings.sd_factor,
     )
 
 
@@ -156,7 +155,6 @@ def run_identity(
         graph=settings.graph if settings.method is None else None,
         seed=settings.seed,
         samples=settings.samples,
-        sd_factor=settings.sd_factor,
         slices=settings.slices,
         noise=settings.noise,
         map_method=settings.map_method,

@@ -40,9 +40,8 @@ class ReconSettings:
 
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
-    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``sd_factor`` multiplies
-    the standard deviation, as scans with a reference were found to need it. ``method`` None is the sampler of
-    ``choice``; another takes no network, and nothing that is said of one.
+    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
+    sampler of ``choice``; another takes no network, and nothing that is said of one.
     """
 
     model: str | Path = DEMO
@@ -54,7 +53,6 @@ class ReconSettings:
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
     samples: int = 1
-    sd_factor: float = 1.0
     slices: tuple[int, int] | None = None
     batch: int = 1
     backend: str = "auto"
@@ -81,12 +79,6 @@ class ReconSettings:
             raise InputError(f"map method {NLINV} estimates one set: take {ESPIRIT} or {AUTO} for two")
         if self.noise is not None and not 0 < self.noise < math.inf:
             raise InputError(f"noise is {self.noise:g}: expected a finite number above 0")
-        if not 0 < self.sd_factor < math.inf:
-            raise InputError(f"sd factor is {self.sd_factor:g}: expected a finite number above 0")
-        if self.samples == 1 and self.sd_factor != 1:
-            raise InputError(
-                "sd factor is given, but one sample has no standard deviation: draw more of them"
-            )
 
     def _check_without_network(self) -> None:
         """Refuse what a method without the network would ignore."""

@@ -25,9 +25,10 @@ SCHEDULES = {"geometric": geometric, "karras": karras}
 
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
 DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
-# From an L1-wavelet image, which is nearer: 0.05 with 8 steps, 0.1 with 16, 0.2 with 32 (docs/samplers.md).
+# From an L1-wavelet image: 0.05 with 8 steps, 0.1 with 16, 0.2 with 32 (docs/samplers.md).
 DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 1 / 160, 0.05
 DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 1.0
+DAPS_START_SIGMA, DAPS_STEPS = 1.0, 48
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class SamplerChoice:
             raise InputError(
                 f"{self.name} starts from noise: leave start out, or give the start sigma at which it begins"
             )
-        if self.prior_weight is not None and sampler.is_guided:
+        if self.prior_weight is not None and self.name != "dds":
             raise InputError(f"{self.name} has no prior weight: leave it out, or use dds")
 
 
@@ -156,11 +157,9 @@ class Sampler:
 
 @dataclass(frozen=True)
 class StochasticSteps:
-    """What steps with noise take.
+    """The ``size`` of Langevin steps in units of sigma^2, of their level or ``of_previous``, the predictor's.
 
-    ``size`` is that of Langevin steps in units of sigma^2, of their own level or ``of_previous``, the one
-    before the predictor; ``n_each`` is their number at each level. ``eta`` is the share of DDIM's noise that
-    is fresh.
+    ``n_each`` is their number at each level. ``eta`` is the share of DDIM's noise that is fresh.
     """
 
     size: float
@@ -305,6 +304,10 @@ def _langevin_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
     return subsample(starting_at(_model_levels(prior), prior.start_level + int(published)), steps)
 
 
+def _daps_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
+    return geometric(min(DAPS_START_SIGMA, prior.sigma_begin), max(DDS_END_SIGMA, prior.sigma_end), steps)
+
+
 def _dds_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
     return geometric(min(DDS_START_SIGMA, prior.sigma_begin), max(DDS_END_SIGMA, prior.sigma_end), steps)
 
@@ -317,6 +320,13 @@ SAMPLERS = {
         is_guided=False,
         denoises=False,
     ),
+    "daps": Sampler(
+        _daps_levels,
+        lambda sigmas, weight, steps: plans.daps(sigmas, DDS_N_CG),
+        steps=DAPS_STEPS,
+        is_guided=False,
+        denoises=False,
+    ),
     "sbim": Sampler(
         _predictor_levels,
         lambda sigmas, weight, steps: plans.sbim(sigmas, weight),
@@ -325,9 +335,7 @@ SAMPLERS = {
     ),
     "sbim-ld": Sampler(
         _predictor_levels,
-        lambda sigmas, weight, steps: plans.sbim_ld(
-            sigmas, weight, steps.size, steps.n_each[0], steps.of_previous
-        ),
+        lambda sigmas, weight, s: plans.sbim_ld(sigmas, weight, s.size, s.n_each[0], s.of_previous),
         steps=32,
         takes_corrector=True,
         is_published=True,
@@ -361,8 +369,7 @@ class Preset:
     samples: int = 1
 
 
-# By benchmarks/search_presets.py with the demo model: docs/results.md. `thesis` is its sampler with the
-# corrector, 64 x 3, as in the table of its results.
+# By benchmarks/search_presets.py: docs/results.md. `thesis` is the 64 x 3 of the table of its results.
 PRESETS = {
     "fast": Preset(
         "decomposed diffusion sampling from an L1-wavelet image, 8 network calls",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,10 +11,13 @@ from sbim_deploy.errors import SamplingError
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import Normal, inner, per_slice, solve_proximal
 from sbim_deploy.samplers.noise import NoiseStream
-from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep
+from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step
 
 Score = Callable[[ComplexArray, float], ComplexArray]
 """(x, sigma) -> s(x, sigma), complex64 (slice, rows, columns). The loop may overwrite the returned array."""
+
+DrawData = Callable[[], ComplexArray]
+"""() -> A^H e, complex64 (slice, ..., rows, columns), for fresh noise e ~ N(0, I) in each part of k-space."""
 
 OnState = Callable[[int, ComplexArray], None]
 """(steps done, x), before the first step too. x is complex64 (slice, rows, columns) and must not be kept."""
@@ -35,6 +39,7 @@ def run_plan(
     noise_level: FloatArray,
     on_step: Callable[[int], None] | None = None,
     on_state: OnState | None = None,
+    draw_data: DrawData | None = None,
 ) -> ComplexArray:
     """Return the images (slice, rows, columns) that a plan ends with.
 
@@ -44,6 +49,7 @@ def run_plan(
     ``normal`` applies A^H A and ``backprojection`` is A^H y, in units of the network: y / scale;
     ``start`` is the plan's :func:`starting_point`, which is overwritten, and ``noise_level`` (slice,) is
     sigma_y / scale. ``on_step`` is called with the number of steps done, ``on_state`` with x too.
+    ``draw_data`` draws from ``noise`` too; plans with a spread need it.
 
     Raises:
         SamplingError: a non-finite value, with the step and the slices that have it.
@@ -61,7 +67,13 @@ def run_plan(
             if isinstance(step, GuidedStep):
                 _guided_update(x, s, np.sqrt(energy), step, normal, backprojection, noise_level, work)
             else:
-                x = _proximal_update(x, s, step, normal, backprojection, noise_level)
+                perturbation = perturb(step, normal, noise, noise_level, draw_data)
+                if perturbation is None:
+                    x = _proximal_update(x, s, step, normal, backprojection, noise_level)
+                else:
+                    data = backprojection + perturbation.data
+                    x = _proximal_update(x, s, step, normal, data, noise_level)
+                    x += perturbation.image
             if step.noise_scale:
                 x += np.multiply(noise.draw(), np.float32(step.noise_scale), out=work)
             if on_state is not None:
@@ -70,6 +82,38 @@ def run_plan(
                 on_step(index + 1)
         check_finite(np.isfinite(inner(x, x)), plan, len(plan.steps) - 1, noise.slices)
     return x
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What a proximal step with a spread r adds to A^H y, and what to the u that it finds.
+
+    With u = v + r e', |A u - (y + sigma_y e)|^2 + g |u - (x0 + r e')|^2 is
+    |A v - (y + sigma_y e - r A e')|^2 + g |v - x0|^2. So ``data`` is A^H (sigma_y e - r A e'), and ``image``
+    is r e'. Conjugate gradients then start from x0 + r e', and need not find what the data leave open.
+    """
+
+    data: ComplexArray
+    image: ComplexArray
+
+
+def perturb(
+    step: Step, normal: Normal, noise: NoiseStream, noise_level: FloatArray, draw_data: DrawData | None
+) -> Perturbation | None:
+    """Return the perturbation of a step, drawn from ``noise``; None for steps without a spread.
+
+    Raises:
+        ValueError: there is no ``draw_data`` for a step that has one.
+    """
+    if isinstance(step, GuidedStep) or not step.spread:
+        return None
+    if draw_data is None:
+        raise ValueError("perturb: the step has a spread, which needs draw_data")
+    image: ComplexArray = np.float32(step.spread) * noise.draw()
+    data = draw_data()
+    data *= per_slice(noise_level, data)
+    data -= normal(image, np.empty_like(image))
+    return Perturbation(data, image)
 
 
 def likelihood_gain(step: GuidedStep, noise_level: FloatArray) -> FloatArray:

@@ -36,6 +36,10 @@ class NoiseStream:
 
     def draw(self) -> ComplexArray:
         """Return the next (slice, *shape) normals, in a buffer that the next call overwrites."""
-        for generator, buffer in zip(self._generators, self._buffer, strict=True):
-            generator.standard_normal(dtype=np.float32, out=buffer.view(np.float32))
-        return self._buffer
+        return self.fill(self._buffer)
+
+    def fill(self, out: ComplexArray) -> ComplexArray:
+        """Write the next normals of each slice to ``out`` (slice, ...), contiguous, and return it."""
+        for generator, drawn in zip(self._generators, out, strict=True):
+            generator.standard_normal(dtype=np.float32, out=drawn.view(np.float32))
+        return out

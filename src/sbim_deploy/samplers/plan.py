@@ -37,6 +37,11 @@ class ProximalStep:
 
     u = argmin |A u - y|^2 + g |u - x0|^2, by ``n_cg`` conjugate-gradient steps from x0, where
     g = gamma + noise_gamma sigma_y^2 and sigma_y is the noise of the slice's own k-space.
+
+    With a ``spread`` r above 0, u solves the same with y + sigma_y e in place of y and x0 + r e' in place of
+    x0, e and e' ~ N(0, I) in each part. Where g = sigma_y^2 / r^2 it is a sample of the Gaussian posterior
+    whose likelihood is exact and whose prior is N(x0, r^2 I) (Papandreou and Yuille, Gaussian sampling by
+    local perturbations, NIPS 2010).
     """
 
     sigma: float
@@ -45,6 +50,7 @@ class ProximalStep:
     n_cg: int
     renoise: float
     noise_scale: float
+    spread: float = 0.0
 
 
 Step = GuidedStep | ProximalStep
@@ -62,6 +68,11 @@ class Plan:
     start_noise: float
     steps: tuple[Step, ...]
     start: str = ZERO_FILLED
+
+
+def has_spread(plan: Plan) -> bool:
+    """Tell whether steps of a plan perturb the data that they solve for."""
+    return any(isinstance(step, ProximalStep) and step.spread for step in plan.steps)
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -178,6 +189,29 @@ def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float
         for sigma, following in pairwise([*sigmas, 0.0])
     ]
     return Plan("dds", start_image=1.0, start_noise=float(sigmas[0]), steps=tuple(steps))
+
+
+def daps(sigmas: Sigmas, n_cg: int) -> Plan:
+    """Decoupled annealing posterior sampling from the noised zero-filled image.
+
+    Zhang et al. 2024 (arXiv:2407.01521), algorithm 1: sample x0 given the noised image and the data, with
+    N(x0(x), sigma^2 I) for the image given the noised one, and noise it to the next level, freshly. x0 is one
+    denoising here, and the sample of the Gaussian is exact where they take Langevin steps. The last step
+    returns the mean of what it would have sampled from.
+    """
+    steps = [
+        ProximalStep(
+            sigma=float(sigma),
+            gamma=0.0,
+            noise_gamma=float(1 / sigma**2),
+            n_cg=n_cg,
+            renoise=0.0,
+            noise_scale=float(following),
+            spread=float(sigma) if following else 0.0,
+        )
+        for sigma, following in pairwise([*sigmas, 0.0])
+    ]
+    return Plan("daps", start_image=1.0, start_noise=float(sigmas[0]), steps=tuple(steps))
 
 
 def _sbim_step(high: float, low: float, data_weight: float) -> GuidedStep:

@@ -164,7 +164,12 @@ class Worker:
         if isinstance(request.method, Classical):
             raise SamplingError(f"{request.configuration} has no sampler")
         return Reconstructor(
-            self._model, request.method, request.seed, samples=request.samples, open_graph=self._open_graph
+            self._model,
+            request.method,
+            request.seed,
+            samples=request.samples,
+            deviations=False,
+            open_graph=self._open_graph,
         )
 
     def _open_graph(self, name: str) -> Engine:

@@ -1,0 +1,97 @@
+"""How far the images are from the truth where nothing was measured, told by samples that are left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sbim_deploy.mri.combine import mvue, root_sum_of_squares
+from sbim_deploy.mri.masks import calibration_block
+from sbim_deploy.mri.sense import Sense
+from sbim_deploy.recon.grid import SliceBatch
+from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.samplers.conjugate_gradient import solve_proximal
+from sbim_deploy.samplers.noise import keyed_generator
+
+LEFT_OUT = 4  # of so many samples outside the calibration one is left out
+# Samples are numbered from 0, so this number is none of theirs.
+LEFT_OUT_KEY = 2**32 - 2
+FIRST_SPREAD = 0.04  # in units of the scale
+ROUNDS, PROBES, PROBE_N_CG = 3, 4, 20
+
+
+def leave_out(problem: SliceProblem, seed: int) -> SliceProblem:
+    """Return a slice without every fourth of its lines, or samples, outside the calibration.
+
+    It is the slice itself where it has no four of them.
+    """
+    block = calibration_block(problem.mask, problem.kspace.shape[-2:])
+    outside = problem.mask.copy()
+    # Along an axis that the mask does not have, every sample is of the block.
+    outside[
+        tuple(part if size > 1 else slice(None) for part, size in zip(block, outside.shape, strict=True))
+    ] = False
+    places = np.flatnonzero(outside)
+    if places.size < LEFT_OUT:
+        return problem
+    first = keyed_generator(seed, problem.index, LEFT_OUT_KEY).integers(LEFT_OUT)
+    mask = problem.mask.copy()
+    mask.flat[places[first::LEFT_OUT]] = False
+    kspace = problem.kspace * mask
+    return replace(problem, kspace=kspace, mask=mask, mvue=_image(kspace, problem.maps))
+
+
+def model_error(batch: SliceBatch, kept: SliceBatch, images: ComplexArray, seed: int) -> FloatArray:
+    """Return the standard deviation of what the denoised image gets wrong (slice,), in units of k-space.
+
+    ``images`` were made of ``kept``, the slices of ``batch`` after :func:`leave_out`. What they predict of
+    the samples that were left out is compared with those, and what is beyond their noise is the images'
+    error. It is told as that of each part of a denoised image with a white error, from which the kept data
+    would lead as far from them. A line that is left out doubles the gap that it stood in, so it is rather
+    too large than too small. It is 0 where nothing was left out.
+    """
+    left_out = Sense(batch.sense.maps, batch.sense.mask & ~kept.sense.mask)
+    noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
+    measured = batch.kspace * left_out.mask[..., None, :, :]
+    count = np.count_nonzero(measured, axis=(-3, -2, -1)).astype(np.float32)
+    error = left_out.forward(images) - measured
+    found = np.maximum(_energy(error) - 2 * noise**2 * count, 0)
+    spread = np.float32(FIRST_SPREAD) * batch.scales
+    generators = [keyed_generator(seed, problem.index, LEFT_OUT_KEY) for problem in batch.problems]
+    # The energy goes with the square of the spread, but for what the kept data say of the rest: hence rounds.
+    for _ in range(ROUNDS):
+        weight = np.divide(noise, spread, out=np.zeros_like(noise), where=spread > 0) ** 2
+        predicted = np.zeros_like(found)
+        for _ in range(PROBES):
+            data = draw_normals(generators, batch.kspace.shape, noise)
+            centre = draw_normals(generators, batch.shape, spread)
+            solution = solve_proximal(kept.sense.normal, kept.sense.adjoint(data), centre, weight, PROBE_N_CG)
+            predicted += _energy(left_out.forward(solution)) / PROBES
+        spread = spread * np.sqrt(np.divide(found, predicted, out=np.zeros_like(found), where=predicted > 0))
+    return spread
+
+
+def draw_normals(
+    generators: list[np.random.Generator], shape: tuple[int, ...], scale: FloatArray
+) -> ComplexArray:
+    """Return complex normals (slice, ...), with the standard deviation ``scale`` (slice,) in each part."""
+    drawn = np.empty(shape, dtype=np.complex64)
+    for generator, part, factor in zip(generators, drawn, scale, strict=True):
+        generator.standard_normal(dtype=np.float32, out=part.view(np.float32))
+        part *= factor
+    return drawn
+
+
+def _image(kspace: ComplexArray, maps: ComplexArray) -> ComplexArray:
+    """Return the MVUE in the units of the image whose coil images are those of the maps."""
+    norm = root_sum_of_squares(maps)
+    combined = mvue(kspace, maps)
+    image: ComplexArray = np.divide(combined, norm, out=np.zeros_like(combined), where=norm > 0)
+    return image
+
+
+def _energy(kspace: ComplexArray) -> FloatArray:
+    energy: FloatArray = np.sum(kspace.real**2 + kspace.imag**2, axis=(-3, -2, -1))
+    return energy
