@@ -34,7 +34,7 @@ ACCELERATIONS = (4, 6, 8)
 LINES = 24
 NOISE = 0.01
 # In units of the noise of a part of k-space.
-WEIGHTS = (0.2, 0.4, 0.8, 1.6, 3.2)
+WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 L1_STEPS = 100
 DEMO = "demo"
 
