@@ -4,7 +4,8 @@
         [--anatomy FOLDER]
 
 Of a folder of diffusers the name is enough: NAME=FOLDER. The slices are the generator's held-out ones,
-which training never draws, or of the heads whose label maps are in FOLDER; noise and slices are the same for every network, and the weights are the EMA's.
+which training never draws, or of the heads whose label maps are in FOLDER; noise and slices are the same for
+every network, and the weights are the EMA's.
 Lower is better: a network that knows nothing has 0.5. Needs the extra train.
 """
 

@@ -13,23 +13,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
-from real_scans import coil_maps, head_slice
+from real_scans import coil_maps, head_images, with_noise
 from sbim_deploy import load_model
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.mri.phantom import smooth_phase
 from sbim_deploy.recon.classical import l1_wavelet
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.runs.evaluate import score
-from sbim_deploy.training.brains import Anatomies
-from sbim_deploy.training.brains import head_slice as label_slice
 
-LABELS = "labels:"
 ACCELERATIONS = (4, 6, 8)
 LINES = 24
 NOISE = 0.01
@@ -37,23 +31,6 @@ NOISE = 0.01
 WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 L1_STEPS = 100
 DEMO = "demo"
-
-
-def images(
-    heads: list[str], fractions: list[float], size: int
-) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
-    """Yield the name, the complex image (size, size) and the random numbers of each slice."""
-    volumes: dict[str, np.ndarray] = {}
-    for number, head in enumerate(heads):
-        for fraction in fractions:
-            rng = np.random.default_rng([number, int(1000 * fraction), size])
-            if head.startswith(LABELS):
-                path = Path(head.removeprefix(LABELS))
-                image = label_slice(Anatomies((path,)), rng, size)
-                yield path.name, image, rng
-            else:
-                magnitude = head_slice(head, fraction, size, volumes)
-                yield Path(head).name, magnitude * smooth_phase(magnitude.shape, rng), rng
 
 
 def main() -> None:
@@ -72,12 +49,10 @@ def main() -> None:
         name, _, folder = given.partition("=")
         models[name] = load_model(folder)
     rows: dict[tuple[str, int, int], list[dict[str, float]]] = {}
-    for head, image, rng in images(arguments.heads, arguments.fractions, arguments.size):
+    for head, image, rng in head_images(arguments.heads, arguments.fractions, arguments.size):
         for n_coils in arguments.coils:
             maps = coil_maps("loops", n_coils, image.shape, rng)
-            kspace = centred_fft((maps * image).astype(np.complex64))
-            noise = rng.standard_normal((*kspace.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-            kspace = kspace + np.float32(NOISE) * noise
+            kspace = with_noise(centred_fft((maps * image).astype(np.complex64)), NOISE, rng)
             for acceleration in ACCELERATIONS:
                 mask = line_mask(arguments.size, acceleration, calib_width=LINES)
                 problem = prepare_slice(kspace * mask, mask=mask)

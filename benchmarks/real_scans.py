@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from sbim_deploy.mri.phantom import smooth_phase
 from sbim_deploy.runs.simulate import brain_slice
 
 SYNTHETIC = "synthetic"
+LABELS = "labels:"
 
 
 def read_volume(path: Path) -> np.ndarray:
@@ -53,6 +55,31 @@ def head_slice(source: str, fraction: float, size: int, volumes: dict[str, np.nd
     return (magnitude / np.percentile(magnitude, 99)).astype(np.float32)
 
 
+def head_images(
+    heads: list[str], fractions: list[float], size: int
+) -> Iterator[tuple[str, np.ndarray, np.random.Generator]]:
+    """Yield the name, the complex image (size, size) and the random numbers of each slice.
+
+    A head is a volume, or `labels:PATH`, a label map with FreeSurfer's values, whose slices and contrasts are
+    drawn.
+    """
+    volumes: dict[str, np.ndarray] = {}
+    for number, head in enumerate(heads):
+        for fraction in fractions:
+            rng = np.random.default_rng([number, int(1000 * fraction), size])
+            if head.startswith(LABELS):
+                # Only label maps need the extra train.
+                from sbim_deploy.training.brains import Anatomies
+                from sbim_deploy.training.brains import head_slice as label_slice
+
+                path = Path(head.removeprefix(LABELS))
+                image = label_slice(Anatomies((path,)), rng, size)
+                yield path.name, image, rng
+            else:
+                magnitude = head_slice(head, fraction, size, volumes)
+                yield Path(head).name, magnitude * smooth_phase(magnitude.shape, rng), rng
+
+
 def loop_maps(n_coils: int, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Return the maps of surface coils of unlike size and place, rougher than a birdcage's."""
     y, x = (2 * (np.arange(n) - n // 2) / n for n in shape)
@@ -77,7 +104,11 @@ def full_kspace(
 ) -> np.ndarray:
     """Return fully sampled k-space, complex64 (coil, rows, columns), of a magnitude with a smooth phase."""
     image = magnitude * smooth_phase(magnitude.shape, rng)
-    kspace = centred_fft((maps * image).astype(np.complex64))
+    return with_noise(centred_fft((maps * image).astype(np.complex64)), noise, rng)
+
+
+def with_noise(kspace: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Return k-space with white noise of this standard deviation in each part."""
     parts = rng.standard_normal((*kspace.shape, 2), dtype=np.float32)
     return kspace + np.float32(noise) * parts.view(np.complex64)[..., 0]
 

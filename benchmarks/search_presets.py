@@ -1,12 +1,14 @@
 """Search the numbers of a preset: the best image for a budget of network calls.
 
-    python benchmarks/search_presets.py --calls 32 [--family dds] [--slices 4] [--model demo]
+    python benchmarks/search_presets.py HEAD [HEAD ...] --calls 32 [--family dds] [--model demo]
 
-Slices come from the training generator, from seeds that neither training nor any test uses, with maps
-estimated from the calibration lines. Each round tries the neighbours of every number, keeps what raises
-PSNR (dB) + 40 SSIM, the mean over slices and accelerations, and stops when nothing does: PSNR alone ends in
-noisy images. Families: `dds`, and the guided samplers `ddim` and `sbim-ld`, whose corrector steps count as
-calls. Needs the extras cpu and train.
+HEAD is a volume (NIfTI, or .npz with `vol`), or `labels:PATH` for a label map with FreeSurfer's values; none
+of them may be one that a table in docs is made of. Coils are loops, maps are estimated from the calibration
+lines and noise is measured, at each size and each level of noise. Each round tries the neighbours of every
+number, keeps what raises PSNR (dB) + 40 SSIM, the mean over slices and accelerations, and stops when nothing
+does: PSNR alone ends in noisy images. Families: `dds`, and the guided samplers `ddim` and `sbim-ld`, whose corrector steps count as
+calls. Needs the extras cpu and nifti, and train for
+label maps.
 """
 
 from __future__ import annotations
@@ -16,22 +18,18 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
+from real_scans import coil_maps, head_images, with_noise
 from sbim_deploy.models.folder import load_model, sampling_prior
-from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.mri.phantom import smooth_phase
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
-from sbim_deploy.training.brains import held_out_slice
-from sbim_deploy.training.tissues import load_tissues
 
-FIRST_TUNING_SLICE = 1000
-SIZE, N_COILS, NOISE = 128, 8, 0.01
+N_COILS = 8
 ACCELERATIONS = (2, 4, 6, 8)
-SIGMAS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
+SIGMAS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -46,12 +44,14 @@ class Numbers:
     data_weight: float | None = None
     corrector_steps: int | None = None
     langevin_step: float | None = None
+    start: str | None = None
 
 
 FAMILIES = {
     "dds": (
-        Numbers(prior_weight=1.0),
+        Numbers(prior_weight=0.5),
         {
+            "start": (None, "l1-wavelet"),
             "samples": (1, 2, 3, 4),
             "start_sigma": SIGMAS,
             "schedule": ("geometric", "karras"),
@@ -83,20 +83,20 @@ FAMILIES = {
 Case = tuple[np.ndarray, SliceProblem]
 
 
-def tuning_cases(n_slices: int) -> list[Case]:
-    """Return (reference magnitude, problem) of every slice at every acceleration."""
-    tissues, shape = load_tissues(), (SIZE, SIZE)
-    maps = birdcage_maps(N_COILS, shape)
-    cases = []
-    for index in range(FIRST_TUNING_SLICE, FIRST_TUNING_SLICE + n_slices):
-        rng = np.random.default_rng(index)
-        magnitude = np.abs(held_out_slice(tissues, index, SIZE))
-        kspace = centred_fft(maps * (magnitude / np.percentile(magnitude, 99) * smooth_phase(shape, rng)))
-        noise = rng.standard_normal((*kspace.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-        noisy = (kspace + NOISE * noise).astype(np.complex64)
-        reference = magnitude / np.percentile(magnitude, 99)
-        masks = (line_mask(SIZE, acceleration) for acceleration in ACCELERATIONS)
-        cases += [(reference, prepare_slice(noisy * mask, index)) for mask in masks]
+def tuning_cases(
+    heads: list[str], fractions: list[float], sizes: list[int], noises: list[float]
+) -> list[Case]:
+    """Return (reference magnitude, problem) of every slice at every size, noise and acceleration."""
+    cases: list[Case] = []
+    for size in sizes:
+        for _, image, rng in head_images(heads, fractions, size):
+            maps = coil_maps("loops", N_COILS, image.shape, rng)
+            kspace = centred_fft((maps * image).astype(np.complex64))
+            for noise in noises:
+                noisy = with_noise(kspace, noise, rng)
+                for acceleration in ACCELERATIONS:
+                    problem = prepare_slice(noisy * line_mask(size, acceleration), len(cases))
+                    cases.append((np.abs(image), problem))
     return cases
 
 
@@ -152,15 +152,19 @@ def search(family: str, n_calls: int, cases: list[Case], reconstructor: Reconstr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("heads", nargs="+")
     parser.add_argument("--calls", type=int, default=32)
     parser.add_argument("--family", choices=list(FAMILIES), default="dds")
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--slices", type=int, default=4)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256])
+    parser.add_argument("--noises", type=float, nargs="+", default=[0.005, 0.01, 0.03])
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     choice = choice_of(arguments.family, FAMILIES[arguments.family][0], arguments.calls)
     reconstructor = Reconstructor(load_model(arguments.model), choice, threads=arguments.threads)
-    search(arguments.family, arguments.calls, tuning_cases(arguments.slices), reconstructor)
+    cases = tuning_cases(arguments.heads, arguments.fractions, arguments.sizes, arguments.noises)
+    search(arguments.family, arguments.calls, cases, reconstructor)
 
 
 if __name__ == "__main__":
