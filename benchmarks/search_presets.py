@@ -6,9 +6,8 @@ HEAD is a volume (NIfTI, or .npz with `vol`), or `labels:PATH` for a label map w
 of them may be one that a table in docs is made of. Coils are loops, maps are estimated from the calibration
 lines and noise is measured, at each size and each level of noise. Each round tries the neighbours of every
 number, keeps what raises PSNR (dB) + 40 SSIM, the mean over slices and accelerations, and stops when nothing
-does: PSNR alone ends in noisy images. Families: `dds`, and the guided samplers `ddim` and `sbim-ld`, whose corrector steps count as
-calls. Needs the extras cpu and nifti, and train for
-label maps.
+does: PSNR alone ends in noisy images. Families: `dds`, and the guided samplers `ddim` and `sbim-ld`, whose
+corrector steps count as calls. Needs the extras cpu and nifti, and train for label maps.
 """
 
 from __future__ import annotations
