@@ -133,7 +133,8 @@ class Sampling(ShortSampling):
         typer.Option(help="The level whose sigma^2 that is, for sbim-ld: own (default), or previous."),
     ] = None
     eta: Annotated[
-        float | None, typer.Option(help="How fresh the noise of ddim is, 0 (not at all, default) to 1.")
+        float | None,
+        typer.Option(help="Fresh noise of ddim, 0 (default) to 1, or of dds: 1 samples, 0 adds none."),
     ] = None
     denoising: Annotated[
         str | None, typer.Option(help="The last denoising: by the prior alone (default), or guided by data.")

@@ -27,7 +27,7 @@ SCHEDULES = {"geometric": geometric, "karras": karras}
 DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
 # From an L1-wavelet image: 0.05 with 8 steps, 0.1 with 16, 0.2 with 32 (docs/samplers.md).
 DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 1 / 160, 0.05
-DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 1.0
+DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 0.4
 DAPS_START_SIGMA, DAPS_STEPS = 1.0, 48
 
 
@@ -54,8 +54,7 @@ class SamplerChoice:
     """A sampler by name; what is left None is the sampler's default or the model's.
 
     ``data_weight`` is that of the ``guidance``. ``schedule`` lays the levels between the first and the last;
-    with ``start_sigma`` they begin there, with an image of the measured data under noise of that level:
-    ``start`` is the method that it is by, zero-filled or l1-wavelet.
+    with ``start_sigma`` they begin there, with the image of the method ``start`` under noise of that level.
     ``prior_weight`` is w in the weight w (sigma_y / sigma)^2 of the denoised image in ``dds``.
 
     ``langevin_step`` is the step size of Langevin steps in units of sigma^2, where sigma is the corrector's
@@ -63,7 +62,7 @@ class SamplerChoice:
     whether data guide the last step. ``published`` takes what the thesis's code did for what is left None:
     a guided last denoising, a last predictor to 0, corrector steps of the previous level, and three, then
     four Langevin steps a level.
-    ``eta``, 0 to 1, is how fresh the noise of ``ddim`` is: from none to that of ``reverse-diffusion``.
+    ``eta``, 0 to 1, is the share of noise that is fresh, of ``ddim`` and ``dds``.
     """
 
     name: str = DEFAULT_SAMPLER
@@ -118,7 +117,7 @@ class SamplerChoice:
             (self.corrector_steps, "corrector steps", [n for n, s in SAMPLERS.items() if s.takes_corrector]),
             (self.langevin_step, "Langevin steps", [n for n, s in SAMPLERS.items() if s.takes_corrector]),
             (self.corrector_step_from, "corrector after a predictor", ["sbim-ld"]),
-            (self.eta, "eta", ["ddim"]),
+            (self.eta, "eta", ["ddim", "dds"]),
             (self.denoising, "last denoising", [n for n, s in SAMPLERS.items() if s.denoises]),
             (self.published or None, "published form", [n for n, s in SAMPLERS.items() if s.is_published]),
         ):
@@ -159,7 +158,7 @@ class Sampler:
 class StochasticSteps:
     """The ``size`` of Langevin steps in units of sigma^2, of their level or ``of_previous``, the predictor's.
 
-    ``n_each`` is their number at each level. ``eta`` is the share of DDIM's noise that is fresh.
+    ``n_each`` is their number at each level, ``eta`` the share of noise that is fresh.
     """
 
     size: float
@@ -240,7 +239,8 @@ def _stochastic_steps(choice: SamplerChoice, prior: Prior, sigmas: Sigmas) -> St
         change = levels[PUBLISHED_CHANGE * levels.size // PUBLISHED_LEVELS]
         first, then = PUBLISHED_STEPS_EACH
         n_each = [then if sigma < change else first for sigma in sigmas]
-    return StochasticSteps(size, of_previous, n_each, choice.eta or 0.0)
+    eta = (DDS_ETA if choice.name == "dds" else 0.0) if choice.eta is None else choice.eta
+    return StochasticSteps(size, of_previous, n_each, eta)
 
 
 def _levels(choice: SamplerChoice, sampler: Sampler, prior: Prior) -> Sigmas:
@@ -315,7 +315,7 @@ def _dds_levels(prior: Prior, steps: int, published: bool) -> Sigmas:
 SAMPLERS = {
     "dds": Sampler(
         _dds_levels,
-        lambda sigmas, weight, steps: plans.dds(sigmas, DDS_GAMMA, weight, DDS_N_CG, DDS_ETA),
+        lambda sigmas, weight, steps: plans.dds(sigmas, DDS_GAMMA, weight, DDS_N_CG, steps.eta),
         steps=32,
         is_guided=False,
         denoises=False,

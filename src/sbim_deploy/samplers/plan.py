@@ -173,18 +173,20 @@ def dds(sigmas: Sigmas, gamma: float, noise_weight: float, n_cg: int, eta: float
     """Decomposed diffusion sampling from the noised zero-filled image.
 
     Chung, Lee and Ye 2024 (arXiv:2303.05754), algorithm 2 in its variance-exploding form: denoise, solve
-    for the data by conjugate gradients, add noise again, of which the share eta is fresh. The prior weighs
-    gamma + noise_weight (sigma_y / sigma)^2, the second as in Zhu et al. 2023 (arXiv:2305.08995), eq. 13.
+    for the data by conjugate gradients, add fresh noise of eta times the next level. 1 samples; 0 adds none,
+    which is half-quadratic splitting with a denoiser as the prior (Zhang et al. 2022, arXiv:2008.13751). The
+    noise of before, of which DDIM keeps the rest, is dropped: it holds what the data have just corrected. The
+    prior weighs gamma + noise_weight (sigma_y / sigma)^2, the second as in Zhu et al. 2023
+    (arXiv:2305.08995), eq. 13.
     """
-    kept, fresh = math.sqrt(1 - eta**2), eta
     steps = [
         ProximalStep(
             sigma=float(sigma),
             gamma=gamma,
             noise_gamma=float(noise_weight / sigma**2),
             n_cg=n_cg,
-            renoise=float(following * kept),
-            noise_scale=float(following * fresh),
+            renoise=0.0,
+            noise_scale=float(following * eta),
         )
         for sigma, following in pairwise([*sigmas, 0.0])
     ]
