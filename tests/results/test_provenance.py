@@ -27,6 +27,7 @@ WHOLE = Provenance(
     software={"sbim-deploy": "1"},
     input=NamedFile("k.h5", "ab" * 32),
     maps=NamedFile("maps.h5", "cd" * 32),
+    method="dds",
     model=ModelRecord("demo", "ef" * 32, True, "synthetic", "research", {"sigma 0.1": 0.4}),
     backend="onnxruntime",
     graph="step",
@@ -105,5 +106,5 @@ def test_info_tells_of_a_result_without_provenance_which_gives_no_series(foreign
         main()
     assert stop.value.code == 0
     assert "kind: reconstruction" in capsys.readouterr().out
-    with open_result(foreign) as result, pytest.raises(InputError, match="lacks software version, sampler"):
+    with open_result(foreign) as result, pytest.raises(InputError, match="lacks software version, method"):
         derivation_of(result)

@@ -94,7 +94,7 @@ def test_dds_adds_a_share_of_the_next_levels_noise_and_none_in_the_last_step(eta
 
 def test_a_plan_as_json_has_the_steps_by_name():
     as_dict = plan_as_dict(plans.sbim(SIGMAS, 5.0))
-    assert as_dict["start"] == {"image": 0.0, "noise": 1.0}
+    assert as_dict["start"] == {"image": 0.0, "noise": 1.0, "of": "zero-filled"}
     assert as_dict["rows"][2] == {"sigma": 0.5, "step_size": 0.25, "noise_scale": 0.0, "data_weight": 0.0} | {
         "likelihood_weight": 0.0,
         "likelihood_sigma": 0.0,
