@@ -25,9 +25,9 @@ SCHEDULES = {"geometric": geometric, "karras": karras}
 
 # Searched by benchmarks/search_presets.py with 32 calls: docs/results.md.
 DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
-# From an L1-wavelet image: 0.05 with 8 steps, 0.1 with 16, 0.2 with 32 (docs/samplers.md).
-DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 1 / 160, 0.05
-DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 0.4
+# From an L1-wavelet image: 0.1 with 8 steps, 0.15 with 16, 0.3 with 32 (docs/samplers.md).
+DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 0.15 / 16, 0.1
+DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 0.2
 DAPS_START_SIGMA, DAPS_STEPS = 1.0, 48
 
 
@@ -373,7 +373,7 @@ class Preset:
 PRESETS = {
     "fast": Preset(
         "decomposed diffusion sampling from an L1-wavelet image, 8 network calls",
-        SamplerChoice("dds", steps=8, start=L1_WAVELET, start_sigma=0.07),
+        SamplerChoice("dds", steps=8, start=L1_WAVELET),
     ),
     "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
     "thesis": Preset(
@@ -382,7 +382,7 @@ PRESETS = {
     ),
     "best": Preset(
         "decomposed diffusion sampling, the mean of two samples of 48 network calls",
-        SamplerChoice("dds", steps=48, start_sigma=0.2, prior_weight=0.7),
+        SamplerChoice("dds", steps=48),
         samples=2,
     ),
 }
