@@ -58,7 +58,8 @@ def test_file_is_closed_after_a_refusal(make_file: Any) -> None:
 
 def test_single_coil_file_has_one_coil(make_file: Any) -> None:
     kspace = complex_noise((N_SLICES, N_ROWS, N_COLUMNS))
-    with open_kspace(make_file(kspace=kspace)) as scan:
+    image = np.zeros((N_SLICES, 4, 4), np.float32)
+    with open_kspace(make_file(kspace=kspace, reconstruction_esc=image)) as scan:
         assert scan.n_coils == 1
         np.testing.assert_array_equal(scan.read_slice(1), kspace[1][None])
 
@@ -184,7 +185,7 @@ def test_mask_of_rows_and_columns_keeps_both_axes(make_file: Any) -> None:
         (np.zeros(6), ("all zero",)),
         (np.array([1, 0, np.nan, 0, 0, 0]), ("not finite",)),
         (np.ones(6, np.complex64), ("complex64",)),
-        (h5py.Empty("f4"), ("shape None",)),
+        (h5py.Empty("f4"), ("shape ()",)),
     ],
 )
 def test_mask_of_another_kind_is_refused(make_file: Any, mask: Any, fragments: tuple[str, ...]) -> None:

@@ -103,11 +103,14 @@ class RunIdentity:
 
     ``software`` holds versions by name. ``slices`` is a half-open range, None for all of them. ``maps`` is
     None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
-    None where it was measured.
+    None where it was measured. ``layout`` and ``variable`` say which array was read, and how, None where that
+    was not given.
     """
 
     software: dict[str, str] = field(default_factory=dict)
     input: NamedFile = field(default_factory=NamedFile)
+    layout: str | None = None
+    variable: str | None = None
     maps: NamedFile | None = None
     model: ModelIdentity = field(default_factory=ModelIdentity)
     backend: str | None = None

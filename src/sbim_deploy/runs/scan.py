@@ -144,6 +144,8 @@ def run_identity(
     return RunIdentity(
         software=software_versions(),
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
+        layout=settings.reading.layout,
+        variable=settings.reading.variable,
         maps=None if settings.maps is None else NamedFile(settings.maps.name, file_sha256(settings.maps)),
         model=ModelIdentity(manifest.name, model.digest, manifest.ema),
         backend=backend,
