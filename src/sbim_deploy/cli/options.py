@@ -15,7 +15,7 @@ import typer
 from sbim_deploy.errors import BackendMissingError, InputError
 
 if TYPE_CHECKING:
-    from sbim_deploy.kspace.layouts import Reading
+    from sbim_deploy.io.layouts import Reading
     from sbim_deploy.runs.settings import Undersampling
     from sbim_deploy.samplers.choice import SamplerChoice
 
@@ -66,7 +66,7 @@ class ArrayOptions:
         Raises:
             InputError: the layout is none.
         """
-        from sbim_deploy.kspace.layouts import Reading
+        from sbim_deploy.io.layouts import Reading
 
         return Reading(self.layout, self.variable)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import ArrayFile, StoredArray, open_arrays
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES, as_finite
-from sbim_deploy.kspace.layouts import (
+from sbim_deploy.io.layouts import (
     COIL,
     COLUMN,
     ROW,

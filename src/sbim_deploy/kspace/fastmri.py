@@ -28,7 +28,7 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
-from sbim_deploy.kspace.layouts import (
+from sbim_deploy.io.layouts import (
     COIL,
     COLUMN,
     GUESSED,

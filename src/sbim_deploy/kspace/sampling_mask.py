@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import StoredArray
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
-from sbim_deploy.kspace.layouts import COIL, COLUMN, ROW, SLICE, UNNAMED, Layout, layout_of_sizes
+from sbim_deploy.io.layouts import COIL, COLUMN, ROW, SLICE, UNNAMED, Layout, layout_of_sizes
 from sbim_deploy.records import BoolArray
 
 

@@ -11,10 +11,10 @@ import h5py
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, open_as
+from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
-from sbim_deploy.kspace.layouts import GUESSED, Reading
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry

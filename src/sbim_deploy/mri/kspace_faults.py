@@ -33,6 +33,8 @@ CLIPPED_SAMPLES = 6
 SPIKE_RATIO = 8.0
 MIN_AXIS = 16
 
+IMAGE_IN_PLACE = "image in place of k-space"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -100,7 +102,8 @@ def _coils_last(kspace: ComplexArray) -> Fault | None:
     return Fault(
         "coils on the last axis",
         f"k-space is {kspace.shape}, and its energy is centred along the first axis but not along the last, "
-        "as if the coils were on the last axis: expected (coil, rows, columns), move the coils to the front",
+        "as if the coils were on the last axis: expected (coil, rows, columns), say the axes (--layout), or "
+        "move the coils to the front",
         True,
     )
 
@@ -139,7 +142,7 @@ def _transformed_axes(energy: NDArray[np.float64], sampled: BoolArray, noise_ene
     fatal = least < LEAST_CENTRAL_ENERGY
     if len(spread) == 2:
         return Fault(
-            "image in place of k-space",
+            IMAGE_IN_PLACE,
             "the energy is spread over rows and columns as in an image: expected k-space, apply the centred "
             "Fourier transform along both",
             fatal,

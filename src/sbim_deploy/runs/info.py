@@ -8,10 +8,10 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
+from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.arrays import open_array_kspace
 from sbim_deploy.kspace.cfl import is_cfl
 from sbim_deploy.kspace.fastmri import KspaceFile
-from sbim_deploy.kspace.layouts import GUESSED, Reading
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
 from sbim_deploy.models.folder import DEMO, load_model

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.kspace.layouts import GUESSED, Reading
+from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
