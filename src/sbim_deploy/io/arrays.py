@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -272,10 +274,12 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def _reading_numpy(path: Path) -> Iterator[None]:
     """Turn what NumPy and zipfile raise for a damaged file into an InputError."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that Python 2 wrote the file
+            yield
     except (
         *(ValueError, TypeError, KeyError, OSError, EOFError, OverflowError, MemoryError, SyntaxError),
-        *(RuntimeError, zipfile.BadZipFile, zlib.error, RecursionError),
+        *(RuntimeError, RecursionError, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
     ) as error:
         reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
         raise InputError(

@@ -9,6 +9,7 @@ from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
 from sbim_deploy.records import BoolArray, ComplexArray
 
 AXIS_NAMES = ("row", "column")
+RUN_RATIO = 2  # a calibration block is longer than any other run by this: random masks have long runs too
 
 
 def why_few_lines(kspace: ComplexArray, mask: BoolArray) -> str:
@@ -41,13 +42,17 @@ def why_few_lines(kspace: ComplexArray, mask: BoolArray) -> str:
                 f"around it, and the centre is {name} {centre}: a header's centre is wrong, or k-space is "
                 f"shifted by {peak - centre}"
             )
-        longest, start = _longest_run(line)
-        if not is_elsewhere and len(lines) == 1 and longest > max(n_lines + 1, MIN_CALIB_LINES):
+        longest, second, start = _longest_runs(line)
+        if (
+            not is_elsewhere
+            and len(lines) == 1
+            and longest > max(n_lines, RUN_RATIO * second, MIN_CALIB_LINES)
+        ):
             return (
-                f", for the mask takes {longest} side by side at {name} {start} to {start + longest - 1}, and "
+                f", for the mask takes {longest} side by side, {name} {start} to {start + longest - 1}, and "
                 f"the energy of k-space is at its centre, {name} {centre}: the mask is shifted"
             )
-    longest = max(_longest_run(line)[0] for line, _ in lines.values())
+    longest = max(_longest_runs(line)[0] for line, _ in lines.values())
     if max(n_lines, longest) >= MIN_CALIB_LINES:
         return ""
     return f", for nowhere are more than {longest} sampled side by side"
@@ -64,11 +69,12 @@ def _width_around(line: BoolArray, place: int) -> int:
     return min(n_before, n_after) + min(n_after, n_before + 1) if n_after else 0
 
 
-def _longest_run(line: BoolArray) -> tuple[int, int]:
-    """Return the length and the start of the longest run of sampled lines."""
+def _longest_runs(line: BoolArray) -> tuple[int, int, int]:
+    """Return the lengths of the longest and the next run of sampled lines, and where the longest starts."""
     edges: NDArray[np.intp] = np.flatnonzero(np.diff(np.concatenate(([0], line.astype(np.int8), [0]))))
-    starts, stops = edges[::2], edges[1::2]
+    starts, lengths = edges[::2], edges[1::2] - edges[::2]
     if not starts.size:
-        return 0, 0
-    place = int(np.argmax(stops - starts))
-    return int(stops[place] - starts[place]), int(starts[place])
+        return 0, 0, 0
+    place = int(np.argmax(lengths))
+    others = np.delete(lengths, place)
+    return int(lengths[place]), int(others.max()) if others.size else 0, int(starts[place])
