@@ -25,7 +25,6 @@ MASK = line_mask(48, 2.0)
 LIGHT = """
 import sys
 import sbim_deploy
-from array_samples import compound
 assert not {"numpy", "scipy", "onnxruntime", "msgspec"} & set(sys.modules), sys.modules
 """
 

@@ -43,11 +43,8 @@ def why_few_lines(kspace: ComplexArray, mask: BoolArray) -> str:
                 f"shifted by {peak - centre}"
             )
         longest, second, start = _longest_runs(line)
-        if (
-            not is_elsewhere
-            and len(lines) == 1
-            and longest > max(n_lines, RUN_RATIO * second, MIN_CALIB_LINES)
-        ):
+        is_block = longest > max(n_lines, RUN_RATIO * second, MIN_CALIB_LINES)
+        if is_block and not is_elsewhere and len(lines) == 1 and not start <= centre < start + longest:
             return (
                 f", for the mask takes {longest} side by side, {name} {start} to {start + longest - 1}, and "
                 f"the energy of k-space is at its centre, {name} {centre}: the mask is shifted"
