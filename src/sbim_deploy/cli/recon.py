@@ -183,7 +183,7 @@ def run_recon(
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
     with open_source(kspace, settings.reading) as source:
-        for assumption in source.describe().get("assumed", ()):
+        for assumption in source.describe().get("assumed") or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
             remark = check_output(each, source, settings.slices)

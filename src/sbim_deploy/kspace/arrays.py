@@ -44,6 +44,7 @@ class ArrayKspace:
         path: the file.
         layout: the axes of the array.
         n_slices, n_coils, n_rows, n_columns: its size.
+        stored_shape: (rows, columns) of k-space in the file, which are its own.
         mask: sampled positions of all slices, (columns,) or (rows, columns), or None. A mask for each slice
             is applied where the slice is read.
         recon_shape, voxel_mm: None, such files do not say.
@@ -61,6 +62,7 @@ class ArrayKspace:
         self.layout = guess_layout(shape, label) if named is None else named_layout(named, shape, label)
         check_slices(self._array, self.layout, label)
         self.n_slices, self.n_coils, self.n_rows, self.n_columns = map(self.layout.size, VOLUME)
+        self.stored_shape = self.n_rows, self.n_columns
         mask = next((each for name, each in file.arrays.items() if name.lower() == MASK_NAME), None)
         self._mask = None if mask is None else SamplingMask(mask, file.path, self.layout)
         self.mask: BoolArray | None = None if self._mask is None else self._mask.common
