@@ -33,6 +33,9 @@ CLIPPED_SAMPLES = 6
 SPIKE_RATIO = 8.0
 MIN_AXIS = 16
 
+# Along a third axis of k-space its middle three planes have more than so much of the energy.
+PLANES_IN_PLACE = 0.6
+
 IMAGE_IN_PLACE = "image in place of k-space"
 
 
@@ -85,6 +88,7 @@ def find_faults(
         transformed or _misplaced_centre(energy, mask, noise_energy) or _never_measured(energy, mask),
         clipped,
         _spikes(energy, sampled, noise_energy),
+        _planes_in_place_of_coils(kspace),
     ]
     return [fault for fault in found if fault is not None]
 
@@ -105,6 +109,22 @@ def _coils_last(kspace: ComplexArray) -> Fault | None:
         "as if the coils were on the last axis: expected (coil, rows, columns), say the axes (--layout), or "
         "move the coils to the front",
         True,
+    )
+
+
+def _planes_in_place_of_coils(kspace: ComplexArray) -> Fault | None:
+    n_coils, centre = len(kspace), len(kspace) // 2
+    if n_coils < MIN_AXIS:
+        return None
+    along = (kspace.real**2 + kspace.imag**2).sum(axis=(1, 2), dtype=np.float64)
+    middle = along[centre - 1 : centre + 2].sum()
+    if int(np.argmax(along)) != centre or middle < PLANES_IN_PLACE * along.sum():
+        return None
+    return Fault(
+        "planes in place of coils",
+        f"coil {centre} of {n_coils} and its neighbours have most of the energy, as the middle of an axis "
+        "of k-space: 3D k-space is transformed along its third axis first, and --layout says other axes",
+        False,
     )
 
 
