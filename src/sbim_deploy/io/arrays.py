@@ -166,6 +166,19 @@ def hdf5_array(dataset: h5py.Dataset, path: Path, is_matlab: bool = False) -> St
     )
 
 
+def find_array(file: h5py.File, path: Path, name: str, is_matlab: bool = False) -> StoredArray | None:
+    """Return a dataset as an array; None where the name is a group's or a link's, or there is none.
+
+    Raises:
+        InputError: the file is damaged, or the data lie outside it.
+    """
+    with reading(path, repr(name)):
+        is_own = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        is_dataset = is_own and file.get(name, getclass=True) is h5py.Dataset
+    found = find_dataset(file, path, name) if is_dataset else None
+    return None if found is None else hdf5_array(found, path, is_matlab)
+
+
 def as_array(values: Any, what: str) -> NDArray[Any]:
     """Return anything that NumPy can read as an array: HDF5 datasets, tensors, nested lists.
 
@@ -229,10 +242,9 @@ def _open_hdf5(path: Path) -> ArrayFile:
         is_matlab = _first_bytes(path).startswith(MATLAB_73)
         arrays = {}
         for name in dataset_names(file, path)[:MAX_ARRAYS]:
-            with reading(path, repr(name)):
-                is_dataset = file.get(name, getclass=True, getlink=False) is h5py.Dataset
-            if is_dataset and (found := find_dataset(file, path, name)) is not None:
-                arrays[name] = hdf5_array(found, path, is_matlab)
+            array = find_array(file, path, name, is_matlab)
+            if array is not None:
+                arrays[name] = array
         kind = "MATLAB .mat, version 7.3" if is_matlab else "HDF5"
         return ArrayFile(path, kind, arrays, stack.pop_all().close)
 

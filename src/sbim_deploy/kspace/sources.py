@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 import h5py
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.arrays import is_array_file
+from sbim_deploy.io.arrays import find_array, is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, open_as
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
@@ -119,7 +119,10 @@ def is_plain_hdf5(file: h5py.File, path: Path) -> bool:
         InputError: the file is damaged.
     """
     names = dataset_names(file, path)
-    return KSPACE not in names and any(name.lower() in KSPACE_NAMES for name in names)
+    if KSPACE in names:
+        return False
+    called_so = (find_array(file, path, name) for name in names if name.lower() in KSPACE_NAMES)
+    return any(each is not None and each.is_complex for each in called_so)
 
 
 def _check_unread(path: Path, what: str, reading: Reading) -> None:
