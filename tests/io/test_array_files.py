@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,6 +72,36 @@ def test_what_scipy_writes_for_matlab_is_read_as_scipy_reads_it(tmp_path, do_com
             got = array.read((slice(None),) * len(array.shape))
             np.testing.assert_allclose(got, expected[name], rtol=1e-6)
             assert np.iscomplexobj(got) == array.is_complex == np.iscomplexobj(expected[name])
+
+
+MATLAB_S_OWN = Path(scipy.io.matlab.__file__).parent / "tests" / "data"
+
+
+@pytest.mark.skipif(not MATLAB_S_OWN.is_dir(), reason="this SciPy came without its tests' files")
+def test_files_of_many_versions_of_matlab_are_read_as_scipy_reads_them():
+    n_arrays = 0
+    for path in sorted(MATLAB_S_OWN.glob("*.mat")):
+        with suppress(InputError), open_arrays(path) as file:
+            got = {name: each.read((slice(None),) * len(each.shape)) for name, each in file.arrays.items()}
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    expected = scipy.io.loadmat(path)
+            except Exception:
+                continue
+            for name, values in got.items():
+                np.testing.assert_allclose(values, expected[name], rtol=1e-6)
+                assert values.shape == expected[name].shape
+            n_arrays += len(got)
+    assert n_arrays > 30
+
+
+@pytest.mark.skipif(not MATLAB_S_OWN.is_dir(), reason="this SciPy came without its tests' files")
+def test_a_matlab_file_of_hdf5_has_the_axes_that_matlab_shows():
+    with open_arrays(MATLAB_S_OWN / "testhdf5_7.4_GLNX86.mat") as file:
+        assert file.is_matlab
+        array = file.arrays["testdouble"]
+        assert array.shape == (1, 9)
+        np.testing.assert_allclose(array.read((0, slice(None))), np.arange(9) * np.pi / 4)
 
 
 def test_numbers_of_the_other_byte_order_are_read(tmp_path):

@@ -36,7 +36,7 @@ from sbim_deploy.io.hdf5 import (
     reading,
 )
 
-NPY_MAGIC, NPZ_MAGIC, MATLAB_73 = b"\x93NUMPY", b"PK\x03\x04", b"MATLAB 7.3 MAT-file"
+NPY_MAGIC, NPZ_MAGIC, MATLAB_73 = b"\x93NUMPY", b"PK\x03\x04", b"MATLAB 7."
 MAX_ARRAYS = 1000
 COMPOUND_PARTS = (("real", "imag"), ("r", "i"), ("re", "im"))
 

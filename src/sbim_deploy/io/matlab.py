@@ -32,7 +32,7 @@ _HEADER_BYTES, _TAG_BYTES, _SMALL_BYTES = 128, 8, 4
 _MATRIX, _COMPRESSED = 14, 15
 _DTYPES = {
     **{1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4"},
-    **{7: "f4", 9: "f8", 12: "i8", 13: "u8"},
+    **{7: "f4", 9: "f8", 12: "i8", 13: "u8", 16: "u1"},  # 16: UTF-8, of names
 }
 _NUMBERS = range(6, 16)  # the classes of arrays of numbers: double, single and integers
 _COMPLEX_FLAG = 0x08
@@ -108,7 +108,7 @@ class _File:
         shape = tuple(int(size) for size in self.numbers(read, MAX_AXES * 4))
         if len(shape) < 2 or min(shape) < 0:
             raise _DamagedError(f"an array has size {shape}")
-        name = self.numbers(read, MAX_NAME_BYTES).tobytes().decode("ascii", "replace")
+        name = self.numbers(read, MAX_NAME_BYTES).tobytes().decode("utf-8", "replace")
         return name, shape, bool(int(flags[0]) >> 8 & _COMPLEX_FLAG)
 
     def part(self, read: _Read, count: int, padded: bool) -> NDArray[Any]:
@@ -143,10 +143,14 @@ def read_variable(path: Path, variable: MatVariable) -> NDArray[Any]:
         file.head(read)
         real = file.part(read, count, padded=variable.is_complex)
         if not variable.is_complex:
+            if variable.is_compressed:
+                _check_end(read)
             return real.reshape(variable.shape, order="F")
         values = np.empty(count, np.complex64)
         with np.errstate(over="ignore"):  # what overflows becomes infinite, and that is refused later
             values.real, values.imag = real, file.part(read, count, padded=False)
+        if variable.is_compressed:
+            _check_end(read)
         return values.reshape(variable.shape, order="F")
 
 
@@ -178,7 +182,7 @@ def _variables(file: _File) -> Iterator[MatVariable]:
         if kind in (_MATRIX, _COMPRESSED) and n_bytes:
             compressed = kind == _COMPRESSED
             head = file.head(file.element(place, n_bytes, compressed))
-            if head is not None:
+            if head is not None and head[0]:  # without a name MATLAB keeps its own notes
                 yield MatVariable(*head, place, n_bytes, compressed)
         place += n_bytes
     raise _DamagedError(f"it has more than {MAX_VARIABLES} variables")
@@ -198,6 +202,16 @@ def _plain_reader(stream: BinaryIO, n_bytes: int) -> _Read:
         return data
 
     return read
+
+
+def _check_end(read: _Read) -> None:
+    """Read on to the end of a compressed element, where its checksum is compared."""
+    for _ in range(_TAG_BYTES + 1):
+        try:
+            read(1)
+        except _DamagedError:
+            return
+    raise _DamagedError("a compressed element goes on after its values")
 
 
 def _inflating_reader(stream: BinaryIO, n_bytes: int) -> _Read:
