@@ -9,12 +9,22 @@ import h5py
 import numpy as np
 import pytest
 
-from array_samples import MATLAB, WITH_NAMES, WRITERS, write_hdf5, write_matlab_73, write_npy, write_npz
+from array_samples import (
+    MATLAB,
+    WITH_NAMES,
+    WRITERS,
+    compound,
+    write_hdf5,
+    write_matlab_73,
+    write_npy,
+    write_npz,
+)
 from hdf5_samples import complex_noise
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.layouts import Reading
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.kspace.sources import open_source, open_source_maps
+from sbim_deploy.runs.info import describe
 
 COILS = complex_noise((4, 20, 18))
 SLICES = complex_noise((3, 4, 20, 18))
@@ -94,6 +104,15 @@ def test_fastmri_s_own_files_take_a_layout_too(make_file: Any) -> None:
         np.testing.assert_array_equal(scan.read_slice(2), SLICES[2])
         assert scan.describe()["format"] == "fastMRI HDF5"
         assert scan.describe()["layout"] == "slice,row,column,coil"
+
+
+@pytest.mark.parametrize("stored", [SLICES, COILS])
+def test_a_table_of_real_and_imaginary_parts_in_hdf5_is_complex(make_file: Any, stored: Any) -> None:
+    path = make_file(kspace=compound(stored), mask=np.ones(18))
+    with open_source(path) as scan:
+        np.testing.assert_array_equal(scan.read_slice(0), stored if stored is COILS else stored[0])
+        assert scan.mask is not None
+    assert describe(path)["layout"].endswith("coil,row,column")
 
 
 def test_formats_that_say_their_axes_take_no_layout(tmp_path):

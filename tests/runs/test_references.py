@@ -70,6 +70,10 @@ def test_the_command_names_the_array_and_its_axes(cli, simulated, result, tmp_pa
     done = cli("evaluate", result, "--reference", path, "--variable", "a", "--layout", "row,column,slice")
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].split()[:2] == ["slice", "NRMSE"]
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        file["a"] = images
+    again = cli("evaluate", result, "--reference", tmp_path / "images.h5", "--variable", "a")
+    assert again.out == done.out, again.err
     refused = cli("evaluate", result, "--reference", path)
     assert refused.code != 0
     assert "a (64, 64, 2)" in refused.error_line

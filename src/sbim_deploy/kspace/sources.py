@@ -10,7 +10,8 @@ import h5py
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import find_array, is_array_file
-from sbim_deploy.io.hdf5 import dataset_names, open_as
+from sbim_deploy.io.hdf5 import dataset_names, find_dataset, open_as
+from sbim_deploy.io.hdf5 import reading as reading_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
@@ -113,14 +114,16 @@ def _source_of(file: h5py.File, path: Path, reading: Reading) -> KspaceSource | 
 
 
 def is_plain_hdf5(file: h5py.File, path: Path) -> bool:
-    """Tell whether an HDF5 file has k-space under another name than fastMRI's.
+    """Tell whether an HDF5 file has k-space under another name than fastMRI's, or as a table of its parts.
 
     Raises:
         InputError: the file is damaged.
     """
     names = dataset_names(file, path)
     if KSPACE in names:
-        return False
+        dataset = find_dataset(file, path, KSPACE)
+        with reading_hdf5(path, repr(KSPACE)):
+            return dataset is not None and dataset.dtype.names is not None
     called_so = (find_array(file, path, name) for name in names if name.lower() in KSPACE_NAMES)
     return any(each is not None and each.is_complex for each in called_so)
 

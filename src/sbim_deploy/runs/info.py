@@ -40,6 +40,9 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
             return _describe_open(source)
     with open_hdf5(path) as file:
         names = dataset_names(file, path)
+        if is_plain_hdf5(file, path):
+            with open_array_kspace(path, reading) as source:
+                return _describe_open(source)
         if "kspace" in names:
             return _describe_open(KspaceFile(file, path))
         if "reconstruction" in names:
@@ -48,9 +51,6 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
             return _describe_samples(SampleFile(file, path))
         if is_mrd(file, path):
             return _describe_open(MrdKspace(MrdFile(file, path)))
-        if is_plain_hdf5(file, path):
-            with open_array_kspace(path, reading) as source:
-                return _describe_open(source)
         if image_groups := mrd_image_groups(file, path):
             return {"kind": "MRD images", **image_groups}
     raise InputError(

@@ -114,7 +114,7 @@ def open_reference(path: Path, reading: Reading = GUESSED) -> Reference:
     Raises:
         InputError: the file is not what it must be, or its axes cannot be told.
     """
-    if not is_array_file(path):
+    if not is_array_file(path) and reading.variable is None:
         return open_kspace(path, reading)
     file = open_arrays(path)
     try:
