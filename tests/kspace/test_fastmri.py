@@ -11,6 +11,7 @@ import pytest
 
 from hdf5_samples import N_COILS, N_COLUMNS, N_ROWS, N_SLICES, complex_noise
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.layouts import Reading
 from sbim_deploy.kspace.fastmri import KspaceSlice, open_kspace, open_maps, write_kspace
 from sbim_deploy.mrd.header import Encoding, Space, format_header
 
@@ -58,7 +59,8 @@ def test_file_is_closed_after_a_refusal(make_file: Any) -> None:
 
 def test_single_coil_file_has_one_coil(make_file: Any) -> None:
     kspace = complex_noise((N_SLICES, N_ROWS, N_COLUMNS))
-    with open_kspace(make_file(kspace=kspace)) as scan:
+    image = np.zeros((N_SLICES, 4, 4), np.float32)
+    with open_kspace(make_file(kspace=kspace, reconstruction_esc=image)) as scan:
         assert scan.n_coils == 1
         np.testing.assert_array_equal(scan.read_slice(1), kspace[1][None])
 
@@ -184,7 +186,7 @@ def test_mask_of_rows_and_columns_keeps_both_axes(make_file: Any) -> None:
         (np.zeros(6), ("all zero",)),
         (np.array([1, 0, np.nan, 0, 0, 0]), ("not finite",)),
         (np.ones(6, np.complex64), ("complex64",)),
-        (h5py.Empty("f4"), ("shape None",)),
+        (h5py.Empty("f4"), ("shape ()",)),
     ],
 )
 def test_mask_of_another_kind_is_refused(make_file: Any, mask: Any, fragments: tuple[str, ...]) -> None:
@@ -359,3 +361,71 @@ def test_slices_and_masks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="slice 1"):
         write_kspace(tmp_path / "scan.h5", mixed, np.ones(COLUMNS, bool), VOXEL, {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("beside", [{}, {"mask": np.ones(N_COLUMNS)}])
+def test_three_axes_that_nothing_tells_apart_are_refused_with_the_two_readings(
+    make_file: Any, beside: dict[str, Any]
+) -> None:
+    kspace = complex_noise((6, N_ROWS, N_COLUMNS))
+    path = make_file(kspace=kspace, **beside)
+    refuse(
+        path, "6 coils of one slice or 6 slices of one coil", "--layout coil,row,column", "slice,row,column"
+    )
+    with open_kspace(path, Reading("coil,row,column")) as scan:
+        assert (scan.n_slices, scan.n_coils) == (1, 6)
+        np.testing.assert_array_equal(scan.read_slice(0), kspace)
+    with open_kspace(path, Reading("slice,row,column")) as scan:
+        assert (scan.n_slices, scan.n_coils) == (6, 1)
+        np.testing.assert_array_equal(scan.read_slice(5), kspace[5:])
+
+
+def test_what_stands_beside_three_axes_tells_slices_from_coils(make_file: Any) -> None:
+    kspace = complex_noise((6, N_ROWS, N_COLUMNS))
+    images = np.ones((6, 4, 4), np.float32)
+    for slices in (
+        {"reconstruction_esc": images},
+        {"ismrmrd_header": header((4, 5, 1))},
+        {"s_maps": kspace[:, None]},
+    ):
+        with open_kspace(make_file(kspace=kspace, **slices)) as scan:
+            assert (scan.n_slices, scan.n_coils) == (6, 1)
+            assert scan.describe()["layout"] == "slice,row,column"
+    for coils in ({"reference": images[:1]}, {"s_maps": kspace[None]}):
+        with open_kspace(make_file(kspace=kspace, **coils)) as scan:
+            assert (scan.n_slices, scan.n_coils) == (1, 6)
+            np.testing.assert_array_equal(scan.read_slice(0), kspace)
+
+
+@pytest.mark.parametrize(
+    "stored_shape", [(N_SLICES, N_COLUMNS), (N_SLICES, 1, N_COLUMNS), (N_SLICES, 1, 1, N_COLUMNS)]
+)
+def test_a_mask_of_slices_and_columns_is_applied_to_its_slice(
+    make_file: Any, stored_shape: tuple[int, ...]
+) -> None:
+    mask = np.array([[1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 1]])
+    with open_kspace(make_file(mask=mask.reshape(stored_shape))) as scan:
+        assert scan.mask is None
+        assert scan.mask_kind == "in the file, one for each slice"
+        for index in range(N_SLICES):
+            expected = complex_noise(SHAPE)[index] * mask[index]
+            np.testing.assert_array_equal(scan.read_slice(index), expected)
+
+
+def test_a_mask_of_slices_that_is_as_large_as_one_of_rows_is_refused_with_the_way_out(make_file: Any) -> None:
+    kspace = complex_noise((N_ROWS, 2, N_ROWS, N_COLUMNS))
+    mask = np.eye(N_ROWS, N_COLUMNS) + 1
+    refuse(make_file(kspace=kspace, mask=mask), "(1, 8, 6)", "(8, 1, 6)")
+    with open_kspace(make_file(kspace=kspace, mask=mask[None])) as scan:
+        assert scan.mask is not None
+    with open_kspace(make_file(kspace=kspace, mask=mask[:, None])) as scan:
+        assert scan.mask is None
+
+
+def test_a_slice_whose_own_mask_is_empty_is_named(make_file: Any) -> None:
+    mask = np.ones((N_SLICES, N_COLUMNS))
+    mask[1] = 0
+    with open_kspace(make_file(mask=mask)) as scan:
+        scan.read_slice(0)
+        with pytest.raises(InputError, match="'mask' of slice 1 is all zero"):
+            scan.read_slice(1)

@@ -120,3 +120,13 @@ def test_noise_alone_has_no_fault():
     parts = np.random.default_rng(0).standard_normal((4, 64, 64, 2), dtype=np.float32)
     noise = parts.view(np.complex64)[..., 0]
     assert find_faults(noise, None, 1.0) == []
+
+
+def test_planes_of_3d_kspace_that_were_taken_for_coils_are_doubted():
+    ball = np.sqrt(np.clip(1 - np.linspace(-1.2, 1.2, 24) ** 2, 0, None))[:, None, None]
+    volume = centred_fft((ball * shepp_logan(SHAPE)).astype(np.complex64), axes=(0, 1, 2))
+    (fault,) = find_faults(volume.astype(np.complex64), None, 0.0)
+    assert (fault.kind, fault.fatal) == ("planes in place of coils", False)
+    assert "--layout" in fault.message
+    for n_coils in (16, 33):
+        assert find_faults(fully_sampled(n_coils=n_coils), None, NOISE) == []

@@ -4,7 +4,7 @@ import pytest
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_fft
-from sbim_deploy.mri.map_choice import AUTO, BOTH, ESPIRIT, NLINV, espirit_kernel_width, estimate_maps
+from sbim_deploy.mri.map_choice import AUTO, BOTH, ESPIRIT, NLINV, ONES, espirit_kernel_width, estimate_maps
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 
@@ -98,3 +98,16 @@ def test_a_slice_without_signal_is_refused():
 @pytest.mark.parametrize(("lines", "width"), [(4, 3), (8, 4), (12, 6), (200, 6)])
 def test_kernels_are_half_as_wide_as_few_calibration_lines(lines, width):
     assert espirit_kernel_width(lines) == width
+
+
+def test_the_map_of_a_single_coil_without_calibration_lines_is_1():
+    kspace = simulate()[2][:1]
+    lattice = (np.arange(96) % 3 == 0)[None]
+    for mask in (lattice, np.random.default_rng(0).random(SHAPE) < 0.3):
+        for method in (AUTO, ESPIRIT, NLINV):
+            estimate = estimate_maps(kspace * mask, mask, method)
+            assert estimate.method == ONES
+            np.testing.assert_array_equal(estimate.maps, np.ones((1, *SHAPE)))
+    with pytest.raises(ValueError, match="calibration lines"):
+        estimate_maps(simulate()[2][:2] * lattice, lattice)
+    assert estimate_maps(kspace, np.ones((1, 96), bool)).method != ONES

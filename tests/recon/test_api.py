@@ -6,10 +6,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import sbim_deploy
+from array_samples import compound
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import load_model as read_model
@@ -77,3 +79,45 @@ def test_the_python_of_the_page_reconstructs():
     exec(code, names)
     assert names["image"].shape == (48, 48)
     assert 0 < names["residual"] < 0.1
+
+
+def test_any_array_that_numpy_can_read_is_taken(tmp_path):
+    model, kspace = load_model("demo", SamplerChoice(steps=2)), scan(0).kspace
+    expected = model.reconstruct(kspace, MASK).image
+    with h5py.File(tmp_path / "k.h5", "w") as file:
+        file["kspace"], file["matlab"] = kspace, compound(kspace)
+        for given in (file["kspace"], file["matlab"]):
+            np.testing.assert_array_equal(model.reconstruct(given, MASK.astype(int)).image, expected)
+    np.save(tmp_path / "k.npy", kspace)
+    mapped = np.load(tmp_path / "k.npy", mmap_mode="r")
+    np.testing.assert_array_equal(model.reconstruct(mapped, MASK.tolist()).image, expected)
+    doubled = kspace.astype(np.complex128)
+    np.testing.assert_array_equal(model.reconstruct(doubled, MASK[None]).image, expected)
+
+
+def test_other_axes_are_said_by_the_layout():
+    model, kspace = load_model("demo", SamplerChoice(steps=2)), scan(0).kspace
+    expected = model.reconstruct(kspace, MASK).image
+    got = model.reconstruct(kspace.transpose(1, 2, 0), MASK, layout="row,column,coil").image
+    np.testing.assert_array_equal(got, expected)
+    with pytest.raises(InputError, match="4 slices by slice,row,column: give them one by one"):
+        model.reconstruct(kspace, layout="slice,row,column")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kspace": np.zeros((2, 4, 48, 48), np.complex64)}, r"shape \(2, 4, 48, 48\).*one slice at a time"),
+        ({"kspace": np.zeros((4, 48, 48))}, "dtype float64, expected complex"),
+        ({"kspace": np.full((4, 48, 48), np.nan, np.complex64)}, "9216 of 9216 values that are not finite"),
+        ({"kspace": "text"}, "expected complex"),
+        ({"kspace": [[1j], [1j, 2j]]}, "NumPy cannot read"),
+        ({"mask": np.ones(40)}, r"mask has shape \(40,\).*expected bool \(48,\)"),
+        ({"maps": np.ones((4, 48, 48))}, "maps has dtype float64, expected complex"),
+    ],
+)
+def test_arrays_that_will_not_do_are_refused_in_one_line(given, message):
+    arguments = {"kspace": scan(0).kspace, **given}
+    with pytest.raises(InputError, match=message) as caught:
+        load_model("demo", SamplerChoice(steps=2)).reconstruct(**arguments)
+    assert "\n" not in str(caught.value)

@@ -260,3 +260,30 @@ def test_sets_of_maps_that_cannot_be_are_refused(scan):
         prepare_slice(kspace, maps=np.stack([maps] * 3))
     with pytest.raises(InputError, match="map method nlinv estimates one set of maps, expected espirit"):
         prepare_slice(kspace, map_sets=2, map_method="nlinv")
+
+
+def test_a_single_coil_without_calibration_lines_has_a_map_of_ones_and_says_so(scan):
+    image = with_noise(centred_fft(scan[0]).astype(np.complex64)[None], 0.01)
+    problem = prepare_slice(image * (np.arange(60) % 2 == 0))
+    np.testing.assert_array_equal(problem.maps, np.ones((1, *SHAPE)))
+    assert "ones" in problem.map_source
+    (message,) = (fault.message for fault in problem.faults if fault.kind == "single coil")
+    assert "its map is taken to be 1 everywhere" in message
+
+
+def test_too_few_calibration_lines_are_refused_with_their_cause(scan):
+    kspace = with_noise(scan[2], 0.01)
+    mask = line_mask(60, 4, calib_width=10)
+    with pytest.raises(InputError, match=r"at least 4 .*peaks at column 37 .* header's centre .* --maps"):
+        prepare_slice(np.roll(kspace * mask, 7, axis=-1))
+    with pytest.raises(InputError, match=r"the mask is shifted.*: give them with --maps"):
+        prepare_slice(kspace, mask=np.roll(mask, 12))
+    with pytest.raises(InputError, match="nowhere are more than 1 sampled side by side"):
+        prepare_slice(kspace * (np.arange(60) % 4 == 0))
+
+
+def test_few_calibration_lines_are_doubted_with_their_cause(scan):
+    few = np.roll(with_noise(scan[2], 0.01) * line_mask(60, 2, calib_width=14), 5, axis=-1)
+    faults = prepare_slice(few, map_method="espirit").faults
+    (message,) = (fault.message for fault in faults if fault.kind == "few calibration lines")
+    assert "peaks at column 35" in message

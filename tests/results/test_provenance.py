@@ -26,6 +26,8 @@ from sbim_deploy.results.series import derivation_of
 WHOLE = Provenance(
     software={"sbim-deploy": "1"},
     input=NamedFile("k.h5", "ab" * 32),
+    layout="row,column,coil",
+    variable="ksp",
     maps=NamedFile("maps.h5", "cd" * 32),
     method="dds",
     model=ModelRecord("demo", "ef" * 32, True, "synthetic", "research", {"sigma 0.1": 0.4}),

@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 
 
 def evaluate(
+    *,
     result: Annotated[Path, typer.Argument(help="A reconstruction that recon wrote.")],
-    reference: Annotated[Path, typer.Option(help="The k-space file with the reference image.")],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            help="The k-space file with the reference image; or .npy, .npz, .mat: images, or full k-space."
+        ),
+    ],
+    arrays: options.ArrayOptions,
     mask_below: Annotated[
         float, typer.Option(help="Set to zero where the reference is below this fraction of its maximum.")
     ] = 0.0,
@@ -33,8 +40,8 @@ def evaluate(
     from sbim_deploy.runs.coverage import measure_coverage
     from sbim_deploy.runs.evaluate import evaluate_file
 
-    evaluation = evaluate_file(result, reference, mask_below)
-    coverage = measure_coverage(result, reference)
+    evaluation = evaluate_file(result, reference, mask_below, arrays.reading)
+    coverage = measure_coverage(result, reference, arrays.reading)
     if json:
         print_json({**asdict(evaluation), "calibration": coverage and asdict(coverage)})
         return

@@ -15,6 +15,7 @@ import typer
 from sbim_deploy.errors import BackendMissingError, InputError
 
 if TYPE_CHECKING:
+    from sbim_deploy.io.layouts import Reading
     from sbim_deploy.runs.settings import Undersampling
     from sbim_deploy.samplers.choice import SamplerChoice
 
@@ -40,6 +41,34 @@ MaskConvention = Annotated[
     str, typer.Option(help="Where the fully sampled centre begins if its width is odd: centred or published.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
+
+
+@dataclass(frozen=True)
+class ArrayOptions:
+    """The options that say how k-space in a plain array is read."""
+
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXES",
+            help="The axes of an array (.npy, .npz, .mat, HDF5) in their order, such as coil,row,column; row "
+            "is along the readout, slice is the fourth. Without it they are guessed, which is said.",
+        ),
+    ] = None
+    variable: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The array in a .npz, .mat or HDF5 file.")
+    ] = None
+
+    @property
+    def reading(self) -> Reading:
+        """How an array is read.
+
+        Raises:
+            InputError: the layout is none.
+        """
+        from sbim_deploy.io.layouts import Reading
+
+        return Reading(self.layout, self.variable)
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def recon(
     kspace: Annotated[
         list[Path],
         typer.Argument(
-            help="fastMRI or MRD (ISMRMRD) HDF5, or BART's .cfl; or a study: several files, a folder "
-            "(its *.h5), or a list (.txt)."
+            help="fastMRI or MRD (ISMRMRD) HDF5, BART's .cfl, or an array in .npy, .npz or .mat; or a study: "
+            "several files, a folder (its *.h5), or a list (.txt)."
         ),
     ],
     output: Annotated[
@@ -62,10 +62,13 @@ def recon(
     orientation: Annotated[
         str, typer.Option(help="Of MRD images: plain, or turned by 180 degrees as some scanners expect.")
     ] = "plain",
+    arrays: options.ArrayOptions,
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
-        typer.Option(help="An HDF5 file with s_maps, or BART's .cfl; default: estimated (--map-method)."),
+        typer.Option(
+            help="An HDF5 file with s_maps, BART's .cfl, .npy, .mat; default: estimated (--map-method)."
+        ),
     ] = None,
     method: Annotated[
         str,
@@ -148,6 +151,7 @@ def recon(
         threads=threads,
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),
+        reading=arrays.reading,
         resume=resume,
     )
     if is_study(kspace):
@@ -184,7 +188,9 @@ def run_recon(
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
-    with open_source(kspace) as source:
+    with open_source(kspace, settings.reading) as source:
+        for assumption in source.describe().get("assumed") or ():
+            note(f"{kspace}: {assumption}")
         for each in outputs:
             remark = check_output(each, source, settings.slices)
             if remark is not None:

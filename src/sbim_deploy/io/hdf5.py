@@ -143,8 +143,12 @@ def require_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
     return found
 
 
-def check_stack(dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds: str) -> None:
+def check_stack(
+    dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds: str, slice_axis: int | None = 0
+) -> None:
     """Check a stack of slices before any of it is read: axes, dtype kind, and the bytes of one slice.
+
+    The slices lie along ``slice_axis``; None is one slice.
 
     Raises:
         InputError: an axis is missing or empty, the dtype kind is not among ``kinds`` (NumPy's letters),
@@ -160,7 +164,8 @@ def check_stack(dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds:
     if dtype.kind not in kinds:
         expected = " or ".join({"c": "complex", "f": "float"}[kind] for kind in kinds)
         raise InputError(f"{label} has dtype {dtype}, expected {expected}; check how the file was written")
-    largest = max(math.prod(shape[1:]), math.prod(chunks or ())) * dtype.itemsize
+    n_slices = 1 if slice_axis is None else shape[slice_axis]
+    largest = max(math.prod(shape) // n_slices, math.prod(chunks or ())) * dtype.itemsize
     if largest > MAX_SLICE_BYTES:
         raise InputError(
             f"{label} with shape {shape} and chunks {chunks} needs {largest} bytes to read one slice, "
@@ -168,23 +173,35 @@ def check_stack(dataset: h5py.Dataset, path: Path, axes: tuple[str, ...], kinds:
         )
 
 
-def read_finite(dataset: h5py.Dataset, path: Path, index: int, dtype: type) -> NDArray[Any]:
-    """Read slice ``index`` of a checked stack as ``dtype``.
+def read_finite(
+    dataset: h5py.Dataset, path: Path, index: int, dtype: type, slice_axis: int | None = 0
+) -> NDArray[Any]:
+    """Read slice ``index`` of a checked stack as ``dtype``; slices lie along an axis, None is one slice.
 
     Raises:
         InputError: the index is out of range, the chunk is damaged, or a value is not finite.
     """
     name = dataset.name.strip("/")
-    if not 0 <= index < dataset.shape[0]:
-        raise InputError(f"{path}: no slice {index} in {name!r}, expected 0 to {dataset.shape[0] - 1}")
+    n_slices = 1 if slice_axis is None else dataset.shape[slice_axis]
+    if not 0 <= index < n_slices:
+        raise InputError(f"{path}: no slice {index} in {name!r}, expected 0 to {n_slices - 1}")
     with reading(path, f"slice {index} of {name!r}"):
-        stored = dataset[index]
+        stored = dataset[()] if slice_axis is None else dataset[(slice(None),) * slice_axis + (index,)]
+    return as_finite(stored, dtype, path, f"slice {index} of {name!r}")
+
+
+def as_finite(stored: NDArray[Any], dtype: type, path: Path, what: str) -> NDArray[Any]:
+    """Return values as ``dtype``.
+
+    Raises:
+        InputError: a value is not finite, or too large for the dtype.
+    """
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is counted below
         values: NDArray[Any] = np.asarray(stored, dtype=dtype)
     n_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
     if n_bad:
         raise InputError(
-            f"{path}: slice {index} of {name!r} has {n_bad} of {values.size} values that are not finite "
+            f"{path}: {what} has {n_bad} of {values.size} values that are not finite "
             f"in {np.dtype(dtype).name}; repair the file or leave this slice out"
         )
     return values

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
-from sbim_deploy.kspace.fastmri import MAX_COILS
+from sbim_deploy.io.layouts import MAX_COILS
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, SliceGeometry, Vector
 
 SUFFIX = ".cfl"

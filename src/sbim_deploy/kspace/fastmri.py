@@ -13,9 +13,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.arrays import hdf5_array
 from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.io.hdf5 import (
     OpenFile,
@@ -28,10 +28,21 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
+from sbim_deploy.io.layouts import (
+    COIL,
+    COLUMN,
+    GUESSED,
+    ROW,
+    SLICE,
+    VOLUME,
+    Layout,
+    Reading,
+    named_layout,
+)
+from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import MAX_HEADER_BYTES, Encoding, Space, format_header, parse_geometry
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
 
-MAX_COILS = 1024
 COIL_AXES = ("slices", "coils", "rows", "columns")
 SET_AXES = ("slices", "sets", *COIL_AXES[1:])
 IMAGE_AXES = ("slices", "rows", "columns")
@@ -44,7 +55,10 @@ class KspaceFile(OpenFile):
     Attributes:
         path: the file.
         n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil.
-        mask: sampled positions, (columns,) or (rows, columns), or None where the file has no mask.
+        layout: the axes of ``kspace``.
+        mask: sampled positions of all slices, (columns,) or (rows, columns), or None where the file has no
+            mask. A mask for each slice is applied where the slice is read.
+        mask_kind: what mask the file has, in words, or None.
         encoded_shape: (rows, columns) that the header says were encoded, or None without a header.
         recon_shape: (rows, columns) to crop the image to, at most the data's own, or None.
         field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
@@ -54,17 +68,15 @@ class KspaceFile(OpenFile):
         has_maps: whether the file holds coil maps, dataset ``s_maps``.
     """
 
-    def __init__(self, file: h5py.File, path: Path) -> None:
+    def __init__(self, file: h5py.File, path: Path, reading: Reading = GUESSED) -> None:
         super().__init__(file, path)
         self._kspace = require_dataset(file, path, "kspace")
-        single_coil = self._kspace.ndim == 3
-        check_stack(self._kspace, path, IMAGE_AXES if single_coil else COIL_AXES, "c")
-        shape: tuple[int, ...] = self._kspace.shape
-        self.n_slices, self.n_rows, self.n_columns = shape[0], shape[-2], shape[-1]
-        self.n_coils = 1 if single_coil else shape[1]
-        if self.n_coils > MAX_COILS:
-            raise InputError(f"{path}: 'kspace' has {self.n_coils} coils, expected at most {MAX_COILS}")
-        self.mask = _read_mask(file, path, (self.n_rows, self.n_columns))
+        self.layout = _layout_of(file, path, self._kspace, reading.layout)
+        self.n_slices, self.n_coils, self.n_rows, self.n_columns = map(self.layout.size, VOLUME)
+        mask = find_dataset(file, path, "mask")
+        self._mask = None if mask is None else SamplingMask(hdf5_array(mask, path), path, self.layout)
+        self.mask = None if self._mask is None else self._mask.common
+        self.mask_kind = None if self._mask is None else self._mask.kind
         self._set_geometry(_read_geometry(file, path))
         self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [(self.n_rows, self.n_columns)])
         self.has_maps = self._maps is not None
@@ -78,8 +90,10 @@ class KspaceFile(OpenFile):
         Raises:
             InputError: no such slice, damaged data, or values that are not finite.
         """
-        kspace: ComplexArray = read_finite(self._kspace, self.path, index, np.complex64)
-        return kspace.reshape(self.n_coils, self.n_rows, self.n_columns)
+        stored = read_finite(self._kspace, self.path, index, np.complex64, self.layout.slice_axis)
+        kspace: ComplexArray = self.layout.arranged(stored)
+        own = None if self._mask is None else self._mask.of_slice(index)
+        return kspace if own is None else kspace * own
 
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Return None: the lines to estimate maps from are in the slice itself."""
@@ -95,7 +109,8 @@ class KspaceFile(OpenFile):
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
-        return {"format": "fastMRI HDF5"}
+        layout = {} if self.layout.axes == VOLUME else {"layout": self.layout.text}
+        return {"format": "fastMRI HDF5", **layout}
 
     def read_maps(self, index: int) -> ComplexArray:
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
@@ -162,14 +177,14 @@ class MapsFile(OpenFile):
         return _read_maps(self._maps, self.path, index)
 
 
-def open_kspace(path: Path) -> KspaceFile:
+def open_kspace(path: Path, reading: Reading = GUESSED) -> KspaceFile:
     """Open a fastMRI file and check everything but the slices' values.
 
     Raises:
         InputError: the file, ``kspace``, ``mask``, ``s_maps``, the reference or the header is not as it
             must be.
     """
-    return open_as(path, KspaceFile)
+    return open_as(path, lambda file, path: KspaceFile(file, path, reading))
 
 
 def open_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> MapsFile:
@@ -213,30 +228,42 @@ def _read_maps(dataset: h5py.Dataset, path: Path, index: int) -> ComplexArray:
     return maps
 
 
-def _read_mask(file: h5py.File, path: Path, shape: tuple[int, int]) -> BoolArray | None:
-    """Read the mask; what is not 0 counts as sampled."""
-    dataset = find_dataset(file, path, "mask")
-    if dataset is None:
-        return None
-    wanted = [shape[1:], shape]
-    stored: tuple[int, ...] | None = dataset.shape
-    squeezed = None if stored is None else tuple(size for size in stored if size != 1)
-    fitting = [each for each in wanted if squeezed == tuple(size for size in each if size != 1)]
-    if not fitting:
-        raise InputError(
-            f"{path}: 'mask' has shape {stored}, expected ({shape[1]},) for the columns of k-space "
-            f"or {shape} for its rows and columns"
-        )
-    with reading(path, "'mask'"):
-        if dataset.dtype.kind not in "biuf":
-            raise InputError(f"{path}: 'mask' has dtype {dataset.dtype}, expected bool, int or float")
-        values: NDArray[np.generic] = dataset[()].reshape(fitting[0])
-    if not np.isfinite(values).all():
-        raise InputError(f"{path}: 'mask' has values that are not finite, expected 0 and 1; repair it")
-    mask: BoolArray = values != 0
-    if not mask.any():
-        raise InputError(f"{path}: 'mask' is all zero, expected sampled positions; repair it or give a mask")
-    return mask
+def _layout_of(file: h5py.File, path: Path, dataset: h5py.Dataset, named: str | None) -> Layout:
+    """Return the axes of ``kspace``, checked; three of them need something that tells slices from coils."""
+    shape = dataset.shape
+    if shape is None or 0 in shape or (named is None and len(shape) not in (3, 4)):
+        check_stack(dataset, path, COIL_AXES, "c")
+    if named is not None:
+        layout = named_layout(named, shape, f"{path}: 'kspace'")
+    elif len(shape) == 4:
+        layout = named_layout(",".join(VOLUME), shape, f"{path}: 'kspace'")
+    elif _is_single_coil(file, path, shape):
+        layout = Layout((SLICE, ROW, COLUMN), shape)
+    else:
+        layout = named_layout(f"{COIL},{ROW},{COLUMN}", shape, f"{path}: 'kspace'")
+    check_stack(dataset, path, tuple(f"{axis}s" for axis in layout.axes), "c", layout.slice_axis)
+    return layout
+
+
+def _is_single_coil(file: h5py.File, path: Path, shape: tuple[int, ...]) -> bool:
+    """Tell whether three axes are the slices of one coil, as in fastMRI's files, or the coils of one slice.
+
+    Raises:
+        InputError: nothing in the file tells.
+    """
+    n = shape[0]
+    beside = {name: find_dataset(file, path, name) for name in ("s_maps", *REFERENCE_NAMES)}
+    lengths = {each.shape[:1] for each in beside.values() if each is not None and each.ndim in (3, 4, 5)}
+    if n == 1 or lengths == {(n,)}:
+        return True
+    if lengths == {(1,)}:
+        return False
+    if not lengths and find_dataset(file, path, "ismrmrd_header") is not None:
+        return True
+    raise InputError(
+        f"{path}: 'kspace' has shape {shape}, which may be {n} coils of one slice or {n} slices of one "
+        f"coil: say --layout {COIL},{ROW},{COLUMN} or --layout {SLICE},{ROW},{COLUMN}"
+    )
 
 
 def _read_geometry(file: h5py.File, path: Path) -> Encoding | None:

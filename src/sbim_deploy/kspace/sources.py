@@ -8,12 +8,19 @@ from typing import Any, Protocol, Self
 
 import h5py
 
-from sbim_deploy.io.hdf5 import open_as
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.arrays import find_array, is_array_file
+from sbim_deploy.io.hdf5 import dataset_names, find_dataset, open_as
+from sbim_deploy.io.hdf5 import reading as reading_hdf5
+from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
+
+KSPACE = "kspace"  # fastMRI's name of the dataset
 
 
 class KspaceSource(Protocol):
@@ -63,28 +70,64 @@ class MapsSource(Protocol):
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...)."""
 
 
-def open_source(path: Path) -> KspaceSource:
-    """Open an MRD or a fastMRI file, which its content tells apart, or BART's .cfl.
+def open_source(path: Path, reading: Reading = GUESSED) -> KspaceSource:
+    """Open a file of k-space: MRD, fastMRI, BART's .cfl, or arrays of NumPy, MATLAB and HDF5.
+
+    ``reading`` says how an array is read, and goes with files that do not say it themselves.
 
     Raises:
         InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
-            :class:`sbim_deploy.kspace.fastmri.KspaceFile`` and :class:``sbim_deploy.kspace.cfl.CflKspace`.
+            :class:`sbim_deploy.kspace.fastmri.KspaceFile`, :class:`sbim_deploy.kspace.cfl.CflKspace` and
+            :class:`sbim_deploy.kspace.arrays.ArrayKspace`; or a layout is given for MRD or BART.
     """
     if is_cfl(path):
+        _check_unread(path, "BART's arrays", reading)
         return CflKspace(path)
-    return open_as(path, _source_of)
+    if is_array_file(path):
+        return open_array_kspace(path, reading)
+    source = open_as(path, lambda file, path: _source_of(file, path, reading))
+    return open_array_kspace(path, reading) if source is None else source
 
 
 def open_source_maps(
     path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]
 ) -> MapsSource:
-    """Open a file of coil maps, HDF5 or BART's .cfl, for a k-space of this size.
+    """Open a file of coil maps, HDF5, BART's .cfl or an array, for a k-space of this size.
 
     Raises:
         InputError: see :func:`sbim_deploy.kspace.fastmri.open_maps`.
     """
+    if is_array_file(path):
+        return open_array_maps(path, n_slices, n_coils, shapes)
     return (open_cfl_maps if is_cfl(path) else open_maps)(path, n_slices, n_coils, shapes)
 
 
-def _source_of(file: h5py.File, path: Path) -> KspaceSource:
-    return MrdKspace(MrdFile(file, path)) if is_mrd(file, path) else KspaceFile(file, path)
+def _source_of(file: h5py.File, path: Path, reading: Reading) -> KspaceSource | None:
+    """Return an open HDF5 file as a source; None, and the file closed, where it is read as plain arrays."""
+    if is_mrd(file, path):
+        _check_unread(path, "MRD files", reading)
+        return MrdKspace(MrdFile(file, path))
+    if reading.variable in (None, KSPACE) and not is_plain_hdf5(file, path):
+        return KspaceFile(file, path, reading)
+    file.close()
+    return None
+
+
+def is_plain_hdf5(file: h5py.File, path: Path) -> bool:
+    """Tell whether an HDF5 file has k-space under another name than fastMRI's, or as a table of its parts.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    names = dataset_names(file, path)
+    if KSPACE in names:
+        dataset = find_dataset(file, path, KSPACE)
+        with reading_hdf5(path, repr(KSPACE)):
+            return dataset is not None and dataset.dtype.names is not None
+    called_so = (find_array(file, path, name) for name in names if name.lower() in KSPACE_NAMES)
+    return any(each is not None and each.is_complex for each in called_so)
+
+
+def _check_unread(path: Path, what: str, reading: Reading) -> None:
+    if reading != GUESSED:
+        raise InputError(f"{path}: {what} say how their axes lie: leave --layout and --variable out")

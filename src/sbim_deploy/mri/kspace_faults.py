@@ -33,6 +33,11 @@ CLIPPED_SAMPLES = 6
 SPIKE_RATIO = 8.0
 MIN_AXIS = 16
 
+# Along a third axis of k-space its middle three planes have more than so much of the energy.
+PLANES_IN_PLACE = 0.6
+
+IMAGE_IN_PLACE = "image in place of k-space"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -83,6 +88,7 @@ def find_faults(
         transformed or _misplaced_centre(energy, mask, noise_energy) or _never_measured(energy, mask),
         clipped,
         _spikes(energy, sampled, noise_energy),
+        _planes_in_place_of_coils(kspace),
     ]
     return [fault for fault in found if fault is not None]
 
@@ -100,8 +106,25 @@ def _coils_last(kspace: ComplexArray) -> Fault | None:
     return Fault(
         "coils on the last axis",
         f"k-space is {kspace.shape}, and its energy is centred along the first axis but not along the last, "
-        "as if the coils were on the last axis: expected (coil, rows, columns), move the coils to the front",
+        "as if the coils were on the last axis: expected (coil, rows, columns), say the axes (--layout), or "
+        "move the coils to the front",
         True,
+    )
+
+
+def _planes_in_place_of_coils(kspace: ComplexArray) -> Fault | None:
+    n_coils, centre = len(kspace), len(kspace) // 2
+    if n_coils < MIN_AXIS:
+        return None
+    along = (kspace.real**2 + kspace.imag**2).sum(axis=(1, 2), dtype=np.float64)
+    middle = along[centre - 1 : centre + 2].sum()
+    if int(np.argmax(along)) != centre or middle < PLANES_IN_PLACE * along.sum():
+        return None
+    return Fault(
+        "planes in place of coils",
+        f"coil {centre} of {n_coils} and its neighbours have most of the energy, as the middle of an axis "
+        "of k-space: 3D k-space is transformed along its third axis first, and --layout says other axes",
+        False,
     )
 
 
@@ -139,7 +162,7 @@ def _transformed_axes(energy: NDArray[np.float64], sampled: BoolArray, noise_ene
     fatal = least < LEAST_CENTRAL_ENERGY
     if len(spread) == 2:
         return Fault(
-            "image in place of k-space",
+            IMAGE_IN_PLACE,
             "the energy is spread over rows and columns as in an image: expected k-space, apply the centred "
             "Fourier transform along both",
             fatal,

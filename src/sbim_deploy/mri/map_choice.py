@@ -14,11 +14,12 @@ from sbim_deploy.mri.support import data_misfit, object_support
 from sbim_deploy.records import BoolArray, ComplexArray
 
 AUTO, ESPIRIT, NLINV = MAP_METHODS = ("auto", "espirit", "nlinv")
-BOTH = "both"
+BOTH, ONES = "both", "ones"
 METHOD_NAMES = {
     ESPIRIT: "ESPIRiT",
     NLINV: "nonlinear inversion",
     BOTH: "the mean of nonlinear inversion and ESPIRiT",
+    ONES: "ones (a single coil without calibration lines)",
 }
 MIN_ESPIRIT_LINES = 8
 # From fewer lines two sets of maps are not told from one: four of 200 good scans, of 8 to 10 lines, were
@@ -41,7 +42,7 @@ class MapEstimate:
 
     Two sets of them are (set, coil, rows, columns). ``folds`` tells that one set was estimated and cannot
     explain the calibration lines: the object is larger than the field of view.
-    ``method`` is ``espirit``, ``nlinv`` or ``both``, ``n_lines`` the number of calibration lines.
+    ``method`` is ``espirit``, ``nlinv``, ``both`` or ``ones``, ``n_lines`` the number of calibration lines.
     """
 
     maps: ComplexArray
@@ -58,6 +59,9 @@ def estimate_maps(
     Nonlinear inversion uses all samples and needs few calibration lines or none, but can draw smooth maps
     alone; ESPIRiT needs eight lines to be tried by ``auto``, and takes maps as rough as its kernels allow.
     Where both explain the samples about as well, ``auto`` takes the mean of both.
+
+    The map of a single coil without calibration lines is 1 everywhere: nothing tells its sensitivity from the
+    object, and there are no other coils to weigh it against.
 
     Args:
         kspace: complex64 (coil, rows, columns), centred, zero where it was not sampled, in any unit. It must
@@ -80,6 +84,8 @@ def estimate_maps(
     shape = (kspace.shape[-2], kspace.shape[-1])
     rows, columns = calibration_block(mask, shape)
     n_lines = min(rows.stop - rows.start, columns.stop - columns.start)
+    if n_lines < MIN_CALIB_LINES and len(kspace) == 1 and n_sets == 1:
+        return MapEstimate(np.ones_like(kspace), ONES, n_lines)
     if n_lines < MIN_CALIB_LINES and (method == ESPIRIT or _is_lattice(mask)):
         raise ValueError(
             f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
@@ -89,10 +95,22 @@ def estimate_maps(
     if n_sets > 1:
         maps = espirit_map_sets(calibration, shape, noise=noise, kernel_width=kernel_width)
         return MapEstimate(maps * _where_measured(kspace, mask, maps), ESPIRIT, n_lines)
+    chosen, maps = _one_set(kspace, mask, method, n_lines, calibration)
+    folds = n_lines >= MIN_FOLDING_LINES and needs_two_sets(
+        calibration, noise=noise, kernel_width=kernel_width
+    )
+    return MapEstimate(maps * _where_measured(kspace, mask, maps), chosen, n_lines, folds)
+
+
+def _one_set(
+    kspace: ComplexArray, mask: BoolArray, method: str, n_lines: int, calibration: ComplexArray
+) -> tuple[str, ComplexArray]:
+    """Return the method that was chosen, and its maps."""
     candidates = []
     if method != ESPIRIT:
         candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask)))
     if method == ESPIRIT or (method == AUTO and n_lines >= MIN_ESPIRIT_LINES):
+        shape, kernel_width = (kspace.shape[-2], kspace.shape[-1]), espirit_kernel_width(n_lines)
         candidates.append((ESPIRIT, espirit_maps(calibration, shape, kernel_width=kernel_width)))
     chosen, maps = candidates[0]
     if len(candidates) == 2:
@@ -101,10 +119,7 @@ def estimate_maps(
             chosen, maps = candidates[1]
         elif misfit_of_espirit < MAX_MISFIT_RATIO * misfit:
             chosen, maps = BOTH, _mean_maps(maps, candidates[1][1])
-    folds = n_lines >= MIN_FOLDING_LINES and needs_two_sets(
-        calibration, noise=noise, kernel_width=kernel_width
-    )
-    return MapEstimate(maps * _where_measured(kspace, mask, maps), chosen, n_lines, folds)
+    return chosen, maps
 
 
 def espirit_kernel_width(calib_width: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.mri.calibration_faults import why_few_lines
 from sbim_deploy.mri.combine import combine_sets, mvue, normalise_maps, percentile_scale, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
 from sbim_deploy.mri.kspace_faults import Fault, find_faults
@@ -15,6 +16,7 @@ from sbim_deploy.mri.map_choice import (
     ESPIRIT,
     METHOD_NAMES,
     MIN_ESPIRIT_LINES,
+    ONES,
     MapEstimate,
     estimate_maps,
 )
@@ -114,7 +116,7 @@ def prepare_slice(
     for fault in faults:
         if fault.fatal:
             raise InputError(f"slice {index}: {fault.message}")
-    kspace, mask = kspace * lines, lines
+    given, kspace, mask = kspace, kspace * lines, lines
     level, source = (measured.sd, measured.source) if noise is None else (noise, noise_source)
     mixing = None
     if noise is None and (whitening := _whitening_of_unlike_coils(measured)) is not None:
@@ -130,9 +132,10 @@ def prepare_slice(
         maps = _fit_maps(maps, (len(kspace), *grid), index)
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:
-        estimate = _estimate_maps(kspace, mask, calibration, map_method, map_sets, level, index)
+        why = "" if calibration is not None else why_few_lines(given, mask)
+        estimate = _estimate_maps(kspace, mask, calibration, map_method, map_sets, level, index, why)
         map_source = METHOD_NAMES[estimate.method] if map_sets == 1 else f"{map_sets} sets by ESPIRiT"
-        faults += _few_lines(estimate) + _folded(estimate)
+        faults += _few_lines(estimate, why) + _folded(estimate)
         maps = np.ascontiguousarray(centre_crop(estimate.maps, grid))
         maps = maps if mixing is None else _shade_as_unmixed(maps, mixing)
     if crops_readout:
@@ -159,6 +162,7 @@ def _estimate_maps(
     n_sets: int,
     noise: float,
     index: int,
+    why: str,
 ) -> MapEstimate:
     """Return the maps on the whole encoded field of view."""
     if calibration is not None:
@@ -167,15 +171,21 @@ def _estimate_maps(
     try:
         return estimate_maps(kspace, mask, method, n_sets, noise)
     except ValueError as error:
-        raise InputError(f"slice {index}: {error}: give them with --maps") from error
+        raise InputError(f"slice {index}: {error}{why}: give them with --maps") from error
 
 
-def _few_lines(estimate: MapEstimate) -> list[Fault]:
+def _few_lines(estimate: MapEstimate, why: str) -> list[Fault]:
+    if estimate.method == ONES:
+        message = (
+            f"a single coil with {estimate.n_lines} calibration lines{why}: its map is taken to be 1 "
+            "everywhere, and the image has the coil's shading"
+        )
+        return [Fault("single coil", message, False)]
     if estimate.n_lines >= (MIN_ESPIRIT_LINES if estimate.method == ESPIRIT else MIN_CALIB_LINES):
         return []
     way_out = ", or let --map-method auto choose" if estimate.method == ESPIRIT else ""
     message = (
-        f"{estimate.n_lines} calibration lines are few for maps by {METHOD_NAMES[estimate.method]}: the "
+        f"{estimate.n_lines} calibration lines are few for maps by {METHOD_NAMES[estimate.method]}{why}: the "
         f"image is as wrong as they are; give better ones with --maps{way_out}"
     )
     return [Fault("few calibration lines", message, False)]

@@ -106,11 +106,14 @@ class RunIdentity:
     ``software`` holds versions by name. ``slices`` is a half-open range, None for all of them. ``maps`` is
     None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
     None where it was measured. ``method`` is ``sampler``, or the name of one without the network, whose
-    ``model``, ``graph`` and ``plan`` are empty.
+    ``model``, ``graph`` and ``plan`` are empty. ``layout`` and ``variable`` say which array was read, and
+    how, None where that was not given.
     """
 
     software: dict[str, str] = field(default_factory=dict)
     input: NamedFile = field(default_factory=NamedFile)
+    layout: str | None = None
+    variable: str | None = None
     maps: NamedFile | None = None
     method: str | None = None
     model: ModelIdentity = field(default_factory=ModelIdentity)

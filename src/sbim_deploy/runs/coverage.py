@@ -9,10 +9,11 @@ import numpy as np
 from scipy.special import stdtr
 
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
+from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.runs.evaluate import read_reference
+from sbim_deploy.runs.references import Reference, open_reference
 
 OBJECT_FRACTION = 0.05  # of the reference's maximum, as the thesis masks its metrics
 
@@ -54,13 +55,15 @@ class FileCoverage:
     expected_coverage: Coverage
 
 
-def measure_coverage(result_path: Path, reference_path: Path) -> FileCoverage | None:
+def measure_coverage(
+    result_path: Path, reference_path: Path, reading: Reading = GUESSED
+) -> FileCoverage | None:
     """Compare a result's standard deviation with its error; None where it has no standard deviation.
 
     Raises:
         InputError: a file is not what it must be, there is no reference, or it is of another object.
     """
-    with open_result(result_path) as result, open_kspace(reference_path) as kspace:
+    with open_result(result_path) as result, open_reference(reference_path, reading) as kspace:
         if not result.has_standard_deviation:
             return None
         is_complex = _shares_phase(result, kspace)
@@ -101,7 +104,7 @@ def expected_coverage(n_deviations: float, samples: int, is_complex: bool) -> fl
     return float(2 * stdtr(2 * freedom, t) - 1)
 
 
-def _shares_phase(result: ResultFile, kspace: KspaceFile) -> bool:
+def _shares_phase(result: ResultFile, kspace: Reference) -> bool:
     """Tell whether image and reference can be compared as complex: estimated maps leave a phase open.
 
     They can where the reference is complex and the maps were those beside it.

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
+from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.metrics import nrmse, psnr, ssim
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs.references import Reference, open_reference
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,20 @@ class Evaluation:
     mean_zero_filled: Scores
 
 
-def evaluate_file(result_path: Path, reference_path: Path, mask_below: float = 0.0) -> Evaluation:
-    """Score every slice of a result against the reference in its k-space file.
+def evaluate_file(
+    result_path: Path, reference_path: Path, mask_below: float = 0.0, reading: Reading = GUESSED
+) -> Evaluation:
+    """Score every slice of a result against the reference in its k-space file, or in an array.
 
     Where the reference is below ``mask_below`` of its maximum, all images are set to zero first.
+    ``reading`` is that of an array.
 
     Raises:
         InputError: a file is not what it must be, there is no reference, or it is of another object.
     """
     if not 0 <= mask_below < 1:
         raise InputError(f"the mask's fraction is {mask_below:g}: expected 0 or more, and less than 1")
-    with open_result(result_path) as result, open_kspace(reference_path) as kspace:
+    with open_result(result_path) as result, open_reference(reference_path, reading) as kspace:
         slices = []
         for position, index in enumerate(result.slice_indices):
             reference = reference_magnitude(kspace, index, result.shape)
@@ -73,13 +77,13 @@ def evaluate_file(result_path: Path, reference_path: Path, mask_below: float = 0
     )
 
 
-def reference_magnitude(kspace: KspaceFile, index: int, shape: tuple[int, int]) -> FloatArray:
+def reference_magnitude(kspace: Reference, index: int, shape: tuple[int, int]) -> FloatArray:
     """Return the magnitude of a slice's reference, cropped to the result's shape."""
     magnitude: FloatArray = np.abs(read_reference(kspace, index, shape))
     return magnitude
 
 
-def read_reference(kspace: KspaceFile, index: int, shape: tuple[int, int]) -> ComplexArray | FloatArray:
+def read_reference(kspace: Reference, index: int, shape: tuple[int, int]) -> ComplexArray | FloatArray:
     """Return a slice's reference, cropped to the result's shape.
 
     Raises:

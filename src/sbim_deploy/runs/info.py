@@ -1,4 +1,4 @@
-"""What a file or a folder is: k-space (fastMRI, MRD, BART), a result, samples or a model."""
+"""What a file or a folder is: k-space (fastMRI, MRD, BART, plain arrays), a result, samples or a model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
-from sbim_deploy.kspace.cfl import CflKspace, is_cfl
+from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.kspace.arrays import open_array_kspace
+from sbim_deploy.kspace.cfl import is_cfl
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.sources import KspaceSource
+from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mri.kspace_faults import find_faults
@@ -23,8 +26,8 @@ from sbim_deploy.results.sample_file import DATASET, SampleFile
 from sbim_deploy.runs.findings import warnings
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """Return what is at ``path`` as JSON's types, with its ``kind`` first.
+def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
+    """Return what is at ``path`` as JSON's types, with its ``kind`` first; ``reading`` is that of an array.
 
     Raises:
         InputError: it is none of these, or a damaged one.
@@ -32,18 +35,22 @@ def describe(path: Path) -> dict[str, Any]:
     """
     if str(path) == DEMO or path.is_dir():
         return _describe_model(path)
-    if is_cfl(path):
-        return _describe_source(CflKspace(path))
+    if is_cfl(path) or is_array_file(path) or reading != GUESSED:
+        with open_source(path, reading) as source:
+            return _describe_open(source)
     with open_hdf5(path) as file:
         names = dataset_names(file, path)
+        if is_plain_hdf5(file, path):
+            with open_array_kspace(path, reading) as source:
+                return _describe_open(source)
         if "kspace" in names:
-            return _describe_kspace(KspaceFile(file, path))
+            return _describe_open(KspaceFile(file, path))
         if "reconstruction" in names:
             return _describe_result(ResultFile(file, path))
         if DATASET in names:
             return _describe_samples(SampleFile(file, path))
         if is_mrd(file, path):
-            return _describe_source(MrdKspace(MrdFile(file, path)))
+            return _describe_open(MrdKspace(MrdFile(file, path)))
         if image_groups := mrd_image_groups(file, path):
             return {"kind": "MRD images", **image_groups}
     raise InputError(
@@ -104,10 +111,15 @@ def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
     }
 
 
+def _describe_open(kspace: KspaceSource) -> dict[str, Any]:
+    return _describe_kspace(kspace) if isinstance(kspace, KspaceFile) else _describe_source(kspace)
+
+
 def _describe_kspace(kspace: KspaceFile) -> dict[str, Any]:
     return {
         **_sizes(kspace),
-        "mask": None if kspace.mask is None else "in the file",
+        "layout": kspace.layout.text,
+        "mask": kspace.mask_kind,
         **_sampling(kspace, kspace.n_slices // 2),
         "maps": "in the file" if kspace.has_maps else None,
         "reference": kspace.reference_name,

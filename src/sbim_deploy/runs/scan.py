@@ -146,6 +146,8 @@ def run_identity(
     return RunIdentity(
         software=software_versions(),
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
+        layout=settings.reading.layout,
+        variable=settings.reading.variable,
         maps=None if settings.maps is None else NamedFile(settings.maps.name, file_sha256(settings.maps)),
         method=SAMPLER if settings.method is None else settings.method.value,
         model=ModelIdentity()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
@@ -41,7 +42,8 @@ class ReconSettings:
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
-    sampler of ``choice``; another takes no network, and nothing that is said of one.
+    sampler of ``choice``; another takes no network, and nothing that is said of one. ``reading`` is how
+    k-space in a plain array is read.
     """
 
     model: str | Path = DEMO
@@ -59,6 +61,7 @@ class ReconSettings:
     threads: int | None = None
     graph: str = DEFAULT_GRAPH
     undersampling: Undersampling | None = None
+    reading: Reading = GUESSED
     resume: bool = False
 
     def __post_init__(self) -> None:
