@@ -13,6 +13,7 @@ corrector steps count as calls. Needs the extras cpu and nifti, and train for la
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
@@ -44,13 +45,15 @@ class Numbers:
     corrector_steps: int | None = None
     langevin_step: float | None = None
     start: str | None = None
+    eta: float | None = None
 
 
 FAMILIES = {
     "dds": (
-        Numbers(prior_weight=0.5),
+        Numbers(prior_weight=0.5, eta=0.2),
         {
             "start": (None, "l1-wavelet"),
+            "eta": (0.0, 0.1, 0.2, 0.4, 0.6, 1.0),
             "samples": (1, 2, 3, 4),
             "start_sigma": SIGMAS,
             "schedule": ("geometric", "karras"),
@@ -82,21 +85,31 @@ FAMILIES = {
 Case = tuple[np.ndarray, SliceProblem]
 
 
+def scan_cases(
+    image: np.ndarray, rng: np.random.Generator, noises: Sequence[float], accelerations: Sequence[int]
+) -> list[Case]:
+    """Return a slice's scans at every noise and acceleration, in that order."""
+    maps = coil_maps("loops", N_COILS, image.shape, rng)
+    kspace = centred_fft((maps * image).astype(np.complex64))
+    cases = []
+    for noise in noises:
+        noisy = with_noise(kspace, noise, rng)
+        for acceleration in accelerations:
+            problem = prepare_slice(noisy * line_mask(image.shape[1], acceleration))
+            cases.append((np.abs(image), problem))
+    return cases
+
+
 def tuning_cases(
     heads: list[str], fractions: list[float], sizes: list[int], noises: list[float]
 ) -> list[Case]:
     """Return (reference magnitude, problem) of every slice at every size, noise and acceleration."""
-    cases: list[Case] = []
-    for size in sizes:
-        for _, image, rng in head_images(heads, fractions, size):
-            maps = coil_maps("loops", N_COILS, image.shape, rng)
-            kspace = centred_fft((maps * image).astype(np.complex64))
-            for noise in noises:
-                noisy = with_noise(kspace, noise, rng)
-                for acceleration in ACCELERATIONS:
-                    problem = prepare_slice(noisy * line_mask(size, acceleration), len(cases))
-                    cases.append((np.abs(image), problem))
-    return cases
+    return [
+        case
+        for size in sizes
+        for _, image, rng in head_images(heads, fractions, size)
+        for case in scan_cases(image, rng, noises, ACCELERATIONS)
+    ]
 
 
 def choice_of(family: str, numbers: Numbers, n_calls: int) -> SamplerChoice:
