@@ -73,7 +73,7 @@ def test_the_page_says_what_made_the_images_and_what_to_beware_of(made):
         provenance["model"]["digest"],
         "onnxruntime",
         "<td>dds</td>",
-        "trained on synthetic slices of the MNI152 tissue maps, not on patients",
+        "trained on synthetic slices of the MNI152 tissue maps and of label maps of heads, not on patients",
         "2</b><span>samples",
         f"<td>{provenance['measured']['calibration_lines']}</td>",
     ):

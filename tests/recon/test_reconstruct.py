@@ -98,7 +98,7 @@ def test_a_scaled_scan_gives_the_scaled_image():
 
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_samples_are_averaged_and_their_spread_kept_however_many_run_together(graph):
-    model, choice, slices = load_model("demo"), SamplerChoice(steps=3), problems(2)
+    model, choice, slices = load_model("demo"), SamplerChoice(steps=3, eta=1.0), problems(2)
     noises = [NoiseStream(0, [0, 1], (64, 64), [k, k]).draw().copy() for k in range(3)]
     assert all((a != b).all() for a, b in itertools.pairwise(noises))
     one, together, apart = (

@@ -83,7 +83,7 @@ def test_a_plan_starts_from_the_measured_image_at_the_sigma_that_is_asked_for():
     assert dds.steps[0].noise_gamma == pytest.approx(2.0 / 0.5**2)
 
 
-@pytest.mark.parametrize(("steps", "sigma"), [(4, 0.05), (8, 0.05), (16, 0.1), (32, 0.2), (64, 0.3)])
+@pytest.mark.parametrize(("steps", "sigma"), [(4, 0.1), (8, 0.1), (16, 0.15), (32, 0.3), (64, 0.3)])
 def test_a_nearer_start_begins_at_a_lower_level(steps, sigma):
     plan = make_plan(SamplerChoice("dds", steps=steps, start="l1-wavelet"), PUBLISHED)
     assert (plan.start, plan.start_image) == ("l1-wavelet", 1.0)

@@ -15,7 +15,8 @@ def test_axial_slices_are_the_most():
 
 def test_planes_face_as_their_orientation_says():
     for orientation in ORIENTATIONS:
-        normal = np.argmax(np.abs(np.cross(orientation.columns, orientation.rows)))
+        across = np.argmax(np.abs(np.cross(orientation.columns, orientation.rows)))
         points, normal = random_plane(np.random.default_rng(1), orientation, GRID)
         spans = np.ptp(points.reshape(3, -1), axis=1)
-        assert np.argmin(spans) == normal
+        assert np.argmin(spans) == np.argmax(np.abs(normal)) == across
+        assert np.linalg.norm(normal) == pytest.approx(1)

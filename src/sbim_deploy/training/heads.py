@@ -81,16 +81,15 @@ def _zones_at(head: Head, points: Field) -> Field:
     the borders as sharp as before.
     """
     places = (points - head.origin[:, None, None]) / head.spacing[:, None, None]
+    # Below the map the neck goes on, mirrored.
+    np.abs(places[2], out=places[2])
     nearest = np.round(places)
     away = places - nearest
     weights = (0.5 * (0.5 - away) ** 2, 0.75 - away**2, 0.5 * (0.5 + away) ** 2)
     size = np.array(head.zones.shape)[:, None, None]
     inside = np.all((nearest >= -1) & (nearest <= size), axis=0)
-    # Below the map the neck goes on, mirrored.
-    inside |= np.all((nearest >= -1)[:2] & (nearest <= size)[:2], axis=0) & (nearest[2] < 0)
     rows, columns = np.nonzero(inside)
     base = nearest[:, rows, columns].astype(np.int32)
-    base[2] = np.where(base[2] < 0, -base[2], base[2])
     parts = [weight[:, rows, columns] for weight in weights]
     n_pixels = rows.size
     fractions = np.zeros((len(ZONES), *points.shape[1:]), np.float32)
