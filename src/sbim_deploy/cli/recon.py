@@ -179,6 +179,8 @@ def run_recon(
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
     with open_source(kspace) as source:
+        for assumed in source.describe().get("assumed") or ():
+            note(f"{kspace}: {assumed}")
         for each in outputs:
             remark = check_output(each, source, settings.slices)
             if remark is not None:

@@ -38,7 +38,7 @@ class CflFile:
 
     Attributes:
         path: the .cfl file.
-        n_slices, n_coils, n_rows, n_columns: its size.
+        n_slices, n_coils, n_rows, n_columns: its size; ``stored_shape`` is (n_rows, n_columns).
         n_sets: the sets of coil maps, 1 for other arrays.
         max_sets: how many there may be.
     """
@@ -49,6 +49,7 @@ class CflFile:
         self.path = path
         sizes = _read_sizes(path)
         self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in _AXES_IN)
+        self.stored_shape = (self.n_rows, self.n_columns)
         self.n_sets = sizes[SETS]
         for axis, size in enumerate(sizes):
             limit = self.max_sets if axis == SETS else 1

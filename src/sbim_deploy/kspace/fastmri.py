@@ -28,7 +28,10 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
+from sbim_deploy.kspace.image_grid import image_grid, measured_array
 from sbim_deploy.mrd.header import MAX_HEADER_BYTES, Encoding, Space, format_header, parse_geometry
+from sbim_deploy.mri.combine import resample_maps
+from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 MAX_COILS = 1024
@@ -43,12 +46,15 @@ class KspaceFile(OpenFile):
 
     Attributes:
         path: the file.
-        n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil.
+        n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil. Where the
+            header asks for finer voxels than were measured, k-space is padded with zeros to them.
+        stored_shape: (rows, columns) of k-space in the file.
         mask: sampled positions, (columns,) or (rows, columns), or None where the file has no mask.
         encoded_shape: (rows, columns) that the header says were encoded, or None without a header.
-        recon_shape: (rows, columns) to crop the image to, at most the data's own, or None.
+        recon_shape: (rows, columns) to crop the image to, or None.
         field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
         voxel_mm: (row, column, slice) size of its voxels, or None.
+        remarks: what was assumed of the header, a sentence each.
         reference_name: the dataset that ``read_reference`` reads, or None.
         has_complex_reference: whether it has a phase.
         has_maps: whether the file holds coil maps, dataset ``s_maps``.
@@ -60,13 +66,16 @@ class KspaceFile(OpenFile):
         single_coil = self._kspace.ndim == 3
         check_stack(self._kspace, path, IMAGE_AXES if single_coil else COIL_AXES, "c")
         shape: tuple[int, ...] = self._kspace.shape
-        self.n_slices, self.n_rows, self.n_columns = shape[0], shape[-2], shape[-1]
+        self.n_slices, self.stored_shape = shape[0], (shape[-2], shape[-1])
         self.n_coils = 1 if single_coil else shape[1]
         if self.n_coils > MAX_COILS:
             raise InputError(f"{path}: 'kspace' has {self.n_coils} coils, expected at most {MAX_COILS}")
-        self.mask = _read_mask(file, path, (self.n_rows, self.n_columns))
         self._set_geometry(_read_geometry(file, path))
-        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [(self.n_rows, self.n_columns)])
+        mask = _read_mask(file, path, self.stored_shape)
+        if mask is not None:
+            mask = centre_pad(mask, (self.n_rows, self.n_columns)[-mask.ndim :])
+        self.mask: BoolArray | None = mask
+        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [self.stored_shape])
         self.has_maps = self._maps is not None
         self._reference = self._find_reference()
         self.has_complex_reference = self._reference is not None and self._reference.dtype.kind == "c"
@@ -79,7 +88,9 @@ class KspaceFile(OpenFile):
             InputError: no such slice, damaged data, or values that are not finite.
         """
         kspace: ComplexArray = read_finite(self._kspace, self.path, index, np.complex64)
-        return kspace.reshape(self.n_coils, self.n_rows, self.n_columns)
+        kspace = kspace.reshape(self.n_coils, *self.stored_shape)
+        shape = (self.n_rows, self.n_columns)
+        return kspace if shape == self.stored_shape else centre_pad(kspace, shape)
 
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Return None: the lines to estimate maps from are in the slice itself."""
@@ -95,7 +106,7 @@ class KspaceFile(OpenFile):
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
-        return {"format": "fastMRI HDF5"}
+        return {"format": "fastMRI HDF5", "assumed": list(self.remarks) or None}
 
     def read_maps(self, index: int) -> ComplexArray:
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
@@ -105,10 +116,12 @@ class KspaceFile(OpenFile):
         """
         if self._maps is None:
             raise InputError(f"{self.path}: no dataset 's_maps'; estimate the coil maps or give a maps file")
-        return _read_maps(self._maps, self.path, index)
+        return resample_maps(_read_maps(self._maps, self.path, index), (self.n_rows, self.n_columns))
 
     def read_reference(self, index: int) -> ComplexArray | FloatArray:
         """Read the reference image of one slice, complex64 or float32 (rows, columns), perhaps cropped.
+
+        One of the pixels of k-space as it is stored is interpolated, as k-space is.
 
         Raises:
             InputError: no reference, no such slice, or damaged or non-finite data.
@@ -117,21 +130,28 @@ class KspaceFile(OpenFile):
             raise InputError(f"{self.path}: no reference image, expected one of {', '.join(REFERENCE_NAMES)}")
         dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
         image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
-        return image
+        shape = (self.n_rows, self.n_columns)
+        if image.shape != self.stored_shape or shape == self.stored_shape:
+            return image
+        finer = centred_ifft(centre_pad(centred_fft(image), shape)).astype(np.complex64)
+        return finer if dtype is np.complex64 else np.abs(finer)
 
     def _set_geometry(self, geometry: Encoding | None) -> None:
+        self.n_rows, self.n_columns = self.stored_shape
         self.encoded_shape: tuple[int, int] | None = None
         self.recon_shape: tuple[int, int] | None = None
         self.field_of_view_mm: tuple[float, float, float] | None = None
         self.voxel_mm: tuple[float, float, float] | None = None
+        self.remarks: tuple[str, ...] = ()
         if geometry is None:
             return
-        rows, columns, depth = geometry.recon.matrix_size
-        extents = geometry.recon.field_of_view_mm
+        where = f"{self.path}: 'ismrmrd_header'"
+        rows, columns = measured_array(geometry, self.stored_shape, where)
+        grid = image_grid(rows, columns, geometry.recon, where)
         self.encoded_shape = geometry.encoded.matrix_size[:2]
-        self.recon_shape = (min(rows, self.n_rows), min(columns, self.n_columns))
-        self.voxel_mm = (extents[0] / rows, extents[1] / columns, extents[2] / depth)
-        self.field_of_view_mm = extents
+        self.n_rows, self.n_columns = grid.shape
+        self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
+        self.field_of_view_mm, self.remarks = grid.field_of_view_mm, grid.remarks
 
     def _find_reference(self) -> h5py.Dataset | None:
         for name in REFERENCE_NAMES:

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
@@ -26,6 +27,7 @@ from sbim_deploy.kspace.placement import (
     Grid,
     is_nearer,
     make_grid,
+    readout_reach,
     readout_role,
     slice_geometry,
 )
@@ -54,11 +56,11 @@ class FoundSlice:
         self.lines: set[int] = set()
         self.header = header
 
-    def add(self, number: int, header: np.void, grid: Grid) -> None:
+    def add(self, number: int, header: np.void, center_line: int) -> None:
         """Add a readout."""
         self.readouts.append(number)
         self.lines.add(int(header["idx"]["kspace_encode_step_1"]))
-        if is_nearer(header, self.header, grid):
+        if is_nearer(header, self.header, center_line):
             self.header = header.copy()
 
 
@@ -69,7 +71,8 @@ class MrdIndex:
         images, calibrations: slices of the images, and of calibration readouts that are no part of one.
         noise: the numbers of the noise readouts.
         dropped: how many are left out, by kind.
-        grid: the grid that all images are on.
+        image: the grid that all images are on.
+        reaches: how far the readouts of each encoding space reach from their centre.
 
     Raises:
         InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
@@ -81,12 +84,19 @@ class MrdIndex:
         self.noise: list[int] = []
         self.dropped: Counter[str] = Counter()
         self._file = file
+        self.reaches: dict[int, int] = {}
         self._grids: dict[int, Grid] = {}
         for start in range(0, file.n_readouts, HEADERS_AT_ONCE):
             stop = min(start + HEADERS_AT_ONCE, file.n_readouts)
             for number, header in enumerate(file.read_headers(start, stop), start):
                 self._add(number, header)
-        self.grid = self._one_grid()
+        for space, reach in self.reaches.items():
+            self._grids[space] = self._make_grid(space, reach)
+        self.image = self._one_grid()
+
+    def image_of(self, space: int) -> ImageGrid:
+        """Return the grid of the images of an encoding space."""
+        return self._grids[space].image
 
     def donor(self, key: Key) -> Key | None:
         """Return another series of the same slice that has calibration lines where this one has none."""
@@ -109,24 +119,25 @@ class MrdIndex:
         elif role in (IMAGE, IMAGE_AND_CALIBRATION, CALIBRATION):
             slices = self.calibrations if role == CALIBRATION else self.images
             found = slices.setdefault(slice_key(header), FoundSlice(header.copy()))
-            found.add(number, header, self._grid_of(space))
+            if space not in self._grids:
+                self._grids[space] = self._make_grid(space)
+            self.reaches[space] = max(readout_reach(header), self.reaches.get(space, 0))
+            found.add(number, header, self._grids[space].center_line)
         else:
             self.dropped[role] += 1
 
-    def _grid_of(self, space: int) -> Grid:
-        if space not in self._grids:
-            encoding = self._file.header.encodings[space]
-            self._grids[space] = make_grid(encoding, f"{self._file.path}: encoding space {space}")
-        return self._grids[space]
+    def _make_grid(self, space: int, reach: int | None = None) -> Grid:
+        encoding = self._file.header.encodings[space]
+        return make_grid(encoding, f"{self._file.path}: encoding space {space}", reach)
 
-    def _one_grid(self) -> Grid:
+    def _one_grid(self) -> ImageGrid:
         spaces = sorted({series.encoding for series, _ in self.images})
         if not spaces:
             raise InputError(
                 f"{self._file.path}: none of its {self._file.n_readouts} readouts is of an image, "
                 "expected some; check the file"
             )
-        first, *others = (self._grids[space] for space in spaces)
+        first, *others = (self._grids[space].image for space in spaces)
         for space, grid in zip(spaces[1:], others, strict=True):
             if (grid.shape, grid.image_shape) != (first.shape, first.image_shape):
                 raise InputError(
@@ -137,8 +148,8 @@ class MrdIndex:
 
     def _own_width(self, key: Key) -> int:
         grid = self._grids[key[0].encoding]
-        columns = np.array(sorted(self.images[key].lines)) - grid.center_line + grid.shape[1] // 2
-        return len(centre_run(columns[(columns >= 0) & (columns < grid.shape[1])], grid.shape[1]))
+        columns = np.array(sorted(self.images[key].lines)) - grid.center_line + grid.placed[1] // 2
+        return len(centre_run(columns[(columns >= 0) & (columns < grid.placed[1])], grid.placed[1]))
 
 
 def _same_place(key: Key, among: Iterable[Key]) -> list[Key]:
@@ -156,6 +167,7 @@ class MrdKspace:
         path: the file.
         scan_header: what its XML says.
         n_slices, n_coils, n_rows, n_columns: the size of k-space, the readout's oversampling not cropped.
+        stored_shape: the same (rows, columns).
         mask: None: what was acquired is what is not zero.
         recon_shape: (rows, columns) of the image.
         voxel_mm: (row, column, slice) size of its voxels.
@@ -172,17 +184,13 @@ class MrdKspace:
         self._file = file
         self._index = MrdIndex(file)
         self._keys = sorted(self._index.images)
-        grid = self._index.grid
+        grid = self._index.image
         first = self.slice_header(0)
         self.n_slices, self.n_coils = len(self._keys), int(first["active_channels"])
-        self.n_rows, self.n_columns = grid.shape
+        self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape: tuple[int, int] | None = grid.image_shape
-        recon = self.scan_header.encodings[self.series(0).encoding].recon
-        rows, columns, depth = (
-            extent / size for extent, size in zip(recon.field_of_view_mm, recon.matrix_size, strict=True)
-        )
-        self.voxel_mm: tuple[float, float, float] | None = (rows, columns, depth)
-        self._assembler = SliceAssembler(self.scan_header)
+        self.voxel_mm: tuple[float, float, float] | None = grid.voxel_mm
+        self._assembler = SliceAssembler(self.scan_header, reaches=self._index.reaches)
         with _naming(self.path):
             self._feed(self._index.noise)
         self._last: tuple[int, AssembledSlice] | None = None
@@ -229,9 +237,8 @@ class MrdKspace:
             InputError: no such slice, or directions that are not at right angles.
         """
         key = self._key(index)
-        return slice_geometry(
-            self.slice_header(index), self.scan_header.encodings[key[0].encoding], self._where(key)
-        )
+        field_of_view = self._index.image_of(key[0].encoding).field_of_view_mm
+        return slice_geometry(self.slice_header(index), field_of_view, self._where(key))
 
     def series(self, index: int) -> Series:
         """Return the series that a slice belongs to; InputError where there is no such slice."""
@@ -267,6 +274,7 @@ class MrdKspace:
             "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
+            "assumed": list(self._index.image.remarks) or None,
         }
 
     def _key(self, index: int) -> Key:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
+from sbim_deploy.kspace.image_grid import ImageGrid, half, image_grid, measured_lines, measured_readout
 from sbim_deploy.mrd.header import Encoding, Limit
 from sbim_deploy.mrd.messages import COMPRESSIONS, Flag, Readout
 from sbim_deploy.records import DIRECTION_TOLERANCE, ComplexArray, SliceGeometry, Vector
@@ -27,22 +27,20 @@ DROPPED = {
     Flag.IS_PHASE_STABILIZATION_REFERENCE: "phase stabilisation",
     Flag.IS_PHASE_STABILIZATION: "phase stabilisation",
 }
-MAX_RATIO = 64
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of one encoding space: (rows, columns) of k-space, those encoded, and those of the image.
+    """Where the readouts of one encoding space are placed, and the image that they become.
 
-    Readouts lie along the rows. ``shape`` exceeds ``encoded`` where the image has smaller voxels than were
-    encoded; ``image_shape`` is what the image on ``shape`` is cropped to.
+    Readouts lie along the rows of ``placed``, (rows, columns). ``image`` is what is made of them when all are
+    there.
     """
 
-    shape: tuple[int, int]
-    encoded: tuple[int, int]
-    image_shape: tuple[int, int]
+    placed: tuple[int, int]
     center_line: int
     lines: Limit
+    image: ImageGrid
 
 
 def readout_role(flags: int, calibration_mode: str | None) -> str:
@@ -64,11 +62,14 @@ def readout_role(flags: int, calibration_mode: str | None) -> str:
     return IMAGE
 
 
-def make_grid(encoding: Encoding, where: str) -> Grid:
+def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
     """Return the grid of an encoding space; ``where`` names it in error messages.
 
+    ``reach`` is the largest :func:`readout_reach` of its readouts; None counts on what the header says.
+
     Raises:
-        InputError: it is not Cartesian, not 2D, or larger than any slice that is read.
+        InputError: it is not Cartesian, not 2D, larger than any slice that is read, or its readouts have
+            samples that the header does not explain.
     """
     if encoding.trajectory != "cartesian":
         raise InputError(
@@ -78,25 +79,27 @@ def make_grid(encoding: Encoding, where: str) -> Grid:
         raise InputError(
             f"{where}: is 3D, with a second phase encode, expected 2D slices: transform along it first"
         )
-    encoded, image = encoding.encoded.matrix_size[:2], encoding.recon.matrix_size[:2]
-    pairs = zip(encoding.encoded.field_of_view_mm, encoding.recon.field_of_view_mm, strict=True)
-    ratios = [ours / theirs for ours, theirs in pairs]
-    if max(ratios) > MAX_RATIO:
-        raise InputError(
-            f"{where}: encodedSpace is {max(ratios):g} times as wide as reconSpace, expected at most "
-            f"{MAX_RATIO} times; check the fields of view"
-        )
-    # The image's voxels on the field of view that was encoded.
-    finest = [round(n * ratio) for n, ratio in zip(image, ratios, strict=False)]
-    shape = (max(encoded[0], image[0], finest[0]), max(encoded[1], image[1], finest[1]))
-    if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
-        raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
+    encoded = encoding.encoded.matrix_size[:2]
+    rows = measured_readout(encoding, half(encoded[0]) if reach is None else reach, where)
+    image = image_grid(rows, measured_lines(encoding), encoding.recon, where)
     lines = encoding.step_1 or Limit(0, encoded[1] - 1, encoded[1] // 2)
-    return Grid(shape, encoded, image, lines.center, lines)
+    return Grid((max(rows.samples, encoded[0]), encoded[1]), lines.center, lines, image)
+
+
+def readout_reach(header: np.void) -> int:
+    """Return how many samples a readout has on the longer side of its centre, the centre's own to the later.
+
+    The one sample that a reversed readout of even length has beyond the others does not count.
+    """
+    first, last = _kept_samples(header)
+    center = int(header["center_sample"])
+    if int(header["flags"]) >> (Flag.IS_REVERSE - 1) & 1:
+        return max(last - 1 - center, center - first)
+    return max(center - first, last - center)
 
 
 def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, ComplexArray]:
-    """Return the rows, the column and the samples (coil, row) of a readout on the grid.
+    """Return the rows, the column and the samples (coil, row) of a readout on ``grid.placed``.
 
     Sample s lies at s - center_sample from the centre of the grid, and at as much on the other side of it
     where the readout is reversed.
@@ -118,7 +121,7 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
     if not np.isfinite(samples).all():
         raise InputError(f"{where}: has samples that are not finite; leave its slice out")
     column = _column(header, grid, where)
-    first, last = int(header["discard_pre"]), n_samples - int(header["discard_post"])
+    first, last = _kept_samples(header)
     if first >= last:
         raise InputError(f"{where}: discards all of its {n_samples} samples, expected some to be kept")
     kept = samples[:, first:last]
@@ -126,28 +129,30 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
     if readout.has(Flag.IS_REVERSE):
         kept = kept[:, ::-1]
         start = int(header["center_sample"]) - (last - 1)
-        kept, start = _wrap_last(kept, start, grid.encoded[0])
+        kept, start = _wrap_last(kept, start, grid.placed[0])
     n_kept = kept.shape[1]
-    low = -(grid.encoded[0] // 2)
-    if not (low <= start and start + n_kept <= low + grid.encoded[0]):
+    low = -(grid.placed[0] // 2)
+    if not (low <= start and start + n_kept <= low + grid.placed[0]):
         raise InputError(
             f"{where}: samples {first} to {last - 1} around center_sample {int(header['center_sample'])} do "
-            f"not fit {grid.encoded[0]} encoded samples; check center_sample and the encoded matrix"
+            f"not fit {grid.placed[0]} encoded samples; check center_sample and the encoded matrix"
         )
-    row = start + grid.shape[0] // 2
+    row = start - low
     return slice(row, row + n_kept), column, kept
 
 
-def is_nearer(header: np.void, other: np.void | None, grid: Grid) -> bool:
+def is_nearer(header: np.void, other: np.void | None, center_line: int) -> bool:
     """Tell whether a readout lies nearer to the centre of k-space than another, or there is no other."""
     if other is None:
         return True
     ours, theirs = (int(each["idx"]["kspace_encode_step_1"]) for each in (header, other))
-    return abs(ours - grid.center_line) < abs(theirs - grid.center_line)
+    return abs(ours - center_line) < abs(theirs - center_line)
 
 
-def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeometry | None:
+def slice_geometry(header: np.void, field_of_view_mm: Vector, where: str) -> SliceGeometry | None:
     """Return where the image of a slice lies, by a readout's header; None where its directions are all zero.
+
+    ``field_of_view_mm`` is that of :class:`sbim_deploy.kspace.image_grid.ImageGrid`.
 
     Directions that are a little off square, as scanners round them, become the nearest ones that are not.
 
@@ -172,14 +177,13 @@ def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeom
         read_dir=_vector(directions[0]),
         phase_dir=_vector(directions[1]),
         slice_dir=_vector(directions[2]),
-        field_of_view_mm=field_of_view(encoding),
+        field_of_view_mm=field_of_view_mm,
     )
 
 
-def field_of_view(encoding: Encoding) -> Vector:
-    """Return the (row, column, slice) extent of a slice's image in mm, by the header's reconSpace."""
-    rows, columns, depth = encoding.recon.field_of_view_mm
-    return rows, columns, depth / encoding.recon.matrix_size[2]
+def _kept_samples(header: np.void) -> tuple[int, int]:
+    """Return the first sample that is not discarded, and the one after the last."""
+    return int(header["discard_pre"]), int(header["number_of_samples"]) - int(header["discard_post"])
 
 
 def _column(header: np.void, grid: Grid, where: str) -> int:
@@ -192,12 +196,12 @@ def _column(header: np.void, grid: Grid, where: str) -> int:
     if partition:
         raise InputError(f"{where}: kspace_encode_step_2 is {partition}, expected 0 in a 2D encoding")
     offset = line - grid.center_line
-    if not 0 <= offset + grid.encoded[1] // 2 < grid.encoded[1]:
+    if not 0 <= offset + grid.placed[1] // 2 < grid.placed[1]:
         raise InputError(
             f"{where}: line {line} lies {offset} from the centre {grid.center_line}, outside the "
-            f"{grid.encoded[1]} encoded lines; check the header's limits"
+            f"{grid.placed[1]} encoded lines; check the header's limits"
         )
-    return offset + grid.shape[1] // 2
+    return offset + grid.placed[1] // 2
 
 
 def _wrap_last(samples: ComplexArray, start: int, n_encoded: int) -> tuple[ComplexArray, int]:

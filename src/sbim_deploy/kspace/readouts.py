@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
+from sbim_deploy.kspace.image_grid import ImageGrid, half
 from sbim_deploy.kspace.noise_scan import NoiseScan, dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
@@ -17,9 +19,9 @@ from sbim_deploy.kspace.placement import (
     IMAGE_AND_CALIBRATION,
     NOISE,
     Grid,
-    field_of_view,
     make_grid,
     place,
+    readout_reach,
     readout_role,
     slice_geometry,
 )
@@ -54,6 +56,7 @@ class AssembledSlice:
         calibration_series: the series whose readouts ``calibration`` has, or None.
         noise: the standard deviation of each of the real and imaginary parts, where noise readouts tell it.
         field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
+        remarks: what was assumed of the scan or left out, a sentence each.
     """
 
     series: Series
@@ -66,6 +69,7 @@ class AssembledSlice:
     calibration_series: Series | None = None
     noise: float | None = None
     field_of_view_mm: Vector | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class SliceAssembler:
@@ -78,6 +82,8 @@ class SliceAssembler:
     Args:
         header: the scan's header.
         max_bytes: the most that slices in progress may take together, or None for no bound but one slice's.
+        reaches: the largest reach (:func:`sbim_deploy.kspace.placement.readout_reach`) of the readouts of
+            each encoding space, where they are all known before the first comes.
 
     Attributes:
         dropped: how many readouts were left out, by kind.
@@ -85,7 +91,9 @@ class SliceAssembler:
             it goes, since a hostile stream may begin very many slices.
     """
 
-    def __init__(self, header: MrdHeader, max_bytes: int | None = None) -> None:
+    def __init__(
+        self, header: MrdHeader, max_bytes: int | None = None, reaches: Mapping[int, int] | None = None
+    ) -> None:
         self.dropped: Counter[str] = Counter()
         self.n_bytes = 0
         self.noise = NoiseScan(header.noise_bandwidth)
@@ -93,6 +101,8 @@ class SliceAssembler:
         self._max_bytes = max_bytes
         self._n_coils: int | None = None
         self._grids: dict[int, Grid] = {}
+        self._reaches: dict[int, int] = dict(reaches or {})
+        self._settled: dict[int, Grid] = {}
         self._images: dict[Key, SliceBuffer] = {}
         self._calibrations: dict[Key, SliceBuffer] = {}
         self._kept: dict[tuple[int, int], CalibrationLines] = {}
@@ -152,7 +162,7 @@ class SliceAssembler:
         where = describe_key(key)
         if key in self._done:
             raise InputError(f"{where}: gets a readout after LAST_IN_SLICE, expected none; check the flags")
-        grid = self._grid(series.encoding)
+        grid = self._grid(series.encoding, readout.header)
         rows, column, samples = place(readout, grid, where)
         self._n_coils = self._n_coils or len(samples)
         if len(samples) != self._n_coils:
@@ -169,15 +179,39 @@ class SliceAssembler:
         for buffer in buffers:
             buffer.add(rows, column, samples, readout.header)
 
-    def _grid(self, encoding: int) -> Grid:
-        if encoding not in self._grids:
-            self._grids[encoding] = make_grid(self._header.encodings[encoding], f"encoding space {encoding}")
-        return self._grids[encoding]
+    def _grid(self, encoding: int, header: np.void) -> Grid:
+        """Return where readouts of an encoding space are placed, with room for this one."""
+        where, reach = f"encoding space {encoding}", readout_reach(header)
+        known = self._grids.get(encoding)
+        if known is not None and reach <= self._reaches[encoding]:
+            return known
+        self._reaches[encoding] = max(reach, self._reaches.get(encoding, 0))
+        space = self._header.encodings[encoding]
+        whole = half(space.encoded.matrix_size[0])
+        grid = make_grid(space, where, max(self._reaches[encoding], whole))
+        settled = self._settled.get(encoding)
+        if settled is not None and self._settle(encoding).image != settled.image:
+            raise InputError(
+                f"{where}: a readout reaches {reach} samples from its centre, those of slices that are "
+                f"complete were taken for {settled.image.measured[0]} in all; send readouts of one length"
+            )
+        self._grids[encoding] = grid
+        for key, buffer in (*self._images.items(), *self._calibrations.items()):
+            if key[0].encoding == encoding:
+                self.n_bytes -= buffer.n_bytes
+                buffer.grow(grid.placed[0])
+                self.n_bytes += buffer.n_bytes
+        return grid
+
+    def _settle(self, encoding: int) -> Grid:
+        """Return the grid that the readouts so far tell."""
+        space = self._header.encodings[encoding]
+        return make_grid(space, f"encoding space {encoding}", self._reaches[encoding])
 
     def _buffer(self, buffers: dict[Key, SliceBuffer], key: Key, grid: Grid) -> SliceBuffer:
         if key not in buffers:
             assert self._n_coils is not None
-            wanted = grid.shape[0] * grid.shape[1] * self._n_coils * np.dtype(np.complex64).itemsize
+            wanted = grid.placed[0] * grid.placed[1] * self._n_coils * np.dtype(np.complex64).itemsize
             total = wanted + self.n_bytes
             if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
                 raise InputError(
@@ -201,14 +235,14 @@ class SliceAssembler:
         series, number = key
         buffer = self._images.pop(key)
         self.n_bytes -= buffer.n_bytes
-        grid = self._grids[series.encoding]
-        encoding = self._header.encodings[series.encoding]
+        image = self._settled.setdefault(series.encoding, self._settle(series.encoding)).image
+        buffer = buffer.fitted(image)
         assert buffer.header is not None
         dwell = dwell_us(buffer.header)
         matrix = self.noise.whitening(buffer.n_coils, dwell)
         try:
             kspace = buffer.averaged(matrix)
-            source = self._calibration(key, buffer, kspace, matrix)
+            source = self._calibration(key, buffer, kspace, matrix, image)
         except ValueError as error:
             raise InputError(f"{describe_key(key)}: {error}; leave the slice out") from error
         return AssembledSlice(
@@ -216,27 +250,33 @@ class SliceAssembler:
             slice=number,
             kspace=kspace,
             calibration=None if source is None else source.on_grid(kspace.shape),
-            image_shape=grid.image_shape,
-            geometry=slice_geometry(buffer.header, encoding, describe_key(key)),
+            image_shape=image.image_shape,
+            geometry=slice_geometry(buffer.header, image.field_of_view_mm, describe_key(key)),
             header=buffer.header,
             calibration_series=None if source is None else source.series,
             noise=buffer.averaged_noise() if self.noise.tells_level(dwell) else None,
-            field_of_view_mm=field_of_view(encoding),
+            field_of_view_mm=image.field_of_view_mm,
+            remarks=image.remarks,
         )
 
     def _calibration(
-        self, key: Key, buffer: SliceBuffer, kspace: ComplexArray, matrix: ComplexArray | None
+        self,
+        key: Key,
+        buffer: SliceBuffer,
+        kspace: ComplexArray,
+        matrix: ComplexArray | None,
+        image: ImageGrid,
     ) -> CalibrationLines | None:
         """Return the calibration readouts where they are better than the slice's own centre."""
         place_of = (key[0].encoding, key[1])
         centre = buffer.centre_columns()
         own_width = len(centre)
         if key in self._calibrations:
-            separate = self._separate(key, matrix)
+            separate = self._separate(key, matrix, image)
             self.n_bytes -= self._calibrations.pop(key).n_bytes
             if separate.width >= MIN_CALIB_LINES:
                 self._keep(place_of, separate)
-        kept = self._kept.get(place_of) or self._borrowed(place_of, matrix)
+        kept = self._kept.get(place_of) or self._borrowed(place_of, matrix, image)
         if kept is not None and (kept.separate or own_width < MIN_CALIB_LINES) and kept.width > own_width:
             return kept
         if own_width >= MIN_CALIB_LINES and (kept is None or not kept.separate):
@@ -248,14 +288,16 @@ class SliceAssembler:
         self.n_bytes += lines.n_bytes - (0 if before is None else before.n_bytes)
         self._kept[place_of] = lines
 
-    def _borrowed(self, place_of: tuple[int, int], matrix: ComplexArray | None) -> CalibrationLines | None:
+    def _borrowed(
+        self, place_of: tuple[int, int], matrix: ComplexArray | None, image: ImageGrid
+    ) -> CalibrationLines | None:
         for key in sorted(self._calibrations):
             if (key[0].encoding, key[1]) == place_of:
-                return self._separate(key, matrix)
+                return self._separate(key, matrix, image)
         return None
 
-    def _separate(self, key: Key, matrix: ComplexArray | None) -> CalibrationLines:
-        buffer = self._calibrations[key]
+    def _separate(self, key: Key, matrix: ComplexArray | None, image: ImageGrid) -> CalibrationLines:
+        buffer = self._calibrations[key].fitted(image)
         return CalibrationLines(key[0], buffer.columns(), buffer.averaged(matrix), True)
 
 

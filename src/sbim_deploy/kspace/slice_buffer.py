@@ -6,12 +6,15 @@ the zeros around them, for the slice itself or for another repetition of it.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.placement import Grid, is_nearer
+from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.whitening import mix_coils
 from sbim_deploy.records import ComplexArray
@@ -58,24 +61,52 @@ class SliceBuffer:
 
     Attributes:
         header: that of the readout nearest the centre of k-space, or None before the first.
-        n_bytes: the memory that it takes.
     """
 
     def __init__(self, grid: Grid, n_coils: int) -> None:
         self.n_coils = n_coils
         self.header: np.void | None = None
-        self._grid = grid
-        self._sums: ComplexArray = np.zeros((n_coils, *grid.shape), np.complex64)
-        self._counts = np.zeros(grid.shape, np.uint16)
-        self.n_bytes = self._sums.nbytes + self._counts.nbytes
+        self._center_line = grid.center_line
+        self._sums: ComplexArray = np.zeros((n_coils, *grid.placed), np.complex64)
+        self._counts = np.zeros(grid.placed, np.uint16)
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory that it takes."""
+        return self._sums.nbytes + self._counts.nbytes
 
     def add(self, rows: slice, column: int, samples: ComplexArray, header: np.void) -> None:
         """Add the samples (coil, row) of one readout."""
         with np.errstate(over="ignore"):  # what overflows is met when the slice is complete
             self._sums[:, rows, column] += samples
         self._counts[rows, column] += 1
-        if is_nearer(header, self.header, self._grid):
+        if is_nearer(header, self.header, self._center_line):
             self.header = header.copy()
+
+    def grow(self, n_rows: int) -> None:
+        """Make room for readouts that are longer than those so far, to ``n_rows`` around the centre."""
+        shape = (n_rows, self._counts.shape[1])
+        if n_rows > self._counts.shape[0]:
+            self._sums, self._counts = centre_pad(self._sums, shape), centre_pad(self._counts, shape)
+
+    def fitted(self, image: ImageGrid) -> SliceBuffer:
+        """Return the rows that were measured, with zeros around them up to the grid of the image."""
+        fitted = copy.copy(self)
+        n_rows, n_columns = self._counts.shape
+        measured = image.measured[0]
+        if measured < n_rows:
+            start, beyond = n_rows // 2 - measured // 2, n_rows // 2 + measured // 2
+            fitted._sums = centre_crop(self._sums, (measured, n_columns)).copy()
+            fitted._counts = centre_crop(self._counts, (measured, n_columns)).copy()
+            if measured % 2 == 0:
+                # As place() does: + n / 2 of reversed readouts is - n / 2, where they reach there.
+                whole = self._counts[start + 1] > 0
+                fitted._sums[:, 0] += self._sums[:, beyond] * whole
+                fitted._counts[0] += self._counts[beyond] * whole
+        if fitted._counts.shape != image.shape:
+            fitted._sums = centre_pad(fitted._sums, image.shape)
+            fitted._counts = centre_pad(fitted._counts, image.shape)
+        return fitted
 
     def averaged(self, matrix: ComplexArray | None) -> ComplexArray:
         """Return k-space (coil, rows, columns), averaged over what was repeated, whitened by a matrix.
@@ -104,7 +135,7 @@ class SliceBuffer:
 
     def centre_columns(self) -> NDArray[np.intp]:
         """Return those of them that form the run around the centre."""
-        return centre_run(self.columns(), self._grid.shape[1])
+        return centre_run(self.columns(), self._counts.shape[1])
 
 
 class CalibrationLines:

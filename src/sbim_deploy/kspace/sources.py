@@ -24,6 +24,7 @@ class KspaceSource(Protocol):
     n_coils: int
     n_rows: int
     n_columns: int
+    stored_shape: tuple[int, int]
     mask: BoolArray | None
     recon_shape: tuple[int, int] | None
     voxel_mm: tuple[float, float, float] | None

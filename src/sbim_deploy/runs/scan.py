@@ -23,6 +23,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
 from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.mri.combine import resample_maps
 from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
 from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem, measured_mask, prepare_slice
@@ -88,7 +89,7 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     if settings.maps is None:
         yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method, settings.map_sets)
         return
-    shapes = [(kspace.n_rows, kspace.n_columns)]
+    shapes = [(kspace.n_rows, kspace.n_columns), kspace.stored_shape]
     if kspace.recon_shape is not None:
         # Maps of the readout that is kept will do.
         shapes.append((kspace.recon_shape[0], kspace.n_columns))
@@ -184,7 +185,7 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         kspace,
         index,
         scan.mask,
-        None if scan.maps is None else scan.maps.read_maps(index),
+        _read_maps(index, scan),
         scan.kspace.recon_shape,
         calibration if scan.maps is None else None,
         scan.noise if scan.noise is not None else scan.kspace.read_noise(index),
@@ -195,6 +196,15 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
     _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before
     return problem
+
+
+def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
+    """Read a slice's maps, those of k-space as it is stored on the grid that it is padded to."""
+    if scan.maps is None:
+        return None
+    maps, kspace = scan.maps.read_maps(index), scan.kspace
+    grid = (kspace.n_rows, kspace.n_columns)
+    return resample_maps(maps, grid) if maps.shape[-2:] == kspace.stored_shape else maps
 
 
 def readable_problems(
