@@ -29,7 +29,8 @@ from sbim_deploy.io.hdf5 import (
     writing,
 )
 from sbim_deploy.kspace.image_grid import image_grid, measured_array
-from sbim_deploy.mrd.header import MAX_HEADER_BYTES, Encoding, Space, format_header, parse_geometry
+from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
+from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 from sbim_deploy.mri.combine import resample_maps
 from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
@@ -151,7 +152,8 @@ class KspaceFile(OpenFile):
         self.encoded_shape = geometry.encoded.matrix_size[:2]
         self.n_rows, self.n_columns = grid.shape
         self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
-        self.field_of_view_mm, self.remarks = grid.field_of_view_mm, grid.remarks
+        self.field_of_view_mm = grid.field_of_view_mm
+        self.remarks = (*geometry.remarks, *grid.remarks)
 
     def _find_reference(self) -> h5py.Dataset | None:
         for name in REFERENCE_NAMES:

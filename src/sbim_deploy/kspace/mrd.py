@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.channels import OTHER_CHANNELS, check_few_others
 from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
@@ -25,13 +26,16 @@ from sbim_deploy.kspace.placement import (
     IMAGE_AND_CALIBRATION,
     NOISE,
     Grid,
+    check_is_2d_cartesian,
+    encoding_index,
+    is_beyond,
     is_nearer,
     make_grid,
     readout_reach,
     readout_role,
     slice_geometry,
 )
-from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler, encoding_index
+from sbim_deploy.kspace.readouts import BEYOND, AssembledSlice, SliceAssembler
 from sbim_deploy.kspace.slice_buffer import Key, Series, centre_run, describe_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile
 from sbim_deploy.mrd.header import MrdHeader
@@ -73,26 +77,48 @@ class MrdIndex:
         dropped: how many are left out, by kind.
         image: the grid that all images are on.
         reaches: how far the readouts of each encoding space reach from their centre.
+        n_coils: the channels of the images.
+        remarks: what was assumed of the scan or left out, a sentence each.
 
     Raises:
         InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
     """
 
     def __init__(self, file: MrdFile) -> None:
+        self._file = file
+        channels = self._sort()
+        self.n_coils = max(channels, default=0)
+        if len(channels) > 1:
+            others = sum(channels.values()) - channels[self.n_coils]
+            with _naming(file.path):
+                check_few_others(others, channels[self.n_coils], self.n_coils)
+            self._sort(self.n_coils)
+        for space, reach in self.reaches.items():
+            self._grids[space] = self._make_grid(space, reach)
+        self.image = self._one_grid()
+        left_out = {kind: self.dropped[kind] for kind in (OTHER_CHANNELS, BEYOND) if self.dropped[kind]}
+        self.remarks = self.image.remarks + tuple(
+            f"{count} readouts are left out: {kind}" for kind, count in left_out.items()
+        )
+
+    def _sort(self, n_coils: int | None = None) -> Counter[int]:
+        """Go through all headers, and return the channels of the images' and how many readouts have them.
+
+        Those of other channels than ``n_coils`` are dropped, unless it is None.
+        """
         self.images: dict[Key, FoundSlice] = {}
         self.calibrations: dict[Key, FoundSlice] = {}
         self.noise: list[int] = []
         self.dropped: Counter[str] = Counter()
-        self._file = file
         self.reaches: dict[int, int] = {}
         self._grids: dict[int, Grid] = {}
-        for start in range(0, file.n_readouts, HEADERS_AT_ONCE):
-            stop = min(start + HEADERS_AT_ONCE, file.n_readouts)
-            for number, header in enumerate(file.read_headers(start, stop), start):
-                self._add(number, header)
-        for space, reach in self.reaches.items():
-            self._grids[space] = self._make_grid(space, reach)
-        self.image = self._one_grid()
+        self._partitions: dict[int, int] = {}
+        channels: Counter[int] = Counter()
+        for start in range(0, self._file.n_readouts, HEADERS_AT_ONCE):
+            stop = min(start + HEADERS_AT_ONCE, self._file.n_readouts)
+            for number, header in enumerate(self._file.read_headers(start, stop), start):
+                self._add(number, header, channels, n_coils)
+        return channels
 
     def image_of(self, space: int) -> ImageGrid:
         """Return the grid of the images of an encoding space."""
@@ -111,20 +137,31 @@ class MrdIndex:
             return key
         return next(iter(_same_place(key, self.calibrations)), None)
 
-    def _add(self, number: int, header: np.void) -> None:
+    def _add(self, number: int, header: np.void, channels: Counter[int], n_coils: int | None) -> None:
         space = encoding_index(header, self._file.header)
-        role = readout_role(int(header["flags"]), self._file.header.encodings[space].calibration_mode)
+        encoding = self._file.header.encodings[space]
+        role = readout_role(int(header["flags"]), encoding.calibration_mode)
         if role == NOISE:
             self.noise.append(number)
-        elif role in (IMAGE, IMAGE_AND_CALIBRATION, CALIBRATION):
-            slices = self.calibrations if role == CALIBRATION else self.images
-            found = slices.setdefault(slice_key(header), FoundSlice(header.copy()))
-            if space not in self._grids:
-                self._grids[space] = self._make_grid(space)
-            self.reaches[space] = max(readout_reach(header), self.reaches.get(space, 0))
-            found.add(number, header, self._grids[space].center_line)
-        else:
+            return
+        if role not in (IMAGE, IMAGE_AND_CALIBRATION, CALIBRATION):
             self.dropped[role] += 1
+            return
+        channels[int(header["active_channels"])] += 1
+        if n_coils is not None and int(header["active_channels"]) != n_coils:
+            self.dropped[OTHER_CHANNELS] += 1
+            return
+        where = f"{self._file.path}: encoding space {space}"
+        check_is_2d_cartesian(header, encoding, self._partitions, where)
+        if space not in self._grids:
+            self._grids[space] = self._make_grid(space)
+        if is_beyond(header, self._grids[space]):
+            self.dropped[BEYOND] += 1
+            return
+        slices = self.calibrations if role == CALIBRATION else self.images
+        found = slices.setdefault(slice_key(header), FoundSlice(header.copy()))
+        self.reaches[space] = max(readout_reach(header), self.reaches.get(space, 0))
+        found.add(number, header, self._grids[space].center_line)
 
     def _make_grid(self, space: int, reach: int | None = None) -> Grid:
         encoding = self._file.header.encodings[space]
@@ -185,8 +222,7 @@ class MrdKspace:
         self._index = MrdIndex(file)
         self._keys = sorted(self._index.images)
         grid = self._index.image
-        first = self.slice_header(0)
-        self.n_slices, self.n_coils = len(self._keys), int(first["active_channels"])
+        self.n_slices, self.n_coils = len(self._keys), self._index.n_coils
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape: tuple[int, int] | None = grid.image_shape
         self.voxel_mm: tuple[float, float, float] | None = grid.voxel_mm
@@ -269,12 +305,12 @@ class MrdKspace:
             "slices_of_series": max(Counter(key[0] for key in self._keys).values()),
             "dwell_us": dwell_us(first),
             "noise_readouts": len(self._index.noise),
-            "whitened": bool(self._index.noise),
+            "whitened": self._assembler.noise.whitening(self.n_coils, dwell_us(first)) is not None,
             "calibration_mode": encoding.calibration_mode,
             "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
-            "assumed": list(self._index.image.remarks) or None,
+            "assumed": [*self._index.remarks, *self._assembler.noise.remarks(self.n_coils)] or None,
         }
 
     def _key(self, index: int) -> Key:
@@ -292,6 +328,8 @@ class MrdKspace:
         self._last = None  # one slice in memory, not two
         with _naming(self.path):
             assembled = self._assemble(key)
+            if assembled.fault is not None:
+                raise InputError(assembled.fault)
         if assembled.kspace.shape[0] != self.n_coils:
             raise InputError(
                 f"{self._where(key)}: has {assembled.kspace.shape[0]} channels, expected {self.n_coils}"

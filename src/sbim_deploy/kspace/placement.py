@@ -5,14 +5,14 @@ Inati et al. 2017 (doi:10.1002/mrm.26089) and the ISMRMRD documentation define t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.image_grid import ImageGrid, half, image_grid, measured_lines, measured_readout
-from sbim_deploy.mrd.header import Encoding, Limit
+from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
 from sbim_deploy.mrd.messages import COMPRESSIONS, Flag, Readout
 from sbim_deploy.records import DIRECTION_TOLERANCE, ComplexArray, SliceGeometry, Vector
 
@@ -29,18 +29,28 @@ DROPPED = {
 }
 
 
+class NotFiniteError(InputError):
+    """The samples of a readout are not finite, which spoils its slice and no other."""
+
+
+FEW_LINES = 16  # limits may go beyond the encoded lines by one in so many
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where the readouts of one encoding space are placed, and the image that they become.
 
     Readouts lie along the rows of ``placed``, (rows, columns). ``image`` is what is made of them when all are
-    there.
+    there. ``beyond`` are the few lines that the header's limits have outside ``placed``. Where
+    ``has_partitions``, the header speaks of 3D.
     """
 
     placed: tuple[int, int]
     center_line: int
     lines: Limit
     image: ImageGrid
+    beyond: int = 0
+    has_partitions: bool = False
 
 
 def readout_role(flags: int, calibration_mode: str | None) -> str:
@@ -68,22 +78,90 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
     ``reach`` is the largest :func:`readout_reach` of its readouts; None counts on what the header says.
 
     Raises:
-        InputError: it is not Cartesian, not 2D, larger than any slice that is read, or its readouts have
+        InputError: it is not Cartesian, larger than any slice that is read, or its readouts have
             samples that the header does not explain.
     """
     if encoding.trajectory != "cartesian":
         raise InputError(
             f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian': regrid it first"
         )
-    if encoding.encoded.matrix_size[2] > 1 or (encoding.step_2 and encoding.step_2.maximum):
-        raise InputError(
-            f"{where}: is 3D, with a second phase encode, expected 2D slices: transform along it first"
-        )
     encoded = encoding.encoded.matrix_size[:2]
     rows = measured_readout(encoding, half(encoded[0]) if reach is None else reach, where)
     image = image_grid(rows, measured_lines(encoding), encoding.recon, where)
     lines = encoding.step_1 or Limit(0, encoded[1] - 1, encoded[1] // 2)
-    return Grid((max(rows.samples, encoded[0]), encoded[1]), lines.center, lines, image)
+    remarks = list(encoding.remarks)
+    if has_partitions(encoding):
+        remarks.append(
+            f"encodedSpace is 3D, {encoding.encoded.matrix_size[2]} partitions: read as 2D, since all "
+            "readouts have one kspace_encode_step_2"
+        )
+    if beyond := _lines_beyond(encoded[1], lines):
+        remarks.append(
+            f"the header's limits go {beyond} lines beyond the {encoded[1]} encoded ones: what lies there is "
+            "left out"
+        )
+    image = replace(image, remarks=(*remarks, *image.remarks))
+    placed = (max(rows.samples, encoded[0]), encoded[1])
+    return Grid(placed, lines.center, lines, image, beyond, has_partitions(encoding))
+
+
+def encoding_index(header: np.void, scan: MrdHeader) -> int:
+    """Return the encoding space of a readout.
+
+    Raises:
+        InputError: the scan's header has no such space.
+    """
+    index = int(header["encoding_space_ref"])
+    if index >= len(scan.encodings):
+        raise InputError(f"a readout is of encoding space {index}, expected one of {len(scan.encodings)}")
+    return index
+
+
+def has_partitions(encoding: Encoding) -> bool:
+    """Tell whether a header speaks of a second phase encode."""
+    return encoding.encoded.matrix_size[2] > 1 or bool(encoding.step_2 and encoding.step_2.maximum)
+
+
+def check_is_2d_cartesian(
+    header: np.void, encoding: Encoding, partitions: dict[int, int], where: str
+) -> None:
+    """Refuse a readout that contradicts what a header without trajectory, or of trivial 3D, was taken for.
+
+    ``partitions`` keeps the first readout's kspace_encode_step_2 of each encoding space.
+
+    Raises:
+        InputError: it has a trajectory of its own, or is of another partition than the first.
+    """
+    n_dimensions = int(header["trajectory_dimensions"])
+    if n_dimensions and not encoding.trajectory_is_given:
+        raise InputError(
+            f"{where}: the header has no <trajectory>, and its readouts carry one of {n_dimensions} "
+            "dimensions: say in the header that it is cartesian, or regrid it first"
+        )
+    partition = int(header["idx"]["kspace_encode_step_2"])
+    first = partitions.setdefault(int(header["encoding_space_ref"]), partition)
+    if has_partitions(encoding) and partition != first:
+        raise InputError(
+            f"{where}: is 3D, with kspace_encode_step_2 of {first} and {partition}, expected 2D slices: "
+            "transform along it first"
+        )
+
+
+def is_beyond(header: np.void, grid: Grid) -> bool:
+    """Tell whether a readout is one of those few that the limits have beyond the encoded lines."""
+    line = int(header["idx"]["kspace_encode_step_1"])
+    place = line - grid.center_line + grid.placed[1] // 2
+    return bool(grid.beyond and grid.lines.minimum <= line <= grid.lines.maximum) and not (
+        0 <= place < grid.placed[1]
+    )
+
+
+def _lines_beyond(n_lines: int, limits: Limit) -> int:
+    """Return how many lines limits have outside the encoded ones where these are few, and else 0."""
+    below = n_lines // 2 - (limits.center - limits.minimum)
+    above = (n_lines - 1 - n_lines // 2) - (limits.maximum - limits.center)
+    beyond = max(-below, 0) + max(-above, 0)
+    return beyond if beyond <= max(n_lines // FEW_LINES, 1) else 0
 
 
 def readout_reach(header: np.void) -> int:
@@ -119,7 +197,7 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
             "channels and samples as its header says"
         )
     if not np.isfinite(samples).all():
-        raise InputError(f"{where}: has samples that are not finite; leave its slice out")
+        raise NotFiniteError(f"{where}: has samples that are not finite; leave its slice out")
     column = _column(header, grid, where)
     first, last = _kept_samples(header)
     if first >= last:
@@ -193,7 +271,7 @@ def _column(header: np.void, grid: Grid, where: str) -> int:
             f"{where}: kspace_encode_step_1 is {line}, expected {grid.lines.minimum} to {grid.lines.maximum} "
             "as the header's limits say"
         )
-    if partition:
+    if partition and not grid.has_partitions:
         raise InputError(f"{where}: kspace_encode_step_2 is {partition}, expected 0 in a 2D encoding")
     offset = line - grid.center_line
     if not 0 <= offset + grid.placed[1] // 2 < grid.placed[1]:

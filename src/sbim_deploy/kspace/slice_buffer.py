@@ -47,6 +47,11 @@ def slice_key(header: np.void) -> Key:
     return series, int(counters["slice"])
 
 
+def place_of_key(key: Key) -> tuple[int, int]:
+    """Return the encoding space and the slice, which the series of a scan share."""
+    return key[0].encoding, key[1]
+
+
 def describe_key(key: Key) -> str:
     """Return a slice's name for messages."""
     series, number = key
@@ -61,11 +66,13 @@ class SliceBuffer:
 
     Attributes:
         header: that of the readout nearest the centre of k-space, or None before the first.
+        n_readouts: how many went into it.
     """
 
     def __init__(self, grid: Grid, n_coils: int) -> None:
         self.n_coils = n_coils
         self.header: np.void | None = None
+        self.n_readouts = 0
         self._center_line = grid.center_line
         self._sums: ComplexArray = np.zeros((n_coils, *grid.placed), np.complex64)
         self._counts = np.zeros(grid.placed, np.uint16)
@@ -80,6 +87,7 @@ class SliceBuffer:
         with np.errstate(over="ignore"):  # what overflows is met when the slice is complete
             self._sums[:, rows, column] += samples
         self._counts[rows, column] += 1
+        self.n_readouts += 1
         if is_nearer(header, self.header, self._center_line):
             self.header = header.copy()
 

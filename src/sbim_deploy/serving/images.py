@@ -36,7 +36,8 @@ class Outcome:
 
     ``reason`` is None where it is what was asked for, else why it is not: ``deadline``, ``diverged``,
     ``memory``, ``data`` or ``engine``. ``residual`` is |A x - y| / |y|, None where there are no maps.
-    ``doubts`` say why the image may be wrong though it is what was asked for.
+    ``doubts`` say why the image may be wrong though it is what was asked for, ``words`` why the data do not
+    give it.
     """
 
     image: ComplexArray | FloatArray
@@ -44,6 +45,7 @@ class Outcome:
     residual: float | None
     reason: str | None = None
     doubts: tuple[str, ...] = ()
+    words: str | None = None
 
 
 def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
@@ -57,7 +59,8 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
         return Outcome(job.image, job.request.configuration, job.residual, doubts=doubts)
     reason = _reason(job)
     if job.problem is None:
-        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)
+        words = str(job.error) if reason == "data" else None
+        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason, words=words)
     in_time = time.monotonic() < job.deadline
     method = Linear.CG_SENSE if reason in ("diverged", "engine") and in_time else Linear.ZERO_FILLED
     return _linear(job.problem, method, reason)
@@ -129,7 +132,7 @@ class SessionImages:
         )
         attributes = image_attributes(
             header,
-            _history(outcome),
+            [*_history(outcome), *data.remarks],
             _comment(outcome),
             f"{outcome.method} {RESEARCH_USE}",
             self._bits,
@@ -166,4 +169,5 @@ def _comment(outcome: Outcome) -> str:
     if outcome.reason is None:
         doubts = f" DOUBTFUL: {'; '.join(outcome.doubts)}" if outcome.doubts else ""
         return f"sbim-deploy {outcome.method}{residual}{doubts}"
-    return f"sbim-deploy FALLBACK {outcome.method} ({outcome.reason}){residual}"
+    words = "" if outcome.words is None else f": {outcome.words}"
+    return f"sbim-deploy FALLBACK {outcome.method} ({outcome.reason}{words}){residual}"
