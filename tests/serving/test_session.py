@@ -27,8 +27,8 @@ from mrd_client import (
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.file import open_mrd
-from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Flag, Header, Image, Text
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.serving.session import configuration_of_xml
 from simulated_mrd import make_scan, write_mrd
@@ -259,10 +259,19 @@ def test_memory_over_the_bound_ends_the_session_in_words_and_comes_back():
         assert server.buffered_bytes == 0
 
 
-def test_pixels_are_turned_where_the_scanner_wants_it():
-    with serving() as plain, serving(orientation=Orientation.TURNED) as turned:
-        ((one,), (other,)) = (run_session(each, readouts(kspace_of(0))) for each in (plain, turned))
-    np.testing.assert_array_equal(np.roll(pixels(one)[::-1, ::-1], (1, 1), (0, 1)), pixels(other))
+@pytest.mark.parametrize(("vendor", "asked"), [("SIEMENS", "auto"), ("none", "turned")])
+def test_conjugated_raw_data_come_back_the_right_way_round(server, vendor, asked):
+    xml = header_xml().replace(
+        "<experimentalConditions>",
+        f"<acquisitionSystemInformation><systemVendor>{vendor}</systemVendor></acquisitionSystemInformation>"
+        "<experimentalConditions>",
+    )
+    conjugated = [replace(each, data=each.data.conj()) for each in readouts(kspace_of(0))]
+    (plain,) = run_session(server, readouts(kspace_of(0)), "zero-filled", None)
+    with serving(orientation=Orientation(asked)) as other:
+        (image,) = run_session(other, conjugated, "zero-filled", None, xml)
+    assert np.abs(pixels(image) - pixels(plain)).max() <= 1
+    assert any("conjugated" in each for each in attributes(image)["ImageProcessingHistory"])
 
 
 def test_raw_data_are_kept_only_where_asked_for_and_as_they_came(tmp_path):

@@ -32,8 +32,11 @@ def serve(
         typer.Option(help="Seconds from a slice's last readout after which a simpler image is sent."),
     ] = 60,
     orientation: Annotated[
-        str, typer.Option(help="Which way round the scanner expects pixels: plain or turned.")
-    ] = "plain",
+        str,
+        typer.Option(
+            help="Of raw data: auto (by systemVendor), plain, or turned (conjugated, as Siemens' are)."
+        ),
+    ] = "auto",
     gadgetron: Annotated[
         bool,
         typer.Option("--gadgetron", help="Clients are Gadgetrons: any XML configures, errors are id 8."),
@@ -55,11 +58,12 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
+        from sbim_deploy.mrd.orientation import parse_orientation
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
         from sbim_deploy.serving.parameters import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_orientation
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback
 
     settings = ServeSettings(
         host=host,

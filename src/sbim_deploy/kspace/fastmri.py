@@ -30,9 +30,10 @@ from sbim_deploy.io.hdf5 import (
 )
 from sbim_deploy.kspace.image_grid import image_grid, measured_array
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
+from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 from sbim_deploy.mri.combine import resample_maps
-from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
+from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft, turned
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 MAX_COILS = 1024
@@ -58,8 +59,11 @@ class KspaceFile(OpenFile):
         remarks: what was assumed of the header, a sentence each.
         reference_name: the dataset that ``read_reference`` reads, or None.
         has_complex_reference: whether it has a phase.
+        conjugated: whether k-space is conjugated as it is read, and the reference turned with it.
         has_maps: whether the file holds coil maps, dataset ``s_maps``.
     """
+
+    conjugated = False
 
     def __init__(self, file: h5py.File, path: Path) -> None:
         super().__init__(file, path)
@@ -91,7 +95,8 @@ class KspaceFile(OpenFile):
         kspace: ComplexArray = read_finite(self._kspace, self.path, index, np.complex64)
         kspace = kspace.reshape(self.n_coils, *self.stored_shape)
         shape = (self.n_rows, self.n_columns)
-        return kspace if shape == self.stored_shape else centre_pad(kspace, shape)
+        kspace = kspace if shape == self.stored_shape else centre_pad(kspace, shape)
+        return kspace.conj() if self.conjugated else kspace
 
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Return None: the lines to estimate maps from are in the slice itself."""
@@ -107,7 +112,8 @@ class KspaceFile(OpenFile):
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
-        return {"format": "fastMRI HDF5", "assumed": list(self.remarks) or None}
+        conjugation = [conjugation_remark()] if self.conjugated else []
+        return {"format": "fastMRI HDF5", "assumed": [*self.remarks, *conjugation] or None}
 
     def read_maps(self, index: int) -> ComplexArray:
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
@@ -132,6 +138,8 @@ class KspaceFile(OpenFile):
         dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
         image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
         shape = (self.n_rows, self.n_columns)
+        if self.conjugated:
+            image = turned(image).conj()
         if image.shape != self.stored_shape or shape == self.stored_shape:
             return image
         finer = centred_ifft(centre_pad(centred_fft(image), shape)).astype(np.complex64)

@@ -35,8 +35,8 @@ from sbim_deploy.kspace.placement import (
     readout_role,
     slice_geometry,
 )
-from sbim_deploy.kspace.readouts import BEYOND, AssembledSlice, SliceAssembler
-from sbim_deploy.kspace.slice_buffer import Key, Series, centre_run, describe_key, slice_key
+from sbim_deploy.kspace.readouts import BEYOND, SliceAssembler
+from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, Series, centre_run, describe_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag
@@ -232,6 +232,15 @@ class MrdKspace:
         self._last: tuple[int, AssembledSlice] | None = None
         self._calibrated: dict[int, str] = {}
 
+    @property
+    def conjugated(self) -> bool:
+        """Whether k-space is conjugated as it is read: by the vendor, unless it is set."""
+        return self._assembler.conjugated
+
+    @conjugated.setter
+    def conjugated(self, value: bool) -> None:
+        self._assembler.conjugated = value
+
     def __enter__(self) -> Self:
         return self
 
@@ -310,7 +319,12 @@ class MrdKspace:
             "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
-            "assumed": [*self._index.remarks, *self._assembler.noise.remarks(self.n_coils)] or None,
+            "assumed": [
+                *self._index.remarks,
+                *self._assembler.noise.remarks(self.n_coils),
+                *self._assembler.sign_remarks,
+            ]
+            or None,
         }
 
     def _key(self, index: int) -> Key:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +30,9 @@ from sbim_deploy.kspace.placement import (
     slice_geometry,
 )
 from sbim_deploy.kspace.slice_buffer import (
+    AssembledSlice,
     CalibrationLines,
     Key,
-    Series,
     SliceBuffer,
     describe_key,
     place_of_key,
@@ -41,45 +40,13 @@ from sbim_deploy.kspace.slice_buffer import (
 )
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag, Readout
+from sbim_deploy.mrd.orientation import Orientation, conjugation_remark, is_conjugated
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
-from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import ComplexArray
 
 BEYOND = "beyond the encoded lines"
 FINISHED_SHARE = 8  # of the memory is for slices that may get another average
 MAX_KEPT_LINES = 48  # of a slice's own centre, for another repetition that has none
-
-
-@dataclass(frozen=True, eq=False)
-class AssembledSlice:
-    """One slice of one series, complete.
-
-    Attributes:
-        series, slice: its counters.
-        kspace: complex64 (coil, rows, columns), readout along the rows and not cropped, averaged over what
-            was repeated, whitened where there were noise readouts, and zero where nothing was acquired.
-        calibration: the same grid with the readouts to estimate coil maps from, or None for k-space's own.
-        image_shape: (rows, columns) of the image, the middle of the grid.
-        geometry: where the image lies in the patient, or None where the scan does not say.
-        header: the header of the readout nearest the centre of k-space.
-        calibration_series: the series whose readouts ``calibration`` has, or None.
-        noise: the standard deviation of each of the real and imaginary parts, where noise readouts tell it.
-        field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
-        remarks: what was assumed of the scan or left out, a sentence each.
-        fault: why the slice cannot be reconstructed, or None; ``kspace`` lacks its readouts at fault.
-    """
-
-    series: Series
-    slice: int
-    kspace: ComplexArray
-    calibration: ComplexArray | None
-    image_shape: tuple[int, int]
-    geometry: SliceGeometry | None
-    header: np.void
-    calibration_series: Series | None = None
-    noise: float | None = None
-    field_of_view_mm: Vector | None = None
-    remarks: tuple[str, ...] = ()
-    fault: str | None = None
 
 
 class SliceAssembler:
@@ -96,15 +63,23 @@ class SliceAssembler:
         reaches: the largest reach (:func:`sbim_deploy.kspace.placement.readout_reach`) of the readouts of
             each encoding space, where they are all known before the first comes.
 
+        orientation: of the raw data.
+
     Attributes:
+        conjugated: whether the slices' k-space is conjugated.
         dropped: how many readouts were left out, by kind.
         n_bytes: the memory that slices in progress, and the calibration lines that are kept, take. Counted as
             it goes, since a hostile stream may begin very many slices.
     """
 
     def __init__(
-        self, header: MrdHeader, max_bytes: int | None = None, reaches: Mapping[int, int] | None = None
+        self,
+        header: MrdHeader,
+        max_bytes: int | None = None,
+        reaches: Mapping[int, int] | None = None,
+        orientation: Orientation = Orientation.AUTO,
     ) -> None:
+        self.conjugated = is_conjugated(orientation, header.protocol.vendor)
         self.dropped: Counter[str] = Counter()
         self.n_bytes = 0
         self.noise = NoiseScan(header.noise_bandwidth)
@@ -331,17 +306,26 @@ class SliceAssembler:
         return AssembledSlice(
             series=series,
             slice=number,
-            kspace=kspace,
-            calibration=None if source is None else source.on_grid(kspace.shape),
+            kspace=kspace.conj() if self.conjugated else kspace,
+            calibration=None if source is None else self._calibration_of(source, kspace.shape),
             image_shape=image.image_shape,
             geometry=slice_geometry(buffer.header, image.field_of_view_mm, describe_key(key)),
             header=buffer.header,
             calibration_series=None if source is None else source.series,
             noise=buffer.averaged_noise() if self.noise.tells_level(buffer.n_coils, dwell) else None,
             field_of_view_mm=image.field_of_view_mm,
-            remarks=image.remarks + remarks,
+            remarks=image.remarks + remarks + self.sign_remarks,
             fault=self._spoiled.pop(key, None),
         )
+
+    @property
+    def sign_remarks(self) -> tuple[str, ...]:
+        """What is to be said of the sign of k-space."""
+        return (conjugation_remark(self._header.protocol.vendor),) if self.conjugated else ()
+
+    def _calibration_of(self, source: CalibrationLines, shape: tuple[int, ...]) -> ComplexArray:
+        lines = source.on_grid(shape)
+        return lines.conj() if self.conjugated else lines
 
     def _keep_finished(self, key: Key, buffer: SliceBuffer) -> None:
         """Keep a slice that may get another average, and the memory for such within its share."""

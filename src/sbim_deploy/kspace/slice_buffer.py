@@ -1,7 +1,8 @@
 """One slice of k-space while its readouts come, and the lines to estimate its coil maps from.
 
-A :class:`SliceBuffer` sums the readouts of one slice. :class:`CalibrationLines` keeps those lines, without
-the zeros around them, for the slice itself or for another repetition of it.
+A :class:`SliceBuffer` sums the readouts of one slice, which becomes an :class:`AssembledSlice`.
+:class:`CalibrationLines` keeps those lines, without the zeros around them, for the slice itself or for another
+repetition of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sbim_deploy.kspace.placement import Grid, is_nearer
 from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.whitening import mix_coils
-from sbim_deploy.records import ComplexArray
+from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +60,39 @@ def describe_key(key: Key) -> str:
         f"slice {number} of repetition {series.repetition}, contrast {series.contrast}, "
         f"phase {series.phase}, set {series.set}, encoding space {series.encoding}"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class AssembledSlice:
+    """One slice of one series, complete.
+
+    Attributes:
+        series, slice: its counters.
+        kspace: complex64 (coil, rows, columns), readout along the rows and not cropped, averaged over what
+            was repeated, whitened where there were noise readouts, and zero where nothing was acquired.
+        calibration: the same grid with the readouts to estimate coil maps from, or None for k-space's own.
+        image_shape: (rows, columns) of the image, the middle of the grid.
+        geometry: where the image lies in the patient, or None where the scan does not say.
+        header: the header of the readout nearest the centre of k-space.
+        calibration_series: the series whose readouts ``calibration`` has, or None.
+        noise: the standard deviation of each of the real and imaginary parts, where noise readouts tell it.
+        field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
+        remarks: what was assumed of the scan or left out, a sentence each.
+        fault: why the slice cannot be reconstructed, or None; ``kspace`` lacks its readouts at fault.
+    """
+
+    series: Series
+    slice: int
+    kspace: ComplexArray
+    calibration: ComplexArray | None
+    image_shape: tuple[int, int]
+    geometry: SliceGeometry | None
+    header: np.void
+    calibration_series: Series | None = None
+    noise: float | None = None
+    field_of_view_mm: Vector | None = None
+    remarks: tuple[str, ...] = ()
+    fault: str | None = None
 
 
 class SliceBuffer:

@@ -13,6 +13,7 @@ from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 
@@ -28,6 +29,7 @@ class KspaceSource(Protocol):
     mask: BoolArray | None
     recon_shape: tuple[int, int] | None
     voxel_mm: tuple[float, float, float] | None
+    conjugated: bool
 
     def __enter__(self) -> Self:
         """Return the file itself."""
@@ -64,16 +66,20 @@ class MapsSource(Protocol):
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...)."""
 
 
-def open_source(path: Path) -> KspaceSource:
+def open_source(path: Path, orientation: Orientation = Orientation.AUTO) -> KspaceSource:
     """Open an MRD or a fastMRI file, which its content tells apart, or BART's .cfl.
+
+    ``orientation`` says whether k-space is conjugated. Only MRD's goes by its vendor: the others do
+    not say how the patient lay.
 
     Raises:
         InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
             :class:`sbim_deploy.kspace.fastmri.KspaceFile`` and :class:``sbim_deploy.kspace.cfl.CflKspace`.
     """
-    if is_cfl(path):
-        return CflKspace(path)
-    return open_as(path, _source_of)
+    source = CflKspace(path) if is_cfl(path) else open_as(path, _source_of)
+    if orientation is not Orientation.AUTO:
+        source.conjugated = is_conjugated(orientation)
+    return source
 
 
 def open_source_maps(

@@ -103,7 +103,7 @@ class RunIdentity:
 
     ``software`` holds versions by name. ``slices`` is a half-open range, None for all of them. ``maps`` is
     None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
-    None where it was measured.
+    None where it was measured. ``orientation`` is that of k-space, as it was asked for.
     """
 
     software: dict[str, str] = field(default_factory=dict)
@@ -119,6 +119,7 @@ class RunIdentity:
     noise: float | None = None
     map_method: str | None = None
     map_sets: int | None = None
+    orientation: str | None = None
     undersampling: RemovedLines | None = None
     plan: PlanRecord = field(default_factory=PlanRecord)
 

@@ -10,6 +10,7 @@ from scipy.special import stdtr
 
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.runs.evaluate import read_reference
@@ -64,6 +65,7 @@ def measure_coverage(result_path: Path, reference_path: Path) -> FileCoverage | 
         InputError: a file is not what it must be, there is no reference, or it is of another object.
     """
     with open_result(result_path) as result, open_kspace(reference_path) as kspace:
+        kspace.conjugated = result.provenance.orientation == Orientation.TURNED
         if not result.has_standard_deviation:
             return None
         is_complex = _shares_phase(result, kspace)

@@ -9,6 +9,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.metrics import nrmse, psnr, ssim
 from sbim_deploy.records import ComplexArray, FloatArray
@@ -54,6 +55,7 @@ def evaluate_file(result_path: Path, reference_path: Path, mask_below: float = 0
     if not 0 <= mask_below < 1:
         raise InputError(f"the mask's fraction is {mask_below:g}: expected 0 or more, and less than 1")
     with open_result(result_path) as result, open_kspace(reference_path) as kspace:
+        kspace.conjugated = result.provenance.orientation == Orientation.TURNED
         slices = []
         for position, index in enumerate(result.slice_indices):
             reference = reference_magnitude(kspace, index, result.shape)

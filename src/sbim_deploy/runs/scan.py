@@ -24,6 +24,7 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
 from sbim_deploy.models.folder import Model, ModelManifest
 from sbim_deploy.mri.combine import resample_maps
+from sbim_deploy.mri.fourier import turned
 from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
 from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem, measured_mask, prepare_slice
@@ -156,6 +157,7 @@ def run_identity(
         noise=settings.noise,
         map_method=settings.map_method,
         map_sets=settings.map_sets,
+        orientation=settings.orientation,
         undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
         plan=PlanRecord(**plan_as_dict(plan)),
     )
@@ -199,12 +201,14 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
 
 
 def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
-    """Read a slice's maps, those of k-space as it is stored on the grid that it is padded to."""
+    """Read a slice's maps; those of k-space as it is stored go with its padding and its sign."""
     if scan.maps is None:
         return None
     maps, kspace = scan.maps.read_maps(index), scan.kspace
     grid = (kspace.n_rows, kspace.n_columns)
-    return resample_maps(maps, grid) if maps.shape[-2:] == kspace.stored_shape else maps
+    if maps.shape[-2:] == kspace.stored_shape:
+        maps = resample_maps(maps, grid)
+    return turned(maps).conj() if kspace.conjugated else maps
 
 
 def readable_problems(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
@@ -39,8 +40,8 @@ class ReconSettings:
 
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
-    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``sd_factor`` multiplies
-    the standard deviation, as scans with a reference were found to need it.
+    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``orientation`` is k-space's.
+    ``sd_factor`` multiplies the standard deviation, as scans with a reference were found to need it.
     """
 
     model: str | Path = DEMO
@@ -52,6 +53,7 @@ class ReconSettings:
     seed: int = 0
     samples: int = 1
     sd_factor: float = 1.0
+    orientation: Orientation = Orientation.AUTO
     slices: tuple[int, int] | None = None
     batch: int = 1
     backend: str = "auto"

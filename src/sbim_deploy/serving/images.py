@@ -11,9 +11,8 @@ import numpy as np
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError, SamplingError
-from sbim_deploy.kspace.readouts import AssembledSlice
+from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.images import (
-    Orientation,
     image_attributes,
     image_header,
     image_pixels,
@@ -98,8 +97,7 @@ class SessionImages:
     different repetitions and contrasts can so be compared.
     """
 
-    def __init__(self, orientation: Orientation, bits: int | None):
-        self._orientation = orientation
+    def __init__(self, bits: int | None):
         self._bits = pixel_bits(bits)
         self._scale: float | None = None
         self._numbers: dict[Hashable, tuple[int, set[int]]] = {}
@@ -138,7 +136,7 @@ class SessionImages:
             self._bits,
             2**self._bits // HEAD_ROOM,
         )
-        return Image(header, attributes, image_pixels(pixels, self._orientation)[None, None]), n_clipped
+        return Image(header, attributes, image_pixels(pixels)[None, None]), n_clipped
 
     def _scale_for(self, magnitude: FloatArray) -> float:
         bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))

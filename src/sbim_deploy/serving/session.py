@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import partial
 
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler
+from sbim_deploy.kspace.readouts import SliceAssembler
+from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.messages import (
     Close,
@@ -93,7 +94,8 @@ class Session:
         self._receive_data(header, request, message)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
-        assembler = SliceAssembler(header, self._service.settings.max_memory_bytes)
+        settings = self._service.settings
+        assembler = SliceAssembler(header, settings.max_memory_bytes, orientation=settings.orientation)
         while not isinstance(message, Close):
             if isinstance(message, Readout):
                 if self._raw is not None:
