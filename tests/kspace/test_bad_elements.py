@@ -128,6 +128,16 @@ def test_a_slice_of_nothing_but_bad_values_is_marked_too():
     assert second.fault is None
 
 
+def test_a_slice_with_many_readouts_of_another_coil_is_marked_and_the_others_come():
+    scan = make_scan(n_slices=8, size=16, last_in_measurement=False)
+    others = [replace(flagged(each), data=each.data[:2]) for each in scan.readouts[16:20]]
+    for each in others:
+        each.header["active_channels"] = 2
+    slices = stream(replace(scan, readouts=[*scan.readouts[:17], *others, *scan.readouts[17:]]))
+    assert [each.slice for each in slices if each.fault is not None] == [1]
+    assert "4 readouts have other channels, expected 4 channels" in slices[1].fault
+
+
 def without_average_limits(scan):
     start = scan.xml.index("<average>")
     end = scan.xml.index("</average>") + len("</average>")

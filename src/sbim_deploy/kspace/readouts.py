@@ -291,7 +291,11 @@ class SliceAssembler:
             self._keep_finished(key, buffer)
         else:
             self.n_bytes -= buffer.n_bytes
-        remarks = self._channels.remarks(key, buffer.n_readouts)
+        remarks: tuple[str, ...] = ()
+        try:
+            remarks = self._channels.remarks(key, buffer.n_readouts)
+        except InputError as error:  # of this slice alone; finish() looks at all of the scan
+            self._spoiled.setdefault(key, str(error))
         image = self._settled.setdefault(series.encoding, self._settle(series.encoding)).image
         buffer = buffer.fitted(image)
         assert buffer.header is not None

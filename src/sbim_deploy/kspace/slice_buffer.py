@@ -1,8 +1,8 @@
 """One slice of k-space while its readouts come, and the lines to estimate its coil maps from.
 
 A :class:`SliceBuffer` sums the readouts of one slice, which becomes an :class:`AssembledSlice`.
-:class:`CalibrationLines` keeps those lines, without the zeros around them, for the slice itself or for another
-repetition of it.
+:class:`CalibrationLines` keeps those lines, without the zeros around them, for the slice itself or
+for another repetition of it.
 """
 
 from __future__ import annotations

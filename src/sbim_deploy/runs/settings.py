@@ -40,8 +40,9 @@ class ReconSettings:
 
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
-    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``orientation`` is k-space's.
-    ``sd_factor`` multiplies the standard deviation, as scans with a reference were found to need it.
+    how maps are estimated where none are given, ``map_sets`` how many sets of them. ``orientation`` is that
+    of k-space. ``sd_factor`` multiplies the standard deviation, as scans with a reference were found to need
+    it.
     """
 
     model: str | Path = DEMO
