@@ -347,7 +347,7 @@ def test_the_memory_in_use_is_counted_as_slices_come_and_go():
     ("change", "words"),
     [
         (lambda readouts: [readouts[3], replace(with_header(readouts[4], active_channels=3),
-                                                   data=readouts[4].data[:3])], "1 readouts have other channels, expected 4"),
+                                                   data=readouts[4].data[:3])], "other channels, expected 4"),
         (lambda readouts: [*readouts[:-1], flagged(readouts[-1], Flag.LAST_IN_SLICE), readouts[0]],
          "after LAST_IN_SLICE"),
     ],
