@@ -201,12 +201,6 @@ def test_header_gives_shapes_and_voxel_size(make_file: Any) -> None:
         assert scan.voxel_mm == (4.0, 2.4, 5.0)
 
 
-def test_recon_shape_is_clipped_to_the_data(make_file: Any) -> None:
-    with open_kspace(make_file(ismrmrd_header=header((320, 4, 1)))) as scan:
-        assert scan.recon_shape == (N_ROWS, 4)
-        assert scan.voxel_mm == (0.05, 3.0, 5.0)
-
-
 @pytest.mark.parametrize("stored", ["<a", np.zeros(3), np.bytes_(b"x" * 2_000_000)])
 def test_damaged_header_is_refused(tmp_path: Path, make_file: Any, stored: Any) -> None:
     path = make_file()

@@ -137,10 +137,6 @@ def as_noise(readout):
             "kspace_encode_step_1 is 99",
         ),
         (lambda readouts: [replace(readouts[0], data=readouts[0].data * np.nan), *readouts], "not finite"),
-        (
-            lambda readouts: [as_noise(replace(readouts[0], data=readouts[0].data * np.nan)), *readouts],
-            "noise",
-        ),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_by_its_name(change, words, tmp_path):

@@ -1,10 +1,12 @@
 import numpy as np
 
+from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.placement import Grid, place
 from sbim_deploy.mrd.header import Limit
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
 
-GRID = Grid((8, 8), (8, 8), (8, 8), 4, Limit(0, 7, 4))
+IMAGE = ImageGrid((8, 8), (8, 8), (8, 8), (1.0, 1.0, 5.0))
+GRID = Grid((8, 8), 4, Limit(0, 7, 4), IMAGE)
 
 
 def reversed_readout(n_samples, center_sample):

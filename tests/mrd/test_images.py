@@ -3,13 +3,11 @@ import ctypes
 import h5py
 import numpy as np
 import pytest
-import scipy.fft
 
 from mrd_samples import sample_image
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.images import (
     MrdImageFile,
-    Orientation,
     image_attributes,
     image_header,
     image_pixels,
@@ -93,23 +91,6 @@ def test_x_is_the_readout_and_lies_fastest(ismrmrd):
     assert theirs.data.shape == (1, 1, 5, 6)
     assert np.argwhere(theirs.data).tolist() == [[0, 0, 1, 4]]
     assert pixels.ravel()[4 + 1 * SHAPE[0]] == 1
-
-
-@pytest.mark.parametrize("shape", [(6, 5), (5, 8), (7, 7)])
-def test_turned_is_the_other_sign_of_the_transform_and_conjugation_in_magnitude(shape):
-    rng = np.random.default_rng(1)
-    kspace = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
-
-    def transformed(transform, values):
-        return np.fft.fftshift(transform(np.fft.ifftshift(values), norm="ortho"))
-
-    plain, turned = transformed(scipy.fft.ifft2, kspace), transformed(scipy.fft.fft2, kspace)
-    np.testing.assert_allclose(image_pixels(plain), plain.T)
-    np.testing.assert_allclose(image_pixels(plain, Orientation.TURNED), turned.T)
-    conjugated = np.abs(transformed(scipy.fft.ifft2, kspace.conj()))
-    np.testing.assert_allclose(np.abs(image_pixels(plain, Orientation.TURNED)), conjugated.T)
-    centre = (shape[0] // 2, shape[1] // 2)
-    assert image_pixels(plain, Orientation.TURNED)[centre[::-1]] == plain[centre]
 
 
 def test_one_scale_fills_the_bits_and_clips():

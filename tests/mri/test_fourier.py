@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_fft, centred_ifft
+from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_fft, centred_ifft, turned
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (12, 5), (1, 4)])
@@ -50,3 +50,15 @@ def test_crop_keeps_the_centre_and_pad_is_its_adjoint(outer: tuple[int, int], in
 def test_crop_to_a_larger_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         centre_crop(np.zeros((4, 4)), (5, 4))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (5, 8), (7, 7)])
+def test_turned_is_the_other_sign_of_the_transform_and_the_conjugate_of_conjugated_kspace(shape):
+    rng = np.random.default_rng(1)
+    kspace = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    image = centred_ifft(kspace)
+    other_sign = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(kspace), norm="ortho"))
+    np.testing.assert_allclose(turned(image), other_sign)
+    np.testing.assert_allclose(turned(image).conj(), centred_ifft(kspace.conj()))
+    centre = (shape[0] // 2, shape[1] // 2)
+    assert turned(image)[centre] == image[centre]

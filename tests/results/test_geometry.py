@@ -5,7 +5,6 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.placement import slice_geometry
-from sbim_deploy.mrd.header import Encoding, Space
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER
 from sbim_deploy.records import SliceGeometry
 from sbim_deploy.results.geometry import slice_affine, slice_spacing, stack_slices
@@ -13,11 +12,12 @@ from sbim_deploy.results.geometry import slice_affine, slice_spacing, stack_slic
 READ, PHASE = np.array([2, 2, 1]) / 3, np.array([-2, 1, 2]) / 3
 NORMAL = np.cross(READ, PHASE)
 SHAPE = (6, 5)
+FIELD_OF_VIEW_MM = (12.0, 15.0, 4.0)
 
 
 def oblique(place_mm: float) -> SliceGeometry:
     position = np.array([10.0, -20.0, 30.0]) + place_mm * NORMAL
-    return SliceGeometry(tuple(position), tuple(READ), tuple(PHASE), tuple(NORMAL), (12.0, 15.0, 4.0))
+    return SliceGeometry(tuple(position), tuple(READ), tuple(PHASE), tuple(NORMAL), FIELD_OF_VIEW_MM)
 
 
 def test_the_position_is_the_place_of_the_transform_s_centre():
@@ -30,15 +30,14 @@ def test_the_position_is_the_place_of_the_transform_s_centre():
 def test_a_scan_that_is_a_little_off_square_is_read_and_written():
     header = np.zeros((), ACQUISITION_HEADER)[()]
     header["read_dir"], header["phase_dir"], header["slice_dir"] = (1, 0.005, 0), (0, 1, 0), (0, 0, -1)
-    space = Space((6, 5, 1), (12.0, 15.0, 4.0))
-    geometry = slice_geometry(header, Encoding(space, space), "slice 0")
+    geometry = slice_geometry(header, FIELD_OF_VIEW_MM, "slice 0")
     axes = np.array([geometry.read_dir, geometry.phase_dir, geometry.slice_dir])
     np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
     np.testing.assert_allclose(axes, [(1, 0.0025, 0), (-0.0025, 1, 0), (0, 0, -1)], atol=1e-5)
     np.testing.assert_allclose(slice_affine(geometry, SHAPE)[:3, :3], axes.T * (2, 3, 4))
     header["read_dir"] = 1, 0.02, 0
     with pytest.raises(InputError, match="right angles"):
-        slice_geometry(header, Encoding(space, space), "slice 0")
+        slice_geometry(header, FIELD_OF_VIEW_MM, "slice 0")
 
 
 @pytest.mark.parametrize("places", [[0, 5, 10], [10, 5, 0]])

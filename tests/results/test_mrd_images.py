@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER
 from sbim_deploy.results.mrd_images import write_mrd_images
 from series_samples import BRIGHT, DERIVATION, SHAPE, VOXEL_MM, stack
@@ -71,15 +70,6 @@ def test_a_doubtful_image_says_so_in_its_comment(tmp_path, ismrmrd):
     comments = [image.meta["ImageComments"] for image in read_images(ismrmrd, tmp_path / "out.h5")]
     assert comments[0] == "residual 0.1000; research use only"
     assert comments[1] == "residual 0.1000 DOUBTFUL: the receiver was overdriven; research use only"
-
-
-def test_orientation_turns_the_pixels(tmp_path, ismrmrd):
-    for orientation in Orientation:
-        write_mrd_images(tmp_path / f"{orientation}.h5", [stack()], DERIVATION, orientation=orientation)
-    plain, turned = (read_images(ismrmrd, tmp_path / f"{name}.h5")[0].data[0, 0] for name in Orientation)
-    # About the centre (12, 10) of 24 x 21: row 3 goes to 21, column 4 to 16.
-    assert np.argwhere(plain).tolist() == [[4, 3]]
-    assert np.argwhere(turned).tolist() == [[16, 21]]
 
 
 def test_a_slice_number_beyond_the_header_is_refused(tmp_path):

@@ -39,6 +39,7 @@ WHOLE = Provenance(
     noise=0.02,
     map_method="nlinv",
     map_sets=1,
+    orientation="turned",
     undersampling=RemovedLines("random", 3.0),
     plan=PlanRecord("dds", {"image": 1.0, "noise": 0.3}, ({"sigma": 0.3, "n_cg": 10},)),
     created="2025-01-01T00:00:00+00:00",

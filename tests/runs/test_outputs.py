@@ -16,9 +16,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.cfl import CflFile
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import open_source
-from sbim_deploy.mrd.images import Orientation
 from sbim_deploy.results.result_file import open_result
-from sbim_deploy.runs.info import describe
 from sbim_deploy.runs.outputs import Output, format_by_name, result_path, write_output
 
 FEW = ("--steps", 2, "--backend", "onnxruntime")
@@ -187,8 +185,7 @@ def test_wishes_that_cannot_be_met_end_before_the_work(cli, scan, simulated, tmp
         (("-o", tmp_path / "o", "--format", "nifti"), "must end in .nii"),
         (("-o", tmp_path / "o", "--format", "cfl"), "must end in .cfl"),
         (("-o", tmp_path / "full", "--format", "dicom"), "is no empty folder"),
-        (("-o", tmp_path / "o", "--orientation", "turned"), "is for format mrd"),
-        (("-o", tmp_path / "o", "--orientation", "up"), "expected one of plain, turned"),
+        (("-o", tmp_path / "o", "--orientation", "up"), "expected one of auto, plain, turned"),
     ):
         done = cli("recon", scan, *options)
         assert done.code == 2
@@ -219,21 +216,6 @@ def test_the_format_goes_by_the_name():
         format_by_name(Path("a.tiff"))
     assert result_path(Output(Path("b/a.h5"))) == Path("b/a.h5")
     assert result_path(Output(Path("b/a"), "dicom")) == Path("b/.a.h5")
-
-
-def test_mrd_images_are_turned_on_request(scan, result, tmp_path):
-    ismrmrd = pytest.importorskip("ismrmrd")
-    images = {}
-    for orientation in Orientation:
-        path = tmp_path / f"{orientation}.h5"
-        with open_source(scan) as source:
-            write_output(Output(path, "mrd", orientation), result, source)
-        with ismrmrd.Dataset(path, mode="r") as dataset:
-            images[orientation] = dataset.read_image("image_1", 0).data[0, 0]
-    assert describe(path)["kind"] == "MRD images"
-    row, column = BRIGHT[0]
-    assert brightest(images[Orientation.PLAIN]) == (column, row)
-    assert brightest(images[Orientation.TURNED]) == (SIZE - column, SIZE - row)
 
 
 def test_bart_s_kspace_and_maps_give_bart_s_image(cli, tmp_path):

@@ -13,7 +13,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.layouts import Reading
 from sbim_deploy.kspace.fastmri import open_kspace
 from sbim_deploy.mri.coils import birdcage_maps
-from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.fourier import centred_fft, turned
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.evaluate import evaluate_file
 from sbim_deploy.runs.references import open_reference
@@ -62,6 +62,20 @@ def test_fully_sampled_k_space_is_a_reference_by_its_root_sum_of_squares(simulat
     undersampled = write(tmp_path, kspace=kspace * (np.arange(64) % 2))
     with pytest.raises(InputError, match="only 50% of its k-space was sampled in slice 0"):
         evaluate_file(result, undersampled)
+
+
+def test_kspace_in_an_array_turns_with_the_result_and_images_are_compared_as_they_lie(simulated, tmp_path):
+    images = references(simulated)
+    kspace = centred_fft(birdcage_maps(4, images.shape[1:]) * images[:, None]).astype(np.complex64)
+    result = tmp_path / "turned.h5"
+    with ResultWriter(result, {}, range(2), resume=False) as writer:
+        for index in range(2):
+            writer.write(index, turned(images[index]), turned(images[index]), 0.1, None)
+        writer.finish({"orientation": "turned"})
+    for stored in ({"kspace": kspace}, {"truth": np.stack([turned(image) for image in images])}):
+        assert evaluate_file(result, write_npz(tmp_path, **stored)).mean_reconstruction.nrmse < 1e-4
+    as_it_lies = evaluate_file(result, write_npz(tmp_path, truth=images))
+    assert as_it_lies.mean_reconstruction.nrmse > 0.1
 
 
 def test_the_command_names_the_array_and_its_axes(cli, simulated, result, tmp_path):

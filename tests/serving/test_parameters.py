@@ -99,7 +99,6 @@ def test_parameters_change_the_request():
 @pytest.mark.parametrize(
     "text",
     [
-        '{"parameters": {"steps": "4"}}',
         '{"parameters": {"steps": 4.5}}',
         '{"parameters": {"steps": true}}',
         '{"parameters": {"samples": -1}}',
@@ -120,3 +119,17 @@ def test_values_of_another_type_or_out_of_range_are_refused_in_one_line(text):
         parse_parameters(text)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("sent", ["8", " 8 ", "8.0"])
+def test_numbers_may_come_as_text(sent):
+    parameters = parse_parameters(
+        json.dumps({"version": "1.0.0", "parameters": {"steps": sent, "seed": "3"}})
+    )
+    assert (parameters.steps, parameters.seed) == (8, 3)
+
+
+@pytest.mark.parametrize("sent", ["eight", "True", "8.5", "", "-1", "9" * 30, "1e3", "8 9"])
+def test_text_that_is_no_number_in_range_is_refused(sent):
+    with pytest.raises(InputError, match="steps"):
+        parse_parameters(json.dumps({"parameters": {"steps": sent}}))

@@ -104,7 +104,7 @@ def test_the_label_is_printed_with_its_base64_and_nothing_is_served(cli):
         (["--deadline", 0], "deadline is 0 s"),
         (["--idle-timeout", "nan"], "idle time-out is nan s"),
         (["--max-memory", 0], "max memory is 0 bytes"),
-        (["--orientation", "left"], "unknown orientation 'left': expected one of plain, turned"),
+        (["--orientation", "left"], "unknown orientation 'left': expected one of auto, plain, turned"),
         (["--save-raw", "/nowhere"], "/nowhere: is no folder"),
         (["--host", "no such host"], "cannot listen on no such host"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),

@@ -60,8 +60,12 @@ def recon(
         typer.Option("--format", help="h5, mrd, dicom, nifti or cfl; default by the output's name, else h5."),
     ] = None,
     orientation: Annotated[
-        str, typer.Option(help="Of MRD images: plain, or turned by 180 degrees as some scanners expect.")
-    ] = "plain",
+        str,
+        typer.Option(
+            help="Of k-space: auto (MRD by systemVendor), plain, or turned (conjugated, as Siemens' raw data "
+            "are: the image turns by 180 degrees)."
+        ),
+    ] = "auto",
     arrays: options.ArrayOptions,
     model: options.Model = Path("demo"),
     maps: Annotated[
@@ -131,6 +135,7 @@ def recon(
     Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
     cannot be read does not stop the others, and study.json in the output folder tells what became of each.
     """
+    from sbim_deploy.mrd.orientation import parse_orientation
     from sbim_deploy.runs.settings import ReconSettings
 
     classical = _parse_method(method, sampling)
@@ -145,6 +150,7 @@ def recon(
         map_method=map_method,
         map_sets=map_sets,
         noise=noise,
+        orientation=parse_orientation(orientation),
         slices=options.parse_slices(slices),
         batch=batch,
         backend=options.backend_at(backend, url),
@@ -156,14 +162,13 @@ def recon(
     )
     if is_study(kspace):
         pictures.check_absent()
-        turned = None if orientation == "plain" else orientation
-        for name, value in (("format", output_format), ("orientation", turned), ("method", classical)):
+        for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
         run_recon_study(kspace, output, settings, cluster, json)
         return
     cluster.check_absent()
-    made = _parse_output(output, output_format, orientation)
+    made = _parse_output(output, output_format)
     provenance = run_recon(kspace[0], made, settings, pictures)
     if json:
         from sbim_deploy.runs.findings import warnings
@@ -188,8 +193,8 @@ def run_recon(
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
-    with open_source(kspace, settings.reading) as source:
-        for assumption in source.describe().get("assumed") or ():
+    with open_source(kspace, settings.reading, settings.orientation) as source:
+        for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
             remark = check_output(each, source, settings.slices)
@@ -313,10 +318,7 @@ def _parse_method(method: str, sampling: options.Sampling) -> Classical | None:
     return Classical(method)
 
 
-def _parse_output(path: Path, wanted: str | None, orientation: str) -> Output:
-    from sbim_deploy.mrd.images import Orientation
+def _parse_output(path: Path, wanted: str | None) -> Output:
     from sbim_deploy.runs.outputs import Output, format_by_name
 
-    if orientation not in tuple(Orientation):
-        raise InputError(f"--orientation is {orientation!r}: expected one of {', '.join(Orientation)}")
-    return Output(path, wanted or format_by_name(path), Orientation(orientation))
+    return Output(path, wanted or format_by_name(path))

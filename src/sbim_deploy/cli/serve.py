@@ -38,8 +38,11 @@ def serve(
         ),
     ] = "l1-wavelet",
     orientation: Annotated[
-        str, typer.Option(help="Which way round the scanner expects pixels: plain or turned.")
-    ] = "plain",
+        str,
+        typer.Option(
+            help="Of raw data: auto (by systemVendor), plain, or turned (conjugated, as Siemens' are)."
+        ),
+    ] = "auto",
     gadgetron: Annotated[
         bool,
         typer.Option("--gadgetron", help="Clients are Gadgetrons: any XML configures, errors are id 8."),
@@ -61,11 +64,12 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
+        from sbim_deploy.mrd.orientation import parse_orientation
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
         from sbim_deploy.serving.parameters import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_fallback, parse_orientation
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_fallback
 
     settings = ServeSettings(
         host=host,

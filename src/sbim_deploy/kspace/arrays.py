@@ -26,6 +26,7 @@ from sbim_deploy.io.layouts import (
     named_layout,
 )
 from sbim_deploy.kspace.sampling_mask import SamplingMask
+from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry, Vector
 
 KSPACE_NAMES = ("kspace", "ksp", "k_space", "k-space", "kdata", "data")
@@ -48,10 +49,12 @@ class ArrayKspace:
         mask: sampled positions of all slices, (columns,) or (rows, columns), or None. A mask for each slice
             is applied where the slice is read.
         recon_shape, voxel_mm: None, such files do not say.
+        conjugated: whether k-space is conjugated as it is read.
     """
 
     recon_shape: tuple[int, int] | None = None
     voxel_mm: Vector | None = None
+    conjugated = False
 
     def __init__(self, file: ArrayFile, reading: Reading) -> None:
         self.path, self._file = file.path, file
@@ -81,7 +84,8 @@ class ArrayKspace:
         """
         kspace: ComplexArray = read_part(self._file, self._array, self.layout, index, np.complex64)
         own = None if self._mask is None else self._mask.of_slice(index)
-        return kspace if own is None else kspace * own
+        kspace = kspace if own is None else kspace * own
+        return kspace.conj() if self.conjugated else kspace
 
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Return None: the lines to estimate maps from are in the slice itself."""
@@ -103,8 +107,9 @@ class ArrayKspace:
         told["layout"] = self.layout.text
         if self._mask is not None:
             told["mask"] = self._mask.kind
-        if self._is_guess:
-            told["assumed"] = [self._assumption()]
+        assumed = [self._assumption()] if self._is_guess else []
+        conjugation = [conjugation_remark()] if self.conjugated else []
+        told["assumed"] = [*assumed, *conjugation] or None
         return told
 
     def _assumption(self) -> str:

@@ -20,6 +20,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.io.layouts import MAX_COILS
+from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, SliceGeometry, Vector
 
 SUFFIX = ".cfl"
@@ -38,7 +39,7 @@ class CflFile:
 
     Attributes:
         path: the .cfl file.
-        n_slices, n_coils, n_rows, n_columns: its size.
+        n_slices, n_coils, n_rows, n_columns: its size; ``stored_shape`` is (n_rows, n_columns).
         n_sets: the sets of coil maps, 1 for other arrays.
         max_sets: how many there may be.
     """
@@ -49,6 +50,7 @@ class CflFile:
         self.path = path
         sizes = _read_sizes(path)
         self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in _AXES_IN)
+        self.stored_shape = (self.n_rows, self.n_columns)
         self.n_sets = sizes[SETS]
         for axis, size in enumerate(sizes):
             limit = self.max_sets if axis == SETS else 1
@@ -101,11 +103,13 @@ class CflKspace(CflFile):
 
     Attributes:
         mask, recon_shape, voxel_mm: None, the file does not say.
+        conjugated: whether k-space is conjugated as it is read.
     """
 
     mask: BoolArray | None = None
     recon_shape: tuple[int, int] | None = None
     voxel_mm: Vector | None = None
+    conjugated = False
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the k-space of one slice, complex64 (coils, rows, columns).
@@ -113,7 +117,8 @@ class CflKspace(CflFile):
         Raises:
             InputError: no such slice, or values that are not finite.
         """
-        return self.read_coils(index)
+        kspace = self.read_coils(index)
+        return kspace.conj() if self.conjugated else kspace
 
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Return None: the lines to estimate maps from are in the slice itself."""
@@ -129,7 +134,7 @@ class CflKspace(CflFile):
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
-        return {"format": "BART .cfl"}
+        return {"format": "BART .cfl", "assumed": [conjugation_remark()] if self.conjugated else None}
 
 
 class CflMaps(CflFile):

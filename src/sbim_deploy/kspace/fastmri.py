@@ -39,8 +39,13 @@ from sbim_deploy.io.layouts import (
     Reading,
     named_layout,
 )
+from sbim_deploy.kspace.image_grid import image_grid, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
-from sbim_deploy.mrd.header import MAX_HEADER_BYTES, Encoding, Space, format_header, parse_geometry
+from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
+from sbim_deploy.mrd.orientation import conjugation_remark
+from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
+from sbim_deploy.mri.combine import resample_maps
+from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft, turned
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 COIL_AXES = ("slices", "coils", "rows", "columns")
@@ -54,31 +59,43 @@ class KspaceFile(OpenFile):
 
     Attributes:
         path: the file.
-        n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil.
+        n_slices, n_coils, n_rows, n_columns: the size of k-space; a single-coil file has one coil. Where the
+            header asks for finer voxels than were measured, k-space is padded with zeros to them.
+        stored_shape: (rows, columns) of k-space in the file.
         layout: the axes of ``kspace``.
         mask: sampled positions of all slices, (columns,) or (rows, columns), or None where the file has no
             mask. A mask for each slice is applied where the slice is read.
         mask_kind: what mask the file has, in words, or None.
         encoded_shape: (rows, columns) that the header says were encoded, or None without a header.
-        recon_shape: (rows, columns) to crop the image to, at most the data's own, or None.
+        recon_shape: (rows, columns) to crop the image to, or None.
         field_of_view_mm: (row, column, slice) extent of the cropped image by the header, or None.
         voxel_mm: (row, column, slice) size of its voxels, or None.
+        remarks: what was assumed of the header, a sentence each.
         reference_name: the dataset that ``read_reference`` reads, or None.
         has_complex_reference: whether it has a phase.
+        conjugated: whether k-space is conjugated as it is read, and the reference turned with it.
         has_maps: whether the file holds coil maps, dataset ``s_maps``.
     """
+
+    conjugated = False
 
     def __init__(self, file: h5py.File, path: Path, reading: Reading = GUESSED) -> None:
         super().__init__(file, path)
         self._kspace = require_dataset(file, path, "kspace")
         self.layout = _layout_of(file, path, self._kspace, reading.layout)
-        self.n_slices, self.n_coils, self.n_rows, self.n_columns = map(self.layout.size, VOLUME)
-        mask = find_dataset(file, path, "mask")
-        self._mask = None if mask is None else SamplingMask(hdf5_array(mask, path), path, self.layout)
-        self.mask = None if self._mask is None else self._mask.common
-        self.mask_kind = None if self._mask is None else self._mask.kind
+        self.n_slices, self.n_coils, *_ = map(self.layout.size, VOLUME)
+        self.stored_shape = self.layout.size(ROW), self.layout.size(COLUMN)
         self._set_geometry(_read_geometry(file, path))
-        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [(self.n_rows, self.n_columns)])
+        stored_mask = find_dataset(file, path, "mask")
+        self._mask = (
+            None if stored_mask is None else SamplingMask(hdf5_array(stored_mask, path), path, self.layout)
+        )
+        self.mask_kind = None if self._mask is None else self._mask.kind
+        mask = None if self._mask is None else self._mask.common
+        if mask is not None:
+            mask = centre_pad(mask, (self.n_rows, self.n_columns)[-mask.ndim :])
+        self.mask: BoolArray | None = mask
+        self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [self.stored_shape])
         self.has_maps = self._maps is not None
         self._reference = self._find_reference()
         self.has_complex_reference = self._reference is not None and self._reference.dtype.kind == "c"
@@ -93,7 +110,10 @@ class KspaceFile(OpenFile):
         stored = read_finite(self._kspace, self.path, index, np.complex64, self.layout.slice_axis)
         kspace: ComplexArray = self.layout.arranged(stored)
         own = None if self._mask is None else self._mask.of_slice(index)
-        return kspace if own is None else kspace * own
+        kspace = kspace if own is None else kspace * own
+        shape = (self.n_rows, self.n_columns)
+        kspace = kspace if shape == self.stored_shape else centre_pad(kspace, shape)
+        return kspace.conj() if self.conjugated else kspace
 
     def read_calibration(self, index: int) -> ComplexArray | None:
         """Return None: the lines to estimate maps from are in the slice itself."""
@@ -110,7 +130,8 @@ class KspaceFile(OpenFile):
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
         layout = {} if self.layout.axes == VOLUME else {"layout": self.layout.text}
-        return {"format": "fastMRI HDF5", **layout}
+        conjugation = [conjugation_remark()] if self.conjugated else []
+        return {"format": "fastMRI HDF5", **layout, "assumed": [*self.remarks, *conjugation] or None}
 
     def read_maps(self, index: int) -> ComplexArray:
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...).
@@ -120,10 +141,12 @@ class KspaceFile(OpenFile):
         """
         if self._maps is None:
             raise InputError(f"{self.path}: no dataset 's_maps'; estimate the coil maps or give a maps file")
-        return _read_maps(self._maps, self.path, index)
+        return resample_maps(_read_maps(self._maps, self.path, index), (self.n_rows, self.n_columns))
 
     def read_reference(self, index: int) -> ComplexArray | FloatArray:
         """Read the reference image of one slice, complex64 or float32 (rows, columns), perhaps cropped.
+
+        One of the pixels of k-space as it is stored is interpolated, as k-space is.
 
         Raises:
             InputError: no reference, no such slice, or damaged or non-finite data.
@@ -132,21 +155,31 @@ class KspaceFile(OpenFile):
             raise InputError(f"{self.path}: no reference image, expected one of {', '.join(REFERENCE_NAMES)}")
         dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
         image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
-        return image
+        shape = (self.n_rows, self.n_columns)
+        if self.conjugated:
+            image = turned(image).conj()
+        if image.shape != self.stored_shape or shape == self.stored_shape:
+            return image
+        finer = centred_ifft(centre_pad(centred_fft(image), shape)).astype(np.complex64)
+        return finer if dtype is np.complex64 else np.abs(finer)
 
     def _set_geometry(self, geometry: Encoding | None) -> None:
+        self.n_rows, self.n_columns = self.stored_shape
         self.encoded_shape: tuple[int, int] | None = None
         self.recon_shape: tuple[int, int] | None = None
         self.field_of_view_mm: tuple[float, float, float] | None = None
         self.voxel_mm: tuple[float, float, float] | None = None
+        self.remarks: tuple[str, ...] = ()
         if geometry is None:
             return
-        rows, columns, depth = geometry.recon.matrix_size
-        extents = geometry.recon.field_of_view_mm
+        where = f"{self.path}: 'ismrmrd_header'"
+        rows, columns = measured_array(geometry, self.stored_shape, where)
+        grid = image_grid(rows, columns, geometry.recon, where)
         self.encoded_shape = geometry.encoded.matrix_size[:2]
-        self.recon_shape = (min(rows, self.n_rows), min(columns, self.n_columns))
-        self.voxel_mm = (extents[0] / rows, extents[1] / columns, extents[2] / depth)
-        self.field_of_view_mm = extents
+        self.n_rows, self.n_columns = grid.shape
+        self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
+        self.field_of_view_mm = grid.field_of_view_mm
+        self.remarks = (*geometry.remarks, *grid.remarks)
 
     def _find_reference(self) -> h5py.Dataset | None:
         for name in REFERENCE_NAMES:

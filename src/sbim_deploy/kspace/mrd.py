@@ -17,6 +17,8 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.channels import OTHER_CHANNELS, check_few_others
+from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
@@ -24,13 +26,17 @@ from sbim_deploy.kspace.placement import (
     IMAGE_AND_CALIBRATION,
     NOISE,
     Grid,
+    check_is_2d_cartesian,
+    encoding_index,
+    is_beyond,
     is_nearer,
     make_grid,
+    readout_reach,
     readout_role,
     slice_geometry,
 )
-from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler, encoding_index
-from sbim_deploy.kspace.slice_buffer import Key, Series, centre_run, describe_key, slice_key
+from sbim_deploy.kspace.readouts import BEYOND, SliceAssembler
+from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, Series, centre_run, describe_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag
@@ -54,11 +60,11 @@ class FoundSlice:
         self.lines: set[int] = set()
         self.header = header
 
-    def add(self, number: int, header: np.void, grid: Grid) -> None:
+    def add(self, number: int, header: np.void, center_line: int) -> None:
         """Add a readout."""
         self.readouts.append(number)
         self.lines.add(int(header["idx"]["kspace_encode_step_1"]))
-        if is_nearer(header, self.header, grid):
+        if is_nearer(header, self.header, center_line):
             self.header = header.copy()
 
 
@@ -69,24 +75,54 @@ class MrdIndex:
         images, calibrations: slices of the images, and of calibration readouts that are no part of one.
         noise: the numbers of the noise readouts.
         dropped: how many are left out, by kind.
-        grid: the grid that all images are on.
+        image: the grid that all images are on.
+        reaches: how far the readouts of each encoding space reach from their centre.
+        n_coils: the channels of the images.
+        remarks: what was assumed of the scan or left out, a sentence each.
 
     Raises:
         InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
     """
 
     def __init__(self, file: MrdFile) -> None:
+        self._file = file
+        channels = self._sort()
+        self.n_coils = max(channels, default=0)
+        if len(channels) > 1:
+            others = sum(channels.values()) - channels[self.n_coils]
+            with _naming(file.path):
+                check_few_others(others, channels[self.n_coils], self.n_coils)
+            self._sort(self.n_coils)
+        for space, reach in self.reaches.items():
+            self._grids[space] = self._make_grid(space, reach)
+        self.image = self._one_grid()
+        left_out = {kind: self.dropped[kind] for kind in (OTHER_CHANNELS, BEYOND) if self.dropped[kind]}
+        self.remarks = self.image.remarks + tuple(
+            f"{count} readouts are left out: {kind}" for kind, count in left_out.items()
+        )
+
+    def _sort(self, n_coils: int | None = None) -> Counter[int]:
+        """Go through all headers, and return the channels of the images' and how many readouts have them.
+
+        Those of other channels than ``n_coils`` are dropped, unless it is None.
+        """
         self.images: dict[Key, FoundSlice] = {}
         self.calibrations: dict[Key, FoundSlice] = {}
         self.noise: list[int] = []
         self.dropped: Counter[str] = Counter()
-        self._file = file
+        self.reaches: dict[int, int] = {}
         self._grids: dict[int, Grid] = {}
-        for start in range(0, file.n_readouts, HEADERS_AT_ONCE):
-            stop = min(start + HEADERS_AT_ONCE, file.n_readouts)
-            for number, header in enumerate(file.read_headers(start, stop), start):
-                self._add(number, header)
-        self.grid = self._one_grid()
+        self._partitions: dict[int, int] = {}
+        channels: Counter[int] = Counter()
+        for start in range(0, self._file.n_readouts, HEADERS_AT_ONCE):
+            stop = min(start + HEADERS_AT_ONCE, self._file.n_readouts)
+            for number, header in enumerate(self._file.read_headers(start, stop), start):
+                self._add(number, header, channels, n_coils)
+        return channels
+
+    def image_of(self, space: int) -> ImageGrid:
+        """Return the grid of the images of an encoding space."""
+        return self._grids[space].image
 
     def donor(self, key: Key) -> Key | None:
         """Return another series of the same slice that has calibration lines where this one has none."""
@@ -101,32 +137,44 @@ class MrdIndex:
             return key
         return next(iter(_same_place(key, self.calibrations)), None)
 
-    def _add(self, number: int, header: np.void) -> None:
+    def _add(self, number: int, header: np.void, channels: Counter[int], n_coils: int | None) -> None:
         space = encoding_index(header, self._file.header)
-        role = readout_role(int(header["flags"]), self._file.header.encodings[space].calibration_mode)
+        encoding = self._file.header.encodings[space]
+        role = readout_role(int(header["flags"]), encoding.calibration_mode)
         if role == NOISE:
             self.noise.append(number)
-        elif role in (IMAGE, IMAGE_AND_CALIBRATION, CALIBRATION):
-            slices = self.calibrations if role == CALIBRATION else self.images
-            found = slices.setdefault(slice_key(header), FoundSlice(header.copy()))
-            found.add(number, header, self._grid_of(space))
-        else:
+            return
+        if role not in (IMAGE, IMAGE_AND_CALIBRATION, CALIBRATION):
             self.dropped[role] += 1
-
-    def _grid_of(self, space: int) -> Grid:
+            return
+        channels[int(header["active_channels"])] += 1
+        if n_coils is not None and int(header["active_channels"]) != n_coils:
+            self.dropped[OTHER_CHANNELS] += 1
+            return
+        where = f"{self._file.path}: encoding space {space}"
+        check_is_2d_cartesian(header, encoding, self._partitions, where)
         if space not in self._grids:
-            encoding = self._file.header.encodings[space]
-            self._grids[space] = make_grid(encoding, f"{self._file.path}: encoding space {space}")
-        return self._grids[space]
+            self._grids[space] = self._make_grid(space)
+        if is_beyond(header, self._grids[space]):
+            self.dropped[BEYOND] += 1
+            return
+        slices = self.calibrations if role == CALIBRATION else self.images
+        found = slices.setdefault(slice_key(header), FoundSlice(header.copy()))
+        self.reaches[space] = max(readout_reach(header), self.reaches.get(space, 0))
+        found.add(number, header, self._grids[space].center_line)
 
-    def _one_grid(self) -> Grid:
+    def _make_grid(self, space: int, reach: int | None = None) -> Grid:
+        encoding = self._file.header.encodings[space]
+        return make_grid(encoding, f"{self._file.path}: encoding space {space}", reach)
+
+    def _one_grid(self) -> ImageGrid:
         spaces = sorted({series.encoding for series, _ in self.images})
         if not spaces:
             raise InputError(
                 f"{self._file.path}: none of its {self._file.n_readouts} readouts is of an image, "
                 "expected some; check the file"
             )
-        first, *others = (self._grids[space] for space in spaces)
+        first, *others = (self._grids[space].image for space in spaces)
         for space, grid in zip(spaces[1:], others, strict=True):
             if (grid.shape, grid.image_shape) != (first.shape, first.image_shape):
                 raise InputError(
@@ -137,8 +185,8 @@ class MrdIndex:
 
     def _own_width(self, key: Key) -> int:
         grid = self._grids[key[0].encoding]
-        columns = np.array(sorted(self.images[key].lines)) - grid.center_line + grid.shape[1] // 2
-        return len(centre_run(columns[(columns >= 0) & (columns < grid.shape[1])], grid.shape[1]))
+        columns = np.array(sorted(self.images[key].lines)) - grid.center_line + grid.placed[1] // 2
+        return len(centre_run(columns[(columns >= 0) & (columns < grid.placed[1])], grid.placed[1]))
 
 
 def _same_place(key: Key, among: Iterable[Key]) -> list[Key]:
@@ -156,6 +204,7 @@ class MrdKspace:
         path: the file.
         scan_header: what its XML says.
         n_slices, n_coils, n_rows, n_columns: the size of k-space, the readout's oversampling not cropped.
+        stored_shape: the same (rows, columns).
         mask: None: what was acquired is what is not zero.
         recon_shape: (rows, columns) of the image.
         voxel_mm: (row, column, slice) size of its voxels.
@@ -172,21 +221,25 @@ class MrdKspace:
         self._file = file
         self._index = MrdIndex(file)
         self._keys = sorted(self._index.images)
-        grid = self._index.grid
-        first = self.slice_header(0)
-        self.n_slices, self.n_coils = len(self._keys), int(first["active_channels"])
-        self.n_rows, self.n_columns = grid.shape
+        grid = self._index.image
+        self.n_slices, self.n_coils = len(self._keys), self._index.n_coils
+        self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape: tuple[int, int] | None = grid.image_shape
-        recon = self.scan_header.encodings[self.series(0).encoding].recon
-        rows, columns, depth = (
-            extent / size for extent, size in zip(recon.field_of_view_mm, recon.matrix_size, strict=True)
-        )
-        self.voxel_mm: tuple[float, float, float] | None = (rows, columns, depth)
-        self._assembler = SliceAssembler(self.scan_header)
+        self.voxel_mm: tuple[float, float, float] | None = grid.voxel_mm
+        self._assembler = SliceAssembler(self.scan_header, reaches=self._index.reaches)
         with _naming(self.path):
             self._feed(self._index.noise)
         self._last: tuple[int, AssembledSlice] | None = None
         self._calibrated: dict[int, str] = {}
+
+    @property
+    def conjugated(self) -> bool:
+        """Whether k-space is conjugated as it is read: by the vendor, unless it is set."""
+        return self._assembler.conjugated
+
+    @conjugated.setter
+    def conjugated(self, value: bool) -> None:
+        self._assembler.conjugated = value
 
     def __enter__(self) -> Self:
         return self
@@ -229,9 +282,8 @@ class MrdKspace:
             InputError: no such slice, or directions that are not at right angles.
         """
         key = self._key(index)
-        return slice_geometry(
-            self.slice_header(index), self.scan_header.encodings[key[0].encoding], self._where(key)
-        )
+        field_of_view = self._index.image_of(key[0].encoding).field_of_view_mm
+        return slice_geometry(self.slice_header(index), field_of_view, self._where(key))
 
     def series(self, index: int) -> Series:
         """Return the series that a slice belongs to; InputError where there is no such slice."""
@@ -262,11 +314,17 @@ class MrdKspace:
             "slices_of_series": max(Counter(key[0] for key in self._keys).values()),
             "dwell_us": dwell_us(first),
             "noise_readouts": len(self._index.noise),
-            "whitened": bool(self._index.noise),
+            "whitened": self._assembler.noise.whitening(self.n_coils, dwell_us(first)) is not None,
             "calibration_mode": encoding.calibration_mode,
             "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
+            "assumed": [
+                *self._index.remarks,
+                *self._assembler.noise.remarks(self.n_coils),
+                *self._assembler.sign_remarks,
+            ]
+            or None,
         }
 
     def _key(self, index: int) -> Key:
@@ -284,6 +342,8 @@ class MrdKspace:
         self._last = None  # one slice in memory, not two
         with _naming(self.path):
             assembled = self._assemble(key)
+            if assembled.fault is not None:
+                raise InputError(assembled.fault)
         if assembled.kspace.shape[0] != self.n_coils:
             raise InputError(
                 f"{self._where(key)}: has {assembled.kspace.shape[0]} channels, expected {self.n_coils}"

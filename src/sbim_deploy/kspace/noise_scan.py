@@ -9,83 +9,113 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.messages import Readout
-from sbim_deploy.mri.whitening import whitening_of_covariance
+from sbim_deploy.mri.whitening import whitening_without_dependent_coils
 from sbim_deploy.records import ComplexArray
 
 
 class NoiseScan:
     """The covariance of the noise readouts seen so far.
 
+    Readouts that cannot be used are left out, each kind with a remark: a scan is worth more than its noise.
+
     Args:
         bandwidth: the receiver's relative noise bandwidth.
     """
 
     def __init__(self, bandwidth: float) -> None:
-        self.n_samples = 0
-        self.dwell_us = 0.0
         self._bandwidth = bandwidth
-        self._products: NDArray[np.complex128] | None = None
-        self._matrices: dict[float, ComplexArray] = {}
+        self._by_channels: dict[int, _Covariance] = {}
+        self._remarks: list[str] = []
+        self._matrices: dict[tuple[int, float], ComplexArray | None] = {}
 
     def add(self, readout: Readout) -> None:
         """Add a noise readout.
 
         Raises:
-            InputError: its samples are not finite, or it has other channels or another dwell time than the
-                noise readouts before it.
+            InputError: its dwell time is not a time.
         """
         samples, dwell = readout.data, dwell_us(readout.header)
         if not np.isfinite(samples).all():
-            raise InputError("noise readout: has samples that are not finite; remove it")
+            self._say("a noise readout with samples that are not finite is left out")
+            return
         wide = samples.astype(np.complex128)
-        products = wide @ wide.conj().T
-        if self._products is not None:
-            if self._products.shape != products.shape or self.dwell_us != dwell:
-                raise InputError(
-                    f"noise readout: has {len(samples)} channels and a dwell time of {dwell:g} us, expected "
-                    f"{len(self._products)} and {self.dwell_us:g} us as those before; remove one kind"
-                )
-            products += self._products
-        self._products, self.dwell_us = products, dwell
-        self.n_samples += samples.shape[1]
+        known = self._by_channels.setdefault(len(samples), _Covariance(len(samples), dwell))
+        if known.dwell_us != dwell:
+            self._say(
+                f"noise readouts with a dwell time of {dwell:g} us are left out, the first have "
+                f"{known.dwell_us:g} us"
+            )
+            return
+        known.products += wide @ wide.conj().T
+        known.n_samples += samples.shape[1]
         self._matrices.clear()
 
-    def tells_level(self, image_dwell_us: float) -> bool:
+    def tells_level(self, n_coils: int, image_dwell_us: float) -> bool:
         """Tell whether whitened readouts of a dwell time have noise of unit variance."""
-        return self._products is not None and image_dwell_us > 0 and self.dwell_us > 0
+        if self.whitening(n_coils, image_dwell_us) is None:
+            return False
+        return image_dwell_us > 0 and self._by_channels[n_coils].dwell_us > 0
+
+    def remarks(self, n_coils: int) -> tuple[str, ...]:
+        """Return what was left out of the noise of an image of so many channels, a sentence each."""
+        others = sorted(set(self._by_channels) - {n_coils})
+        said = list(self._remarks)
+        if others:
+            channels = ", ".join(map(str, others))
+            end = "" if n_coils in self._by_channels else ": the coils are not whitened by them"
+            said.append(f"noise readouts have {channels} channels and the image {n_coils}{end}")
+        return tuple(said)
 
     def whitening(self, n_coils: int, image_dwell_us: float) -> ComplexArray | None:
-        """Return the (coil, coil) matrix for image readouts of a dwell time, or None without noise readouts.
+        """Return the (coil, coil) matrix for image readouts of a dwell time, or None where noise tells none.
 
         It is sqrt(2 r) L^-1, r = image dwell / noise dwell * bandwidth, and L^-1 where a dwell time is 0,
-        unknown.
-
-        Raises:
-            InputError: the noise readouts have other channels, are too few, or are linearly dependent.
+        unknown. The row of a coil that is dead, or depends on others, is zero.
         """
-        if self._products is None:
+        key = (n_coils, image_dwell_us)
+        if n_coils in self._by_channels and key not in self._matrices:
+            self._matrices[key] = self._make_whitening(self._by_channels[n_coils], image_dwell_us)
+        return self._matrices.get(key)
+
+    def _make_whitening(self, noise: _Covariance, image_dwell_us: float) -> ComplexArray | None:
+        n_coils = len(noise.products)
+        if noise.n_samples <= n_coils:
+            self._say(
+                f"noise readouts: {noise.n_samples} samples for {n_coils} channels are too few: the coils "
+                "are not whitened by them"
+            )
             return None
-        if len(self._products) != n_coils:
-            raise InputError(
-                f"noise readouts: have {len(self._products)} channels, expected {n_coils} as the image's: "
-                "remove them to go without whitening"
+        known = image_dwell_us > 0 and noise.dwell_us > 0
+        ratio = image_dwell_us / noise.dwell_us * self._bandwidth if known else 0.5
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # an infinite covariance is refused
+                covariance = (noise.products / (noise.n_samples - 1)).astype(np.complex64)
+            whitening = whitening_without_dependent_coils(covariance)
+        except ValueError as error:
+            self._say(f"{error}: the coils are not whitened by noise readouts")
+            return None
+        if whitening.left_out:
+            coils = ", ".join(map(str, whitening.left_out))
+            self._say(
+                f"coil {coils} of {n_coils} has no noise of its own in the noise readouts and is left out"
             )
-        if self.n_samples <= n_coils:
-            raise InputError(
-                f"noise readouts: {self.n_samples} samples for {n_coils} channels, expected more: remove "
-                "them to go without whitening"
-            )
-        if image_dwell_us not in self._matrices:
-            known = self.tells_level(image_dwell_us)
-            ratio = image_dwell_us / self.dwell_us * self._bandwidth if known else 0.5
-            try:
-                with np.errstate(over="ignore"):  # an infinite covariance is refused as a dependent one is
-                    covariance = (self._products / (self.n_samples - 1)).astype(np.complex64)
-                    matrix = whitening_of_covariance(covariance, ratio)
-            except ValueError as error:
-                raise InputError(f"{error}: remove the noise readouts to go without whitening") from error
-            self._matrices[image_dwell_us] = matrix
-        return self._matrices[image_dwell_us]
+        matrix = np.zeros((n_coils, n_coils), np.complex64)
+        kept = np.setdiff1d(np.arange(n_coils), whitening.left_out)
+        matrix[kept] = np.float32(np.sqrt(ratio)) * whitening.matrix
+        return matrix if np.isfinite(matrix).all() else None
+
+    def _say(self, remark: str) -> None:
+        if remark not in self._remarks:
+            self._remarks.append(remark)
+
+
+class _Covariance:
+    """The products (coil, coil) of noise samples, summed, and how many these are."""
+
+    def __init__(self, n_channels: int, dwell_us: float) -> None:
+        self.products: NDArray[np.complex128] = np.zeros((n_channels, n_channels), np.complex128)
+        self.n_samples = 0
+        self.dwell_us = dwell_us
 
 
 def dwell_us(header: np.void) -> float:

@@ -5,14 +5,14 @@ Inati et al. 2017 (doi:10.1002/mrm.26089) and the ISMRMRD documentation define t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
-from sbim_deploy.mrd.header import Encoding, Limit
+from sbim_deploy.kspace.image_grid import ImageGrid, half, image_grid, measured_lines, measured_readout
+from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
 from sbim_deploy.mrd.messages import COMPRESSIONS, Flag, Readout
 from sbim_deploy.records import DIRECTION_TOLERANCE, ComplexArray, SliceGeometry, Vector
 
@@ -27,22 +27,30 @@ DROPPED = {
     Flag.IS_PHASE_STABILIZATION_REFERENCE: "phase stabilisation",
     Flag.IS_PHASE_STABILIZATION: "phase stabilisation",
 }
-MAX_RATIO = 64
+
+
+class NotFiniteError(InputError):
+    """The samples of a readout are not finite, which spoils its slice and no other."""
+
+
+FEW_LINES = 16  # limits may go beyond the encoded lines by one in so many
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of one encoding space: (rows, columns) of k-space, those encoded, and those of the image.
+    """Where the readouts of one encoding space are placed, and the image that they become.
 
-    Readouts lie along the rows. ``shape`` exceeds ``encoded`` where the image has smaller voxels than were
-    encoded; ``image_shape`` is what the image on ``shape`` is cropped to.
+    Readouts lie along the rows of ``placed``, (rows, columns). ``image`` is what is made of them when all are
+    there. ``beyond`` are the few lines that the header's limits have outside ``placed``. Where
+    ``has_partitions``, the header speaks of 3D.
     """
 
-    shape: tuple[int, int]
-    encoded: tuple[int, int]
-    image_shape: tuple[int, int]
+    placed: tuple[int, int]
     center_line: int
     lines: Limit
+    image: ImageGrid
+    beyond: int = 0
+    has_partitions: bool = False
 
 
 def readout_role(flags: int, calibration_mode: str | None) -> str:
@@ -64,39 +72,112 @@ def readout_role(flags: int, calibration_mode: str | None) -> str:
     return IMAGE
 
 
-def make_grid(encoding: Encoding, where: str) -> Grid:
+def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
     """Return the grid of an encoding space; ``where`` names it in error messages.
 
+    ``reach`` is the largest :func:`readout_reach` of its readouts; None counts on what the header says.
+
     Raises:
-        InputError: it is not Cartesian, not 2D, or larger than any slice that is read.
+        InputError: it is not Cartesian, larger than any slice that is read, or its readouts have
+            samples that the header does not explain.
     """
     if encoding.trajectory != "cartesian":
         raise InputError(
             f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian': regrid it first"
         )
-    if encoding.encoded.matrix_size[2] > 1 or (encoding.step_2 and encoding.step_2.maximum):
-        raise InputError(
-            f"{where}: is 3D, with a second phase encode, expected 2D slices: transform along it first"
-        )
-    encoded, image = encoding.encoded.matrix_size[:2], encoding.recon.matrix_size[:2]
-    pairs = zip(encoding.encoded.field_of_view_mm, encoding.recon.field_of_view_mm, strict=True)
-    ratios = [ours / theirs for ours, theirs in pairs]
-    if max(ratios) > MAX_RATIO:
-        raise InputError(
-            f"{where}: encodedSpace is {max(ratios):g} times as wide as reconSpace, expected at most "
-            f"{MAX_RATIO} times; check the fields of view"
-        )
-    # The image's voxels on the field of view that was encoded.
-    finest = [round(n * ratio) for n, ratio in zip(image, ratios, strict=False)]
-    shape = (max(encoded[0], image[0], finest[0]), max(encoded[1], image[1], finest[1]))
-    if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
-        raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
+    encoded = encoding.encoded.matrix_size[:2]
+    rows = measured_readout(encoding, half(encoded[0]) if reach is None else reach, where)
+    image = image_grid(rows, measured_lines(encoding), encoding.recon, where)
     lines = encoding.step_1 or Limit(0, encoded[1] - 1, encoded[1] // 2)
-    return Grid(shape, encoded, image, lines.center, lines)
+    remarks = list(encoding.remarks)
+    if has_partitions(encoding):
+        remarks.append(
+            f"encodedSpace is 3D, {encoding.encoded.matrix_size[2]} partitions: read as 2D, since all "
+            "readouts have one kspace_encode_step_2"
+        )
+    if beyond := _lines_beyond(encoded[1], lines):
+        remarks.append(
+            f"the header's limits go {beyond} lines beyond the {encoded[1]} encoded ones: what lies there is "
+            "left out"
+        )
+    image = replace(image, remarks=(*remarks, *image.remarks))
+    placed = (max(rows.samples, encoded[0]), encoded[1])
+    return Grid(placed, lines.center, lines, image, beyond, has_partitions(encoding))
+
+
+def encoding_index(header: np.void, scan: MrdHeader) -> int:
+    """Return the encoding space of a readout.
+
+    Raises:
+        InputError: the scan's header has no such space.
+    """
+    index = int(header["encoding_space_ref"])
+    if index >= len(scan.encodings):
+        raise InputError(f"a readout is of encoding space {index}, expected one of {len(scan.encodings)}")
+    return index
+
+
+def has_partitions(encoding: Encoding) -> bool:
+    """Tell whether a header speaks of a second phase encode."""
+    return encoding.encoded.matrix_size[2] > 1 or bool(encoding.step_2 and encoding.step_2.maximum)
+
+
+def check_is_2d_cartesian(
+    header: np.void, encoding: Encoding, partitions: dict[int, int], where: str
+) -> None:
+    """Refuse a readout that contradicts what a header without trajectory, or of trivial 3D, was taken for.
+
+    ``partitions`` keeps the first readout's kspace_encode_step_2 of each encoding space.
+
+    Raises:
+        InputError: it has a trajectory of its own, or is of another partition than the first.
+    """
+    n_dimensions = int(header["trajectory_dimensions"])
+    if n_dimensions and not encoding.trajectory_is_given:
+        raise InputError(
+            f"{where}: the header has no <trajectory>, and its readouts carry one of {n_dimensions} "
+            "dimensions: say in the header that it is cartesian, or regrid it first"
+        )
+    partition = int(header["idx"]["kspace_encode_step_2"])
+    first = partitions.setdefault(int(header["encoding_space_ref"]), partition)
+    if has_partitions(encoding) and partition != first:
+        raise InputError(
+            f"{where}: is 3D, with kspace_encode_step_2 of {first} and {partition}, expected 2D slices: "
+            "transform along it first"
+        )
+
+
+def is_beyond(header: np.void, grid: Grid) -> bool:
+    """Tell whether a readout is one of those few that the limits have beyond the encoded lines."""
+    line = int(header["idx"]["kspace_encode_step_1"])
+    place = line - grid.center_line + grid.placed[1] // 2
+    return bool(grid.beyond and grid.lines.minimum <= line <= grid.lines.maximum) and not (
+        0 <= place < grid.placed[1]
+    )
+
+
+def _lines_beyond(n_lines: int, limits: Limit) -> int:
+    """Return how many lines limits have outside the encoded ones where these are few, and else 0."""
+    below = n_lines // 2 - (limits.center - limits.minimum)
+    above = (n_lines - 1 - n_lines // 2) - (limits.maximum - limits.center)
+    beyond = max(-below, 0) + max(-above, 0)
+    return beyond if beyond <= max(n_lines // FEW_LINES, 1) else 0
+
+
+def readout_reach(header: np.void) -> int:
+    """Return how many samples a readout has on the longer side of its centre, the centre's own to the later.
+
+    The one sample that a reversed readout of even length has beyond the others does not count.
+    """
+    first, last = _kept_samples(header)
+    center = int(header["center_sample"])
+    if int(header["flags"]) >> (Flag.IS_REVERSE - 1) & 1:
+        return max(last - 1 - center, center - first)
+    return max(center - first, last - center)
 
 
 def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, ComplexArray]:
-    """Return the rows, the column and the samples (coil, row) of a readout on the grid.
+    """Return the rows, the column and the samples (coil, row) of a readout on ``grid.placed``.
 
     Sample s lies at s - center_sample from the centre of the grid, and at as much on the other side of it
     where the readout is reversed.
@@ -116,9 +197,9 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
             "channels and samples as its header says"
         )
     if not np.isfinite(samples).all():
-        raise InputError(f"{where}: has samples that are not finite; leave its slice out")
+        raise NotFiniteError(f"{where}: has samples that are not finite; leave its slice out")
     column = _column(header, grid, where)
-    first, last = int(header["discard_pre"]), n_samples - int(header["discard_post"])
+    first, last = _kept_samples(header)
     if first >= last:
         raise InputError(f"{where}: discards all of its {n_samples} samples, expected some to be kept")
     kept = samples[:, first:last]
@@ -126,28 +207,30 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
     if readout.has(Flag.IS_REVERSE):
         kept = kept[:, ::-1]
         start = int(header["center_sample"]) - (last - 1)
-        kept, start = _wrap_last(kept, start, grid.encoded[0])
+        kept, start = _wrap_last(kept, start, grid.placed[0])
     n_kept = kept.shape[1]
-    low = -(grid.encoded[0] // 2)
-    if not (low <= start and start + n_kept <= low + grid.encoded[0]):
+    low = -(grid.placed[0] // 2)
+    if not (low <= start and start + n_kept <= low + grid.placed[0]):
         raise InputError(
             f"{where}: samples {first} to {last - 1} around center_sample {int(header['center_sample'])} do "
-            f"not fit {grid.encoded[0]} encoded samples; check center_sample and the encoded matrix"
+            f"not fit {grid.placed[0]} encoded samples; check center_sample and the encoded matrix"
         )
-    row = start + grid.shape[0] // 2
+    row = start - low
     return slice(row, row + n_kept), column, kept
 
 
-def is_nearer(header: np.void, other: np.void | None, grid: Grid) -> bool:
+def is_nearer(header: np.void, other: np.void | None, center_line: int) -> bool:
     """Tell whether a readout lies nearer to the centre of k-space than another, or there is no other."""
     if other is None:
         return True
     ours, theirs = (int(each["idx"]["kspace_encode_step_1"]) for each in (header, other))
-    return abs(ours - grid.center_line) < abs(theirs - grid.center_line)
+    return abs(ours - center_line) < abs(theirs - center_line)
 
 
-def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeometry | None:
+def slice_geometry(header: np.void, field_of_view_mm: Vector, where: str) -> SliceGeometry | None:
     """Return where the image of a slice lies, by a readout's header; None where its directions are all zero.
+
+    ``field_of_view_mm`` is that of :class:`sbim_deploy.kspace.image_grid.ImageGrid`.
 
     Directions that are a little off square, as scanners round them, become the nearest ones that are not.
 
@@ -172,14 +255,13 @@ def slice_geometry(header: np.void, encoding: Encoding, where: str) -> SliceGeom
         read_dir=_vector(directions[0]),
         phase_dir=_vector(directions[1]),
         slice_dir=_vector(directions[2]),
-        field_of_view_mm=field_of_view(encoding),
+        field_of_view_mm=field_of_view_mm,
     )
 
 
-def field_of_view(encoding: Encoding) -> Vector:
-    """Return the (row, column, slice) extent of a slice's image in mm, by the header's reconSpace."""
-    rows, columns, depth = encoding.recon.field_of_view_mm
-    return rows, columns, depth / encoding.recon.matrix_size[2]
+def _kept_samples(header: np.void) -> tuple[int, int]:
+    """Return the first sample that is not discarded, and the one after the last."""
+    return int(header["discard_pre"]), int(header["number_of_samples"]) - int(header["discard_post"])
 
 
 def _column(header: np.void, grid: Grid, where: str) -> int:
@@ -189,15 +271,15 @@ def _column(header: np.void, grid: Grid, where: str) -> int:
             f"{where}: kspace_encode_step_1 is {line}, expected {grid.lines.minimum} to {grid.lines.maximum} "
             "as the header's limits say"
         )
-    if partition:
+    if partition and not grid.has_partitions:
         raise InputError(f"{where}: kspace_encode_step_2 is {partition}, expected 0 in a 2D encoding")
     offset = line - grid.center_line
-    if not 0 <= offset + grid.encoded[1] // 2 < grid.encoded[1]:
+    if not 0 <= offset + grid.placed[1] // 2 < grid.placed[1]:
         raise InputError(
             f"{where}: line {line} lies {offset} from the centre {grid.center_line}, outside the "
-            f"{grid.encoded[1]} encoded lines; check the header's limits"
+            f"{grid.placed[1]} encoded lines; check the header's limits"
         )
-    return offset + grid.shape[1] // 2
+    return offset + grid.placed[1] // 2
 
 
 def _wrap_last(samples: ComplexArray, start: int, n_encoded: int) -> tuple[ComplexArray, int]:

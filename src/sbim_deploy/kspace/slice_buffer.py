@@ -1,20 +1,24 @@
 """One slice of k-space while its readouts come, and the lines to estimate its coil maps from.
 
-A :class:`SliceBuffer` sums the readouts of one slice. :class:`CalibrationLines` keeps those lines, without
-the zeros around them, for the slice itself or for another repetition of it.
+A :class:`SliceBuffer` sums the readouts of one slice, which becomes an :class:`AssembledSlice`.
+:class:`CalibrationLines` keeps those lines, without the zeros around them, for the slice itself or
+for another repetition of it.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.placement import Grid, is_nearer
+from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.whitening import mix_coils
-from sbim_deploy.records import ComplexArray
+from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
 
 
 @dataclass(frozen=True, order=True)
@@ -44,6 +48,11 @@ def slice_key(header: np.void) -> Key:
     return series, int(counters["slice"])
 
 
+def place_of_key(key: Key) -> tuple[int, int]:
+    """Return the encoding space and the slice, which the series of a scan share."""
+    return key[0].encoding, key[1]
+
+
 def describe_key(key: Key) -> str:
     """Return a slice's name for messages."""
     series, number = key
@@ -53,29 +62,93 @@ def describe_key(key: Key) -> str:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class AssembledSlice:
+    """One slice of one series, complete.
+
+    Attributes:
+        series, slice: its counters.
+        kspace: complex64 (coil, rows, columns), readout along the rows and not cropped, averaged over what
+            was repeated, whitened where there were noise readouts, and zero where nothing was acquired.
+        calibration: the same grid with the readouts to estimate coil maps from, or None for k-space's own.
+        image_shape: (rows, columns) of the image, the middle of the grid.
+        geometry: where the image lies in the patient, or None where the scan does not say.
+        header: the header of the readout nearest the centre of k-space.
+        calibration_series: the series whose readouts ``calibration`` has, or None.
+        noise: the standard deviation of each of the real and imaginary parts, where noise readouts tell it.
+        field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
+        remarks: what was assumed of the scan or left out, a sentence each.
+        fault: why the slice cannot be reconstructed, or None; ``kspace`` lacks its readouts at fault.
+    """
+
+    series: Series
+    slice: int
+    kspace: ComplexArray
+    calibration: ComplexArray | None
+    image_shape: tuple[int, int]
+    geometry: SliceGeometry | None
+    header: np.void
+    calibration_series: Series | None = None
+    noise: float | None = None
+    field_of_view_mm: Vector | None = None
+    remarks: tuple[str, ...] = ()
+    fault: str | None = None
+
+
 class SliceBuffer:
     """The sums of the samples of one slice, and how many went into each.
 
     Attributes:
         header: that of the readout nearest the centre of k-space, or None before the first.
-        n_bytes: the memory that it takes.
+        n_readouts: how many went into it.
     """
 
     def __init__(self, grid: Grid, n_coils: int) -> None:
         self.n_coils = n_coils
         self.header: np.void | None = None
-        self._grid = grid
-        self._sums: ComplexArray = np.zeros((n_coils, *grid.shape), np.complex64)
-        self._counts = np.zeros(grid.shape, np.uint16)
-        self.n_bytes = self._sums.nbytes + self._counts.nbytes
+        self.n_readouts = 0
+        self._center_line = grid.center_line
+        self._sums: ComplexArray = np.zeros((n_coils, *grid.placed), np.complex64)
+        self._counts = np.zeros(grid.placed, np.uint16)
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory that it takes."""
+        return self._sums.nbytes + self._counts.nbytes
 
     def add(self, rows: slice, column: int, samples: ComplexArray, header: np.void) -> None:
         """Add the samples (coil, row) of one readout."""
         with np.errstate(over="ignore"):  # what overflows is met when the slice is complete
             self._sums[:, rows, column] += samples
         self._counts[rows, column] += 1
-        if is_nearer(header, self.header, self._grid):
+        self.n_readouts += 1
+        if is_nearer(header, self.header, self._center_line):
             self.header = header.copy()
+
+    def grow(self, n_rows: int) -> None:
+        """Make room for readouts that are longer than those so far, to ``n_rows`` around the centre."""
+        shape = (n_rows, self._counts.shape[1])
+        if n_rows > self._counts.shape[0]:
+            self._sums, self._counts = centre_pad(self._sums, shape), centre_pad(self._counts, shape)
+
+    def fitted(self, image: ImageGrid) -> SliceBuffer:
+        """Return the rows that were measured, with zeros around them up to the grid of the image."""
+        fitted = copy.copy(self)
+        n_rows, n_columns = self._counts.shape
+        measured = image.measured[0]
+        if measured < n_rows:
+            start, beyond = n_rows // 2 - measured // 2, n_rows // 2 + measured // 2
+            fitted._sums = centre_crop(self._sums, (measured, n_columns)).copy()
+            fitted._counts = centre_crop(self._counts, (measured, n_columns)).copy()
+            if measured % 2 == 0:
+                # As place() does: + n / 2 of reversed readouts is - n / 2, where they reach there.
+                whole = self._counts[start + 1] > 0
+                fitted._sums[:, 0] += self._sums[:, beyond] * whole
+                fitted._counts[0] += self._counts[beyond] * whole
+        if fitted._counts.shape != image.shape:
+            fitted._sums = centre_pad(fitted._sums, image.shape)
+            fitted._counts = centre_pad(fitted._counts, image.shape)
+        return fitted
 
     def averaged(self, matrix: ComplexArray | None) -> ComplexArray:
         """Return k-space (coil, rows, columns), averaged over what was repeated, whitened by a matrix.
@@ -104,7 +177,7 @@ class SliceBuffer:
 
     def centre_columns(self) -> NDArray[np.intp]:
         """Return those of them that form the run around the centre."""
-        return centre_run(self.columns(), self._grid.shape[1])
+        return centre_run(self.columns(), self._counts.shape[1])
 
 
 class CalibrationLines:

@@ -18,6 +18,7 @@ from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 KSPACE = "kspace"  # fastMRI's name of the dataset
@@ -31,9 +32,11 @@ class KspaceSource(Protocol):
     n_coils: int
     n_rows: int
     n_columns: int
+    stored_shape: tuple[int, int]
     mask: BoolArray | None
     recon_shape: tuple[int, int] | None
     voxel_mm: tuple[float, float, float] | None
+    conjugated: bool
 
     def __enter__(self) -> Self:
         """Return the file itself."""
@@ -54,7 +57,7 @@ class KspaceSource(Protocol):
         """Return where its image lies in the patient, or None where the file does not say."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what the file is, as JSON's types."""
+        """Return what the file is, as JSON's types: under ``assumed`` what was assumed of it, or None."""
 
 
 class MapsSource(Protocol):
@@ -70,16 +73,28 @@ class MapsSource(Protocol):
         """Read the coil maps of one slice, complex64 (coils, rows, columns), or (sets, coils, ...)."""
 
 
-def open_source(path: Path, reading: Reading = GUESSED) -> KspaceSource:
+def open_source(
+    path: Path, reading: Reading = GUESSED, orientation: Orientation = Orientation.AUTO
+) -> KspaceSource:
     """Open a file of k-space: MRD, fastMRI, BART's .cfl, or arrays of NumPy, MATLAB and HDF5.
 
     ``reading`` says how an array is read, and goes with files that do not say it themselves.
+
+    ``orientation`` says whether k-space is conjugated. Only MRD's goes by its vendor: the others do
+    not say how the patient lay.
 
     Raises:
         InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
             :class:`sbim_deploy.kspace.fastmri.KspaceFile`, :class:`sbim_deploy.kspace.cfl.CflKspace` and
             :class:`sbim_deploy.kspace.arrays.ArrayKspace`; or a layout is given for MRD or BART.
     """
+    source = _open_any(path, reading)
+    if orientation is not Orientation.AUTO:
+        source.conjugated = is_conjugated(orientation)
+    return source
+
+
+def _open_any(path: Path, reading: Reading) -> KspaceSource:
     if is_cfl(path):
         _check_unread(path, "BART's arrays", reading)
         return CflKspace(path)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import OpenFile, find_dataset, open_as, reading, require_dataset
-from sbim_deploy.mrd.header import MAX_HEADER_BYTES, parse_mrd_header
+from sbim_deploy.mrd.header import parse_mrd_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, COMPRESSIONS, Readout
+from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 
 DEFAULT_GROUP = "dataset"
 MAX_READOUTS = 2**24

@@ -11,25 +11,24 @@ axis of our arrays, and y the phase encoding, which lies along the columns axis.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from xml.etree import ElementTree
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.mrd import xml
 
-MAX_HEADER_BYTES = 1024**2
 MAX_MATRIX_SIZE = 2**20
 MAX_COUNTER = 2**16 - 1
 MAX_BITS_STORED = 16
-MAX_SHOWN = 40
+SIZE_TOLERANCE = 0.01  # of a matrix size that is not written as a whole number
+UNKNOWN_THICKNESS_MM = 1.0
 
 DEFAULT_NOISE_BANDWIDTH = 0.793
 TRAJECTORIES = ("cartesian", "epi", "radial", "goldenangle", "spiral", "other")
 CALIBRATION_MODES = ("embedded", "interleaved", "separate", "external", "other")
 
-NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"
 _AXES = ("x", "y", "z")
 
 T = TypeVar("T", int, float)
@@ -66,6 +65,8 @@ class Encoding:
     """One encoding space: the axes of ``encoded`` and ``recon`` are (readout, step 1, step 2).
 
     ``acceleration`` is that of (step 1, step 2); ``calibration_mode`` one of CALIBRATION_MODES, or None.
+    ``trajectory_is_given`` is false where the header has none and Cartesian was assumed. ``remarks`` are
+    sentences that say what was assumed.
     """
 
     encoded: Space
@@ -76,6 +77,8 @@ class Encoding:
     average: Limit | None = None
     acceleration: tuple[int, int] = (1, 1)
     calibration_mode: str | None = None
+    trajectory_is_given: bool = True
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,8 @@ def parse_mrd_header(text: bytes | str, where: str) -> MrdHeader:
             entity, has no encoding, or a value that no scan can have.
     """
     encoded = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    root = parse_root(encoded.rstrip(b"\0"), where)
-    found = root.findall(_path("encoding"))
+    root = xml.parse_root(encoded.rstrip(b"\0"), where)
+    found = root.findall(xml.path("encoding"))
     if not found:
         raise InputError(f"{where}: has no <encoding> of the ISMRMRD namespace; repair it")
     encodings = [
@@ -157,28 +160,11 @@ def parse_geometry(text: bytes, where: str) -> Encoding:
         InputError: the text is longer than 1 MiB, not well-formed XML, declares a document type or an
             entity, or lacks the spaces.
     """
-    element = parse_root(text, where).find(_path("encoding"))
+    element = xml.parse_root(text, where).find(xml.path("encoding"))
     if element is None:
         raise InputError(f"{where}: has no <encoding> of the ISMRMRD namespace; repair or remove it")
-    return Encoding(_space(element, "encodedSpace", where), _space(element, "reconSpace", where))
-
-
-def parse_root(text: bytes, where: str) -> ElementTree.Element:
-    """Read an XML text that is not trusted; ``where`` names it in error messages.
-
-    Raises:
-        InputError: the text is longer than 1 MiB, not well-formed XML, or declares a document type or an
-            entity.
-    """
-    if len(text) > MAX_HEADER_BYTES:
-        raise InputError(f"{where}: is {len(text)} bytes, expected at most {MAX_HEADER_BYTES}")
-    # In UTF-16 the declarations would slip past a search for their ASCII bytes.
-    if b"\0" in text or re.search(rb"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise InputError(f"{where}: holds a DOCTYPE, an ENTITY or a null byte, expected plain ISMRMRD XML")
-    try:
-        return ElementTree.fromstring(text)  # noqa: S314
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{where}: is not well-formed XML ({error}); repair or remove it") from error
+    encoded, recon, remarks = _spaces(element, where)
+    return Encoding(encoded, recon, remarks=remarks)
 
 
 def format_header(encoding: Encoding) -> str:
@@ -212,13 +198,22 @@ def _format_space(space: Space) -> str:
 
 
 def _parse_encoding(element: ElementTree.Element, where: str) -> Encoding:
-    encoded, recon = (_space(element, name, where) for name in ("encodedSpace", "reconSpace"))
+    encoded, recon, remarks = _spaces(element, where)
     try:
         steps = [_limit(element, name) for name in ("kspace_encoding_step_1", "kspace_encoding_step_2")]
+        if steps[0] == Limit(0, 0, 0) and encoded.matrix_size[1] > 1:
+            steps[0] = None
+            remarks += (
+                f"the limits of kspace_encoding_step_1 are all 0: taken as those of the "
+                f"{encoded.matrix_size[1]} encoded lines",
+            )
+        trajectory = xml.choice(element, TRAJECTORIES, "trajectory")
+        if trajectory is None:
+            remarks += ("the header has no <trajectory>: taken as cartesian",)
         return Encoding(
             encoded=encoded,
             recon=recon,
-            trajectory=_choice(element, TRAJECTORIES, "trajectory") or "other",
+            trajectory=trajectory or "cartesian",
             step_1=steps[0],
             step_2=steps[1],
             average=_limit(element, "average"),
@@ -226,19 +221,58 @@ def _parse_encoding(element: ElementTree.Element, where: str) -> Encoding:
                 _factor(element, "kspace_encoding_step_1"),
                 _factor(element, "kspace_encoding_step_2"),
             ),
-            calibration_mode=_choice(element, CALIBRATION_MODES, "parallelImaging", "calibrationMode"),
+            calibration_mode=xml.choice(element, CALIBRATION_MODES, "parallelImaging", "calibrationMode"),
+            trajectory_is_given=trajectory is not None,
+            remarks=remarks,
         )
     except ValueError as error:
         raise InputError(f"{where}: {error}; repair it") from error
 
 
-def _space(encoding: ElementTree.Element, name: str, where: str) -> Space:
+def _spaces(encoding: ElementTree.Element, where: str) -> tuple[Space, Space, tuple[str, ...]]:
+    """Return encodedSpace and reconSpace, and what was assumed of them."""
+    remarks: list[str] = []
+    if encoding.find(xml.path("reconSpace")) is None:
+        remarks.append("the header has no <reconSpace>: the image is encodedSpace's")
+        parts = [_space(encoding, "encodedSpace", where, remarks)] * 2
+    else:
+        parts = [_space(encoding, name, where, remarks) for name in ("encodedSpace", "reconSpace")]
+    thickness = parts[1][1][2] or parts[0][1][2]
+    if not thickness:
+        thickness = UNKNOWN_THICKNESS_MM
+        remarks.append(f"the header does not say how thick a slice is: taken as {thickness:g} mm")
+    spaces = []
+    for name, (sizes, extents) in zip(("encodedSpace", "reconSpace"), parts, strict=True):
+        try:
+            spaces.append(Space(sizes, (extents[0], extents[1], extents[2] or thickness)))
+        except InputError as error:
+            raise InputError(f"{where}: <{name}>: {error}; repair or remove the header") from error
+    return spaces[0], spaces[1], tuple(dict.fromkeys(remarks))
+
+
+def _space(
+    encoding: ElementTree.Element, name: str, where: str, remarks: list[str]
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Return matrix size and field of view, whose z is 0 where it is unknown."""
     try:
-        sizes = [_integer(encoding, name, "matrixSize", axis) for axis in _AXES]
-        extents = [_number(encoding, name, "fieldOfView_mm", axis) for axis in _AXES]
-        return Space(_all_axes(sizes, "matrixSize"), _all_axes(extents, "fieldOfView_mm"))
+        sizes = [_size(encoding, name, axis, remarks) for axis in _AXES]
+        extents = [xml.number(encoding, name, "fieldOfView_mm", axis) for axis in _AXES]
+        sizes[2], extents[2] = sizes[2] or 1, extents[2] or 0.0
+        return _all_axes(sizes, "matrixSize"), _all_axes(extents, "fieldOfView_mm")
     except (InputError, ValueError) as error:
         raise InputError(f"{where}: <{name}>: {error}; repair or remove the header") from error
+
+
+def _size(encoding: ElementTree.Element, name: str, axis: str, remarks: list[str]) -> int | None:
+    """Return a matrix size; some converters compute it, and write 0.9996 for 1."""
+    try:
+        return xml.integer(encoding, name, "matrixSize", axis)
+    except ValueError:
+        value = xml.number(encoding, name, "matrixSize", axis)
+        if value is None or abs(value - round(value)) > SIZE_TOLERANCE:
+            raise
+        remarks.append(f"matrixSize/{axis} of <{name}> is {value:g}: taken as {round(value)}")
+        return round(value)
 
 
 def _all_axes(values: Sequence[T | None], name: str) -> tuple[T, T, T]:
@@ -252,34 +286,34 @@ def _parse_protocol(root: ElementTree.Element) -> Protocol:
     measurement, study = "measurementInformation", "studyInformation"
     system, sequence = "acquisitionSystemInformation", "sequenceParameters"
     return Protocol(
-        patient_position=_text(root, measurement, "patientPosition"),
-        protocol_name=_text(root, measurement, "protocolName"),
-        sequence_name=_text(root, measurement, "sequenceName"),
-        series_description=_text(root, measurement, "seriesDescription"),
-        initial_series_number=_text(root, measurement, "initialSeriesNumber"),
-        frame_of_reference_uid=_text(root, measurement, "frameOfReferenceUID"),
-        study_id=_text(root, study, "studyID"),
-        study_date=_text(root, study, "studyDate"),
-        study_time=_text(root, study, "studyTime"),
-        study_description=_text(root, study, "studyDescription"),
-        study_instance_uid=_text(root, study, "studyInstanceUID"),
-        body_part=_text(root, study, "bodyPartExamined"),
-        vendor=_text(root, system, "systemVendor"),
-        model=_text(root, system, "systemModel"),
-        institution=_text(root, system, "institutionName"),
-        station=_text(root, system, "stationName"),
-        field_strength_t=_number(root, system, "systemFieldStrength_T"),
-        resonance_frequency_hz=_number(root, "experimentalConditions", "H1resonanceFrequency_Hz"),
-        tr_ms=_numbers(root, sequence, "TR"),
-        te_ms=_numbers(root, sequence, "TE"),
-        ti_ms=_numbers(root, sequence, "TI"),
-        flip_angle_deg=_numbers(root, sequence, "flipAngle_deg"),
+        patient_position=xml.text(root, measurement, "patientPosition"),
+        protocol_name=xml.text(root, measurement, "protocolName"),
+        sequence_name=xml.text(root, measurement, "sequenceName"),
+        series_description=xml.text(root, measurement, "seriesDescription"),
+        initial_series_number=xml.text(root, measurement, "initialSeriesNumber"),
+        frame_of_reference_uid=xml.text(root, measurement, "frameOfReferenceUID"),
+        study_id=xml.text(root, study, "studyID"),
+        study_date=xml.text(root, study, "studyDate"),
+        study_time=xml.text(root, study, "studyTime"),
+        study_description=xml.text(root, study, "studyDescription"),
+        study_instance_uid=xml.text(root, study, "studyInstanceUID"),
+        body_part=xml.text(root, study, "bodyPartExamined"),
+        vendor=xml.text(root, system, "systemVendor"),
+        model=xml.text(root, system, "systemModel"),
+        institution=xml.text(root, system, "institutionName"),
+        station=xml.text(root, system, "stationName"),
+        field_strength_t=xml.number(root, system, "systemFieldStrength_T"),
+        resonance_frequency_hz=xml.number(root, "experimentalConditions", "H1resonanceFrequency_Hz"),
+        tr_ms=xml.numbers(root, sequence, "TR"),
+        te_ms=xml.numbers(root, sequence, "TE"),
+        ti_ms=xml.numbers(root, sequence, "TI"),
+        flip_angle_deg=xml.numbers(root, sequence, "flipAngle_deg"),
     )
 
 
 def _parse_bandwidth(root: ElementTree.Element) -> float:
     name = "relativeReceiverNoiseBandwidth"
-    ratio = _number(root, "acquisitionSystemInformation", name)
+    ratio = xml.number(root, "acquisitionSystemInformation", name)
     if ratio is None:
         return DEFAULT_NOISE_BANDWIDTH
     if ratio <= 0:
@@ -288,9 +322,9 @@ def _parse_bandwidth(root: ElementTree.Element) -> float:
 
 
 def _parse_bits_stored(root: ElementTree.Element) -> int | None:
-    for parameter in root.iterfind(_path("userParameters", "userParameterLong")):
-        if _text(parameter, "name") == "BitsStored":
-            bits = _integer(parameter, "value")
+    for parameter in root.iterfind(xml.path("userParameters", "userParameterLong")):
+        if xml.text(parameter, "name") == "BitsStored":
+            bits = xml.integer(parameter, "value")
             if bits is None or not 1 <= bits <= MAX_BITS_STORED:
                 raise ValueError(f"BitsStored is {bits}, expected 1 to {MAX_BITS_STORED}")
             return bits
@@ -298,9 +332,11 @@ def _parse_bits_stored(root: ElementTree.Element) -> int | None:
 
 
 def _limit(element: ElementTree.Element, name: str) -> Limit | None:
-    if element.find(_path("encodingLimits", name)) is None:
+    if element.find(xml.path("encodingLimits", name)) is None:
         return None
-    bounds = [_integer(element, "encodingLimits", name, bound) for bound in ("minimum", "maximum", "center")]
+    bounds = [
+        xml.integer(element, "encodingLimits", name, bound) for bound in ("minimum", "maximum", "center")
+    ]
     minimum, maximum, center = (-1 if bound is None else bound for bound in bounds)
     if not (0 <= minimum <= maximum <= MAX_COUNTER and 0 <= center <= MAX_COUNTER):
         raise ValueError(
@@ -311,54 +347,5 @@ def _limit(element: ElementTree.Element, name: str) -> Limit | None:
 
 
 def _factor(element: ElementTree.Element, name: str) -> int:
-    factor = _integer(element, "parallelImaging", "accelerationFactor", name)
+    factor = xml.integer(element, "parallelImaging", "accelerationFactor", name)
     return 1 if factor is None else factor
-
-
-def _choice(element: ElementTree.Element, known: tuple[str, ...], *names: str) -> str | None:
-    chosen = _text(element, *names)
-    if chosen is not None and chosen not in known:
-        raise ValueError(f"<{names[-1]}> is {chosen[:MAX_SHOWN]!r}, expected one of {', '.join(known)}")
-    return chosen
-
-
-def _integer(element: ElementTree.Element, *names: str) -> int | None:
-    text = _text(element, *names)
-    if text is None:
-        return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"<{_shown(names)}> is {text[:MAX_SHOWN]!r}, expected a whole number") from error
-
-
-def _number(element: ElementTree.Element, *names: str) -> float | None:
-    text = _text(element, *names)
-    return None if text is None else _parse_number(text, _shown(names))
-
-
-def _numbers(element: ElementTree.Element, *names: str) -> tuple[float, ...]:
-    found = [(each.text or "").strip() for each in element.iterfind(_path(*names))]
-    return tuple(_parse_number(text, _shown(names)) for text in found if text)
-
-
-def _parse_number(text: str, name: str) -> float:
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise ValueError(f"<{name}> is {text[:MAX_SHOWN]!r}, expected a number") from error
-    if not math.isfinite(value):
-        raise ValueError(f"<{name}> is {text[:MAX_SHOWN]}, expected a finite number")
-    return value
-
-
-def _text(element: ElementTree.Element, *names: str) -> str | None:
-    return (element.findtext(_path(*names)) or "").strip() or None
-
-
-def _shown(names: Sequence[str]) -> str:
-    return "/".join(names[-2:])
-
-
-def _path(*names: str) -> str:
-    return "/".join(f"{NAMESPACE}{name}" for name in names)

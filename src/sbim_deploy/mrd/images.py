@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 from xml.etree import ElementTree
 
@@ -39,26 +38,8 @@ _FROM_READOUT = (
 _FROM_COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
-class Orientation(StrEnum):
-    """Which way round a scanner expects the pixels.
-
-    ``PLAIN`` is the inverse Fourier transform of k-space. ``TURNED`` is what the forward transform gives, the
-    image turned by 180 degrees about pixel (rows // 2, columns // 2), which stays in its place. Conjugated
-    k-space gives the turned image's conjugate: in magnitude it is the same turn.
-    """
-
-    PLAIN = "plain"
-    TURNED = "turned"
-
-
-def image_pixels(
-    image: NDArray[np.generic], orientation: Orientation = Orientation.PLAIN
-) -> NDArray[np.generic]:
+def image_pixels(image: NDArray[np.generic]) -> NDArray[np.generic]:
     """Lay out an image (rows, columns) as MRD's (y, x) = (columns, rows), contiguous, x fastest."""
-    if orientation is Orientation.TURNED:
-        # Pixel p goes to 2 (n // 2) - p, modulo n: for even n that is a flip and a step.
-        steps = tuple(1 - size % 2 for size in image.shape)
-        image = np.roll(np.flip(image), steps, axis=(0, 1))
     return np.ascontiguousarray(image.T)
 
 

@@ -66,3 +66,21 @@ def normalise_maps(maps: ComplexArray) -> ComplexArray:
 def percentile_scale(image: ComplexArray) -> float:
     """Return the 99th percentile of |image| of one slice: what the network's unit is (Dimos 2022)."""
     return float(np.percentile(np.abs(image), 99))
+
+
+def resample_maps(maps: ComplexArray, shape: tuple[int, int]) -> ComplexArray:
+    """Return maps (..., rows, columns) at the pixels of another grid over the same field of view.
+
+    Interpolated linearly, and zero where a neighbour is beyond the edge; the pixels n // 2 coincide.
+    """
+    if maps.shape[-2:] == shape:
+        return maps
+    rows, columns = (_weights(old, new) for old, new in zip(maps.shape[-2:], shape, strict=True))
+    return (rows @ maps @ columns.T).astype(np.complex64)
+
+
+def _weights(old: int, new: int) -> FloatArray:
+    """Return the (new, old) matrix of linear interpolation."""
+    places = (np.arange(new) - new // 2) * (old / new) + old // 2
+    weights: FloatArray = np.maximum(1 - np.abs(places[:, None] - np.arange(old)), 0).astype(np.float32)
+    return weights

@@ -33,6 +33,16 @@ def centred_ifft(kspace: NDArray[Any], axes: Sequence[int] = IMAGE_AXES) -> NDAr
     return np.fft.fftshift(image, axes=axes)
 
 
+def turned(image: NDArray[Any]) -> NDArray[Any]:
+    """Return an image turned by 180 degrees about its centre, pixel n // 2, along the last two axes.
+
+    It is what the transform of the other sign gives, and the conjugate of what conjugated k-space gives.
+    """
+    # Pixel p goes to 2 (n // 2) - p, modulo n: for even n that is a flip and a step.
+    steps = tuple(1 - image.shape[axis] % 2 for axis in IMAGE_AXES)
+    return np.roll(np.flip(image, IMAGE_AXES), steps, IMAGE_AXES)
+
+
 def centre_crop(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """Return the view of the last axes of ``array`` that keeps the centre n // 2 at the centre.
 

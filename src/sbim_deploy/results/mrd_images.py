@@ -15,7 +15,6 @@ from sbim_deploy.io.hdf5 import reading, writing
 from sbim_deploy.mrd.images import (
     BITS_STORED,
     MrdImageFile,
-    Orientation,
     image_attributes,
     image_header,
     image_pixels,
@@ -35,7 +34,6 @@ def write_mrd_images(
     derivation: Derivation,
     voxel_mm: Vector | None = None,
     bits: int = BITS_STORED,
-    orientation: Orientation = Orientation.PLAIN,
 ) -> None:
     """Write each series as ``dataset/image_<number>``, the file whole or not at all.
 
@@ -47,7 +45,6 @@ def write_mrd_images(
         derivation: how the images came about.
         voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
         bits: bits stored, see :func:`sbim_deploy.mrd.images.pixel_bits`.
-        orientation: which way round the pixels are expected.
 
     Raises:
         InputError: the file cannot be written, or the header cannot hold a size or a number.
@@ -60,7 +57,7 @@ def write_mrd_images(
         for each in series:
             described = zip(*_describe(each, derivation, voxel_mm, bits), strict=True)
             for image, (header, attributes) in zip(each.volume, described, strict=True):
-                pixels = image_pixels(scale_to_int16(image, scale, bits), orientation)[None, None]
+                pixels = image_pixels(scale_to_int16(image, scale, bits))[None, None]
                 images.append(Image(header, attributes, pixels))
 
 

@@ -107,7 +107,7 @@ class RunIdentity:
     None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
     None where it was measured. ``method`` is ``sampler``, or the name of one without the network, whose
     ``model``, ``graph`` and ``plan`` are empty. ``layout`` and ``variable`` say which array was read, and
-    how, None where that was not given.
+    how, None where that was not given. ``orientation`` is that of k-space, as it was asked for.
     """
 
     software: dict[str, str] = field(default_factory=dict)
@@ -125,6 +125,7 @@ class RunIdentity:
     noise: float | None = None
     map_method: str | None = None
     map_sets: int | None = None
+    orientation: str | None = None
     undersampling: RemovedLines | None = None
     plan: PlanRecord = field(default_factory=PlanRecord)
 

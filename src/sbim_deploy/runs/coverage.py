@@ -63,7 +63,10 @@ def measure_coverage(
     Raises:
         InputError: a file is not what it must be, there is no reference, or it is of another object.
     """
-    with open_result(result_path) as result, open_reference(reference_path, reading) as kspace:
+    with (
+        open_result(result_path) as result,
+        open_reference(reference_path, reading, result.provenance.orientation) as kspace,
+    ):
         if not result.has_standard_deviation:
             return None
         is_complex = _shares_phase(result, kspace)

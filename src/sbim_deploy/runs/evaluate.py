@@ -57,7 +57,10 @@ def evaluate_file(
     """
     if not 0 <= mask_below < 1:
         raise InputError(f"the mask's fraction is {mask_below:g}: expected 0 or more, and less than 1")
-    with open_result(result_path) as result, open_reference(reference_path, reading) as kspace:
+    with (
+        open_result(result_path) as result,
+        open_reference(reference_path, reading, result.provenance.orientation) as kspace,
+    ):
         slices = []
         for position, index in enumerate(result.slice_indices):
             reference = reference_magnitude(kspace, index, result.shape)

@@ -123,6 +123,7 @@ def _describe_kspace(kspace: KspaceFile) -> dict[str, Any]:
         **_sampling(kspace, kspace.n_slices // 2),
         "maps": "in the file" if kspace.has_maps else None,
         "reference": kspace.reference_name,
+        "assumed": list(kspace.remarks) or None,
     }
 
 

@@ -14,7 +14,7 @@ from sbim_deploy.kspace import cfl
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.mrd.header import Protocol
-from sbim_deploy.mrd.images import Orientation, pixel_bits
+from sbim_deploy.mrd.images import pixel_bits
 from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results import dicom, nifti
 from sbim_deploy.results.geometry import known_geometries, slice_affine, stack_slices
@@ -30,18 +30,15 @@ H5_SUFFIXES = (".h5", ".hdf5", "")
 
 @dataclass(frozen=True)
 class Output:
-    """Where the images go and as what; ``orientation`` is that of MRD images."""
+    """Where the images go and as what."""
 
     path: Path
     format: str = H5
-    orientation: Orientation = Orientation.PLAIN
 
     def __post_init__(self) -> None:
         """Check the format."""
         if self.format not in FORMATS:
             raise InputError(f"unknown format {self.format!r}: expected one of {', '.join(FORMATS)}")
-        if self.orientation is not Orientation.PLAIN and self.format != MRD:
-            raise InputError(f"orientation {self.orientation} is for format mrd: the others say how they lie")
 
 
 def format_by_name(path: Path) -> str:
@@ -130,7 +127,7 @@ def write_output(output: Output, result_path: Path, source: KspaceSource) -> Non
             dicom.write_dicom(output.path, series, derivation, protocol, source.voxel_mm)
         elif output.format == MRD:
             bits = pixel_bits(None if header is None else header.bits_stored)
-            write_mrd_images(output.path, series, derivation, source.voxel_mm, bits, output.orientation)
+            write_mrd_images(output.path, series, derivation, source.voxel_mm, bits)
 
 
 def _one_volume(path: Path, series: Sequence[ImageSeries]) -> FloatArray:

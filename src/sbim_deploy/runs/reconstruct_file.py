@@ -62,7 +62,7 @@ def reconstruct_file(
         InputError: see :func:`sbim_deploy.kspace.sources.open_source` and :func:`reconstruct`.
         SamplingError, ChecksumError, BackendMissingError: see :func:`reconstruct`.
     """
-    with open_source(kspace_path, settings.reading) as source:
+    with open_source(kspace_path, settings.reading, settings.orientation) as source:
         return reconstruct(source, output_path, settings, progress, on_residual)
 
 

@@ -20,6 +20,7 @@ from sbim_deploy.io.layouts import (
 )
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, check_slices, choose_array, label_of, read_part
 from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
 from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
@@ -64,8 +65,8 @@ class ArrayReference:
         has_complex_reference: whether the reference has a phase.
     """
 
-    def __init__(self, file: ArrayFile, reading: Reading) -> None:
-        self.path, self._file = file.path, file
+    def __init__(self, file: ArrayFile, reading: Reading, conjugated: bool) -> None:
+        self.path, self._file, self._conjugated = file.path, file, conjugated
         self._array = _choose(file, reading.variable)
         label, shape = label_of(file, self._array), self._array.shape
         named = None if reading.layout is None else named_layout(reading.layout, shape, label)
@@ -104,21 +105,28 @@ class ArrayReference:
                 f"{label_of(self._file, self._array)}: only {sampled:.0%} of its k-space was sampled in "
                 f"slice {index}, expected all of it, or an image, for a reference"
             )
-        combined: FloatArray = root_sum_of_squares(centred_ifft(values))
+        kspace = values.conj() if self._conjugated else values
+        combined: FloatArray = root_sum_of_squares(centred_ifft(kspace))
         return combined
 
 
-def open_reference(path: Path, reading: Reading = GUESSED) -> Reference:
+def open_reference(path: Path, reading: Reading = GUESSED, orientation: str | None = None) -> Reference:
     """Open a fastMRI file with a reference, or an array of images or of fully sampled k-space.
+
+    ``orientation`` is what was asked for the k-space of the result. Where that was turned, k-space and what
+    stands beside it is turned too; an array of images is compared as it lies.
 
     Raises:
         InputError: the file is not what it must be, or its axes cannot be told.
     """
+    conjugated = orientation == Orientation.TURNED
     if not is_array_file(path) and reading.variable is None:
-        return open_kspace(path, reading)
+        opened = open_kspace(path, reading)
+        opened.conjugated = conjugated
+        return opened
     file = open_arrays(path)
     try:
-        return ArrayReference(file, reading)
+        return ArrayReference(file, reading, conjugated)
     except BaseException:
         file.__exit__()
         raise

@@ -23,6 +23,8 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
 from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.mri.combine import resample_maps
+from sbim_deploy.mri.fourier import turned
 from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
 from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem, measured_mask, prepare_slice
@@ -89,7 +91,7 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     if settings.maps is None:
         yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method, settings.map_sets)
         return
-    shapes = [(kspace.n_rows, kspace.n_columns)]
+    shapes = [(kspace.n_rows, kspace.n_columns), kspace.stored_shape]
     if kspace.recon_shape is not None:
         # Maps of the readout that is kept will do.
         shapes.append((kspace.recon_shape[0], kspace.n_columns))
@@ -161,6 +163,7 @@ def run_identity(
         noise=settings.noise,
         map_method=settings.map_method,
         map_sets=settings.map_sets,
+        orientation=settings.orientation,
         undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
         plan=PlanRecord() if plan is None else PlanRecord(**plan_as_dict(plan)),
     )
@@ -190,7 +193,7 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         kspace,
         index,
         scan.mask,
-        None if scan.maps is None else scan.maps.read_maps(index),
+        _read_maps(index, scan),
         scan.kspace.recon_shape,
         calibration if scan.maps is None else None,
         scan.noise if scan.noise is not None else scan.kspace.read_noise(index),
@@ -201,6 +204,17 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
     _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before
     return problem
+
+
+def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
+    """Read a slice's maps; those of k-space as it is stored go with its padding and its sign."""
+    if scan.maps is None:
+        return None
+    maps, kspace = scan.maps.read_maps(index), scan.kspace
+    grid = (kspace.n_rows, kspace.n_columns)
+    if maps.shape[-2:] == kspace.stored_shape:
+        maps = resample_maps(maps, grid)
+    return turned(maps).conj() if kspace.conjugated else maps
 
 
 def readable_problems(

@@ -9,6 +9,7 @@ from pathlib import Path
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.models.folder import DEMO
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
 from sbim_deploy.recon.classical import Classical
@@ -42,8 +43,8 @@ class ReconSettings:
     ``batch`` counts the images in a call of the engine: slices, and with several ``samples`` those of a slice
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
-    sampler of ``choice``; another takes no network, and nothing that is said of one. ``reading`` is how
-    k-space in a plain array is read.
+    sampler of ``choice``; another takes no network, and nothing that is said of one. ``orientation`` is that
+    of k-space. ``reading`` is how k-space in a plain array is read.
     """
 
     model: str | Path = DEMO
@@ -55,6 +56,7 @@ class ReconSettings:
     choice: SamplerChoice = field(default_factory=SamplerChoice)
     seed: int = 0
     samples: int = 1
+    orientation: Orientation = Orientation.AUTO
     slices: tuple[int, int] | None = None
     batch: int = 1
     backend: str = "auto"

@@ -11,9 +11,8 @@ import numpy as np
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError, SamplingError
-from sbim_deploy.kspace.readouts import AssembledSlice
+from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.images import (
-    Orientation,
     image_attributes,
     image_header,
     image_pixels,
@@ -36,7 +35,8 @@ class Outcome:
 
     ``reason`` is None where it is what was asked for, else why it is not: ``deadline``, ``diverged``,
     ``memory``, ``data`` or ``engine``. ``residual`` is |A x - y| / |y|, None where there are no maps.
-    ``doubts`` say why the image may be wrong though it is what was asked for.
+    ``doubts`` say why the image may be wrong though it is what was asked for, ``words`` why the data do not
+    give it.
     """
 
     image: ComplexArray | FloatArray
@@ -44,6 +44,7 @@ class Outcome:
     residual: float | None
     reason: str | None = None
     doubts: tuple[str, ...] = ()
+    words: str | None = None
 
 
 def resolve(
@@ -62,7 +63,8 @@ def resolve(
         return Outcome(job.image, job.request.configuration, job.residual, doubts=doubts)
     reason = _reason(job)
     if job.problem is None:
-        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason)
+        words = str(job.error) if reason == "data" else None
+        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason, words=words)
     in_time = time.monotonic() < job.deadline
     method = fallback if reason in ("diverged", "engine") and in_time else Classical.ZERO_FILLED
     return _classical(job.problem, method, reason)
@@ -100,8 +102,7 @@ class SessionImages:
     different repetitions and contrasts can so be compared.
     """
 
-    def __init__(self, orientation: Orientation, bits: int | None):
-        self._orientation = orientation
+    def __init__(self, bits: int | None):
         self._bits = pixel_bits(bits)
         self._scale: float | None = None
         self._numbers: dict[Hashable, tuple[int, set[int]]] = {}
@@ -134,13 +135,13 @@ class SessionImages:
         )
         attributes = image_attributes(
             header,
-            _history(outcome),
+            [*_history(outcome), *data.remarks],
             _comment(outcome),
             f"{outcome.method} {RESEARCH_USE}",
             self._bits,
             2**self._bits // HEAD_ROOM,
         )
-        return Image(header, attributes, image_pixels(pixels, self._orientation)[None, None]), n_clipped
+        return Image(header, attributes, image_pixels(pixels)[None, None]), n_clipped
 
     def _scale_for(self, magnitude: FloatArray) -> float:
         bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
@@ -171,4 +172,5 @@ def _comment(outcome: Outcome) -> str:
     if outcome.reason is None:
         doubts = f" DOUBTFUL: {'; '.join(outcome.doubts)}" if outcome.doubts else ""
         return f"sbim-deploy {outcome.method}{residual}{doubts}"
-    return f"sbim-deploy FALLBACK {outcome.method} ({outcome.reason}){residual}"
+    words = "" if outcome.words is None else f": {outcome.words}"
+    return f"sbim-deploy FALLBACK {outcome.method} ({outcome.reason}{words}){residual}"

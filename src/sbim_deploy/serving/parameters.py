@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -59,6 +59,7 @@ def configuration_name(asked: str) -> str:
 WHERE, WAY_OUT = "parameters", "send what the server's label says"
 AS_CONFIGURED = "default"
 MAX_STEPS, MAX_SAMPLES, MAX_SEED = 256, 16, 2**31 - 1
+MAX_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,24 @@ class Request:
 def parse_parameters(text: str) -> Parameters:
     """Read the JSON of a TEXT message: {"version": ..., "parameters": {...}}.
 
+    A number may be sent as text, "8" for 8.
+
     Raises:
         InputError: it is no such JSON, has a field that is unknown, or a value out of range.
     """
-    return convert(parse_object(text, WHERE), _Message, WHERE, WAY_OUT).parameters
+    document = parse_object(text, WHERE)
+    given = document.get("parameters")
+    if isinstance(given, dict):
+        document = {**document, "parameters": {name: _plain(name, value) for name, value in given.items()}}
+    return convert(document, _Message, WHERE, WAY_OUT).parameters
+
+
+def _plain(name: str, value: object) -> object:
+    """Return a number that was sent as text, as scanners do; what is none stays as it is."""
+    if get_type_hints(Parameters).get(name) is not int or not isinstance(value, str):
+        return value
+    number, _, rest = value.strip().partition(".")
+    return int(number) if number.isdecimal() and len(number) < MAX_DIGITS and not rest.strip("0") else value
 
 
 def make_request(configuration: str, parameters: Parameters | None = None) -> Request:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sbim_deploy.errors import SbimDeployError
-from sbim_deploy.kspace.readouts import AssembledSlice
+from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.messages import Close, Error, Message, ProtocolError, Text
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.serving.images import SessionImages, resolve
@@ -107,7 +107,7 @@ class Sender:
             return
         outcome = resolve(job, data.kspace, data.image_shape, self._service.settings.fallback)
         if self._images is None:
-            self._images = SessionImages(self._service.settings.orientation, self.bits)
+            self._images = SessionImages(self.bits)
         image, n_clipped = self._images.make_image(outcome, data)
         self._stream.send(image)
         latency = time.monotonic() - job.completed_at

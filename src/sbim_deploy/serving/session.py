@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from sbim_deploy.errors import SbimDeployError
-from sbim_deploy.kspace.readouts import AssembledSlice, SliceAssembler
-from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header, parse_root
+from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.kspace.readouts import SliceAssembler
+from sbim_deploy.kspace.slice_buffer import AssembledSlice
+from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.messages import (
     Close,
     ConfigFile,
@@ -26,6 +27,7 @@ from sbim_deploy.mrd.messages import (
 )
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
+from sbim_deploy.mrd.xml import parse_root
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
@@ -92,7 +94,8 @@ class Session:
         self._receive_data(header, request, message)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
-        assembler = SliceAssembler(header, self._service.settings.max_memory_bytes)
+        settings = self._service.settings
+        assembler = SliceAssembler(header, settings.max_memory_bytes, orientation=settings.orientation)
         while not isinstance(message, Close):
             if isinstance(message, Readout):
                 if self._raw is not None:
@@ -147,12 +150,18 @@ def configuration_of_xml(text: str) -> str:
     Raises:
         InputError: the text is not plain XML.
     """
-    named = parse_root(text.encode(), "the configuration").find(".//preset")
+    named = parse_root(text.encode(), "the configuration").find(".//{*}preset")
     return DEFAULT_PRESET if named is None else (named.text or "").strip()
 
 
 def prepare(data: AssembledSlice) -> SliceProblem:
-    """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file."""
+    """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file.
+
+    Raises:
+        InputError: the slice cannot be reconstructed.
+    """
+    if data.fault is not None:
+        raise InputError(data.fault)
     return prepare_slice(
         data.kspace,
         data.slice,

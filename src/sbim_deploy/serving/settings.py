@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
-from sbim_deploy.mrd.images import Orientation
+from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.samplers.choice import Prior
 from sbim_deploy.serving.memory import MemoryBudget
@@ -43,7 +43,7 @@ class ServeSettings:
     max_memory_bytes: int = 4 * GIB
     deadline_s: float = 60.0
     fallback: Classical = Classical.L1_WAVELET
-    orientation: Orientation = Orientation.PLAIN
+    orientation: Orientation = Orientation.AUTO
     gadgetron: bool = False
     save_raw: Path | None = None
     metrics_port: int | None = None
@@ -63,19 +63,6 @@ class ServeSettings:
         for name, size in (("message", self.max_message_bytes), ("memory", self.max_memory_bytes)):
             if size < MIB:
                 raise InputError(f"max {name} is {size} bytes: expected at least 1 MiB")
-
-
-def parse_orientation(text: str) -> Orientation:
-    """Return an orientation by its name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    try:
-        return Orientation(text)
-    except ValueError:
-        known = ", ".join(Orientation)
-        raise InputError(f"unknown orientation {text!r}: expected one of {known}") from None
 
 
 def parse_fallback(text: str) -> Classical:

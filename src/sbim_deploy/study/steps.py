@@ -155,7 +155,10 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
     """Check a file whole, and begin its run or take up one that was stopped."""
     settings = job.settings
     assert job.software is not None
-    with open_source(file.kspace, settings.reading) as source, open_scan(source, settings) as scan:
+    with (
+        open_source(file.kspace, settings.reading, settings.orientation) as source,
+        open_scan(source, settings) as scan,
+    ):
         plan = make_plan(settings.choice, sampling_prior(model.manifest))
         identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
         # Dask may do this step twice: what the first time has begun goes on.
@@ -184,7 +187,7 @@ def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, .
     tally = Tally()
     if missing:
         with (
-            open_source(file.kspace, job.settings.reading) as source,
+            open_source(file.kspace, job.settings.reading, job.settings.orientation) as source,
             open_scan(source, job.settings) as scan,
         ):
             problems = [read_problem(index, scan, tally) for index in indices]
@@ -222,7 +225,10 @@ def finish(
     identity, run = read_run(file.output)
     if run != surveyed.run:
         raise InputError(f"{file.output}: another run has begun it meanwhile; let one study write a folder")
-    with open_source(file.kspace, job.settings.reading) as source, open_scan(source, job.settings) as scan:
+    with (
+        open_source(file.kspace, job.settings.reading, job.settings.orientation) as source,
+        open_scan(source, job.settings) as scan,
+    ):
         writer = ResultWriter(file.output, identity, scan.indices, resume=True)
     if writer.pending:
         raise InputError(f"{file.output}: finished slices were damaged meanwhile; run again with --resume")
