@@ -101,7 +101,8 @@ class ArrayFile:
 
     def listed(self) -> str:
         """Return the names and shapes of the arrays, for people."""
-        shown = [f"{each.name} {each.shape} {each.dtype}" for each in self.arrays.values()][:MAX_NAMES_SHOWN]
+        shown = [f"{each.name} {each.shape} {each.dtype}".strip() for each in self.arrays.values()]
+        shown = shown[:MAX_NAMES_SHOWN]
         more = len(self.arrays) - len(shown)
         return (", ".join(shown) or "none") + (f" and {more} more" if more else "")
 
