@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -132,7 +134,7 @@ def prepare_slice(
         maps = _fit_maps(maps, (len(kspace), *grid), index)
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:
-        why = "" if calibration is not None else why_few_lines(given, mask)
+        why = partial(_why_few_lines, given, lines, calibration)
         estimate = _estimate_maps(kspace, mask, calibration, map_method, map_sets, level, index, why)
         map_source = METHOD_NAMES[estimate.method] if map_sets == 1 else f"{map_sets} sets by ESPIRiT"
         faults += _few_lines(estimate, why) + _folded(estimate)
@@ -162,7 +164,7 @@ def _estimate_maps(
     n_sets: int,
     noise: float,
     index: int,
-    why: str,
+    why: Callable[[], str],
 ) -> MapEstimate:
     """Return the maps on the whole encoded field of view."""
     if calibration is not None:
@@ -171,13 +173,21 @@ def _estimate_maps(
     try:
         return estimate_maps(kspace, mask, method, n_sets, noise)
     except ValueError as error:
-        raise InputError(f"slice {index}: {error}{why}: give them with --maps") from error
+        raise InputError(f"slice {index}: {error}{why()}: give them with --maps") from error
 
 
-def _few_lines(estimate: MapEstimate, why: str) -> list[Fault]:
+def _why_few_lines(kspace: ComplexArray, mask: BoolArray, calibration: ComplexArray | None) -> str:
+    """Return the cause of few calibration lines; a calibration of its own has none that is known.
+
+    It takes a pass over k-space, so that it is asked for only where lines are few.
+    """
+    return "" if calibration is not None else why_few_lines(kspace, mask)
+
+
+def _few_lines(estimate: MapEstimate, why: Callable[[], str]) -> list[Fault]:
     if estimate.method == ONES:
         message = (
-            f"a single coil with {estimate.n_lines} calibration lines{why}: its map is taken to be 1 "
+            f"a single coil with {estimate.n_lines} calibration lines{why()}: its map is taken to be 1 "
             "everywhere, and the image has the coil's shading"
         )
         return [Fault("single coil", message, False)]
@@ -185,8 +195,8 @@ def _few_lines(estimate: MapEstimate, why: str) -> list[Fault]:
         return []
     way_out = ", or let --map-method auto choose" if estimate.method == ESPIRIT else ""
     message = (
-        f"{estimate.n_lines} calibration lines are few for maps by {METHOD_NAMES[estimate.method]}{why}: the "
-        f"image is as wrong as they are; give better ones with --maps{way_out}"
+        f"{estimate.n_lines} calibration lines are few for maps by {METHOD_NAMES[estimate.method]}{why()}: "
+        f"the image is as wrong as they are; give better ones with --maps{way_out}"
     )
     return [Fault("few calibration lines", message, False)]
 
