@@ -12,7 +12,7 @@ from scipy import ndimage
 from sbim_deploy.training.anatomy import folia
 from sbim_deploy.training.contrast import INDEX, TISSUES
 from sbim_deploy.training.fields import Field, Grid, smooth_field, soft_step
-from sbim_deploy.training.label_maps import BRAIN_CENTRE, BRAIN_EXTENT, ZONE, ZONES, Head, read_lesion
+from sbim_deploy.training.label_maps import BRAIN_CENTRE, BRAIN_EXTENT, ZONE, ZONES, Head, read_lesion_box
 from sbim_deploy.training.shapes import paint, section_at
 from sbim_deploy.training.structures import paint_lesions, paint_vessels
 
@@ -149,12 +149,12 @@ def _paint_lesion(
     rng: np.random.Generator, fractions: Field, points: Field, head: Head, lesions: tuple[Path, ...]
 ) -> None:
     """Lay a real lesion over the brain: at its place, or mirrored, a little moved and of another size."""
-    mask = read_lesion(lesions[rng.integers(len(lesions))]).astype(np.float32)
+    mask, corner = read_lesion_box(lesions[rng.integers(len(lesions))])
     scale = (BRAIN_EXTENT / head.brain_extent) * rng.uniform(0.8, 1.3)
     scale[0] *= rng.choice((-1, 1))
     shift = rng.normal(0, 4, 3)
     arm = points - BRAIN_CENTRE.astype(np.float32)[:, None, None]
-    places = (LESION_CENTRE + shift)[:, None, None] + scale[:, None, None] * arm
+    places = (LESION_CENTRE + shift - corner)[:, None, None] + scale[:, None, None] * arm
     cover = ndimage.map_coordinates(mask, places, output=np.float32, order=1, mode="constant")
     brain = fractions[BRAIN_TISSUES].sum(axis=0)
     paint(fractions, "lesion", np.float32(rng.uniform(0.6, 1)) * soft_step(cover - 0.5, 0.4) * brain)

@@ -154,7 +154,6 @@ def read_head(path: Path) -> Head:
     )
 
 
-@lru_cache(maxsize=512)
 def read_lesion(path: Path) -> NDArray[np.bool_]:
     """Read a mask of a lesion in standard space, and return it (x, y, z) on 1 mm.
 
@@ -169,6 +168,17 @@ def read_lesion(path: Path) -> NDArray[np.bool_]:
     if not np.allclose(spacing, 1, atol=0.01):
         raise InputError(f"{path}: has voxels of {spacing.tolist()} mm, expected 1 mm")
     return np.asarray(marked)
+
+
+@lru_cache(maxsize=512)
+def read_lesion_box(path: Path) -> tuple[Field, NDArray[np.intp]]:
+    """Return a lesion's mask (x, y, z), 0 or 1, in a box with a rim of 0, and where the box begins.
+
+    A pool of slices takes the same lesions again and again, and whole masks of hundreds fill the memory.
+    """
+    mask = read_lesion(path)
+    (box,) = ndimage.find_objects(mask.astype(np.int8))
+    return np.pad(mask[box].astype(np.float32), 1), np.array([side.start - 1 for side in box])
 
 
 def _zones_of(values: Field, path: Path) -> NDArray[np.uint8]:
