@@ -11,6 +11,7 @@ import pytest
 import yaml
 from tiny_experiment import TINY, CountedPeer, Page, rows_of, without_seconds
 
+from chromium import CHROMIUM, Chromium
 from sbim_deploy.cli.app import main
 from sbim_deploy.experiment import peers
 from sbim_deploy.experiment.peers import WEIGHTS, Peer
@@ -105,6 +106,45 @@ def test_the_page_needs_nothing_else_and_holds_everything(finished):
     assert re.search(r"one scale: 0 to [\d.]+ % of the reference's maximum", page.words)
     assert "Chosen for each acceleration by the least mean NRMSE on slices 5," in page.words
     assert "as published" in page.words
+
+
+def test_the_page_can_be_read_aloud(finished):
+    html = (finished / "index.html").read_text()
+    assert html.count("<th ") == html.count("<th scope=") + html.count('scope="colgroup"')
+    assert "<th>" not in html
+    rows = {(row["method"], row["acceleration"]): [] for row in rows_of(finished)}
+    for row in rows_of(finished):
+        rows[row["method"], row["acceleration"]].append(float(row["ssim"]))
+    two, three = (np.mean(rows["dds", acceleration]) for acceleration in "23")
+    assert re.search(rf'alt="SSIM: [^"]*dds {two:.4g} at R = 2, {three:.4g} at R = 3[;"]', html)
+
+
+def test_the_page_says_that_a_plot_is_cut_where_it_is_and_only_there(
+    finished, cli, counted, write_config, tmp_path
+):
+    # Two steps of sbim end far from the truth, with a negative PSNR.
+    assert "what is below 0 in PSNR (dB) is cut off" in (finished / "index.html").read_text()
+    sound = write_config(methods=TINY["methods"][:1], accelerations=[2])
+    done = cli("experiment", sound, "-o", tmp_path / "sound")
+    assert done.code == 0, done.err
+    assert "cut off" not in (tmp_path / "sound" / "index.html").read_text()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_the_page_fits_a_phone_and_a_sheet_of_paper(finished, tmp_path):
+    sheet = 1047  # CSS pixels: 277 mm of A4 on its side
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(finished / "index.html")
+        browser.show_as(500)
+        assert min(browser.widths("img.plot")) > 400
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 500
+        assert min(browser.widths(".strip img")) >= 100
+        browser.show_as(sheet, "print")
+        # Nothing scrolls on paper: what is wider than its place would be cut.
+        cut = "[...document.querySelectorAll('body *')].filter(e => e.scrollWidth > e.clientWidth + 1"
+        cut += " && getComputedStyle(e).display != 'inline' && e.clientWidth > 0).map(e => e.outerHTML)"
+        assert browser.evaluate(cut) == []
+        assert max(browser.widths("table.scores")) <= sheet
 
 
 def test_a_stopped_experiment_goes_on_to_the_same_results(finished, cli, counted, write_config, tmp_path):

@@ -10,9 +10,9 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from chromium import CHROMIUM, Chromium
 from PIL import Image
 
+from chromium import CHROMIUM, Chromium
 from sbim_deploy.errors import InputError
 from sbim_deploy.pages.report import write_report
 from sbim_deploy.results.result_file import ResultWriter, open_result
@@ -94,6 +94,33 @@ def test_the_curves_are_the_residuals_and_the_levels_of_the_plan(made):
     plots = re.findall(r'<svg class="plot".*?</svg>', page.read_text())
     counts = [len(re.search(r'<polyline[^>]* points="([^"]+)"', plot)[1].split()) for plot in plots]
     assert counts == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("residuals", "words"),
+    [
+        ([(0, 0, 0.9), (0, 1, 0.3), (0, 2, 0.04)], "1 slice, first sample of each: the median"),
+        (
+            [(0, 0, 0.9), (0, 1, 0.3), (0, 2, 0.04)],
+            "the residual falls with its noise: from 90.0 % to 4.0 %.",
+        ),
+        ([(0, 0, 0.04), (1, 0, 0.04), (0, 1, 0.05), (1, 1, 0.05)], "2 slices, first sample of each"),
+        ([(0, 0, 0.04), (0, 1, 0.05)], "The residual does not fall on the way (from 4.0 % to 5.0 %)"),
+    ],
+)
+def test_the_words_beside_the_residual_are_what_the_plot_shows(made, tmp_path, residuals, words):
+    result, _, _ = made
+    page = tmp_path / "page.html"
+    write_report(page, result, residuals)
+    assert words in page.read_text()
+
+
+def test_a_plot_says_its_values_to_who_cannot_see_it(made, tmp_path):
+    result, _, _ = made
+    page = tmp_path / "page.html"
+    write_report(page, result, [(0, 0, 0.9), (0, 1, 0.3), (0, 2, 0.04)])
+    told = "Residual: 0.9 at 0 and 0.04 at 2 (steps of the plan done), between 0.04 and 0.9"
+    assert f'aria-label="{told}"' in page.read_text()
 
 
 def test_a_plan_that_ran_in_one_call_and_a_run_of_another_day_are_said(made, tmp_path):
@@ -244,6 +271,19 @@ def test_a_browser_without_scripts_shows_the_images_in_their_window(made, tmp_pa
         browser.open(page)
         assert picture_of(browser).std() > 20
         assert browser.evaluate("document.getElementById('controls').hidden") is True
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_on_a_phone_every_picture_of_a_slice_has_the_same_size(made, tmp_path):
+    _, page, _ = made
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(page)
+        browser.show_as(500)
+        widths = browser.widths(".slice img")
+        assert len(widths) == 6
+        assert np.ptp(widths) < 1
+        assert min(widths) > 180
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 500
 
 
 def picture_of(browser):

@@ -10,14 +10,14 @@ from typing import Any
 
 from sbim_deploy.experiment.claims import judge
 from sbim_deploy.experiment.peers import PEERS
-from sbim_deploy.experiment.plots import image_sections, plot_scores
+from sbim_deploy.experiment.plots import image_sections, is_cut_at_zero, plot_scores, values_in_words
 from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import scan_names
 from sbim_deploy.experiment.scores import Interval
 from sbim_deploy.experiment.settings import MASKED, ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
 from sbim_deploy.pages import html
-from sbim_deploy.pages.html import data_uri, figure, table, text
+from sbim_deploy.pages.html import data_uri, plural, table, text
 from sbim_deploy.records import NOTICE
 
 LONGEST = 100_000  # what decided an experiment is shown whole
@@ -35,20 +35,21 @@ DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4, "masked_psnr": 2, "masked_ssim": 4}
 def score_table(pattern: str, lines: Sequence[Line], first: str) -> str:
     """Return the scores of one pattern, acceleration by acceleration; ``first`` is that of the settings."""
     metrics = sorted(METRICS, key=lambda metric: metric.startswith(MASKED) != (first == MASKED))
-    titles = "".join(f"<th>{TITLES[metric]}</th>" for metric in metrics)
+    titles = "".join(f'<th scope="col">{TITLES[metric]}</th>' for metric in metrics)
     rows = []
     for setting, of_setting in groupby(lines, key=lambda line: line.setting):
         group = list(of_setting)
         effective = sum(line.effective_acceleration for line in group) / len(group)
         rows.append(
-            f'<tr class="setting"><th colspan="8">R = {setting.acceleration:g} '
-            f"<span>{effective:.2f} effective, {group[0].n_slices} slices</span></th></tr>"
+            f'<tr class="setting"><th colspan="8" scope="colgroup">R = {setting.acceleration:g} '
+            f"<span>{effective:.2f} effective, {plural(group[0].n_slices, 'slice')}</span></th></tr>"
         )
         best = {metric: _best(group, metric) for metric in metrics}
         rows += [_score_row(line, best) for line in group]
     return (
         f'<h3>{text(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
-        f"<th>method</th>{titles}<th>residual</th><th>seconds<br>a slice</th></tr></thead>"
+        f'<th scope="col">method</th>{titles}<th scope="col">residual</th>'
+        '<th scope="col">seconds<br>a slice</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -63,7 +64,7 @@ def _score_row(line: Line, best: dict[str, float]) -> str:
         difference = "" if score.difference is None else _difference(score.difference, metric)
         cells.append(f"<td{kind}><b>{mean:.{digits}f}</b>{deviation}{difference}</td>")
     return (
-        f"<tr><td>{text(line.method)}</td>{''.join(cells)}"
+        f'<tr><th scope="row">{text(line.method)}</th>{"".join(cells)}'
         f"<td>{line.residual:.3f}</td><td>{line.seconds:.2f}</td></tr>"
     )
 
@@ -104,13 +105,12 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
             if PEERS[name].weights:
                 given.append("regularisation chosen on the tuning slices")
         rows.append((name, ", ".join(given)))
-    threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     return (
         f"{table(rows, LONGEST)}"
         "<p>Every method gets the same k-space and the same coil maps, one slice at a time, with "
-        f"{threads}. Seconds are of the reconstruction alone: not the maps, nor loading the "
-        "network; for BART they hold the start of the program and its files. The residual is |A x - y| / |y| "
-        "over the measured samples.</p>"
+        f"{plural(settings.threads, 'thread')}. Seconds are of the reconstruction alone: not the maps, nor "
+        "loading the network; for BART they hold the start of the program and its files. The residual is "
+        "|A x - y| / |y| over the measured samples.</p>"
     )
 
 
@@ -124,14 +124,14 @@ def tuning_table(settings: ExperimentSettings, tuned: Sequence[Tuned]) -> str:
     rows = []
     for pattern, acceleration in places:
         cells = "".join(_weight_cell(found.get((pattern, acceleration, name))) for name in names)
-        rows.append(f"<tr><td>{text(pattern)}, R = {acceleration:g}</td>{cells}</tr>")
-    heads = "".join(f"<th>{text(name)}</th>" for name in names)
+        rows.append(f'<tr><th scope="row">{text(pattern)}, R = {acceleration:g}</th>{cells}</tr>')
+    heads = "".join(f'<th scope="col">{text(name)}</th>' for name in names)
     slices = ", ".join(map(str, settings.tuning_slices))
     grid = ", ".join(f"{weight:g}" for weight in tuned[0].weights)
     return (
         f"<h3>Regularisation</h3><p>Chosen for each acceleration by the least mean NRMSE on slices {slices}, "
         f"which are scored nowhere, from {grid}. A star is at an end of the grid.</p>"
-        f"<table><thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 
 
@@ -232,23 +232,33 @@ def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
     sections = ["<h2>Over the acceleration</h2>"]
     for pattern in settings.patterns:
         own = _of(lines, pattern)
-        plain = figure(
-            data_uri(plot_scores(own, PLAIN_CURVES), "image/svg+xml"),
-            f"PSNR and SSIM, {pattern} lines",
+        plain = _plots(
+            own,
+            PLAIN_CURVES,
             f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
-            "Magnitudes, data range the reference's maximum, no mask; the axis ends at 0.",
-            "plot",
+            "Magnitudes, data range the reference's maximum, no mask",
         )
-        masked = figure(
-            data_uri(plot_scores(own, MASKED_CURVES), "image/svg+xml"),
-            f"Masked PSNR and SSIM as published, {pattern} lines",
+        masked = _plots(
+            own,
+            MASKED_CURVES,
             f"{pattern.capitalize()} lines, by the thesis's masked metrics, as its code computed them: set "
             "to 0 up to 5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
-            "reconstruction alone. They are for comparison with its figures only.",
-            "plot",
+            "reconstruction alone. They are for comparison with its figures only",
         )
         sections += [masked, plain] if settings.metrics_first == MASKED else [plain, masked]
     return sections
+
+
+def _plots(lines: Sequence[Line], curves: Sequence[tuple[str, str]], caption: str) -> str:
+    """Return a plot for each metric, beside each other where there is room, with their caption."""
+    shown = "".join(
+        f'<img class="plot" src="{data_uri(plot_scores(lines, metric, label), "image/svg+xml")}" '
+        f'alt="{text(values_in_words(lines, metric, label), html.LONGEST_ALTERNATIVE)}">'
+        for metric, label in curves
+    )
+    cut = [label for metric, label in curves if is_cut_at_zero(lines, metric)]
+    end = f"; what is below 0 in {' and '.join(cut)} is cut off" if cut else ""
+    return f'<figure><div class="plots">{shown}</div><figcaption>{text(caption)}{end}.</figcaption></figure>'
 
 
 def _lead(settings: ExperimentSettings, finished: Finished) -> str:
@@ -257,14 +267,16 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
     if settings.simulate is not None:
         scan = settings.simulate
         of = f" of {', '.join(scan_names(settings))}" if scan.objects else ""
-        slices = f"{n_slices} simulated slices{of} that no network was trained on"
+        slices = (
+            f"{n_slices} simulated slice{'' if n_slices == 1 else 's'}{of} that no network was trained on"
+        )
         data = f"{scan.size} x {scan.size}, {scan.coils} coils, noise {scan.noise:g}"
     else:
-        slices, data = f"{n_slices} slices", f"from {len(settings.kspace)} files"
+        slices, data = plural(n_slices, "slice"), f"from {plural(len(settings.kspace), 'file')}"
     maps = "the true coil maps" if settings.maps == "true" else "coil maps estimated from the same samples"
     return (
-        f"{len(finished.methods)} methods on {slices} ({data}), {' and '.join(settings.patterns)} lines, "
-        f"R = {accelerations}; {maps}, the same for every method."
+        f"{plural(len(finished.methods), 'method')} on {slices} ({data}), "
+        f"{' and '.join(settings.patterns)} lines, R = {accelerations}; {maps}, the same for every method."
     )
 
 

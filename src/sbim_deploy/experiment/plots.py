@@ -23,6 +23,7 @@ from sbim_deploy.records import FloatArray
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the markers say it again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C564B")
 PEER_COLOURS = ("#222222", "#666666", "#8A8A8A", "#B0B0B0")
+LEGEND_COLUMNS = 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Fixed, so that the same results give the same page.
 STYLE: Any = {
@@ -41,27 +42,47 @@ STYLE: Any = {
 }
 
 
-def plot_scores(lines: Sequence[Line], panels: Sequence[tuple[str, str]]) -> bytes:
-    """Draw one pattern's curves side by side and return an SVG.
+def plot_scores(lines: Sequence[Line], metric: str, label: str) -> bytes:
+    """Draw one pattern's curves of a metric and return an SVG.
 
     Args:
         lines: the lines of one pattern.
-        panels: the metric of each panel, and its axis's label.
+        metric: its name in the results.
+        label: its axis's label.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 4.3), layout="constrained")
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axis, (metric, label) in zip(axes, panels, strict=True):
-            _draw_panel(axis, lines, metric)
-            axis.set_ylabel(label)
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
+        n_rows = math.ceil(len({line.method for line in lines}) / LEGEND_COLUMNS)
+        figure = Figure(figsize=(5.6, 3.9 + 0.2 * n_rows), layout="constrained")
+        axis = figure.subplots()
+        _draw_panel(axis, lines, metric)
+        axis.set_ylabel(label)
+        handles, labels = axis.get_legend_handles_labels()
+        columns = min(len(labels), LEGEND_COLUMNS)
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
         written = io.BytesIO()
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     return written.getvalue()
+
+
+def values_in_words(lines: Sequence[Line], metric: str, label: str) -> str:
+    """Return the means of a plot, for who cannot see it."""
+    told = []
+    for method in dict.fromkeys(line.method for line in lines):
+        means = [
+            f"{line.scores[metric].mean.mean:.4g} at R = {line.setting.acceleration:g}"
+            for line in lines
+            if line.method == method
+        ]
+        told.append(f"{method} {', '.join(means)}")
+    return f"{label}: {'; '.join(told)}"
+
+
+def is_cut_at_zero(lines: Sequence[Line], metric: str) -> bool:
+    """Tell whether a plot leaves out values below 0: a sampler that fails shall not flatten the others."""
+    return any(min(line.scores[metric].mean.mean, line.scores[metric].mean.low) < 0 for line in lines)
 
 
 def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
@@ -95,8 +116,8 @@ def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
             linestyle="-" if is_sampler else "--",
             label=method,
         )
-    # A sampler that fails shall not flatten the other curves.
-    axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))
+    if is_cut_at_zero(lines, metric):
+        axis.set_ylim(bottom=0)
     axis.set_xlabel("nominal acceleration R")
     axis.set_xticks(sorted({line.setting.acceleration for line in lines}))
     axis.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
@@ -174,26 +195,24 @@ def _grid(
     reference: FloatArray,
     end: float,
 ) -> str:
-    heads = "".join(f"<th>{text(name)}</th>" for name in ("reference", *finished.methods))
     uri = picture(reference, (0, float(reference.max())), "gray")
-    shown = f'<td><img src="{uri}" alt="reference, slice {index}"></td>'
-    rows = []
+    shown = (
+        f'<figure><figcaption>reference</figcaption><img src="{uri}" alt="reference, slice {index}"></figure>'
+    )
+    strips = []
     for setting in all_settings(settings):
         cells = "".join(
             _cell(finished, _key(setting, scan, index, method), reference, end) for method in finished.methods
         )
         label = f"R = {setting.acceleration:g}"
         if len(settings.patterns) > 1:
-            label += f"<br>{text(setting.pattern)}"
-        rows.append(f"<tr><th>{label}</th>{shown}{cells}</tr>")
+            label += f", {text(setting.pattern)}"
+        strips.append(f'<h4>{label}</h4><div class="strip">{shown}{cells}</div>')
     bar = (
         f'<div class="bar">error: 0 <img src="{colour_bar("error")}" alt="colours of the error"> '
         f"{100 * end:g} % of the reference's maximum</div>"
     )
-    return (
-        f'<h3>{text(scan)}, slice {index}</h3><div class="black wide"><table><thead><tr><th></th>{heads}'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table>{bar}</div>"
-    )
+    return f'<h3>{text(scan)}, slice {index}</h3><div class="black">{"".join(strips)}{bar}</div>'
 
 
 def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> str:
@@ -205,7 +224,10 @@ def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> st
         (picture(_error(image, reference), (0, end), "error"), f"error of {what}"),
     )
     shown = "".join(f'<img src="{uri}" alt="{alternative}">' for uri, alternative in images)
-    return f"<td>{shown}<span>{result.psnr:.1f} dB, {result.ssim:.3f}</span></td>"
+    return (
+        f"<figure><figcaption>{text(key.method)}</figcaption>{shown}"
+        f"<span>{result.psnr:.1f} dB, {result.ssim:.3f}</span></figure>"
+    )
 
 
 def _shown_keys(settings: ExperimentSettings, finished: Finished) -> list[Key]:

@@ -16,6 +16,7 @@ from PIL import Image
 from sbim_deploy.io.atomic import replacing
 
 MAX_TEXT = 400
+LONGEST_ALTERNATIVE = 4000  # a plot read aloud has all of its values
 
 
 def text(value: object, longest: int = MAX_TEXT) -> str:
@@ -36,10 +37,15 @@ def table(rows: Iterable[tuple[object, object]], longest: int = MAX_TEXT) -> str
     return f'<table class="names">{"".join(cells)}</table>'
 
 
+def plural(count: int, what: str) -> str:
+    """Return a count with its noun: 1 slice, 2 slices."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def figure(address: str, alternative: str, caption: str, kind: str = "") -> str:
     """Return a picture with its caption below it; ``kind`` is the CSS class of the picture."""
     return (
-        f'<figure><img class="{kind}" src="{address}" alt="{text(alternative)}">'
+        f'<figure><img class="{kind}" src="{address}" alt="{text(alternative, LONGEST_ALTERNATIVE)}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
 
@@ -104,7 +110,8 @@ def log_plot(title: str, x_label: str, line: Points, band: tuple[Points, Points]
     """Draw y over x >= 0 as a line, within a band from its lower to its upper edge where there is one.
 
     The y axis is logarithmic and runs over whole decades, with what is not above 0 at its foot; few points
-    are marked one by one. ``line`` has at least one point.
+    are marked one by one. ``line`` has at least one point. Its first, its last, its smallest and its largest
+    value are the alternative text.
     """
     edges = list(line) if band is None else [*band[0], *band[1]]
     last = max(max(x for x, _ in edges), 1)
@@ -130,9 +137,20 @@ def log_plot(title: str, x_label: str, line: Points, band: tuple[Points, Points]
     drawn.append(f'<text class="title" x="{LEFT}" y="18">{text(title)}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     drawn.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{text(x_label)}</text>')
+    told = text(_values(title, x_label, line))
     return (
-        f'<svg class="plot" role="img" aria-label="{text(title)}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f'<svg class="plot" role="img" aria-label="{told}" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"{''.join(drawn)}</svg>"
+    )
+
+
+def _values(title: str, x_label: str, line: Points) -> str:
+    """Return a line in words."""
+    (first_x, first), (last_x, last) = line[0], line[-1]
+    values = [y for _, y in line]
+    return (
+        f"{title}: {first:.3g} at {first_x:g} and {last:.3g} at {last_x:g} ({x_label}), between "
+        f"{min(values):.3g} and {max(values):.3g}"
     )
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sbim_deploy.pages.html import Points, figure, log_plot, page_asset, png_uri, table, text, write_page
+from sbim_deploy.pages.html import (
+    Points,
+    figure,
+    log_plot,
+    page_asset,
+    plural,
+    png_uri,
+    table,
+    text,
+    write_page,
+)
 from sbim_deploy.pages.panels import ERROR_ANCHORS, LARGEST_SIDE, colour
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import ResultFile, open_result
@@ -208,28 +218,37 @@ def _curves(result: ResultFile, residuals: Residuals) -> str:
         said = "No residuals were kept on the way: the slices were reconstructed by an earlier run."
     elif result.provenance.graph == "reconstruct":
         said = (
-            f"{n_slices} slices{sample}. The whole plan ran in one call (--graph reconstruct): the start and "
-            "the end are known, and no step between."
+            f"{plural(n_slices, 'slice')}{sample}. The whole plan ran in one call (--graph reconstruct): the "
+            "start and the end are known, and no step between."
         )
     else:
         said = (
-            f"{n_slices} slices{sample}: the median as a line, all of them within the band. A sampler works "
-            "on a noisy image, so the residual falls with the noise level."
+            f"{plural(n_slices, 'slice')}{sample}: the median as a line, all of them within the band. "
+            f"{_way(residuals)}"
         )
     return f'<h2>On the way to the image</h2><p>{said}</p><div class="plots">{"".join(plots)}</div>'
 
 
 def _residual_plot(residuals: Residuals) -> str:
+    median, low, high = (_curve(residuals, summary) for summary in ("median", "min", "max"))
+    return log_plot("Residual", "steps of the plan done", median, (low, high))
+
+
+def _curve(residuals: Residuals, summary: str) -> Points:
     by_step: defaultdict[int, list[float]] = defaultdict(list)
     for _, steps_done, residual in residuals:
         by_step[steps_done].append(residual)
+    return [(steps_done, float(getattr(np, summary)(by_step[steps_done]))) for steps_done in sorted(by_step)]
 
-    def curve(summary: str) -> Points:
-        return [
-            (steps_done, float(getattr(np, summary)(by_step[steps_done]))) for steps_done in sorted(by_step)
-        ]
 
-    return log_plot("Residual", "steps of the plan done", curve("median"), (curve("min"), curve("max")))
+def _way(residuals: Residuals) -> str:
+    """Return in words where the residual begins and ends."""
+    median = _curve(residuals, "median")
+    (_, first), (_, last) = median[0], median[-1]
+    began_and_ended = f"from {percent(first)} to {percent(last)}"
+    if last < first:
+        return f"A sampler works on a noisy image, and the residual falls with its noise: {began_and_ended}."
+    return f"The residual does not fall on the way ({began_and_ended}): the start met the data as well."
 
 
 def _tables(result: ResultFile) -> str:

@@ -92,6 +92,20 @@ class Chromium:
         while not self.heard("Page.loadEventFired"):
             self.events.append(self._receive())
 
+    def show_as(self, width: int, medium: str = "screen") -> None:
+        """Lay the page out for a window of so many CSS pixels, on a screen or for print."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+        )
+        self.call("Emulation.setEmulatedMedia", media=medium)
+
+    def widths(self, selector: str) -> list[float]:
+        """Return the widths of what a selector finds, in CSS pixels."""
+        found: list[float] = self.evaluate(
+            f"[...document.querySelectorAll('{selector}')].map(each => each.getBoundingClientRect().width)"
+        )
+        return found
+
     def heard(self, method: str) -> list[dict[str, Any]]:
         """Return the parameters of the events of a kind since the page was opened."""
         return [event["params"] for event in self.events if event.get("method") == method]
