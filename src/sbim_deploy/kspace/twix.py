@@ -23,6 +23,7 @@ from sbim_deploy.kspace.twix_protocol import (
     check_is_read,
     dwell_us,
     make_header,
+    noise_dwell_us,
     read_texts,
     receivers,
     slice_places,
@@ -31,8 +32,6 @@ from sbim_deploy.kspace.twix_survey import Survey, directions, has, mrd_flags, p
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, check_readout
 from sbim_deploy.mrd.header import MAX_COUNTER
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
-
-NOISE_WIDTH_HZ = 130.0  # of a pixel, in noise lines within a measurement, whatever its protocol
 
 _FIELDS = {
     "measurement_uid": "MeasUID",
@@ -81,15 +80,12 @@ class TwixFile:
         survey.check_is_2d_cartesian(self._texts.where)
         remarks = _said_of(chosen, lines, survey)
         self._range = _line_range(self._texts, survey, remarks)
-        noise_from = self._noise_texts = None
-        self._n_noise = 0
-        if survey.noise:
-            noise_from = chosen
-        elif survey.image is not None:
+        noise_from, self._noise_texts = chosen if survey.noise else None, self._texts
+        if not survey.noise and survey.image is not None:
             found = self._find_noise(before, lines.channel_ids(survey.image), remarks)
             if found is not None:
                 noise_from, self._noise_texts, noise_lines, numbers = found
-                lines, self._n_noise = lines.after(noise_lines, numbers), len(numbers)
+                lines = lines.after(noise_lines, numbers)
         self._lines = lines
         self.n_readouts = len(lines)
         self.header = make_header(self._texts, self._range, tuple(remarks))
@@ -165,12 +161,9 @@ class TwixFile:
             found[name] = headers[theirs]
         found["physiology_time_stamp"][:, 0] = headers["PMUTimeStamp"]
         found["discard_pre"], found["discard_post"] = headers["CutOff"]["Pre"], headers["CutOff"]["Post"]
-        in_noise = 1e6 / (NOISE_WIDTH_HZ * np.maximum(headers["SamplesInScan"], 1))
         is_noise = has(found["flags"], Flag.IS_NOISE_MEASUREMENT)
-        dwell = np.where(is_noise, in_noise, dwell_us(self._texts))
-        if self._noise_texts is not None:  # another measurement, whose protocol is its own
-            dwell = np.where(numbers < self._n_noise, dwell_us(self._noise_texts), dwell)
-        found["sample_time_us"] = dwell
+        in_noise = noise_dwell_us(self._noise_texts, headers["SamplesInScan"])
+        found["sample_time_us"] = np.where(is_noise, in_noise, dwell_us(self._texts))
         found["position"] = positions(headers)
         rotations = directions(headers)
         for place, name in enumerate(("phase_dir", "read_dir", "slice_dir")):

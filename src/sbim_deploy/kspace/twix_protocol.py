@@ -28,6 +28,7 @@ MAX_TEXT = 256  # characters of a value
 
 VENDOR = "SIEMENS"
 READOUT_OVERSAMPLING = 2.0
+NOISE_WIDTH_HZ = 130.0
 
 _NAME_BYTES = 48
 _BEGIN, _END = "### ASCCONV BEGIN", "### ASCCONV END ###"
@@ -40,6 +41,7 @@ _CALIBRATION = {
     32: "interleaved",
     64: "interleaved",
 }
+_NOISE_DWELL_US = {"AdjCoilSens": 5.0, "AdjQuietCoilSens": 4.0}
 _THREE_D = 4
 _NO_INVERSION = 4  # alTI is there all the same
 _SLICE = "sSliceArray.asSlice[{}]."
@@ -82,8 +84,11 @@ class ProtocolTexts:
     def whole(self, name: str, default: int | None = None) -> int:
         """Return a whole number of the protocol; InputError as :meth:`number`."""
         value = self.number(name, default)
-        if value != int(value):
-            raise InputError(f"{self.where}: its protocol has {name} of {value:g}, expected a whole number")
+        if value != int(value) or abs(value) >= 2**31:
+            raise InputError(
+                f"{self.where}: its protocol has {name} of {value:g}, expected a whole number of 32 bits; "
+                "the header is damaged, fetch the file again"
+            )
         return int(value)
 
     def text(self, name: str) -> str | None:
@@ -213,6 +218,16 @@ def dwell_us(texts: ProtocolTexts) -> float:
     return max(texts.number("sRXSPEC.alDwellTime[0]", 0.0), 0.0) / 1000
 
 
+def noise_dwell_us(texts: ProtocolTexts, n_samples: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Return the dwell time in microseconds of noise lines (line,) of so many samples each.
+
+    siemens_to_ismrmrd has the rule: adjustments have one of their own, all others 130 Hz for a pixel.
+    """
+    width = NOISE_WIDTH_HZ * np.maximum(n_samples, 1, dtype=np.float64)
+    known = _NOISE_DWELL_US.get(texts.text("tProtocolName") or "")
+    return 1e6 / width if known is None else np.full(len(n_samples), known)
+
+
 def slice_places(texts: ProtocolTexts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the positions in mm and the normals (slice, 3) of the protocol's slices.
 
@@ -324,9 +339,9 @@ def _parse_values(text: str) -> dict[str, str]:
 
 def _number(text: str | None) -> float | None:
     """Return a number as the protocol writes it, 0x10 among others, or None where it is none."""
-    if text is None:
+    if text is None or len(text) > MAX_TEXT:
         return None
-    text = text.strip()[:MAX_TEXT]
+    text = text.strip()
     try:
         value = float(int(text, 16)) if text.lower().startswith("0x") else float(text)
     except (ValueError, OverflowError):
