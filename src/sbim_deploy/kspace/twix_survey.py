@@ -156,7 +156,8 @@ def has(flags: NDArray[np.uint64], flag: Flag) -> NDArray[np.bool_]:
 def positions(headers: NDArray[np.void]) -> NDArray[np.float64]:
     """Return where slices lie (line, 3), in mm to the left, to the back and up."""
     places = headers["SliceData"]["SlicePos"]
-    return np.stack([places[axis].astype(np.float64) for axis in ("Sag", "Cor", "Tra")], axis=-1)
+    with np.errstate(invalid="ignore"):  # of a damaged header, which is met where the slice is placed
+        return np.stack([places[axis].astype(np.float64) for axis in ("Sag", "Cor", "Tra")], axis=-1)
 
 
 def directions(headers: NDArray[np.void]) -> NDArray[np.float64]:
@@ -164,9 +165,9 @@ def directions(headers: NDArray[np.void]) -> NDArray[np.float64]:
 
     Its columns are the directions of phase encoding, readout and slice.
     """
-    quaternions = headers["SliceData"]["Quaternion"].astype(np.float64)
-    w, x, y, z = np.moveaxis(quaternions, -1, 0)
     with np.errstate(over="ignore", invalid="ignore"):
+        quaternions = headers["SliceData"]["Quaternion"].astype(np.float64)
+        w, x, y, z = np.moveaxis(quaternions, -1, 0)
         rows = [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
             [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
