@@ -144,11 +144,14 @@ def test_changed_bytes_of_the_protocol(tmp_path, vb, changes, near):
         ("mask", struct.pack("<QHH", 0, 0xFFFF, 0xFFFF)),
         ("mask", struct.pack("<QHH", 0, 0, 0)),
         ("mask", b"\xff" * 12),
+        ("place", struct.pack("<7f", *[3e38] * 7)),
+        ("place", b"\x01\x00\x80\x7f" * 7),  # NaN that warns
+        ("place", b"\x00\x00\x80\x7f" * 7),
     ],
 )
 def test_hostile_sizes_of_a_line(tmp_path, vb, place, value):
     data, start = bytearray(whole(vb)), lines_start(vb)
-    at = start + ((20 if vb else 40) if place == "mask" else place)
+    at = start + {0: 0, "mask": 20 if vb else 40, "place": 96 if vb else 100}[place]
     data[at : at + len(value)] = value
     read_all_in_small_memory(tmp_path, bytes(data))
 

@@ -164,10 +164,11 @@ class TwixFile:
         is_noise = has(found["flags"], Flag.IS_NOISE_MEASUREMENT)
         in_noise = noise_dwell_us(self._noise_texts, headers["SamplesInScan"])
         found["sample_time_us"] = np.where(is_noise, in_noise, dwell_us(self._texts))
-        found["position"] = positions(headers)
         rotations = directions(headers)
-        for place, name in enumerate(("phase_dir", "read_dir", "slice_dir")):
-            found[name] = rotations[..., place]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is damaged is met where a slice is placed
+            found["position"] = positions(headers)
+            for place, name in enumerate(("phase_dir", "read_dir", "slice_dir")):
+                found[name] = rotations[..., place]
         self._count(found["idx"], headers)
         return found
 

@@ -99,8 +99,10 @@ class Survey:
         """
         order = {}
         for number, (position, normal) in self.slices.items():
-            is_near = np.linalg.norm(places - position, axis=1) < _NEAR_MM
-            near = np.flatnonzero(is_near & (np.abs(normals @ normal) > _PARALLEL))
+            with np.errstate(over="ignore", invalid="ignore"):
+                is_near = np.linalg.norm(places - position, axis=1) < _NEAR_MM
+                is_parallel = np.abs(normals @ normal) > _PARALLEL
+            near = np.flatnonzero(is_near & is_parallel)
             if len(near) == 1:
                 order[number] = int(near[0])
         is_told = len(order) == len(self.slices) == len(set(order.values()))
@@ -156,7 +158,7 @@ def has(flags: NDArray[np.uint64], flag: Flag) -> NDArray[np.bool_]:
 def positions(headers: NDArray[np.void]) -> NDArray[np.float64]:
     """Return where slices lie (line, 3), in mm to the left, to the back and up."""
     places = headers["SliceData"]["SlicePos"]
-    with np.errstate(invalid="ignore"):  # of a damaged header, which is met where the slice is placed
+    with np.errstate(invalid="ignore"):
         return np.stack([places[axis].astype(np.float64) for axis in ("Sag", "Cor", "Tra")], axis=-1)
 
 
