@@ -87,10 +87,11 @@ def test_images_lie_where_the_object_is_in_the_patient(cli, scan, tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason='a study needs "sbim-deploy[cluster]"'
 )
-def test_a_folder_of_raw_data_is_a_study(cli, scan, tmp_path):
-    (tmp_path / "cut.dat").write_bytes(scan.read_bytes()[:-3000])
-    out = tmp_path / "out"
-    done = cli("recon", tmp_path, "-o", out, "--steps", 1, "--backend", "onnxruntime", "--workers", 1)
+def test_several_files_of_raw_data_are_a_study(cli, scan, tmp_path):
+    cut, out = tmp_path / "cut.dat", tmp_path / "out"
+    cut.write_bytes(scan.read_bytes()[:-3000])
+    arguments = ("--steps", 1, "--backend", "onnxruntime", "--workers", 1)
+    done = cli("recon", scan, cut, "-o", out, *arguments)
     assert done.code == 2
     assert "1 of 2 files failed" in done.error_line
     assert "cut.dat: measurement 2 of 2 ('gre') is listed from byte" in done.out

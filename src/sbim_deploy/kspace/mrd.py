@@ -37,7 +37,7 @@ from sbim_deploy.kspace.placement import (
 )
 from sbim_deploy.kspace.readouts import BEYOND, SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, Series, centre_run, describe_key, slice_key
-from sbim_deploy.mrd.file import HEADERS_AT_ONCE, ReadoutFile
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
@@ -84,7 +84,7 @@ class MrdIndex:
         InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
     """
 
-    def __init__(self, file: ReadoutFile) -> None:
+    def __init__(self, file: RawFile) -> None:
         self._file = file
         channels = self._sort()
         self.n_coils = max(channels, default=0)
@@ -215,7 +215,7 @@ class MrdKspace:
 
     mask: BoolArray | None = None
 
-    def __init__(self, file: ReadoutFile) -> None:
+    def __init__(self, file: RawFile) -> None:
         self.path: Path = file.path
         self.scan_header: MrdHeader = file.header
         self._file = file
@@ -307,7 +307,7 @@ class MrdKspace:
         first = self.slice_header(0)
         encoding = self.scan_header.encodings[series[0].encoding]
         return {
-            "format": self._file.kind,
+            "format": self._file.format,
             **self._file.facts,
             "readouts": self._file.n_readouts,
             "channels": self.n_coils,
@@ -321,6 +321,7 @@ class MrdKspace:
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
             "assumed": [
+                *self._file.remarks,
                 *self._index.remarks,
                 *self._assembler.noise.remarks(self.n_coils),
                 *self._assembler.sign_remarks,

@@ -59,9 +59,10 @@ class TwixFile:
 
     Attributes:
         path: the file.
-        kind: the format, for people.
+        format: what it is.
         header: what its protocol says.
         n_readouts: noise lines, and then all lines of the measurement that have samples.
+        remarks: what was assumed of it or left out, a sentence each.
         facts: what else is to be told of it, as JSON's types.
 
     Raises:
@@ -72,7 +73,7 @@ class TwixFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = TwixBytes(path)
-        self.kind = f"Siemens twix ({'VB' if self._file.is_vb else 'VD or later'})"
+        self.format = f"Siemens twix ({'VB' if self._file.is_vb else 'VD or later'})"
         *before, chosen = self._file.measurements
         self._texts, lines = self._open(chosen)
         check_is_read(self._texts)
@@ -88,7 +89,8 @@ class TwixFile:
                 lines = lines.after(noise_lines, numbers)
         self._lines = lines
         self.n_readouts = len(lines)
-        self.header = make_header(self._texts, self._range, tuple(remarks))
+        self.header = make_header(self._texts, self._range)
+        self.remarks = tuple(remarks)
         order = survey.slice_order(*slice_places(self._texts))
         self._slices = np.arange(MAX_COUNTER + 1, dtype=np.uint16)
         self._slices[list(order)] = list(order.values())
@@ -103,7 +105,7 @@ class TwixFile:
     def __enter__(self) -> TwixFile:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._file.close()
 
     def read_headers(self, start: int, stop: int) -> NDArray[np.void]:

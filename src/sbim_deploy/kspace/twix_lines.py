@@ -26,6 +26,7 @@ from sbim_deploy.records import ComplexArray
 
 SUFFIX = ".dat"
 MAX_MEASUREMENTS = 64
+FID_NAVIGATOR = "noname60"
 
 _HDF5_MAGIC = b"\x89HDF"
 _FIRST_OF_VD = 10000  # its first number is less; in VB it is the length of the protocol
@@ -88,12 +89,14 @@ def load_records() -> Records:
         raise BackendMissingError(
             f"Siemens' raw data need {error.name or 'twixtools'}, which is not installed; run: {install}"
         ) from error
+    flags = {name: 1 << bit for name, bit in mdh_def.mask_dict.items()}
+    flags.setdefault(FID_NAVIGATOR, 1 << 60)  # the format gives it no name
     records = Records(
         line=np.dtype(mdh_def.Scan_header),
         line_vb=np.dtype(mdh_def.VB17_header),
         channel=np.dtype(mdh_def.Channel_header),
         directory=np.dtype(hdr_def.MultiRaidFileHeader),
-        flags={name: 1 << bit for name, bit in mdh_def.mask_dict.items()},
+        flags=flags,
     )
     sizes = tuple(each.itemsize for each in (records.line, records.line_vb, records.channel))
     if sizes != _HEADER_SIZES:

@@ -176,10 +176,10 @@ def check_is_read(texts: ProtocolTexts) -> None:
         raise InputError(f"{texts.where}: is {named}, expected Cartesian lines: regrid it first")
 
 
-def make_header(texts: ProtocolTexts, lines: LineRange, remarks: tuple[str, ...]) -> MrdHeader:
+def make_header(texts: ProtocolTexts, lines: LineRange) -> MrdHeader:
     """Return the header of a scan by its protocol and where its lines lie.
 
-    Images have square pixels of the base resolution. ``remarks`` are added to what was assumed here.
+    Images have square pixels of the base resolution.
 
     Raises:
         InputError: the protocol lacks a size, or has one that no scan can have.
@@ -189,7 +189,7 @@ def make_header(texts: ProtocolTexts, lines: LineRange, remarks: tuple[str, ...]
     read_mm, phase_mm, thickness = _field_of_view(texts)
     pixel = read_mm / base if base > 0 else 0.0
     oversampling = _number(texts.looked_up("flReadoutOSFactor")) or READOUT_OVERSAMPLING
-    encoded_mm, said = _encoded_width(texts, n_lines, pixel, phase_mm)
+    encoded_mm, remarks = _encoded_width(texts, n_lines, pixel, phase_mm)
     is_3d = texts.whole("sKSpace.ucDimension", 2) == _THREE_D
     n_partitions = texts.whole("sKSpace.lPartitions", 1) if is_3d else 1
     try:
@@ -208,7 +208,7 @@ def make_header(texts: ProtocolTexts, lines: LineRange, remarks: tuple[str, ...]
         step_1=Limit(lines.minimum, lines.maximum, lines.center),
         acceleration=(texts.whole("sPat.lAccelFactPE", 1), texts.whole("sPat.lAccelFact3D", 1)),
         calibration_mode=_CALIBRATION.get(texts.whole("sPat.ucRefScanMode", 1), "other"),
-        remarks=remarks + said,
+        remarks=remarks,
     )
     return MrdHeader((encoding,), _protocol(texts))
 

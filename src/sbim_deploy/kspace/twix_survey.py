@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.placement import DROPPED
-from sbim_deploy.kspace.twix_lines import Lines
+from sbim_deploy.kspace.twix_lines import FID_NAVIGATOR, Lines
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE
 from sbim_deploy.mrd.messages import Flag
 
@@ -29,7 +29,7 @@ _FLAGS = {
     "REFLECT": Flag.IS_REVERSE,
     "NOISEADJSCAN": Flag.IS_NOISE_MEASUREMENT,
     "RETRO_DUMMYSCAN": Flag.IS_DUMMYSCAN_DATA,
-    "noname60": Flag.IS_NAVIGATION_DATA,  # of FID navigators
+    FID_NAVIGATOR: Flag.IS_NAVIGATION_DATA,
 }
 _SEVERAL_SLICES = ("SLICE_ACCEL_REFSCAN", "SLICE_ACCEL_PHASCOR")
 _SERIES = ("Sli", "Eco", "Phs", "Rep", "Set")

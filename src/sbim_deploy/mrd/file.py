@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import h5py
@@ -35,28 +35,21 @@ _RECORD = np.dtype([("head", ACQUISITION_HEADER), ("traj", _FLOATS), ("data", _F
 _ROWS_OF_CHUNK = 64
 
 
-class ReadoutFile(Protocol):
-    """An open file of readouts, of any format, as MRD's; :class:`MrdFile` says what each part is.
-
-    ``kind`` names the format for people; ``facts`` are JSON's types.
-    """
+class RawFile(Protocol):
+    """An open file of readouts, whatever its format; :class:`MrdFile` says what each part is."""
 
     path: Path
-    kind: str
+    format: str
     header: MrdHeader
     n_readouts: int
+    remarks: tuple[str, ...]
+    facts: Mapping[str, Any]
 
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What else is to be told of it."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: Any) -> None:
         """Close it."""
 
     def read_headers(self, start: int, stop: int) -> NDArray[np.void]:
-        """Read the headers, ACQUISITION_HEADER (stop - start,), of the readouts of a range."""
+        """Read the headers of the readouts of a range."""
 
     def read_readouts(self, indices: Sequence[int]) -> Iterator[Readout]:
         """Read the readouts of these numbers, one in memory at a time."""
@@ -67,12 +60,16 @@ class MrdFile(OpenFile):
 
     Attributes:
         path: the file.
+        format: what it is.
+        remarks: what was assumed of it or left out, a sentence each.
+        facts: what else is to be told of it, as JSON's types.
         xml: the header's text.
         header: what it says.
         n_readouts: readouts of every kind.
     """
 
-    kind = "MRD (ISMRMRD HDF5)"
+    format = "MRD (ISMRMRD HDF5)"
+    remarks: tuple[str, ...] = ()
     facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, file: h5py.File, path: Path) -> None:

@@ -18,7 +18,6 @@ from sbim_deploy.records import NOTICE
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 * 1024**2
 SUFFIX = ".h5"
-TWIX_SUFFIX = ".dat"  # where a folder has none of the other
 
 REPORT_NAME = "study.json"
 FORMAT_VERSION = 1
@@ -150,14 +149,9 @@ def write_report(folder: Path, report: StudyReport) -> Path:
 
 def _expand(given: Path) -> Iterator[Path]:
     if os.path.isdir(given):
-        for suffix in (SUFFIX, TWIX_SUFFIX):
-            found = sorted(path for path in given.glob(f"*{suffix}") if not path.name.startswith("."))
-            if found:
-                break
-        else:
-            raise InputError(
-                f"{given}: holds no *{SUFFIX} files, nor *{TWIX_SUFFIX}; name another folder, or the files"
-            )
+        found = sorted(path for path in given.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        if not found:
+            raise InputError(f"{given}: holds no *{SUFFIX} files; name another folder, or the files")
         yield from found
     elif given.suffix == LIST_SUFFIX:
         yield from _read_list(given)
