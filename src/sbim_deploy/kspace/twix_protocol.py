@@ -165,7 +165,7 @@ def check_is_read(texts: ProtocolTexts) -> None:
     bands = texts.whole("sSliceAcceleration.lMultiBandFactor", 1)
     regridded = _number((texts.looked_up("alRegridMode") or "1").split()[0])
     if factor > 1:
-        named = f"EPI, {factor} lines after an excitation"
+        named = f"EPI (EPI factor {factor})"
     elif kind == 1 and regridded is not None and regridded > 1:
         named = "sampled on the ramps of its gradients"
     elif bands > 1:
