@@ -46,6 +46,7 @@ def test_recon_info_and_the_python_api_read_it(cli, scan, tmp_path):
     assert picture.stat().st_size > 1000
     assert "k-space is conjugated, as raw data of 'SIEMENS' need it" in done.err
     assert "measurement 2 of 2 ('gre') is read" in done.err
+    assert "noise lines are those of measurement 1 of 2 ('AdjCoilSens')" in done.err
     measured = json.loads(cli("info", out, "--json").out)["measured"]["scan"]
     told = json.loads(cli("info", scan, "--json").out)
     for found in (measured, told):
@@ -53,7 +54,7 @@ def test_recon_info_and_the_python_api_read_it(cli, scan, tmp_path):
         assert found["noise_lines_of"] == "measurement 1 of 2 ('AdjCoilSens')"
         assert found["slices_as_measured"] == list(MEASURED)
         assert found["whitened"]
-        assert len(found["assumed"]) == 2
+        assert len(found["assumed"]) == 3
     with open_result(out) as result:
         assert result.n_slices == len(POSITIONS)
         assert all(distance(result.read_image(index), VOXEL) < 0.3 for index in range(3))

@@ -87,6 +87,7 @@ class TwixFile:
             if found is not None:
                 noise_from, self._noise_texts, noise_lines, numbers = found
                 lines = lines.after(noise_lines, numbers)
+                remarks.append(f"noise lines are those of {noise_from}")
         self._lines = lines
         self.n_readouts = len(lines)
         self.header = make_header(self._texts, self._range)
