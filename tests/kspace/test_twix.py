@@ -464,7 +464,7 @@ def reflected_in_part(lines):
 @pytest.mark.parametrize(
     ("scan", "words"),
     [
-        (Scan(image_lines(), {"sFastImaging.lEPIFactor": 128}), "is EPI (EPI factor 128), expected Cartesian"),
+        (Scan(image_lines(), {"sFastImaging.lEPIFactor": 128}), "is EPI (EPI factor 128), expected"),
         (Scan(reflected_in_part(image_lines())), "has lines of both directions in one image, as EPI has"),
         (Scan(image_lines(), xprotocol={"alRegridMode": "2 1"}), "is sampled on the ramps of its gradients"),
         (Scan(image_lines(), {"sKSpace.ucTrajectory": "0x2"}), "is radial, expected Cartesian"),
