@@ -26,5 +26,6 @@ EXTRAS = [
     "threadpoolctl",
     "torch",
     "tritonclient",
+    "twixtools",
     "yaml",
 ]

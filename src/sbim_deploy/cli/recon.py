@@ -48,8 +48,8 @@ def recon(
     kspace: Annotated[
         list[Path],
         typer.Argument(
-            help="fastMRI or MRD (ISMRMRD) HDF5, BART's .cfl, or an array in .npy, .npz or .mat; or a study: "
-            "several files, a folder (its *.h5), or a list (.txt)."
+            help="fastMRI or MRD (ISMRMRD) HDF5, Siemens' .dat, BART's .cfl, or an array in .npy, .npz or "
+            ".mat; or a study: several files, a folder (its *.h5), or a list (.txt)."
         ),
     ],
     output: Annotated[
@@ -62,8 +62,8 @@ def recon(
     orientation: Annotated[
         str,
         typer.Option(
-            help="Of k-space: auto (MRD by systemVendor), plain, or turned (conjugated, as Siemens' raw data "
-            "are: the image turns by 180 degrees)."
+            help="Of k-space: auto (MRD by systemVendor; .dat is turned), plain, or turned (conjugated, as "
+            "Siemens' raw data are: the image turns by 180 degrees)."
         ),
     ] = "auto",
     arrays: options.ArrayOptions,

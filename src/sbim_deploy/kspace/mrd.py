@@ -1,4 +1,4 @@
-"""The k-space of an MRD file, slice by slice.
+"""The k-space of an MRD file, or of another that holds readouts, slice by slice.
 
 A pass over the headers of all readouts tells which slice each belongs to (:class:`MrdIndex`); the samples of
 a slice are read and assembled when it is asked for (:class:`MrdKspace`).
@@ -37,7 +37,7 @@ from sbim_deploy.kspace.placement import (
 )
 from sbim_deploy.kspace.readouts import BEYOND, SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, Series, centre_run, describe_key, slice_key
-from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
@@ -84,7 +84,7 @@ class MrdIndex:
         InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
     """
 
-    def __init__(self, file: MrdFile) -> None:
+    def __init__(self, file: RawFile) -> None:
         self._file = file
         channels = self._sort()
         self.n_coils = max(channels, default=0)
@@ -195,7 +195,7 @@ def _same_place(key: Key, among: Iterable[Key]) -> list[Key]:
 
 
 class MrdKspace:
-    """The k-space of an open MRD file, a slice at a time; use it in a ``with`` statement.
+    """The k-space of an open file of readouts, a slice at a time; use it in a ``with`` statement.
 
     A slice of a series (a repetition, contrast, phase, set or encoding space) is a slice of its own here:
     they are numbered from 0 by series and slice.
@@ -215,7 +215,7 @@ class MrdKspace:
 
     mask: BoolArray | None = None
 
-    def __init__(self, file: MrdFile) -> None:
+    def __init__(self, file: RawFile) -> None:
         self.path: Path = file.path
         self.scan_header: MrdHeader = file.header
         self._file = file
@@ -307,7 +307,8 @@ class MrdKspace:
         first = self.slice_header(0)
         encoding = self.scan_header.encodings[series[0].encoding]
         return {
-            "format": "MRD (ISMRMRD HDF5)",
+            "format": self._file.format,
+            **self._file.facts,
             "readouts": self._file.n_readouts,
             "channels": self.n_coils,
             "series": len(series),
@@ -320,6 +321,7 @@ class MrdKspace:
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
             "assumed": [
+                *self._file.remarks,
                 *self._index.remarks,
                 *self._assembler.noise.remarks(self.n_coils),
                 *self._assembler.sign_remarks,

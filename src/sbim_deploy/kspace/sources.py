@@ -17,6 +17,8 @@ from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_arra
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.kspace.twix import TwixFile
+from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
@@ -76,17 +78,18 @@ class MapsSource(Protocol):
 def open_source(
     path: Path, reading: Reading = GUESSED, orientation: Orientation = Orientation.AUTO
 ) -> KspaceSource:
-    """Open a file of k-space: MRD, fastMRI, BART's .cfl, or arrays of NumPy, MATLAB and HDF5.
+    """Open a file of k-space: MRD, fastMRI, Siemens' twix, BART's .cfl, or arrays of NumPy, MATLAB and HDF5.
 
     ``reading`` says how an array is read, and goes with files that do not say it themselves.
 
-    ``orientation`` says whether k-space is conjugated. Only MRD's goes by its vendor: the others do
-    not say how the patient lay.
+    ``orientation`` says whether k-space is conjugated. Only MRD's and twix's goes by its vendor: the others
+    do not say how the patient lay.
 
     Raises:
-        InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
+        InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`, :class:`sbim_deploy.kspace.twix.TwixFile`,
             :class:`sbim_deploy.kspace.fastmri.KspaceFile`, :class:`sbim_deploy.kspace.cfl.CflKspace` and
-            :class:`sbim_deploy.kspace.arrays.ArrayKspace`; or a layout is given for MRD or BART.
+            :class:`sbim_deploy.kspace.arrays.ArrayKspace`; or a layout is given for MRD, twix or BART.
+        BackendMissingError: the file is twix, and twixtools is not installed.
     """
     source = _open_any(path, reading)
     if orientation is not Orientation.AUTO:
@@ -100,8 +103,20 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
         return CflKspace(path)
     if is_array_file(path):
         return open_array_kspace(path, reading)
+    if is_twix(path):
+        _check_unread(path, "Siemens' raw data", reading)
+        return _open_twix(path)
     source = open_as(path, lambda file, path: _source_of(file, path, reading))
     return open_array_kspace(path, reading) if source is None else source
+
+
+def _open_twix(path: Path) -> MrdKspace:
+    file = TwixFile(path)
+    try:
+        return MrdKspace(file)
+    except BaseException:
+        file.__exit__()
+        raise
 
 
 def open_source_maps(

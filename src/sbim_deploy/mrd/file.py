@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import OpenFile, find_dataset, open_as, reading, require_dataset
-from sbim_deploy.mrd.header import parse_mrd_header
+from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, COMPRESSIONS, Readout
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 
@@ -34,15 +35,42 @@ _RECORD = np.dtype([("head", ACQUISITION_HEADER), ("traj", _FLOATS), ("data", _F
 _ROWS_OF_CHUNK = 64
 
 
+class RawFile(Protocol):
+    """An open file of readouts, whatever its format; :class:`MrdFile` says what each part is."""
+
+    path: Path
+    format: str
+    header: MrdHeader
+    n_readouts: int
+    remarks: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    def __exit__(self, *_error: Any) -> None:
+        """Close it."""
+
+    def read_headers(self, start: int, stop: int) -> NDArray[np.void]:
+        """Read the headers of the readouts of a range."""
+
+    def read_readouts(self, indices: Sequence[int]) -> Iterator[Readout]:
+        """Read the readouts of these numbers, one in memory at a time."""
+
+
 class MrdFile(OpenFile):
     """An open MRD file, its header and its table checked; use it in a ``with`` statement.
 
     Attributes:
         path: the file.
+        format: what it is.
+        remarks: what was assumed of it or left out, a sentence each.
+        facts: what else is to be told of it, as JSON's types.
         xml: the header's text.
         header: what it says.
         n_readouts: readouts of every kind.
     """
+
+    format = "MRD (ISMRMRD HDF5)"
+    remarks: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, file: h5py.File, path: Path) -> None:
         super().__init__(file, path)

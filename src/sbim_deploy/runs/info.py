@@ -1,4 +1,4 @@
-"""What a file or a folder is: k-space (fastMRI, MRD, BART, plain arrays), a result, samples or a model."""
+"""What a file or a folder is: k-space (fastMRI, MRD, twix, BART, arrays), a result, samples or a model."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sbim_deploy.kspace.cfl import is_cfl
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
+from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mri.kspace_faults import find_faults
@@ -35,7 +36,7 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     """
     if str(path) == DEMO or path.is_dir():
         return _describe_model(path)
-    if is_cfl(path) or is_array_file(path) or reading != GUESSED:
+    if is_cfl(path) or is_array_file(path) or is_twix(path) or reading != GUESSED:
         with open_source(path, reading) as source:
             return _describe_open(source)
     with open_hdf5(path) as file:
