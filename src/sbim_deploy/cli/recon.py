@@ -279,11 +279,12 @@ class _Bar:
         bar = progress_bar(f"{n_slices} slices", n_slices * n_calls, n_done * n_calls)
         self._move_to = self._stack.enter_context(bar)
         self._done = n_done * n_calls
+        self._is_long = n_slices > 1
 
     def doubted(self, index: int, doubts: Mapping[str, str]) -> None:
         # The first slice of each kind while there is time to stop; the closing lines list all of them.
         for kind, doubt in doubts.items():
-            if kind not in self._told:
+            if self._is_long and kind not in self._told:
                 self._told.add(kind)
                 note(f"warning: slice {index}: {doubt}")
 
