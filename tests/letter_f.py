@@ -32,9 +32,7 @@ def place_of(view: str, row: int, column: int) -> np.ndarray:
     """Where a pixel of the upright picture is in the patient, mm; its middle pixel is at CENTRE."""
     along, down = VIEWS[view]
     rows, columns = UPRIGHT.shape
-    return (
-        CENTRE + (row - rows // 2) * PIXEL_MM[0] * down + (column - columns // 2) * PIXEL_MM[1] * along
-    )
+    return CENTRE + (row - rows // 2) * PIXEL_MM[0] * down + (column - columns // 2) * PIXEL_MM[1] * along
 
 
 def scanned(view: str, way: tuple[bool, int, int]) -> tuple[np.ndarray, SliceGeometry]:

@@ -105,6 +105,7 @@ def test_the_label_is_printed_with_its_base64_and_nothing_is_served(cli):
         (["--idle-timeout", "nan"], "idle time-out is nan s"),
         (["--max-memory", 0], "max memory is 0 bytes"),
         (["--orientation", "left"], "unknown orientation 'left': expected one of auto, plain, turned"),
+        (["--identity", "half"], "unknown identity 'half': expected one of anonymous, keep"),
         (["--save-raw", "/nowhere"], "/nowhere: is no folder"),
         (["--host", "no such host"], "cannot listen on no such host"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
