@@ -97,6 +97,33 @@ def test_dicom_and_nifti_of_an_oblique_stack_agree_in_the_world(tmp_path, pydico
             np.testing.assert_allclose(reached, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("way", WAYS[::3])
+def test_upright_dicom_and_nifti_on_the_grid_agree_in_the_world(tmp_path, pydicom, view, way):
+    nibabel = pytest.importorskip("nibabel")
+    program = tool("dcm2niix", "dcm2niix")
+    image, geometry = scanned(view, way)
+    normal, places = np.array(geometry.slice_dir), (0, 6, 12)
+    geometries = [
+        dataclasses.replace(geometry, position=tuple(geometry.position + mm * normal)) for mm in places
+    ]
+    bright = (2, 3)  # (row, column) as scanned
+    volume = np.stack([image] * 3)
+    volume[1][bright] = 9
+    changes = {"volume": volume, "slices": range(3), "geometries": geometries}
+    written(tmp_path / "dicom", places=places, **changes)
+    write_nifti(tmp_path / "ours.nii", volume, None, geometries)
+    options = ["-b", "n", "-z", "n", "-f", "theirs", "-o", str(tmp_path)]
+    subprocess.run([program, *options, str(tmp_path / "dicom")], check=True, capture_output=True)
+    steps = np.divide(geometry.field_of_view_mm[:2], image.shape)
+    across = (np.array(bright) - np.array(image.shape) // 2) * steps
+    truth = np.array(geometries[1].position) + across @ np.array([geometry.read_dir, geometry.phase_dir])
+    for name in ("ours.nii", "theirs.nii"):
+        stored = nibabel.load(tmp_path / name)
+        voxel = brightest(np.asarray(stored.dataobj), 1)[0]
+        np.testing.assert_allclose((stored.affine @ (*voxel, 1))[:3], truth * LPS_TO_RAS, atol=1e-3)
+
+
 def test_dciodvfy_finds_no_error(tmp_path, pydicom):
     program = tool("dciodvfy", "dicom3tools")
     kinds = {

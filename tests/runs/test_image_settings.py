@@ -177,13 +177,28 @@ def test_a_letter_on_the_patient_is_upright_in_dicom_and_pictures(
     assert "left and right cannot be told" in page.read_text()
 
 
+def test_a_slice_with_unsound_directions_leaves_the_picture_of_the_others(cli, scan, tmp_path):
+    odd = tmp_path / "odd.h5"
+    shutil.copy(scan, odd)
+    with h5py.File(odd, "a") as file:
+        table = file["dataset/data"][:]
+        heads = table["head"]
+        heads["read_dir"][heads["idx"]["slice"] == 2] *= 3
+        table["head"] = heads
+        file["dataset/data"][:] = table
+    png = tmp_path / "o.png"
+    done = cli("recon", odd, "-o", tmp_path / "o.h5", "--png", png, "--slices", "0:2", *QUICK)
+    assert done.code == 0, done.err
+    assert png.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--identity", "half"), "unknown identity 'half': expected one of anonymous, keep"),
         (("--identity", "keep"), "--identity keep is of --format dicom and mrd, not of h5"),
         (("--scale", "2"), "--scale is of --format dicom and mrd, not of h5"),
-        (("--format", "dicom", "--scale", "0"), "scale is 0: expected a finite number above 0"),
+        (("--format", "dicom", "--scale", "0"), "scale is 0: expected a number from 1e-30 to 1e+30"),
         (("--format", "dicom", "--scale", "nan"), "scale is nan"),
         (("--format", "dicom", "--salt", "nowhere.txt"), "nowhere.txt: cannot be read"),
     ],

@@ -241,13 +241,11 @@ def _write_outputs(
     residuals: Sequence[tuple[int, int, float]],
 ) -> None:
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
-    from sbim_deploy.mri.views import ON_GRID, upright_view
     from sbim_deploy.pages.montage import write_result_montage
     from sbim_deploy.pages.report import write_report
-    from sbim_deploy.runs.outputs import H5, write_output
+    from sbim_deploy.runs.outputs import H5, slice_views, write_output
 
-    keep_grid = outputs[0].images.keep_grid
-    views = [ON_GRID if keep_grid else upright_view(source.geometry(n)) for n in range(source.n_slices)]
+    views = slice_views(source, outputs[0].images.keep_grid)
     if pictures.png is not None:
         write_result_montage(pictures.png, result, source, views)
     if pictures.report is not None:

@@ -21,7 +21,8 @@ from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.results.series import ImageSeries
 
 HEAD_ROOM = 2.0  # an image's brightest pixel may be so much brighter than the measured data's alone
-MAX_SURVEYED = 32  # slices, evenly chosen
+LEAST, GREATEST = 1e-30, 1e30  # magnitudes whose factor single precision holds
+MAX_SURVEYED = 16  # slices, evenly chosen
 WHITE_PERCENTILE = 99.8  # a few bright pixels must not darken the picture
 
 
@@ -37,8 +38,10 @@ class Intensity:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not (math.isfinite(self.full_scale) and self.full_scale > 0):
-            raise InputError(f"scale is {self.full_scale:g}: expected a finite number above 0")
+        if not LEAST <= self.full_scale <= GREATEST:
+            raise InputError(
+                f"scale is {self.full_scale:g}: expected a number from {LEAST:g} to {GREATEST:g}"
+            )
 
 
 def series_intensity(series: Sequence[ImageSeries], full_scale: float | None = None) -> Intensity:
@@ -61,7 +64,7 @@ def count_clipped(series: Sequence[ImageSeries], intensity: Intensity) -> int:
 def scan_full_scale(source: KspaceSource) -> float | None:
     """Return the magnitude for the greatest pixel of any image of a scan, or None where no slice is sound.
 
-    It is twice the brightest pixel of the coils' root sum of squares, over at most 32 slices that are evenly
+    It is twice the brightest pixel of the coils' root sum of squares, over at most 16 slices that are evenly
     chosen. Lines outside the fully sampled centre weigh by how many of them were left out, so that fine
     structures have their brightness.
     """

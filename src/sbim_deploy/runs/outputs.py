@@ -16,6 +16,7 @@ from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
+from sbim_deploy.mri.views import ON_GRID, View, upright_view
 from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results import dicom, nifti
 from sbim_deploy.results.dicom_identity import make_pseudonym
@@ -178,6 +179,18 @@ def write_output(output: Output, result_path: Path, source: KspaceSource) -> str
     return None
 
 
+def slice_views(source: KspaceSource, keep_grid: bool) -> list[View]:
+    """Return the layout of every slice's image in pictures; that of k-space where directions are unsound."""
+    return [ON_GRID if keep_grid else _slice_view(source, index) for index in range(source.n_slices)]
+
+
+def _slice_view(source: KspaceSource, index: int) -> View:
+    try:
+        return upright_view(source.geometry(index))
+    except InputError:
+        return ON_GRID
+
+
 def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSource) -> str | None:
     """Write DICOM or MRD images, on one scale for the scan and in one window for its series."""
     series, derivation = read_series(result, source), derivation_of(result)
@@ -212,10 +225,10 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
     n_clipped = count_clipped(series, intensity)
     if not n_clipped:
         return None
-    brightest = max(float(each.volume.max()) for each in series)
+    wanted = 1.01 * max(float(each.volume.max()) for each in series)
     return (
         f"{output.path}: {n_clipped} pixels are brighter than {intensity.full_scale:g}, which the greatest "
-        f"pixel stands for, and were clipped: give --scale {brightest:.3g} or more to all files of the study"
+        f"pixel stands for, and were clipped: give --scale {wanted:.3g} or more to all files of the study"
     )
 
 
