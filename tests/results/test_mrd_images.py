@@ -7,14 +7,20 @@ from letter_f import UPRIGHT, VIEWS, WAYS, place_of, scanned
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER
-from sbim_deploy.results.intensity import Intensity
-from sbim_deploy.results.mrd_images import Owner, write_mrd_images
+from sbim_deploy.results.intensity import Intensity, series_intensity
+from sbim_deploy.results.mrd_images import MrdForm, Owner, write_mrd_images
 from series_samples import BRIGHT, DERIVATION, SHAPE, VOXEL_MM, stack
 
 
 @pytest.fixture
 def ismrmrd():
     return pytest.importorskip("ismrmrd")
+
+
+def write(path, series, bits=12, **changes):
+    """Write series, on the scale of their own brightest pixel unless it is given."""
+    form = {"derivation": DERIVATION, "intensity": series_intensity(series), **changes}
+    write_mrd_images(path, series, MrdForm(**form), bits)
 
 
 def read_images(ismrmrd, path, series=1):
@@ -25,7 +31,7 @@ def read_images(ismrmrd, path, series=1):
 
 def test_images_read_back_by_the_ismrmrd_package(tmp_path, ismrmrd):
     series = stack()
-    write_mrd_images(tmp_path / "out.h5", [series], DERIVATION, keep_grid=True)
+    write(tmp_path / "out.h5", [series], keep_grid=True)
     images = read_images(ismrmrd, tmp_path / "out.h5")
     for place, (image, geometry) in enumerate(zip(images, series.geometries, strict=True)):
         head = image.getHead()
@@ -48,7 +54,7 @@ def test_images_read_back_by_the_ismrmrd_package(tmp_path, ismrmrd):
 
 
 def test_without_geometry_the_size_comes_from_the_voxels(tmp_path, ismrmrd):
-    write_mrd_images(tmp_path / "out.h5", [stack(geometries=[None] * 4)], DERIVATION, VOXEL_MM)
+    write(tmp_path / "out.h5", [stack(geometries=[None] * 4)], voxel_mm=VOXEL_MM)
     head = read_images(ismrmrd, tmp_path / "out.h5")[0].getHead()
     assert list(head.field_of_view) == [48, 63, 4]
     assert list(head.read_dir) == [0, 0, 0]
@@ -60,7 +66,7 @@ def test_counters_and_stamps_come_from_the_readout(tmp_path, ismrmrd):
     readout["idx"]["slice"], readout["idx"]["repetition"] = 9, 3
     readout["physiology_time_stamp"], readout["user_int"], readout["user_float"] = (4, 5, 6), 8, 9.0
     series = [stack(), stack(number=2, acquisitions=[readout] * 4, label="repetition 3")]
-    write_mrd_images(tmp_path / "out.h5", series, DERIVATION, bits=10, first_stamp=4000)
+    write(tmp_path / "out.h5", series, 10, first_stamp=4000)
     images = read_images(ismrmrd, tmp_path / "out.h5", 2)
     head = images[3].getHead()
     # Nobody's images: what leads back to the measurement is left out, and time counts from its start.
@@ -82,7 +88,7 @@ def test_images_of_the_real_patient_carry_the_scan_s_header_numbers_and_names(tm
     readout["measurement_uid"], readout["acquisition_time_stamp"], readout["user_int"] = 77, 4321, 8
     series = [stack(acquisitions=[readout] * 4)]
     owner = Owner(Identity("Doe^Jane", "4711", "1.2.3", sex="F"), b"<ismrmrdHeader/>")
-    write_mrd_images(tmp_path / "out.h5", series, DERIVATION, owner=owner, first_stamp=4000)
+    write(tmp_path / "out.h5", series, owner=owner, first_stamp=4000)
     image = read_images(ismrmrd, tmp_path / "out.h5")[0]
     head = image.getHead()
     assert (head.measurement_uid, head.acquisition_time_stamp, head.user_int[0]) == (77, 4321, 8)
@@ -98,7 +104,7 @@ def test_images_of_the_real_patient_carry_the_scan_s_header_numbers_and_names(tm
 def test_a_letter_is_upright_in_x_and_y(tmp_path, ismrmrd, view, way):
     volume, geometry = scanned(view, way)
     series = stack((0,), volume=volume[None], slices=(0,), geometries=[geometry])
-    write_mrd_images(tmp_path / "out.h5", [series], DERIVATION)
+    write(tmp_path / "out.h5", [series])
     (image,) = read_images(ismrmrd, tmp_path / "out.h5")
     head = image.getHead()
     np.testing.assert_array_equal(image.data[0, 0] > 0, UPRIGHT > 0)
@@ -116,7 +122,7 @@ def test_pixels_times_the_slope_are_the_magnitudes_and_all_series_have_one_windo
     first = stack()
     second = stack(number=2, volume=first.volume / 4)
     intensity = Intensity(full_scale=20.0, white=7.0)
-    write_mrd_images(tmp_path / "out.h5", [first, second], DERIVATION, intensity=intensity, keep_grid=True)
+    write(tmp_path / "out.h5", [first, second], intensity=intensity, keep_grid=True)
     windows = set()
     for number, series in enumerate((first, second), 1):
         for image, expected in zip(
@@ -131,7 +137,7 @@ def test_pixels_times_the_slope_are_the_magnitudes_and_all_series_have_one_windo
 
 def test_a_doubtful_image_says_so_in_its_comment(tmp_path, ismrmrd):
     series = stack(doubts=["", "DOUBTFUL: the receiver was overdriven", "", ""])
-    write_mrd_images(tmp_path / "out.h5", [series], DERIVATION)
+    write(tmp_path / "out.h5", [series])
     comments = [image.meta["ImageComments"] for image in read_images(ismrmrd, tmp_path / "out.h5")]
     assert comments[0] == "residual 0.1000; research use only"
     assert comments[1] == "residual 0.1000 DOUBTFUL: the receiver was overdriven; research use only"
@@ -139,5 +145,5 @@ def test_a_doubtful_image_says_so_in_its_comment(tmp_path, ismrmrd):
 
 def test_a_slice_number_beyond_the_header_is_refused(tmp_path):
     with pytest.raises(InputError, match="slice 70000 does not fit"):
-        write_mrd_images(tmp_path / "out.h5", [stack(slices=[70000] * 4)], DERIVATION)
+        write(tmp_path / "out.h5", [stack(slices=[70000] * 4)])
     assert not list(tmp_path.iterdir())

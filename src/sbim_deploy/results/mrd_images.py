@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import check_free_space
@@ -23,8 +24,9 @@ from sbim_deploy.mrd.images import (
     series_scale,
 )
 from sbim_deploy.mrd.messages import Image
+from sbim_deploy.mri.views import View
 from sbim_deploy.records import Vector
-from sbim_deploy.results.intensity import Intensity, series_intensity
+from sbim_deploy.results.intensity import Intensity
 from sbim_deploy.results.series import Derivation, ImageSeries, derivation_steps
 
 HEADER_BYTES = 4096  # what an image takes beyond its pixels, at most
@@ -38,46 +40,49 @@ class Owner:
     header: bytes
 
 
+@dataclass(frozen=True)
+class MrdForm:
+    """How the images of all series become MRD images.
+
+    Attributes:
+        derivation: how the images came about.
+        intensity: the magnitudes of the greatest pixel and of white.
+        voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
+        owner: whose images they are, or None, nobody's: then nothing leads back to the measurement, whose
+            number and whose scanner's own fields are 0.
+        keep_grid: lay the pixels out as k-space lies, not in the nearest standard view.
+        first_stamp: the scan's first acquisition_time_stamp, from which those of nobody's images count.
+    """
+
+    derivation: Derivation
+    intensity: Intensity
+    voxel_mm: Vector | None = None
+    owner: Owner | None = None
+    keep_grid: bool = False
+    first_stamp: int = 0
+
+
 def write_mrd_images(
-    path: Path,
-    series: Sequence[ImageSeries],
-    derivation: Derivation,
-    voxel_mm: Vector | None = None,
-    bits: int = BITS_STORED,
-    owner: Owner | None = None,
-    intensity: Intensity | None = None,
-    keep_grid: bool = False,
-    first_stamp: int = 0,
+    path: Path, series: Sequence[ImageSeries], form: MrdForm, bits: int = BITS_STORED
 ) -> None:
     """Write each series as ``dataset/image_<number>``, the file whole or not at all.
 
-    One factor takes all magnitudes to whole numbers up to 2^bits - 1. Without an owner nothing leads back to
-    the measurement: its number and the scanner's own fields are 0.
-
-    Args:
-        path: the HDF5 file.
-        series: the images.
-        derivation: how the images came about.
-        voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
-        bits: bits stored, see :func:`sbim_deploy.mrd.images.pixel_bits`.
-        owner: whose images they are, or None, nobody's.
-        intensity: the magnitudes of the greatest pixel and of white; None is those of the series.
-        keep_grid: lay the pixels out as k-space lies, not in the nearest standard view.
-        first_stamp: the scan's first acquisition_time_stamp, from which those of nobody's images count.
+    One factor takes all magnitudes to whole numbers up to 2^bits - 1. ``bits`` are those stored, see
+    :func:`sbim_deploy.mrd.images.pixel_bits`.
 
     Raises:
         InputError: the file cannot be written, or the header cannot hold a size or a number.
     """
-    run = _Run(
-        derivation, voxel_mm, bits, owner, intensity or series_intensity(series), keep_grid, first_stamp
-    )
+    scale = series_scale(form.intensity.full_scale, bits)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
     with writing(path) as file:
-        images = MrdImageFile(file, None if owner is None else owner.header)
+        images = MrdImageFile(file, None if form.owner is None else form.owner.header)
         for each in series:
-            for place in range(len(each.volume)):
-                images.append(_make_image(each, place, run))
+            for place, image in enumerate(each.volume):
+                view, header, attributes = describe_image(each, place, form, scale)
+                pixels = image_pixels(scale_to_int16(view.pixels(image), scale, bits))
+                images.append(Image(header, attributes, pixels[None, None]))
 
 
 def mrd_image_groups(file: h5py.File, path: Path) -> dict[str, str]:
@@ -97,24 +102,17 @@ def mrd_image_groups(file: h5py.File, path: Path) -> dict[str, str]:
         return found
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What the images of all series share."""
+def describe_image(series: ImageSeries, place: int, form: MrdForm, scale: float) -> tuple[View, np.void, str]:
+    """Return the layout, the header (IMAGE_HEADER) and the XML attributes of an image of a series.
 
-    derivation: Derivation
-    voxel_mm: Vector | None
-    bits: int
-    owner: Owner | None
-    intensity: Intensity
-    keep_grid: bool
-    first_stamp: int
+    ``scale`` is the factor from magnitudes to pixels.
 
-
-def _make_image(series: ImageSeries, place: int, run: _Run) -> Image:
+    Raises:
+        InputError: the header cannot hold a size or a number.
+    """
     _, rows, columns = series.volume.shape
     acquisition, geometry = series.acquisitions[place], series.geometries[place]
-    view = image_view(geometry, run.keep_grid)
-    voxel_mm = run.voxel_mm
+    view, voxel_mm = image_view(geometry, form.keep_grid), form.voxel_mm
     header = image_header(
         view.shape((rows, columns)),
         place + 1,
@@ -129,21 +127,19 @@ def _make_image(series: ImageSeries, place: int, run: _Run) -> Image:
                 f"slice {series.slices[place]} does not fit an MRD header; take fewer (--slices)"
             )
         header["slice"] = series.slices[place]
-    elif run.owner is None:
+    elif form.owner is None:
         header["measurement_uid"], header["user_int"], header["user_float"] = 0, 0, 0
-        header["acquisition_time_stamp"] = max(int(header["acquisition_time_stamp"]) - run.first_stamp, 0)
-    scale = series_scale(run.intensity.full_scale, run.bits)
+        header["acquisition_time_stamp"] = max(int(header["acquisition_time_stamp"]) - form.first_stamp, 0)
     comment = f"{series.label} residual {series.residuals[place]:.4f} {series.doubts[place]}"
-    text = image_attributes(
+    attributes = image_attributes(
         header,
         view,
-        derivation_steps(run.derivation),
+        derivation_steps(form.derivation),
         " ".join(comment.split()),
-        f"sbim-deploy_{run.derivation.method}",
+        f"sbim-deploy_{form.derivation.method}",
         scale,
-        scale * run.intensity.white,
-        None if run.owner is None else run.owner.identity,
+        scale * form.intensity.white,
+        None if form.owner is None else form.owner.identity,
     )
-    header["attribute_string_len"] = len(text.encode())
-    pixels = scale_to_int16(view.pixels(series.volume[place]), scale, run.bits)
-    return Image(header, text, image_pixels(pixels)[None, None])
+    header["attribute_string_len"] = len(attributes.encode())
+    return view, header, attributes

@@ -22,7 +22,7 @@ from sbim_deploy.results import dicom, nifti
 from sbim_deploy.results.dicom_identity import make_pseudonym
 from sbim_deploy.results.geometry import known_geometries, slice_affine, stack_slices
 from sbim_deploy.results.intensity import Intensity, count_clipped, scan_full_scale, series_intensity
-from sbim_deploy.results.mrd_images import Owner, write_mrd_images
+from sbim_deploy.results.mrd_images import MrdForm, Owner, write_mrd_images
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.results.series import ImageSeries, derivation_of, positions_of_series, read_series
 
@@ -211,16 +211,16 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
             settings.keep_grid,
         )
     else:
-        write_mrd_images(
-            output.path,
-            series,
+        form = MrdForm(
             derivation,
-            source.voxel_mm,
-            pixel_bits(None if mrd is None else mrd.scan_header.bits_stored),
-            owner,
             intensity,
+            source.voxel_mm,
+            owner,
             settings.keep_grid,
             0 if mrd is None else _first_stamp(mrd),
+        )
+        write_mrd_images(
+            output.path, series, form, pixel_bits(None if mrd is None else mrd.scan_header.bits_stored)
         )
     n_clipped = count_clipped(series, intensity)
     if not n_clipped:
