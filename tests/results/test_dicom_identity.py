@@ -201,4 +201,5 @@ def test_hostile_texts_give_sound_files(tmp_path, pydicom):
         assert len(dataset.SeriesDescription) <= 64
         assert dataset.SeriesDescription.endswith("research use only")
         assert len(dataset.DerivationDescription) <= 1024
+        assert dataset.DerivationDescription.endswith("research use only")
     assert pydicom.dcmread(sorted((tmp_path / "keep").iterdir())[0]).ProtocolName == "a b c" + "x" * 59

@@ -170,8 +170,9 @@ def _describe_series(dataset: Any, series: ImageSeries, run: _Run) -> None:
     )
     dataset.SoftwareVersions = derivation.software_version
     dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER"]
-    scanner = [f"acquired on {protocol.vendor} {protocol.model or ''}"] if protocol.vendor else []
-    steps = [*scanner, *derivation_steps(derivation), RESEARCH_USE]
+    scanner = " ".join(as_text(each, LONG) for each in (protocol.vendor, protocol.model) if each)
+    acquired = [f"acquired on {scanner}"] if scanner else []
+    steps = [*acquired, *derivation_steps(derivation), RESEARCH_USE]
     dataset.DerivationDescription = as_text("; ".join(steps), _TEXT)
     dataset.DerivationCodeSequence = [_code(codes.DCM.IterativeReconstruction)]
     dataset.BurnedInAnnotation = "NO"

@@ -128,7 +128,7 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
                 "compare them with the scanner's images"
             )
     elif output.images.salt is not None:
-        make_pseudonym("", output.images.salt, source.xml if isinstance(source, MrdKspace) else None)
+        make_pseudonym("", output.images.salt, _header_text(source))
     if output.format in (DICOM, NIFTI) and not _check_places(output, source, slices):
         remarks.append(
             f"{source.path}: does not say how the patient lay: {output.path} will name no anatomical "
@@ -194,17 +194,17 @@ def _slice_view(source: KspaceSource, index: int) -> View:
 def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSource) -> str | None:
     """Write DICOM or MRD images, on one scale for the scan and in one window for its series."""
     series, derivation = read_series(result, source), derivation_of(result)
-    settings, mrd = output.images, source if isinstance(source, MrdKspace) else None
+    settings, header = output.images, source.scan_header if isinstance(source, MrdKspace) else None
     full_scale = scan_full_scale(source) if settings.scale is None else settings.scale
     intensity = series_intensity(series, full_scale)
     owner = _owner(source) if settings.identity is IdentityMode.KEEP else None
     if output.format == DICOM:
-        pseudonym = make_pseudonym(derivation.input_key, settings.salt, None if mrd is None else mrd.xml)
+        pseudonym = make_pseudonym(derivation.input_key, settings.salt, _header_text(source))
         dicom.write_dicom(
             output.path,
             series,
             derivation,
-            Protocol() if mrd is None else mrd.scan_header.protocol,
+            Protocol() if header is None else header.protocol,
             pseudonym if owner is None else owner.identity,
             source.voxel_mm,
             intensity,
@@ -212,16 +212,10 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
         )
     else:
         form = MrdForm(
-            derivation,
-            intensity,
-            source.voxel_mm,
-            owner,
-            settings.keep_grid,
-            0 if mrd is None else _first_stamp(mrd),
+            derivation, intensity, source.voxel_mm, owner, settings.keep_grid, _first_stamp(source)
         )
-        write_mrd_images(
-            output.path, series, form, pixel_bits(None if mrd is None else mrd.scan_header.bits_stored)
-        )
+        bits = pixel_bits(None if header is None else header.bits_stored)
+        write_mrd_images(output.path, series, form, bits)
     n_clipped = count_clipped(series, intensity)
     if not n_clipped:
         return None
@@ -232,8 +226,10 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
     )
 
 
-def _first_stamp(source: MrdKspace) -> int:
+def _first_stamp(source: KspaceSource) -> int:
     """Return the acquisition_time_stamp of the slice that was scanned first."""
+    if not isinstance(source, MrdKspace):
+        return 0
     return min(int(source.slice_header(n)["acquisition_time_stamp"]) for n in range(source.n_slices))
 
 
@@ -243,9 +239,14 @@ def _owner(source: KspaceSource) -> Owner:
     Raises:
         InputError: it does not say so.
     """
-    if not isinstance(source, MrdKspace):
+    header = _header_text(source)
+    if header is None:
         raise InputError(f"{source.path}: only MRD files say whose scan they are: leave --identity keep out")
-    return Owner(parse_identity(source.xml, f"{source.path}: the header"), source.xml)
+    return Owner(parse_identity(header, f"{source.path}: the header"), header)
+
+
+def _header_text(source: KspaceSource) -> bytes | None:
+    return source.xml if isinstance(source, MrdKspace) else None
 
 
 def _one_volume(path: Path, series: Sequence[ImageSeries]) -> FloatArray:
