@@ -84,6 +84,19 @@ def test_images_are_anonymous_until_the_patient_is_asked_for(cli, scan, tmp_path
     assert "the header has no patientBirthdate, patientGender, studyTime," in said
 
 
+def test_mrd_images_of_the_real_patient_have_the_header_of_their_scan(cli, scan, tmp_path):
+    ismrmrd = pytest.importorskip("ismrmrd")
+    out = tmp_path / "o.h5"
+    done = cli("recon", scan, "-o", out, "--format", "mrd", *QUICK, "--identity", "keep")
+    assert done.code == 0, done.err
+    with ismrmrd.Dataset(out, mode="r") as dataset, ismrmrd.Dataset(scan, mode="r") as raw:
+        assert dataset.read_xml_header() == raw.read_xml_header()
+        image = dataset.read_image("image_1", 0)
+    assert (image.meta["PatientID"], image.meta["StudyInstanceUID"]) == ("4711", "1.2.840.99.7")
+    assert image.getHead().measurement_uid == 42
+    assert "kind: MRD images" in cli("info", out).out
+
+
 def test_no_output_of_an_anonymous_run_has_the_patient_in_it(cli, scan, tmp_path):
     for module in ("pydicom", "nibabel"):
         pytest.importorskip(module)
