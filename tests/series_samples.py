@@ -4,6 +4,7 @@ import numpy as np
 
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.records import SliceGeometry
+from sbim_deploy.results.dicom_identity import make_pseudonym
 from sbim_deploy.results.series import Derivation, ImageSeries
 
 READ, PHASE = np.array([2, 2, 1]) / 3, np.array([-2, 1, 2]) / 3
@@ -13,9 +14,8 @@ SHAPE = (24, 21)
 VOXEL_MM = (2.0, 3.0, 4.0)
 SPACING_MM = 5.0
 DERIVATION = Derivation("0.1.0", "dds", 30, 1, "demo", "ab" * 32, 3.87, "cd" * 32, "ef" * 32)
-PROTOCOL = Protocol(
-    patient_position="HFS", protocol_name="t2", vendor="Vendor", te_ms=(10.0, 20.0), tr_ms=(2000.0,)
-)
+PROTOCOL = Protocol(patient_position="HFS", vendor="Vendor", te_ms=(10.0, 20.0), tr_ms=(2000.0,))
+PSEUDONYM = make_pseudonym(DERIVATION.input_key)
 BRIGHT = ((0, 3, 4), (1, 12, 10), (2, 20, 15), (3, 5, 19))  # (slice, row, column)
 
 
@@ -27,7 +27,7 @@ def oblique(place_mm: float) -> SliceGeometry:
 def stack(places=(0, 5, 10, 15), **changes) -> ImageSeries:
     """Slices at these places, in mm along the normal."""
     volume = np.zeros((len(places), *SHAPE), np.float32)
-    for brightness, (index, row, column) in enumerate(BRIGHT, 5):
+    for brightness, (index, row, column) in enumerate(BRIGHT[: len(places)], 5):
         volume[index, row, column] = brightness
     arguments = {
         "number": 1,

@@ -48,8 +48,6 @@ def test_the_header_says_what_the_ismrmrd_package_reads_in_it():
     assert encoding.trajectory == expected.trajectory.value
     assert ours.bits_stored == theirs.userParameters.userParameterLong[0].value
     assert ours.protocol.patient_position == theirs.measurementInformation.patientPosition.value
-    assert ours.protocol.protocol_name == theirs.measurementInformation.protocolName
-    assert ours.protocol.study_description == theirs.studyInformation.studyDescription
     assert ours.protocol.field_strength_t == theirs.acquisitionSystemInformation.systemFieldStrength_T
     assert ours.protocol.resonance_frequency_hz == theirs.experimentalConditions.H1resonanceFrequency_Hz
     assert list(ours.protocol.tr_ms) == theirs.sequenceParameters.TR

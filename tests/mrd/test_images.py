@@ -11,6 +11,7 @@ from sbim_deploy.mrd.images import (
     image_attributes,
     image_header,
     image_pixels,
+    image_view,
     pixel_bits,
     scale_to_int16,
     series_scale,
@@ -69,7 +70,10 @@ def test_a_number_that_the_header_cannot_hold_is_refused():
 
 def test_attributes_read_back_by_the_ismrmrd_package(ismrmrd):
     header = image_header(SHAPE, 1, 1, geometry=GEOMETRY)
-    text = image_attributes(header, ["sbim-deploy", "dds <&>"], "residual 0.1", "sbim_dds")
+    view = image_view(GEOMETRY, keep_grid=True)
+    text = image_attributes(
+        header, view, ["sbim-deploy", "dds <&>"], "residual 0.1", "sbim_dds", scale=8.0, white=1000.4
+    )
     meta = ismrmrd.Meta.deserialize(text)
     assert meta["DataRole"] == "Image"
     assert meta["Keep_image_geometry"] == "1"
@@ -77,7 +81,11 @@ def test_attributes_read_back_by_the_ismrmrd_package(ismrmrd):
     assert meta["ImageComments"] == "residual 0.1; research use only"
     assert meta["ImageRowDir"] == ["0.000000000000000000", "1.000000000000000000", "0.000000000000000000"]
     assert meta["ImageColumnDir"][2] == "1.000000000000000000"
-    assert (meta["WindowCenter"], meta["WindowWidth"]) == ("2048", "4096")
+    assert meta["InPlanePhaseEncodingDirection"] == "COL"
+    assert (meta["WindowCenter"], meta["WindowWidth"]) == ("500", "1000")
+    assert (meta["RealWorldValueSlope"], meta["RealWorldValueIntercept"]) == ("0.125", "0")
+    assert "PatientID" not in meta
+    assert "StudyInstanceUID" not in meta
 
 
 def test_x_is_the_readout_and_lies_fastest(ismrmrd):

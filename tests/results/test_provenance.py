@@ -24,6 +24,7 @@ from sbim_deploy.results.result_file import ResultWriter, open_result
 from sbim_deploy.results.series import derivation_of
 
 WHOLE = Provenance(
+    grid="of k-space",
     software={"sbim-deploy": "1"},
     input=NamedFile("k.h5", "ab" * 32),
     layout="row,column,coil",

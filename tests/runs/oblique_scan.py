@@ -16,7 +16,9 @@ BRIGHT = ((10, 14), (16, 21), (21, 12))  # (row, column) of each slice
 
 HEADER = f"""<?xml version="1.0"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
-<studyInformation><studyInstanceUID>1.2.840.99.7</studyInstanceUID></studyInformation>
+<subjectInformation><patientName>Doe^Jane</patientName><patientID>4711</patientID></subjectInformation>
+<studyInformation><studyDate>2024-05-06</studyDate><studyInstanceUID>1.2.840.99.7</studyInstanceUID>
+</studyInformation>
 <measurementInformation><patientPosition>HFS</patientPosition><protocolName>oblique</protocolName>
 <frameOfReferenceUID>1.2.840.99.8</frameOfReferenceUID></measurementInformation>
 <acquisitionSystemInformation><systemVendor>Vendor</systemVendor></acquisitionSystemInformation>

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.mrd.identity import IdentityMode
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS
 from sbim_deploy.serving.parameters import (
     CONFIGURATIONS,
@@ -19,6 +20,7 @@ from sbim_deploy.serving.parameters import (
     make_request,
     openrecon_label,
     parse_parameters,
+    session_identity,
 )
 
 
@@ -118,6 +120,29 @@ def test_values_of_another_type_or_out_of_range_are_refused_in_one_line(text):
     with pytest.raises(InputError) as refused:
         parse_parameters(text)
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("served", "asked", "mode"),
+    [
+        ("anonymous", "default", "anonymous"),
+        ("anonymous", "anonymous", "anonymous"),
+        ("keep", "default", "keep"),
+        ("keep", "anonymous", "anonymous"),
+        ("keep", "keep", "keep"),
+    ],
+)
+def test_a_client_may_ask_for_less_of_the_patient(served, asked, mode):
+    parameters = parse_parameters(json.dumps({"parameters": {"identity": asked}}))
+    assert session_identity(IdentityMode(served), parameters) == mode
+
+
+@pytest.mark.parametrize("asked", ["keep", "KEEP", "", "x" * 1000])
+def test_a_client_cannot_ask_for_more_of_the_patient_than_is_served(asked):
+    parameters = parse_parameters(json.dumps({"parameters": {"identity": asked}}))
+    with pytest.raises(InputError, match="only who starts the server can keep identities") as refused:
+        session_identity(IdentityMode.ANONYMOUS, parameters)
     assert len(str(refused.value)) < 300
 
 

@@ -12,7 +12,16 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from mrd_client import begin, connected, kspace_of, readouts, receive_all
+from mrd_client import (
+    attributes,
+    begin,
+    connected,
+    header_xml,
+    kspace_of,
+    readouts,
+    receive_all,
+    run_session,
+)
 
 from sbim_deploy.mrd.messages import Close, Image
 from sbim_deploy.serving.parameters import LABEL_KEY
@@ -87,6 +96,19 @@ def test_a_loopback_port_is_not():
         assert "warning" not in running.stderr.read()
 
 
+def test_who_starts_the_server_says_whether_images_name_the_patient_and_keep_the_grid():
+    study = "<studyInformation><studyInstanceUID>1.2.3</studyInstanceUID></studyInformation>"
+    named = header_xml().replace("</patientName>", "</patientName><patientID>4711</patientID>")
+    named = named.replace("</subjectInformation>", f"</subjectInformation>{study}")
+    lines = readouts(kspace_of(0))
+    for each in lines:
+        each.header["read_dir"], each.header["phase_dir"] = (0, 1, 0), (1, 0, 0)
+    with process("--identity", "keep", "--keep-grid") as (_running, server):
+        (image,) = run_session(server, lines, "zero-filled", None, named)
+    assert attributes(image)["PatientID"] == "4711"
+    assert image.header["read_dir"].tolist() == [0, 1, 0]
+
+
 def test_the_label_is_printed_with_its_base64_and_nothing_is_served(cli):
     done = cli("serve", "--openrecon-label", "--port", "9010")
     assert done.code == 0
@@ -105,6 +127,7 @@ def test_the_label_is_printed_with_its_base64_and_nothing_is_served(cli):
         (["--idle-timeout", "nan"], "idle time-out is nan s"),
         (["--max-memory", 0], "max memory is 0 bytes"),
         (["--orientation", "left"], "unknown orientation 'left': expected one of auto, plain, turned"),
+        (["--identity", "half"], "unknown identity 'half': expected one of anonymous, keep"),
         (["--save-raw", "/nowhere"], "/nowhere: is no folder"),
         (["--host", "no such host"], "cannot listen on no such host"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),

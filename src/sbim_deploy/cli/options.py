@@ -16,6 +16,7 @@ from sbim_deploy.errors import BackendMissingError, InputError
 
 if TYPE_CHECKING:
     from sbim_deploy.io.layouts import Reading
+    from sbim_deploy.runs.outputs import ImageSettings
     from sbim_deploy.runs.settings import Undersampling
     from sbim_deploy.samplers.choice import SamplerChoice
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 DEFAULT_SAMPLER = "dds"
 
 SERVED = ("triton", "triton-trt")
+MAX_SECRET_BYTES = 4096
 
 Backend = Annotated[
     str,
@@ -41,6 +43,57 @@ MaskConvention = Annotated[
     str, typer.Option(help="Where the fully sampled centre begins if its width is odd: centred or published.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
+
+
+KeepGrid = Annotated[
+    bool,
+    typer.Option(
+        "--keep-grid",
+        help="Lay images out as k-space lies, not upright in the nearest standard view.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """The options that say how images leave."""
+
+    identity: Annotated[
+        str,
+        typer.Option(
+            help="Whose images DICOM and MRD are: anonymous (a study of its own), or keep (the real patient "
+            "in the real study, as the raw data have them)."
+        ),
+    ] = "anonymous"
+    salt: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with a secret: files of a study that get the same one come into one anonymous "
+            "study in DICOM.",
+        ),
+    ] = None
+    keep_grid: KeepGrid = False
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MAGNITUDE",
+            help="What the greatest pixel of DICOM and MRD stands for, for files that are to be compared; "
+            "default by the scan's data.",
+        ),
+    ] = None
+
+    @property
+    def settings(self) -> ImageSettings:
+        """How images leave.
+
+        Raises:
+            InputError: one of them is none, or they do not go together.
+        """
+        from sbim_deploy.mrd.identity import parse_identity_mode
+        from sbim_deploy.runs.outputs import ImageSettings
+
+        salt = None if self.salt is None else _read_secret(self.salt)
+        return ImageSettings(parse_identity_mode(self.identity), salt, self.keep_grid, self.scale)
 
 
 @dataclass(frozen=True)
@@ -212,6 +265,19 @@ def _parameters_of(group: Any) -> list[inspect.Parameter]:
         )
         for field in fields(group)
     ]
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            stored = file.read(MAX_SECRET_BYTES + 1)
+        text = stored.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read ({reason}); name a text file with the secret") from error
+    if len(stored) > MAX_SECRET_BYTES:
+        raise InputError(f"{path}: expected at most {MAX_SECRET_BYTES} bytes of text, a secret")
+    return text
 
 
 def parse_size(text: str) -> tuple[int, int]:

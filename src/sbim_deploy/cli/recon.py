@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sbim_deploy.kspace.sources import KspaceSource
     from sbim_deploy.recon.classical import Classical
     from sbim_deploy.results.provenance import Provenance
-    from sbim_deploy.runs.outputs import Output
+    from sbim_deploy.runs.outputs import ImageSettings, Output
     from sbim_deploy.runs.settings import ReconSettings
 
 
@@ -126,6 +126,7 @@ def recon(
     ] = None,
     mask_convention: options.MaskConvention = "centred",
     pictures: Pictures,
+    images: options.ImageOptions,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     cluster: Cluster,
     json: options.Json = False,
@@ -165,10 +166,13 @@ def recon(
         for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
+        for name, value in asdict(images).items():
+            if value != getattr(options.ImageOptions, name):
+                raise InputError(ONE_FILE.format(name.replace("_", "-")))
         run_recon_study(kspace, output, settings, cluster, json)
         return
     cluster.check_absent()
-    made = _parse_output(output, output_format)
+    made = _parse_output(output, output_format, images.settings)
     provenance = run_recon(kspace[0], made, settings, pictures)
     if json:
         from sbim_deploy.runs.findings import warnings
@@ -197,8 +201,7 @@ def run_recon(
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
-            remark = check_output(each, source, settings.slices)
-            if remark is not None:
+            for remark in check_output(each, source, settings.slices):
                 note(remark)
         for picture in (pictures.png, pictures.report):
             if picture is not None:
@@ -240,16 +243,18 @@ def _write_outputs(
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
     from sbim_deploy.pages.montage import write_result_montage
     from sbim_deploy.pages.report import write_report
-    from sbim_deploy.runs.outputs import H5, write_output
+    from sbim_deploy.runs.outputs import H5, slice_views, write_output
 
+    views = slice_views(source, outputs[0].images.keep_grid)
     if pictures.png is not None:
-        write_result_montage(pictures.png, result, source)
+        write_result_montage(pictures.png, result, source, views)
     if pictures.report is not None:
-        write_report(pictures.report, result, residuals)
+        write_report(pictures.report, result, residuals, views)
     try:
         for output in outputs:
-            if output.format != H5:
-                write_output(output, result, source)
+            remark = None if output.format == H5 else write_output(output, result, source)
+            if remark is not None:
+                note(f"warning: {remark}")
     except (SbimDeployError, KeyboardInterrupt):
         note("the images are reconstructed and kept: --resume writes them without reconstructing again")
         raise
@@ -319,7 +324,7 @@ def _parse_method(method: str, sampling: options.Sampling) -> Classical | None:
     return Classical(method)
 
 
-def _parse_output(path: Path, wanted: str | None) -> Output:
+def _parse_output(path: Path, wanted: str | None, images: ImageSettings) -> Output:
     from sbim_deploy.runs.outputs import Output, format_by_name
 
-    return Output(path, wanted or format_by_name(path))
+    return Output(path, wanted or format_by_name(path), images)

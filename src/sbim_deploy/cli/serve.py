@@ -43,6 +43,14 @@ def serve(
             help="Of raw data: auto (by systemVendor), plain, or turned (conjugated, as Siemens' are)."
         ),
     ] = "auto",
+    identity: Annotated[
+        str,
+        typer.Option(
+            help="Whether images name the patient and the study of the scan: anonymous, or keep. A client "
+            "can ask for anonymous ones, never for more."
+        ),
+    ] = "anonymous",
+    keep_grid: options.KeepGrid = False,
     gadgetron: Annotated[
         bool,
         typer.Option("--gadgetron", help="Clients are Gadgetrons: any XML configures, errors are id 8."),
@@ -64,6 +72,7 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
+        from sbim_deploy.mrd.identity import parse_identity_mode
         from sbim_deploy.mrd.orientation import parse_orientation
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
@@ -84,6 +93,8 @@ def serve(
         deadline_s=deadline,
         fallback=parse_fallback(fallback),
         orientation=parse_orientation(orientation),
+        identity=parse_identity_mode(identity),
+        keep_grid=keep_grid,
         gadgetron=gadgetron,
         save_raw=save_raw,
         metrics_port=metrics_port,

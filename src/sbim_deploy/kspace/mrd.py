@@ -203,6 +203,7 @@ class MrdKspace:
     Attributes:
         path: the file.
         scan_header: what its XML says.
+        xml: the text of it, for those who may know whose scan it is; None where the format has none.
         n_slices, n_coils, n_rows, n_columns: the size of k-space, the readout's oversampling not cropped.
         stored_shape: the same (rows, columns).
         mask: None: what was acquired is what is not zero.
@@ -218,6 +219,7 @@ class MrdKspace:
     def __init__(self, file: RawFile) -> None:
         self.path: Path = file.path
         self.scan_header: MrdHeader = file.header
+        self.xml: bytes | None = getattr(file, "xml", None)
         self._file = file
         self._index = MrdIndex(file)
         self._keys = sorted(self._index.images)

@@ -1,6 +1,6 @@
 """The XML header of MRD: what a reconstruction and its writers need of it, and nothing of who the patient is.
 
-:func:`parse_mrd_header`` reads the header of a scan, :func:``parse_geometry` only the two spaces of its first
+:func:`parse_mrd_header` reads the header of a scan, :func:`parse_geometry` only the two spaces of its first
 encoding, which is all that fastMRI's files need, and :func:`format_header` writes them.
 
 The text is not trusted: its length is capped and declarations are refused. Elements that are not needed are
@@ -83,27 +83,15 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What the header says of the study, the system and the sequence, for those who write images.
+    """What the header says of the scanner and the sequence, for those who write images.
 
-    Texts are as they stand in the header, or None. TR, TE and TI are in ms, the flip angles in degrees.
+    Texts are as they stand in the header, or None. TR, TE and TI are in ms, the flip angles in degrees. Names
+    that people give, dates and identifiers stand in :class:`sbim_deploy.mrd.identity.Identity`.
     """
 
     patient_position: str | None = None
-    protocol_name: str | None = None
-    sequence_name: str | None = None
-    series_description: str | None = None
-    initial_series_number: str | None = None
-    frame_of_reference_uid: str | None = None
-    study_id: str | None = None
-    study_date: str | None = None
-    study_time: str | None = None
-    study_description: str | None = None
-    study_instance_uid: str | None = None
-    body_part: str | None = None
     vendor: str | None = None
     model: str | None = None
-    institution: str | None = None
-    station: str | None = None
     field_strength_t: float | None = None
     resonance_frequency_hz: float | None = None
     tr_ms: tuple[float, ...] = ()
@@ -154,7 +142,7 @@ def parse_mrd_header(text: bytes | str, where: str) -> MrdHeader:
 
 
 def parse_geometry(text: bytes, where: str) -> Encoding:
-    """Read the spaces of the first encoding alone; ```where``` names the header in error messages.
+    """Read the spaces of the first encoding alone; ``where`` names the header in error messages.
 
     Raises:
         InputError: the text is longer than 1 MiB, not well-formed XML, declares a document type or an
@@ -283,25 +271,11 @@ def _all_axes(values: Sequence[T | None], name: str) -> tuple[T, T, T]:
 
 
 def _parse_protocol(root: ElementTree.Element) -> Protocol:
-    measurement, study = "measurementInformation", "studyInformation"
     system, sequence = "acquisitionSystemInformation", "sequenceParameters"
     return Protocol(
-        patient_position=xml.text(root, measurement, "patientPosition"),
-        protocol_name=xml.text(root, measurement, "protocolName"),
-        sequence_name=xml.text(root, measurement, "sequenceName"),
-        series_description=xml.text(root, measurement, "seriesDescription"),
-        initial_series_number=xml.text(root, measurement, "initialSeriesNumber"),
-        frame_of_reference_uid=xml.text(root, measurement, "frameOfReferenceUID"),
-        study_id=xml.text(root, study, "studyID"),
-        study_date=xml.text(root, study, "studyDate"),
-        study_time=xml.text(root, study, "studyTime"),
-        study_description=xml.text(root, study, "studyDescription"),
-        study_instance_uid=xml.text(root, study, "studyInstanceUID"),
-        body_part=xml.text(root, study, "bodyPartExamined"),
+        patient_position=xml.text(root, "measurementInformation", "patientPosition"),
         vendor=xml.text(root, system, "systemVendor"),
         model=xml.text(root, system, "systemModel"),
-        institution=xml.text(root, system, "institutionName"),
-        station=xml.text(root, system, "stationName"),
         field_strength_t=xml.number(root, system, "systemFieldStrength_T"),
         resonance_frequency_hz=xml.number(root, "experimentalConditions", "H1resonanceFrequency_Hz"),
         tr_ms=xml.numbers(root, sequence, "TR"),

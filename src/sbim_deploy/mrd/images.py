@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.file import create_group
+from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.messages import IMAGE_HEADER, Image
+from sbim_deploy.mri.views import ON_GRID, View, upright_view
 from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray, SliceGeometry, Vector
 
 BITS_STORED = 12  # what scanners take
@@ -41,6 +43,16 @@ _FROM_COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 def image_pixels(image: NDArray[np.generic]) -> NDArray[np.generic]:
     """Lay out an image (rows, columns) as MRD's (y, x) = (columns, rows), contiguous, x fastest."""
     return np.ascontiguousarray(image.T)
+
+
+def image_view(geometry: SliceGeometry | None, keep_grid: bool) -> View:
+    """Return the layout of an image (rows, columns) whose first axis becomes MRD's x, along a row of pixels.
+
+    It is upright: x runs along the rows of the nearest standard view. With ``keep_grid``, or where the place
+    is unknown, x is the readout.
+    """
+    upright = ON_GRID if keep_grid else upright_view(geometry)
+    return upright.exchanged if upright.name else ON_GRID
 
 
 def pixel_bits(bits_stored: int | None) -> int:
@@ -108,34 +120,45 @@ def image_header(
 
 def image_attributes(
     header: np.void,
+    view: View,
     history: Sequence[str],
     comment: str,
     description: str,
-    bits: int = BITS_STORED,
-    white: int | None = None,
+    scale: float,
+    white: float,
+    identity: Identity | None = None,
 ) -> str:
-    """Write the XML attributes of a magnitude image with pixels up to 2^bits - 1.
+    """Write the XML attributes of a magnitude image.
 
     Args:
         header: the image's; its directions are said again in the attributes.
+        view: how its pixels are laid out, see :func:`image_view`.
         history: what was done to the image, in order (ImageProcessingHistory).
         comment: a line for the reader (ImageComments); "research use only" is put at its end.
         description: what the scanner appends to the name of the series (SequenceDescriptionAdditional).
-        bits: bits stored.
-        white: the pixel that the window shows as white; None is the greatest there can be.
+        scale: the factor from magnitudes to pixels.
+        white: the pixel that the window shows as white.
+        identity: the patient and the study to name; None names none.
     """
-    window = 2**bits if white is None else white
+    window = max(round(white), 1)
+    laid_out = [f"{view.name} view"] if view.name else []
     attributes: dict[str, Sequence[str]] = {
         "DataRole": ["Image"],
-        "ImageProcessingHistory": [*history, RESEARCH_USE],
+        "ImageProcessingHistory": [*history, *laid_out, RESEARCH_USE],
         "ImageComments": [f"{comment}; {RESEARCH_USE}"],
         "SequenceDescriptionAdditional": [description],
         "Keep_image_geometry": ["1"],
         "ImageRowDir": _cosines(header["read_dir"]),
         "ImageColumnDir": _cosines(header["phase_dir"]),
+        "InPlanePhaseEncodingDirection": ["ROW" if view.transposed else "COL"],
         "WindowCenter": [str(window // 2)],
         "WindowWidth": [str(window)],
+        # A pixel times the slope is the magnitude, in the units of k-space.
+        "RealWorldValueSlope": [f"{1 / scale:.9g}"],
+        "RealWorldValueIntercept": ["0"],
     }
+    if identity is not None:
+        attributes |= {name: [value] for name, value in identity.attributes().items()}
     root = ElementTree.Element("ismrmrdMeta")
     for name, values in attributes.items():
         entry = ElementTree.SubElement(root, "meta")

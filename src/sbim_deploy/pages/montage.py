@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource
+from sbim_deploy.mri.views import ON_GRID, View
 from sbim_deploy.pages.panels import Panel, write_montage
 from sbim_deploy.records import NOTICE, FloatArray
 from sbim_deploy.results.provenance import Provenance, SamplesProvenance
@@ -23,8 +25,12 @@ MAX_SAMPLES_SHOWN = 64
 SAMPLE_WHITE = 1.15  # of the network's unit: the 99th percentile of an image that it was trained on is 1
 
 
-def write_result_montage(path: Path, result_path: Path, source: KspaceSource) -> None:
+def write_result_montage(
+    path: Path, result_path: Path, source: KspaceSource, views: Sequence[View] = ()
+) -> None:
     """Draw up to four slices of a result, evenly chosen, beside the references that its k-space file holds.
+
+    ``views`` has the layout of every slice of the file; without them all are drawn as k-space lies.
 
     Raises:
         InputError: a file is not what it must be, or the picture cannot be written.
@@ -35,7 +41,7 @@ def write_result_montage(path: Path, result_path: Path, source: KspaceSource) ->
         rows = [
             _with_reference(result, source, int(position))
             if isinstance(source, KspaceFile) and source.reference_name
-            else _without_reference(result, int(position))
+            else _without_reference(result, int(position), views)
             for position in positions
         ]
         write_montage(path, rows, _caption(result))
@@ -71,13 +77,16 @@ def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> li
     ]
 
 
-def _without_reference(result: ResultFile, position: int) -> list[Panel]:
-    image, zero_filled = np.abs(result.read_image(position)), result.read_zero_filled(position)
+def _without_reference(result: ResultFile, position: int, views: Sequence[View]) -> list[Panel]:
+    index = result.slice_indices[position]
+    view = views[index] if views else ON_GRID
+    image = view.pixels(np.abs(result.read_image(position)))
+    zero_filled = view.pixels(result.read_zero_filled(position))
     # A few bright pixels must not darken the picture.
     window = (0.0, float(np.percentile(image, 99.8)) or 1.0)
     residual = f"residual {result.residual[position]:.3f}"
     return [
-        Panel(zero_filled, "zero-filled", window, note=f"slice {result.slice_indices[position]}"),
+        Panel(zero_filled, "zero-filled", window, note=f"slice {index}{view.name and f', {view.name}'}"),
         Panel(image, "reconstruction", window, note=residual),
     ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sbim_deploy.mri.views import ON_GRID, View
 from sbim_deploy.pages.html import (
     Points,
     figure,
@@ -51,18 +52,26 @@ class _Chosen:
     full: float
     window: float
     full_deviation: float
+    views: Sequence[View]
+
+    def view(self, index: int) -> View:
+        """Return the layout of a slice of the k-space file."""
+        return self.views[index] if self.views else ON_GRID
 
 
-def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> None:
+def write_report(
+    path: Path, result_path: Path, residuals: Residuals = (), views: Sequence[View] = ()
+) -> None:
     """Write up to twelve slices of a result, evenly chosen, and what is known of them, as a page of its own.
 
+    ``views`` has the layout of every slice of the k-space file; without them all are shown as k-space lies.
     ``residuals`` are those that :func:`sbim_deploy.runs.reconstruct_file.reconstruct_file` told on the way.
 
     Raises:
         InputError: the result is not what it must be, or the page cannot be written.
     """
     with open_result(result_path) as result:
-        chosen = _choose(result)
+        chosen = _choose(result, views)
         name = shown(result.provenance.input.name)
         body = [
             f'<div class="notice">{NOTICE}</div>',
@@ -77,7 +86,7 @@ def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> No
     write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script)
 
 
-def _choose(result: ResultFile) -> _Chosen:
+def _choose(result: ResultFile, views: Sequence[View]) -> _Chosen:
     n_shown = min(MAX_SLICES, result.n_slices)
     positions = np.unique(np.linspace(0, result.n_slices - 1, n_shown).round().astype(int)).tolist()
     images = [np.abs(result.read_image(position)) for position in positions]
@@ -87,7 +96,7 @@ def _choose(result: ResultFile) -> _Chosen:
         deviations = [result.read_standard_deviation(position) for position in positions]
         deviation = float(np.percentile(deviations, WINDOW_PERCENTILE))
     # An image of zeros is black whatever the window is.
-    return _Chosen(tuple(positions), full or 1.0, white / full if white else 1.0, deviation or 1.0)
+    return _Chosen(tuple(positions), full or 1.0, white / full if white else 1.0, deviation or 1.0, views)
 
 
 def _facts(result: ResultFile) -> str:
@@ -115,29 +124,40 @@ def _images(result: ResultFile, chosen: _Chosen) -> str:
     white = round(100 * chosen.window)
     return (
         f"<h2>Images</h2><p>{count}, in one window: black is 0, white {white} % of the brightest tissue. "
-        "Rows and columns are as the file has them: left and right cannot be told from this page.</p>"
+        f"{_orientation(result, chosen)}</p>"
         f"{_window_filter(chosen.window)}{_window_controls(white)}"
         f'<div class="slices">{cards}</div>{_legend(result, chosen)}'
     )
 
 
+def _orientation(result: ResultFile, chosen: _Chosen) -> str:
+    if not all(chosen.view(result.slice_indices[position]).name for position in chosen.positions):
+        return "Rows and columns are as the file has them: left and right cannot be told from this page."
+    return (
+        "Slices are upright, by the directions that the raw data give: axial ones are seen from the feet and "
+        "coronal ones from the front, with the patient's right on the left; sagittal ones have the front on "
+        "the left."
+    )
+
+
 def _card(result: ResultFile, chosen: _Chosen, position: int) -> str:
     index = result.slice_indices[position]
-    doubts = result.provenance.doubts.get(index, {})
+    view, doubts = chosen.view(index), result.provenance.doubts.get(index, {})
 
     def panel(address: str, caption: str, kind: str = "mr") -> str:
         return figure(address, f"{caption}, slice {index}", caption, kind)
 
     panels = [
-        panel(_grey(result.read_zero_filled(position), chosen), "measured data alone"),
-        panel(_grey(np.abs(result.read_image(position)), chosen), "reconstruction"),
+        panel(_grey(view.pixels(result.read_zero_filled(position)), chosen), "measured data alone"),
+        panel(_grey(view.pixels(np.abs(result.read_image(position))), chosen), "reconstruction"),
     ]
     if result.has_standard_deviation:
-        deviation = _shrink(result.read_standard_deviation(position))
+        deviation = _shrink(view.pixels(result.read_standard_deviation(position)))
         pixels = colour(deviation, (0.0, chosen.full_deviation), "error")
         panels.append(panel(png_uri(Image.fromarray(pixels)), "standard deviation", ""))
     mark = " flagged" if doubts else ""
-    note = f"residual {percent(result.residual[position])}{''.join(f', {kind}' for kind in doubts)}"
+    residual = f"residual {percent(result.residual[position])}"
+    note = ", ".join(filter(None, (view.name, residual, *doubts)))
     return (
         f'<section class="slice{mark}"><h3>Slice {index} <span>{text(note)}</span></h3>'
         f'<div class="panels">{"".join(panels)}</div></section>'

@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import re
-import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.io.atomic import check_free_space, check_new_folder, replacing_folder
+from sbim_deploy.io.dicom_values import LONG, as_text
 from sbim_deploy.mrd.header import Protocol
+from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.images import scale_to_int16, series_scale
+from sbim_deploy.mri.views import ON_GRID, upright_view
 from sbim_deploy.records import RESEARCH_USE, SliceGeometry, Vector
+from sbim_deploy.results.dicom_identity import (
+    Pseudonym,
+    describe_patient_and_study,
+    frame_uid,
+    make_uid,
+    series_name,
+    study_uid,
+)
 from sbim_deploy.results.geometry import known_geometries, slice_affine, slice_spacing
-from sbim_deploy.results.series import Derivation, ImageSeries, brightest, derivation_steps
+from sbim_deploy.results.intensity import Intensity, series_intensity
+from sbim_deploy.results.series import Derivation, ImageSeries, derivation_steps
 
 BITS = 15  # of unsigned pixels: a reader that takes them for signed ones shows the same image
 HEADER_BYTES = 8192  # what a file takes beyond its pixels, at most
 PROGRAM = "sbim-deploy"
 
-_NAMESPACE = uuid.UUID("9f0f2a52-7d0c-5f0e-9a55-0c0a4bb0a1de")
 _MAX_SIZE = 2**16 - 1
-_SHORT, _LONG = 64, 1024  # characters of a description and of a text
-_DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:Z|[+-]\d\d:\d\d)?")
-_TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d)(\.\d{1,6})?\d*(?:Z|[+-]\d\d:\d\d)?")
-_UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
-_MAX_UID = 64
+_TEXT = 1024  # characters of ST and LT
+_POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL", "LFP", "LFS", "RFP", "RFS")
 
 
 def check_dicom(path: Path) -> Any:
@@ -55,110 +61,119 @@ def write_dicom(
     series: Sequence[ImageSeries],
     derivation: Derivation,
     protocol: Protocol,
+    who: Identity | Pseudonym,
     voxel_mm: Vector | None = None,
+    intensity: Intensity | None = None,
+    keep_grid: bool = False,
 ) -> None:
     """Write series into a new folder, S1_IM00001.dcm and on, which appears whole or not at all.
 
-    One factor, which the Derivation Description tells, takes all magnitudes to whole numbers up to 32767. The
-    same images of the same run give the same files, unique identifiers included.
+    One factor, which the Real World Value Mapping tells, takes all magnitudes to whole numbers up to 32767.
+    The same images of the same run give the same files, unique identifiers included.
 
     Args:
         path: the folder, which is not there yet or is empty.
         series: the images; within a series all slices have a geometry or none has.
         derivation: how the images came about.
-        protocol: what the scan's header says of study, system and sequence.
+        protocol: what the scan's header says of system and sequence.
+        who: whose images they are.
         voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
+        intensity: the magnitudes of the greatest pixel and of white; None is those of the series.
+        keep_grid: lay the pixels out as k-space lies, not in the nearest standard view.
 
     Raises:
         BackendMissingError, InputError: see :func:`check_dicom`; or a geometry is not as it must be.
     """
     pydicom = check_dicom(path)
-    scale = series_scale(brightest(series), BITS)
+    run = _Run(derivation, protocol, who, voxel_mm, intensity or series_intensity(series), keep_grid)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
     with replacing_folder(path) as folder:
         for each in series:
-            for dataset in _datasets(pydicom, each, derivation, protocol, voxel_mm, scale):
+            for dataset in _datasets(pydicom, each, run):
                 _save(pydicom, dataset, folder / f"S{each.number}_IM{dataset.InstanceNumber:05d}.dcm")
 
 
-def _datasets(
-    pydicom: Any,
-    series: ImageSeries,
-    derivation: Derivation,
-    protocol: Protocol,
-    voxel_mm: Vector | None,
-    scale: float,
-) -> Iterator[Any]:
+@dataclass(frozen=True)
+class _Run:
+    """What the images of all series share."""
+
+    derivation: Derivation
+    protocol: Protocol
+    who: Identity | Pseudonym
+    voxel_mm: Vector | None
+    intensity: Intensity
+    keep_grid: bool
+
+    @property
+    def scale(self) -> float:
+        """The factor from magnitudes to pixels."""
+        return series_scale(self.intensity.full_scale, BITS)
+
+
+def _datasets(pydicom: Any, series: ImageSeries, run: _Run) -> Iterator[Any]:
     """Yield the images of a series, one at a time."""
     known = known_geometries(series.geometries)
     if max(series.volume.shape) > _MAX_SIZE:
         raise InputError(f"the volume is {series.volume.shape}, expected at most {_MAX_SIZE} in each axis")
-    pixels = scale_to_int16(series.volume, scale, BITS).astype("<u2")
+    pixels = scale_to_int16(series.volume, run.scale, BITS).astype("<u2")
+    shape = (pixels.shape[1], pixels.shape[2])
     shared = pydicom.Dataset()
-    _describe_study(shared, protocol, derivation)
-    _describe_series(shared, series, protocol, derivation, scale)
-    _describe_pixels(shared, pixels)
-    content = hashlib.sha256(pixels.tobytes() + repr((known, voxel_mm, series.number)).encode()).hexdigest()
-    shared.SeriesInstanceUID = _uid("series", derivation.run_key, content)
+    shared.SpecificCharacterSet = "ISO_IR 192"
+    describe_patient_and_study(shared, run.who)
+    _describe_series(shared, series, run)
+    _describe_pixels(shared, run)
+    # The same images in another study, or laid out otherwise, are others.
+    content = hashlib.sha256(
+        pixels.tobytes() + repr((known, run.voxel_mm, series.number, run.keep_grid, run.scale)).encode()
+    )
+    shared.SeriesInstanceUID = make_uid(
+        "series", study_uid(run.who), run.derivation.run_key, content.hexdigest()
+    )
     if known:
-        _describe_mr(shared, protocol, series.contrast, derivation)
-        spacing = slice_spacing(known, series.volume.shape[1:])
+        _describe_mr(shared, run, series.contrast)
+        spacing = slice_spacing(known, shape)
         if spacing is not None:
             shared.SpacingBetweenSlices = _decimal(spacing)
     else:
-        _describe_capture(shared, voxel_mm)
+        _describe_capture(shared, run.voxel_mm)
     for index, image in enumerate(pixels):
         dataset = pydicom.Dataset(shared)
-        if known:
-            _place(dataset, known[index], series.volume.shape[1:])
+        geometry = known[index] if known else None
+        view = ON_GRID if run.keep_grid else upright_view(geometry)
+        if geometry is not None:
+            _place(dataset, view.geometry(geometry, shape), view.shape(shape))
+            dataset.InPlanePhaseEncodingDirection = "COL" if view.transposed else "ROW"
+        dataset.Rows, dataset.Columns = view.shape(shape)
         dataset.InstanceNumber = index + 1
         doubts = f"{series.doubts[index]}; " if series.doubts[index] else ""
         comment = f"{doubts}residual {series.residuals[index]:.4f}; {RESEARCH_USE}"
-        dataset.ImageComments = as_text(comment, _LONG)
-        dataset.SOPInstanceUID = _uid("image", shared.SeriesInstanceUID, str(index))
-        dataset.PixelData = image.tobytes()
+        dataset.ImageComments = as_text(comment, _TEXT)
+        dataset.SOPInstanceUID = make_uid("image", shared.SeriesInstanceUID, str(index))
+        dataset.PixelData = view.pixels(image).tobytes()
         yield dataset
 
 
-def _describe_study(dataset: Any, protocol: Protocol, derivation: Derivation) -> None:
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    uid = as_uid(protocol.study_instance_uid) or _uid("study", derivation.input_key)
-    dataset.StudyInstanceUID = uid
-    # Archives sort by the patient's number: scans of different patients must not share an empty one.
-    dataset.PatientName = "Anonymous^"
-    dataset.PatientID = f"anonymous-{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
-    dataset.PatientBirthDate, dataset.PatientSex = "", ""
-    dataset.StudyDate, dataset.StudyTime = as_date(protocol.study_date), as_time(protocol.study_time)
-    dataset.StudyID = as_text(protocol.study_id, 16)
-    dataset.StudyDescription = as_text(protocol.study_description, _SHORT)
-    dataset.ReferringPhysicianName, dataset.AccessionNumber = "", ""
-
-
-def _describe_series(
-    dataset: Any, series: ImageSeries, protocol: Protocol, derivation: Derivation, scale: float
-) -> None:
+def _describe_series(dataset: Any, series: ImageSeries, run: _Run) -> None:
     from pydicom.sr.codedict import codes
 
+    derivation, protocol = run.derivation, run.protocol
     made_by = f"{PROGRAM} {derivation.method}, {RESEARCH_USE}"
-    name = f"{series.label} {protocol.series_description or protocol.protocol_name or ''}"
-    name = as_text(name, _SHORT - 1 - len(made_by))
+    name = as_text(f"{series.label} {series_name(run.who)}", LONG - 1 - len(made_by))
     dataset.Modality = "MR"
     dataset.SeriesNumber = series.number
     dataset.SeriesDescription = f"{name} {made_by}".strip()
     dataset.Laterality = ""
-    dataset.ProtocolName = as_text(protocol.protocol_name, _SHORT)
     dataset.Manufacturer, dataset.ManufacturerModelName = (
         PROGRAM,
-        (derivation.model_name or derivation.method)[:_SHORT],
+        (derivation.model_name or derivation.method)[:LONG],
     )
     dataset.SoftwareVersions = derivation.software_version
-    dataset.InstitutionName = as_text(protocol.institution, _SHORT)
-    dataset.StationName = as_text(protocol.station, 16)
     dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER"]
-    scanner = [f"acquired on {protocol.vendor} {protocol.model or ''}"] if protocol.vendor else []
-    steps = [*scanner, *derivation_steps(derivation), f"pixel = {scale:.8g} x magnitude", RESEARCH_USE]
-    dataset.DerivationDescription = as_text("; ".join(steps), _LONG)
+    scanner = " ".join(as_text(each, LONG) for each in (protocol.vendor, protocol.model) if each)
+    acquired = [f"acquired on {scanner}"] if scanner else []
+    steps = [*acquired, *derivation_steps(derivation), RESEARCH_USE]
+    dataset.DerivationDescription = as_text("; ".join(steps), _TEXT)
     dataset.DerivationCodeSequence = [_code(codes.DCM.IterativeReconstruction)]
     dataset.BurnedInAnnotation = "NO"
     dataset.LossyImageCompression = "00"
@@ -172,38 +187,48 @@ def _program(derivation: Derivation) -> Any:
     # The scanner has no item of its own: converters take any Manufacturer in a file for the file's.
     program = Dataset()
     program.PurposeOfReferenceCodeSequence = [_code(codes.DCM.ProcessingEquipment)]
-    program.Manufacturer, program.ManufacturerModelName = PROGRAM, derivation.model_name[:_SHORT]
+    program.Manufacturer, program.ManufacturerModelName = PROGRAM, derivation.model_name[:LONG]
     program.SoftwareVersions = derivation.software_version
-    program.ContributionDescription = as_text("; ".join(derivation_steps(derivation)), _LONG)
+    program.ContributionDescription = as_text("; ".join(derivation_steps(derivation)), _TEXT)
     return program
 
 
-def _describe_pixels(dataset: Any, pixels: NDArray[np.uint16]) -> None:
+def _describe_pixels(dataset: Any, run: _Run) -> None:
+    from pydicom import Dataset
+
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = pixels.shape[1:]
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
     dataset.PixelRepresentation = 0
-    # A few bright pixels must not darken the picture.
-    brightest = max(float(np.percentile(pixels, 99.8)), 1.0)
-    dataset.WindowCenter, dataset.WindowWidth = _decimal(brightest / 2), _decimal(brightest)
+    white = max(run.scale * run.intensity.white, 1.0)
+    dataset.WindowCenter, dataset.WindowWidth = _decimal(white / 2), _decimal(white)
+    # MR Image Storage takes no rescale, and viewers would window by units far below 1.
+    mapping, unit = Dataset(), Dataset()
+    mapping.add_new("RealWorldValueFirstValueMapped", "US", 0)
+    mapping.add_new("RealWorldValueLastValueMapped", "US", 2**BITS - 1)
+    mapping.RealWorldValueIntercept, mapping.RealWorldValueSlope = 0.0, 1 / run.scale
+    mapping.LUTExplanation, mapping.LUTLabel = "magnitude in the units of k-space", "KSPACE"
+    unit.CodeValue, unit.CodingSchemeDesignator, unit.CodeMeaning = "[arb'U]", "UCUM", "arbitrary unit"
+    mapping.MeasurementUnitsCodeSequence = [unit]
+    dataset.RealWorldValueMappingSequence = [mapping]
 
 
-def _describe_mr(dataset: Any, protocol: Protocol, contrast: int, derivation: Derivation) -> None:
+def _describe_mr(dataset: Any, run: _Run, contrast: int) -> None:
     from pydicom.uid import MRImageStorage
 
+    protocol = run.protocol
     dataset.SOPClassUID = MRImageStorage
-    uid = as_uid(protocol.frame_of_reference_uid)
-    dataset.FrameOfReferenceUID = uid or _uid("frame", derivation.input_key)
+    dataset.FrameOfReferenceUID = frame_uid(run.who)
     dataset.PositionReferenceIndicator = ""
-    dataset.PatientPosition = as_text(protocol.patient_position, 16).upper()
+    position = (protocol.patient_position or "").upper()
+    dataset.PatientPosition = position if position in _POSITIONS else ""
     # Research mode, no variant: the header's name for the sequence is not one of DICOM's terms.
     dataset.ScanningSequence = ["RM", "IR"] if protocol.ti_ms else "RM"
     dataset.SequenceVariant, dataset.ScanOptions = "NONE", ""
     dataset.MRAcquisitionType, dataset.EchoTrainLength = "2D", None
-    dataset.InPlanePhaseEncodingDirection = "ROW"
-    dataset.SequenceName = as_text(protocol.sequence_name, 16)
     dataset.RepetitionTime = _of_contrast(protocol.tr_ms, contrast)
     dataset.EchoTime = _of_contrast(protocol.te_ms, contrast)
+    if len(set(protocol.te_ms)) > 1:
+        dataset.EchoNumbers = contrast + 1
     if protocol.ti_ms:
         dataset.InversionTime = _of_contrast(protocol.ti_ms, contrast)
     dataset.FlipAngle = _of_contrast(protocol.flip_angle_deg, contrast)
@@ -246,10 +271,6 @@ def _save(pydicom: Any, dataset: Any, path: Path) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
 
-def _uid(*parts: str) -> str:
-    return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(parts)).int}"
-
-
 def _code(concept: Any) -> Any:
     from pydicom import Dataset
 
@@ -263,26 +284,3 @@ def _decimal(value: float) -> Any:
     from pydicom.valuerep import DSfloat
 
     return DSfloat(float(value), auto_format=True)
-
-
-def as_text(text: str | None, length: int) -> str:
-    """Return one line of at most ``length`` characters without DICOM's separator, the backslash."""
-    printable = "".join(each if each.isprintable() and each != "\\" else " " for each in text or "")
-    return " ".join(printable.split())[: max(length, 0)].strip()
-
-
-def as_date(text: str | None) -> str:
-    """Return YYYYMMDD of an XML date."""
-    found = _DATE.fullmatch(text or "")
-    return "".join(found.groups()) if found else ""
-
-
-def as_time(text: str | None) -> str:
-    """Return HHMMSS.FFFFFF of an XML time."""
-    found = _TIME.fullmatch(text or "")
-    return "".join(part or "" for part in found.groups()) if found else ""
-
-
-def as_uid(text: str | None) -> str:
-    """Return a unique identifier that is one."""
-    return text if text and len(text) <= _MAX_UID and _UID.fullmatch(text) else ""

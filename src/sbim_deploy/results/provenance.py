@@ -15,6 +15,7 @@ import msgspec
 R = TypeVar("R")
 
 SAMPLER = "sampler"
+GRID = "of k-space: rows along the readout, columns along the phase encode, not turned for viewing"
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,13 @@ class RunIdentity:
 class Provenance(RunIdentity):
     """How the images of a result came about.
 
-    ``created`` is in ISO 8601, ``engine`` the description of what ran the network, and ``batch`` the number
-    of images in one call. ``slice_notes`` has by a slice's number what was found out of it, ``left_out`` why
-    a slice is not in the result. ``workers`` are those of a study.
+    ``grid`` says how the images lie. ``created`` is in ISO 8601, ``engine`` the description of what ran the
+    network, and ``batch`` the number of images in one call. ``slice_notes`` has by a slice's number what was
+    found out of it, ``left_out`` why a slice is not in the result. ``workers`` are those of a study.
     """
 
     model: ModelRecord = field(default_factory=ModelRecord)
+    grid: str | None = None
     created: str | None = None
     engine: dict[str, str] = field(default_factory=dict)
     batch: int | None = None

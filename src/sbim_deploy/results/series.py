@@ -54,11 +54,6 @@ class ImageSeries:
             raise ValueError(f"volume is {self.volume.shape} with {lengths}, expected as many of each")
 
 
-def brightest(series: Sequence[ImageSeries]) -> float:
-    """Return the greatest magnitude of all series: one scale for all lets them be compared."""
-    return max(float(each.volume.max()) for each in series)
-
-
 @dataclass(frozen=True)
 class Derivation:
     """What made the images of a series.

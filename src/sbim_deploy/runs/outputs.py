@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,16 @@ from sbim_deploy.kspace import cfl
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.mrd.header import Protocol
+from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
+from sbim_deploy.mri.views import ON_GRID, View, upright_view
 from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results import dicom, nifti
+from sbim_deploy.results.dicom_identity import make_pseudonym
 from sbim_deploy.results.geometry import known_geometries, slice_affine, stack_slices
-from sbim_deploy.results.mrd_images import write_mrd_images
-from sbim_deploy.results.result_file import open_result
+from sbim_deploy.results.intensity import Intensity, count_clipped, scan_full_scale, series_intensity
+from sbim_deploy.results.mrd_images import MrdForm, Owner, write_mrd_images
+from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.results.series import ImageSeries, derivation_of, positions_of_series, read_series
 
 H5, MRD, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "dicom", "nifti", "cfl")
@@ -29,16 +33,51 @@ H5_SUFFIXES = (".h5", ".hdf5", "")
 
 
 @dataclass(frozen=True)
+class ImageSettings:
+    """How images leave.
+
+    ``identity`` is whose they are in DICOM and MRD; ``salt`` joins the anonymous DICOM of several files of a
+    study. ``keep_grid`` lays DICOM, MRD and pictures out as k-space lies, not in the nearest standard view.
+    ``scale`` is the magnitude that the greatest pixel of DICOM and MRD stands for; None is the scan's own.
+    """
+
+    identity: IdentityMode = IdentityMode.ANONYMOUS
+    salt: str | None = None
+    keep_grid: bool = False
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the scale, and that what is asked for goes together."""
+        if self.scale is not None:
+            Intensity(self.scale, self.scale)
+        if self.salt is not None and self.identity is IdentityMode.KEEP:
+            raise InputError("--salt is of anonymous images, and --identity keep names the patient: give one")
+
+    def check_fits(self, file_format: str) -> None:
+        """Raise InputError where something is asked for that the format would ignore."""
+        asked = {
+            "--identity keep": (self.identity is IdentityMode.KEEP, (DICOM, MRD)),
+            "--salt": (self.salt is not None, (DICOM,)),
+            "--scale": (self.scale is not None, (DICOM, MRD)),
+        }
+        for option, (is_given, formats) in asked.items():
+            if is_given and file_format not in formats:
+                raise InputError(f"{option} is of --format {' and '.join(formats)}, not of {file_format}")
+
+
+@dataclass(frozen=True)
 class Output:
     """Where the images go and as what."""
 
     path: Path
     format: str = H5
+    images: ImageSettings = field(default_factory=ImageSettings)
 
     def __post_init__(self) -> None:
-        """Check the format."""
+        """Check the format, and that the settings are of it."""
         if self.format not in FORMATS:
             raise InputError(f"unknown format {self.format!r}: expected one of {', '.join(FORMATS)}")
+        self.images.check_fits(self.format)
 
 
 def format_by_name(path: Path) -> str:
@@ -64,13 +103,14 @@ def result_path(output: Output) -> Path:
     return output.path if output.format == H5 else output.path.with_name(f".{output.path.name}.h5")
 
 
-def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] | None) -> str | None:
+def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] | None) -> list[str]:
     """Check before long work that a result of these slices of a k-space file can be written so.
 
-    Returns what the user should know of it, or None.
+    Returns what the user should know of it, a sentence each.
 
     Raises:
-        InputError: the place is not free, or the slices do not lie as the format demands.
+        InputError: the place is not free, the slices do not lie as the format demands, or the scan does not
+            say whose it is where that is to be kept.
         BackendMissingError: a package is missing.
     """
     checks: dict[str, Callable[[Path], object]] = {
@@ -79,8 +119,26 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
         CFL: cfl.check_cfl,
     }
     checks.get(output.format, check_writable)(output.path)
-    if output.format not in (DICOM, NIFTI):
-        return None
+    remarks = []
+    if output.images.identity is IdentityMode.KEEP:
+        lacking = _owner(source).identity.lacking
+        if lacking:
+            remarks.append(
+                f"{source.path}: the header has no {', '.join(lacking)}: left empty, and an archive may "
+                "compare them with the scanner's images"
+            )
+    elif output.images.salt is not None:
+        make_pseudonym("", output.images.salt, _header_text(source))
+    if output.format in (DICOM, NIFTI) and not _check_places(output, source, slices):
+        remarks.append(
+            f"{source.path}: does not say how the patient lay: {output.path} will name no anatomical "
+            "directions"
+        )
+    return remarks
+
+
+def _check_places(output: Output, source: KspaceSource, slices: tuple[int, int] | None) -> bool:
+    """Check the places of the slices that are wanted, and tell whether there are any."""
     start, stop = slices or (0, source.n_slices)
     shape = source.recon_shape or (source.n_rows, source.n_columns)
     indices = range(max(start, 0), min(stop, source.n_slices))
@@ -96,15 +154,13 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
             stack_slices(geometries, shape)
         for geometry in geometries:
             slice_affine(geometry, shape)
-    if any(known):
-        return None
-    return (
-        f"{source.path}: does not say how the patient lay: {output.path} will name no anatomical directions"
-    )
+    return any(known)
 
 
-def write_output(output: Output, result_path: Path, source: KspaceSource) -> None:
+def write_output(output: Output, result_path: Path, source: KspaceSource) -> str | None:
     """Write a result in another format, with the geometry of its open k-space file.
+
+    Returns what the user should know of the images, or None.
 
     Raises:
         InputError, BackendMissingError: see the writers of the formats.
@@ -113,21 +169,84 @@ def write_output(output: Output, result_path: Path, source: KspaceSource) -> Non
         if output.format == CFL:
             images = [result.read_image(position) for position in range(result.n_slices)]
             cfl.write_cfl_images(output.path, np.stack(images))
-            return
-        series = read_series(result, source)
-        if output.format == NIFTI:
+        elif output.format == NIFTI:
+            series = read_series(result, source)
             nifti.write_nifti(
                 output.path, _one_volume(output.path, series), source.voxel_mm, series[0].geometries
             )
-            return
-        derivation = derivation_of(result)
-        header = source.scan_header if isinstance(source, MrdKspace) else None
-        if output.format == DICOM:
-            protocol = Protocol() if header is None else header.protocol
-            dicom.write_dicom(output.path, series, derivation, protocol, source.voxel_mm)
-        elif output.format == MRD:
-            bits = pixel_bits(None if header is None else header.bits_stored)
-            write_mrd_images(output.path, series, derivation, source.voxel_mm, bits)
+        elif output.format in (DICOM, MRD):
+            return _write_whole_numbers(output, result, source)
+    return None
+
+
+def slice_views(source: KspaceSource, keep_grid: bool) -> list[View]:
+    """Return the layout of every slice's image in pictures; that of k-space where directions are unsound."""
+    return [ON_GRID if keep_grid else _slice_view(source, index) for index in range(source.n_slices)]
+
+
+def _slice_view(source: KspaceSource, index: int) -> View:
+    try:
+        return upright_view(source.geometry(index))
+    except InputError:
+        return ON_GRID
+
+
+def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSource) -> str | None:
+    """Write DICOM or MRD images, on one scale for the scan and in one window for its series."""
+    series, derivation = read_series(result, source), derivation_of(result)
+    settings, header = output.images, source.scan_header if isinstance(source, MrdKspace) else None
+    full_scale = scan_full_scale(source) if settings.scale is None else settings.scale
+    intensity = series_intensity(series, full_scale)
+    owner = _owner(source) if settings.identity is IdentityMode.KEEP else None
+    if output.format == DICOM:
+        pseudonym = make_pseudonym(derivation.input_key, settings.salt, _header_text(source))
+        dicom.write_dicom(
+            output.path,
+            series,
+            derivation,
+            Protocol() if header is None else header.protocol,
+            pseudonym if owner is None else owner.identity,
+            source.voxel_mm,
+            intensity,
+            settings.keep_grid,
+        )
+    else:
+        form = MrdForm(
+            derivation, intensity, source.voxel_mm, owner, settings.keep_grid, _first_stamp(source)
+        )
+        bits = pixel_bits(None if header is None else header.bits_stored)
+        write_mrd_images(output.path, series, form, bits)
+    n_clipped = count_clipped(series, intensity)
+    if not n_clipped:
+        return None
+    wanted = 1.01 * max(float(each.volume.max()) for each in series)
+    return (
+        f"{output.path}: {n_clipped} pixels are brighter than {intensity.full_scale:g}, which the greatest "
+        f"pixel stands for, and were clipped: give --scale {wanted:.3g} or more to all files of the study"
+    )
+
+
+def _first_stamp(source: KspaceSource) -> int:
+    """Return the acquisition_time_stamp of the slice that was scanned first."""
+    if not isinstance(source, MrdKspace):
+        return 0
+    return min(int(source.slice_header(n)["acquisition_time_stamp"]) for n in range(source.n_slices))
+
+
+def _owner(source: KspaceSource) -> Owner:
+    """Return whose scan it is.
+
+    Raises:
+        InputError: it does not say so.
+    """
+    header = _header_text(source)
+    if header is None:
+        raise InputError(f"{source.path}: only MRD files say whose scan they are: leave --identity keep out")
+    return Owner(parse_identity(header, f"{source.path}: the header"), header)
+
+
+def _header_text(source: KspaceSource) -> bytes | None:
+    return source.xml if isinstance(source, MrdKspace) else None
 
 
 def _one_volume(path: Path, series: Sequence[ImageSeries]) -> FloatArray:

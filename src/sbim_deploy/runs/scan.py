@@ -32,6 +32,7 @@ from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
 from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
 from sbim_deploy.results.provenance import (
+    GRID,
     SAMPLER,
     Measured,
     ModelIdentity,
@@ -273,6 +274,7 @@ def run_provenance(
     model = ModelRecord() if manifest is None else model_record(identity.model, manifest)
     return Provenance(
         **{**vars(identity), "model": model},
+        grid=GRID,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         engine=dict(engine),
         batch=settings.batch,

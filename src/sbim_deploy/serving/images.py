@@ -12,11 +12,13 @@ import numpy as np
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError, SamplingError
 from sbim_deploy.kspace.slice_buffer import AssembledSlice
+from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.images import (
+    BITS_STORED,
     image_attributes,
     image_header,
     image_pixels,
-    pixel_bits,
+    image_view,
     scale_to_int16,
     series_scale,
 )
@@ -93,6 +95,16 @@ BRIGHT_PERCENTILE = 99.9
 HEAD_ROOM = 4
 
 
+@dataclass(frozen=True)
+class ImageForm:
+    """How the images of a session leave: bits of a pixel, layout, whose they are, and what is said of all."""
+
+    bits: int = BITS_STORED
+    keep_grid: bool = False
+    identity: Identity | None = None
+    remarks: tuple[str, ...] = ()
+
+
 class SessionImages:
     """Makes the images of one session.
 
@@ -102,8 +114,8 @@ class SessionImages:
     different repetitions and contrasts can so be compared.
     """
 
-    def __init__(self, bits: int | None):
-        self._bits = pixel_bits(bits)
+    def __init__(self, form: ImageForm):
+        self._form, self._bits = form, form.bits
         self._scale: float | None = None
         self._numbers: dict[Hashable, tuple[int, set[int]]] = {}
 
@@ -122,24 +134,27 @@ class SessionImages:
         magnitude = np.abs(outcome.image)
         n_rows, n_columns = magnitude.shape
         scale = self._scale_for(magnitude)
-        pixels = scale_to_int16(magnitude, scale, self._bits)
+        view = image_view(data.geometry, self._form.keep_grid)
+        pixels = scale_to_int16(view.pixels(magnitude), scale, self._bits)
         n_clipped = int(np.count_nonzero(magnitude * scale > 2**self._bits - 1))
         series_number, image_number = self._next_numbers(data.series, data.slice)
         header = image_header(
-            (n_rows, n_columns),
+            view.shape((n_rows, n_columns)),
             image_number,
             series_number,
             data.header,
-            data.geometry,
+            None if data.geometry is None else view.geometry(data.geometry, (n_rows, n_columns)),
             data.field_of_view_mm,
         )
         attributes = image_attributes(
             header,
-            [*_history(outcome), *data.remarks],
+            view,
+            [*_history(outcome), *data.remarks, *self._form.remarks],
             _comment(outcome),
             f"{outcome.method} {RESEARCH_USE}",
-            self._bits,
+            scale,
             2**self._bits // HEAD_ROOM,
+            self._form.identity,
         )
         return Image(header, attributes, image_pixels(pixels)[None, None]), n_clipped
 
@@ -147,7 +162,7 @@ class SessionImages:
         bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
         if self._scale is None and math.isfinite(bright) and bright > 0:
             self._scale = series_scale(HEAD_ROOM * bright, self._bits)
-        return self._scale or 0.0
+        return self._scale or 1.0
 
     def _next_numbers(self, series: Hashable, slice_number: int) -> tuple[int, int]:
         series_number, used = self._numbers.setdefault(series, (len(self._numbers) + 1, set()))

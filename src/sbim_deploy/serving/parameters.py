@@ -13,6 +13,7 @@ from msgspec import Meta
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.documents import convert, format_object, parse_object
+from sbim_deploy.mrd.identity import IdentityMode
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.records import NOTICE
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, SamplerChoice
@@ -92,6 +93,19 @@ class Parameters:
         ),
     ] = 0
     seed: Annotated[int, Meta(ge=0, le=MAX_SEED, title="Seed", description="Seed of the noise.")] = 0
+    identity: Annotated[
+        str,
+        Meta(
+            title="Identity",
+            description="Whether images name the patient; default is as the server was started.",
+        ),
+    ] = AS_CONFIGURED
+
+
+IDENTITIES = {
+    AS_CONFIGURED: "as the server was started",
+    IdentityMode.ANONYMOUS.value: "images name neither patient nor study",
+}
 
 
 @dataclass(frozen=True)
@@ -155,6 +169,30 @@ def make_request(configuration: str, parameters: Parameters | None = None) -> Re
     return Request(name, method, samples, parameters.seed)
 
 
+def session_identity(served: IdentityMode, parameters: Parameters) -> IdentityMode:
+    """Return whether the images of a session name the patient: a client may ask for less than is served.
+
+    Raises:
+        InputError: it asks for more, or for another thing.
+    """
+    if parameters.identity == AS_CONFIGURED:
+        return served
+    if parameters.identity not in (IdentityMode.ANONYMOUS, served):
+        raise InputError(
+            f"{WHERE}: identity is {parameters.identity[:_SHOWN_CHARACTERS]!r}, expected "
+            f"{' or '.join(IDENTITIES)}: only who starts the server can keep identities (--identity keep)"
+        )
+    return IdentityMode(parameters.identity)
+
+
+_CHOICES = {
+    "config": {
+        AS_CONFIGURED: AS_CONFIGURED,
+        **{name: each.description for name, each in CONFIGURATIONS.items()},
+    },
+    "identity": IDENTITIES,
+}
+
 LABEL_KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
 PROTOCOL = {"protocol": "ISMRMRD", "version": "1.4.1"}
 MEMORY_MB = 4096
@@ -215,10 +253,8 @@ def _parameters() -> list[dict[str, Any]]:
 
 def _parameter(name: str, field: dict[str, Any]) -> dict[str, Any]:
     said = {"id": name, "label": {"en": field["title"]}, "information": {"en": field["description"]}}
-    if name == "config":
-        described = {key: each.description for key, each in CONFIGURATIONS.items()}
-        names = {AS_CONFIGURED: AS_CONFIGURED, **described}
-        values = [{"id": choice, "name": {"en": words}} for choice, words in names.items()]
+    if name in _CHOICES:
+        values = [{"id": choice, "name": {"en": words}} for choice, words in _CHOICES[name].items()]
         return {"type": "choice", **said, "values": values, "default": field["default"]}
     bounds = {bound: field[bound] for bound in ("minimum", "maximum", "default")}
     return {"type": "int", **said, **bounds}

@@ -12,7 +12,7 @@ from sbim_deploy.errors import SbimDeployError
 from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.messages import Close, Error, Message, ProtocolError, Text
 from sbim_deploy.mrd.socket import SocketStream
-from sbim_deploy.serving.images import SessionImages, resolve
+from sbim_deploy.serving.images import ImageForm, SessionImages, resolve
 from sbim_deploy.serving.log import SliceTimes, place_of, warn
 from sbim_deploy.serving.settings import Service
 from sbim_deploy.serving.worker import SliceJob
@@ -36,6 +36,9 @@ class Sender:
         service: what the sessions share.
         number: the session's number, for the log.
         on_sent: takes every slice that is done with, whether its image was sent or given up.
+
+    Attributes:
+        form: how the images leave; the first image settles it.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Sender:
     ):
         self.times = SliceTimes()
         self.broken = threading.Event()
-        self.bits: int | None = None
+        self.form = ImageForm()
         self._stream, self._service, self._number, self._on_sent = stream, service, number, on_sent
         self._outbox: queue.Queue[Pending | Message | None] = queue.Queue(MAX_UNSENT)
         self._unsent, self._counting = 0, threading.Lock()
@@ -107,7 +110,7 @@ class Sender:
             return
         outcome = resolve(job, data.kspace, data.image_shape, self._service.settings.fallback)
         if self._images is None:
-            self._images = SessionImages(self.bits)
+            self._images = SessionImages(self.form)
         image, n_clipped = self._images.make_image(outcome, data)
         self._stream.send(image)
         latency = time.monotonic() - job.completed_at

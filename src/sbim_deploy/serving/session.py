@@ -12,6 +12,8 @@ from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.kspace.readouts import SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
+from sbim_deploy.mrd.identity import IdentityMode, parse_identity
+from sbim_deploy.mrd.images import pixel_bits
 from sbim_deploy.mrd.messages import (
     Close,
     ConfigFile,
@@ -31,9 +33,17 @@ from sbim_deploy.mrd.xml import parse_root
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
+from sbim_deploy.serving.images import ImageForm
 from sbim_deploy.serving.log import place_of, warn
 from sbim_deploy.serving.memory import Share
-from sbim_deploy.serving.parameters import Request, configuration_name, make_request, parse_parameters
+from sbim_deploy.serving.parameters import (
+    Parameters,
+    Request,
+    configuration_name,
+    make_request,
+    parse_parameters,
+    session_identity,
+)
 from sbim_deploy.serving.raw_file import RawFile
 from sbim_deploy.serving.sender import Pending, Sender
 from sbim_deploy.serving.settings import Service
@@ -80,18 +90,33 @@ class Session:
         text = self._next(Header)
         assert isinstance(text, Header)
         header = parse_mrd_header(text.xml, "the header")
-        self.sender.bits = header.bits_stored
         if self._service.settings.save_raw is not None:
             self._raw = RawFile(self._service.settings.save_raw, self.number, text.xml)
         message = self._next(Text, Readout, Waveform, Close)
-        parameters = None
+        parameters = Parameters()
         if isinstance(message, Text):
             parameters = parse_parameters(message.text)
             message = self._next(Readout, Waveform, Close)
         request = make_request(configuration, parameters)
+        mode = session_identity(self._service.settings.identity, parameters)
+        self.sender.form = self._image_form(header, text.xml, mode)
         if not isinstance(request.method, Classical):
             make_plan(request.method, self._service.prior)  # refuses more steps than the model has levels
         self._receive_data(header, request, message)
+
+    def _image_form(self, header: MrdHeader, xml: str, mode: IdentityMode) -> ImageForm:
+        """Return how the images leave: where no patient can be kept they are anonymous, and say so."""
+        bits, keep_grid = pixel_bits(header.bits_stored), self._service.settings.keep_grid
+        if mode is IdentityMode.ANONYMOUS:
+            return ImageForm(bits, keep_grid)
+        try:
+            identity = parse_identity(xml, "the header")
+        except InputError as error:
+            warn("anonymous", session=self.number, reason=str(error))  # the error names elements alone
+            return ImageForm(bits, keep_grid, remarks=(f"anonymous: {error}",))
+        lacking = ", ".join(identity.lacking)
+        remarks = (f"the header has no {lacking}",) if lacking else ()
+        return ImageForm(bits, keep_grid, identity, remarks)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
         settings = self._service.settings

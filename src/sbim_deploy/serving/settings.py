@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import DEMO
+from sbim_deploy.mrd.identity import IdentityMode
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.samplers.choice import Prior
@@ -28,8 +29,9 @@ class ServeSettings:
     ``port`` 0 is one that is free; ``metrics_port`` None serves no metrics. ``deadline_s`` counts from a
     slice's last readout; ``fallback`` makes the image where the sampler fails before. ``idle_timeout_s`` is
     how long a client may be silent. ``gadgetron`` takes any XML as a configuration, and sends errors as
-    Gadgetron's message 8 in place of a text. ``save_raw`` is a folder for the sessions' raw data; None keeps
-    none.
+    Gadgetron's message 8 in place of a text. ``identity`` says whether images name the patient and the study;
+    ``keep_grid`` lays them out as k-space lies, not in the nearest standard view. ``save_raw`` is a folder
+    for the sessions' raw data; None keeps none.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +46,8 @@ class ServeSettings:
     deadline_s: float = 60.0
     fallback: Classical = Classical.L1_WAVELET
     orientation: Orientation = Orientation.AUTO
+    identity: IdentityMode = IdentityMode.ANONYMOUS
+    keep_grid: bool = False
     gadgetron: bool = False
     save_raw: Path | None = None
     metrics_port: int | None = None
