@@ -226,8 +226,8 @@ def test_the_demo_makes_its_files_and_a_picture(cli, tmp_path):
         "reconstruction.h5",
         "montage.png",
     }
-    means = done.out.splitlines()[-1].split()
-    assert float(means[2]) > float(means[5]) + 6
+    means = done.out.splitlines()[-2].split()
+    assert float(means[3]) > float(means[7]) + 6
 
 
 def bad_kspace(name, source, folder):

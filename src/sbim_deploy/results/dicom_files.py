@@ -1,6 +1,7 @@
 """DICOM images in: a file, or a folder with the files of one or more series, from any maker.
 
-Pixels are those after the rescale (PS3.3 C.11.1). Enhanced images with several frames are slices too.
+Pixels are those after the rescale (PS3.3 C.11.1), or where there is none after the first linear mapping to
+real world values (C.7.6.16.2.11). Enhanced images with several frames are slices too.
 """
 
 from __future__ import annotations
@@ -177,8 +178,11 @@ def _read_pixels(pydicom: Any, frame: _Frame) -> NDArray[Any]:
         for part in (_first(dataset, "SharedFunctionalGroupsSequence"), _group(dataset, frame.frame)):
             transform = None if part is None else _first(part, "PixelValueTransformationSequence")
             holder = holder if transform is None else transform
-        slope, intercept = float(holder.get("RescaleSlope", 1)), float(holder.get("RescaleIntercept", 0))
-        return slope * image.astype(np.float64) + intercept
+        slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+        mapping = _first(dataset, "RealWorldValueMappingSequence")
+        if slope is None and mapping is not None:
+            slope, intercept = mapping.get("RealWorldValueSlope"), mapping.get("RealWorldValueIntercept")
+        return image.astype(np.float64) * float(1 if slope is None else slope) + float(intercept or 0)
 
 
 def _group(dataset: Any, frame: int | None) -> Any:
