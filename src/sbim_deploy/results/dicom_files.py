@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ MAX_FILES = 100_000
 MAX_SHOWN = 320  # characters of a text
 _LOOKED_AT = 32  # files of a folder, to tell whether it is one of DICOM
 _PREAMBLE, _MAGIC = 128, b"DICM"
+_DETAILS = {
+    "series_description": "SeriesDescription",
+    "manufacturer": "Manufacturer",
+    "derivation": "DerivationDescription",
+    "comments": "ImageComments",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +84,9 @@ def open_dicom(path: Path) -> ImageStack:
         raise InputError(f"{path}: holds no DICOM image")
     frames.sort(key=lambda frame: frame.order)
     _check_one_size(path, frames)
-    first = headers[0]
-    details = {
-        "series": len({frame.order[:2] for frame in frames}),
-        "series_description": _text(first, "SeriesDescription"),
-        "manufacturer": _text(first, "Manufacturer"),
-        "derivation": _text(first, "DerivationDescription"),
-        "comments": _text(first, "ImageComments"),
-    }
+    details: dict[str, Any] = {"series": len({frame.order[:2] for frame in frames})}
+    with _reading(found[0]):
+        details |= {name: _text(headers[0], keyword) for name, keyword in _DETAILS.items()}
 
     def read(position: int) -> NDArray[Any]:
         return _read_pixels(pydicom, frames[position])
@@ -194,7 +196,9 @@ def _group(dataset: Any, frame: int | None) -> Any:
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever pydicom raises for a damaged file into an InputError that names it."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it mends in a header that is not to the standard
+            yield
     except InputError:
         raise
     except Exception as error:
