@@ -164,10 +164,10 @@ class _Scanner:
                 samples = samples + unit_noise(truth.rng, samples.shape)
             flags = self._calibration_flags(line)
             if line == lines[0]:
-                flags += [Flag.FIRST_IN_ENCODE_STEP_1, Flag.FIRST_IN_SLICE]
+                flags += [Flag.FIRST_IN_ENCODE_STEP1, Flag.FIRST_IN_SLICE]
                 flags += [] if index else [Flag.FIRST_IN_REPETITION]
             if line == lines[-1]:
-                flags += [Flag.LAST_IN_ENCODE_STEP_1, Flag.LAST_IN_SLICE]
+                flags += [Flag.LAST_IN_ENCODE_STEP1, Flag.LAST_IN_SLICE]
                 flags += [Flag.LAST_IN_REPETITION, Flag.LAST_IN_MEASUREMENT] if is_last else []
             self._send(samples, flags, line, index)
 
