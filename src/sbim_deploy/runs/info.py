@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.arrays import is_array_file, open_arrays
+from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
-from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace
+from sbim_deploy.kspace.arrays import names_kspace, open_array_kspace
 from sbim_deploy.kspace.cfl import is_cfl
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
@@ -44,7 +44,7 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     told = _describe_hdf5(path, reading) if _is_hdf5(path, reading) else None
     if told is not None:
         return told
-    images = None if _names_kspace(path, reading) else find_images(path, reading)
+    images = None if reading.variable is None and names_kspace(path) else find_images(path, reading)
     if images is not None:
         with images:
             return _describe_images(images)
@@ -60,14 +60,6 @@ def _is_hdf5(path: Path, reading: Reading) -> bool:
     """Tell whether a file is read as HDF5 whose names tell what it is."""
     others = is_cfl(path) or is_array_file(path) or holds_dicom(path) or path.name.endswith(NIFTI_SUFFIXES)
     return reading == GUESSED and not others
-
-
-def _names_kspace(path: Path, reading: Reading) -> bool:
-    """Tell whether a file of arrays has one that is called k-space, beside which there may be images."""
-    if reading.variable is not None or not is_array_file(path):
-        return False
-    with open_arrays(path) as file:
-        return any(name.lower() in KSPACE_NAMES and each.is_complex for name, each in file.arrays.items())
 
 
 def _describe_hdf5(path: Path, reading: Reading) -> dict[str, Any] | None:
