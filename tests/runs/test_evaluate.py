@@ -202,6 +202,12 @@ def test_every_format_that_is_written_is_a_reference(written, name):
     assert means(got).nrmse < 2e-4
 
 
+def test_a_result_that_is_compared_as_it_lies_with_placed_images_says_so(scan, written):
+    (said,) = evaluate_file(written / "result.h5", written / "a.nii").remarks
+    assert "does not say where in the patient it lies" in said
+    assert evaluate_file(written / "result.h5", scan).remarks == ()
+
+
 def test_another_converter_s_volume_is_turned_onto_the_images(scan, written, tmp_path):
     program = shutil.which("dcm2niix")
     if program is None:

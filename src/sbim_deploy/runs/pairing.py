@@ -47,6 +47,11 @@ class Pairing:
             self._say("slices and pixels are matched by their places in the patient")
         elif images.result is not None and max(images.result.slice_indices) < reference.n_slices:
             self.indices = list(images.result.slice_indices)
+            if others is not None and not reference.is_kspace:
+                self._say(
+                    "the result does not say where in the patient it lies, and is compared with the "
+                    "reference as both lie: write it as DICOM or NIfTI to match their places"
+                )
         elif images.n_slices == reference.n_slices:
             self.indices = list(range(images.n_slices))
             if images.result is not None:
