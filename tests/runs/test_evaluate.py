@@ -268,6 +268,19 @@ def test_kspace_that_is_padded_to_finer_pixels_is_fully_sampled(tmp_path):
         assert means(evaluate_file(image, path)).nrmse < 1e-3
 
 
+def test_of_a_file_with_both_the_image_is_scored_and_the_reference_is_the_reference(volumes, tmp_path):
+    image, reference = np.abs(volumes[0]), volumes[1]
+    np.savez(tmp_path / "both.npz", reference=reference, image=image)
+    with h5py.File(tmp_path / "both.h5", "w") as file:
+        file["target"], file["recon"] = reference, image
+    expected = evaluate_file(
+        write_fastmri_result(tmp_path / "i.h5", image), write_npy(tmp_path, kspace=reference)
+    )
+    for name in ("both.npz", "both.h5"):
+        path = tmp_path / name
+        assert evaluate_file(path, path).mean_reconstruction == expected.mean_reconstruction
+
+
 def test_json_says_what_was_compared(files):
     told = asdict(evaluate_file(*files))
     assert (told["images"], told["reference"]) == ("fastMRI result", "NumPy .npy")

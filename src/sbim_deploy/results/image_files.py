@@ -6,9 +6,8 @@ its energy lies tells.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import ArrayFile, StoredArray, hdf5_array, is_array_file, open_arrays
 from sbim_deploy.io.hdf5 import (
-    MAX_REASON_LENGTH,
     MAX_SLICE_BYTES,
     check_stack,
     dataset_names,
@@ -47,22 +45,26 @@ from sbim_deploy.kspace.cfl import CflFile, is_cfl
 from sbim_deploy.mrd.file import is_mrd
 from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
 from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
-from sbim_deploy.results import nifti
 from sbim_deploy.results.dicom_files import holds_dicom, open_dicom
 from sbim_deploy.results.geometry import Matrix, slice_affine
 from sbim_deploy.results.image_stack import ImageStack
 from sbim_deploy.results.mrd_images import mrd_image_groups
+from sbim_deploy.results.nifti import SUFFIXES as NIFTI_SUFFIXES
+from sbim_deploy.results.nifti_files import open_nifti
 from sbim_deploy.results.result_file import IMAGE_AXES, ResultFile
 
-IMAGE_NAMES = (
+REFERENCE_NAMES = (
     "reference",
     "truth",
     "ground_truth",
     "target",
-    "image",
     "reconstruction_rss",
     "reconstruction_esc",
+    "image",
+    "images",
+    "recon",
 )
+RESULT_NAMES = ("reconstruction", "recon", "image", "images", *REFERENCE_NAMES)  # first what was made
 RECONSTRUCTION = "reconstruction"  # fastMRI's name of the dataset
 
 
@@ -82,21 +84,25 @@ def open_images(path: Path, reading: Reading = GUESSED) -> ImageStack:
     return found
 
 
-def find_images(path: Path, reading: Reading = GUESSED) -> ImageStack | None:
+def find_images(
+    path: Path, reading: Reading = GUESSED, names: Sequence[str] = RESULT_NAMES
+) -> ImageStack | None:
     """Return the images in a file as :func:`open_images` does, or None where it holds none.
+
+    ``names`` are those of arrays, the likeliest first: a file may hold an image and its reference.
 
     Raises:
         InputError, BackendMissingError: see :func:`open_images`.
     """
     if holds_dicom(path):
         return open_dicom(path)
-    if path.name.endswith(nifti.SUFFIXES) and path.exists():
-        return _open_nifti(path)
+    if path.name.endswith(NIFTI_SUFFIXES) and path.exists():
+        return open_nifti(path)
     if is_cfl(path):
         return _find_in_cfl(path)
     if is_array_file(path) or reading.variable is not None:
-        return _find_in_arrays(path, reading)
-    return _find_in_hdf5(path, reading)
+        return _find_in_arrays(path, reading, names)
+    return _find_in_hdf5(path, reading, names)
 
 
 def is_image(values: ComplexArray) -> bool:
@@ -104,7 +110,7 @@ def is_image(values: ComplexArray) -> bool:
     return len(values) == 1 and any(fault.kind == IMAGE_IN_PLACE for fault in find_faults(values, None, 0.0))
 
 
-def _find_in_hdf5(path: Path, wanted: Reading) -> ImageStack | None:
+def _find_in_hdf5(path: Path, wanted: Reading, images: Sequence[str]) -> ImageStack | None:
     with ExitStack() as stack:
         file = open_hdf5(path)
         stack.callback(file.close)
@@ -122,8 +128,8 @@ def _find_in_hdf5(path: Path, wanted: Reading) -> ImageStack | None:
         else:
             arrays = open_arrays(path)
             with arrays:
-                is_there = any(name.lower() in IMAGE_NAMES for name in arrays.arrays)
-            return _find_in_arrays(path, wanted) if is_there else None
+                is_there = any(name.lower() in images for name in arrays.arrays)
+            return _find_in_arrays(path, wanted, images) if is_there else None
         stack.pop_all()
         return found
 
@@ -244,82 +250,6 @@ def _vector(values: NDArray[Any]) -> Vector:
     return x, y, z
 
 
-def _open_nifti(path: Path) -> ImageStack:
-    """Open a volume, or volumes one after another: rows along its first axis, columns along the second."""
-    nibabel = nifti.import_nibabel(f"{path}: reading it")
-    try:
-        image = nibabel.load(path)
-        shape, dtype = tuple(map(int, image.shape)), np.dtype(image.get_data_dtype())
-        affine, voxel = _nifti_affine(image), [float(size) for size in image.header.get_zooms()[:3]]
-    except Exception as error:  # whatever nibabel raises for a damaged file
-        raise _bad_nifti(path, error) from error
-    if not 2 <= len(shape) <= 4 or 0 in shape or dtype.kind not in "biufc":
-        raise InputError(f"{path}: has shape {shape} of {dtype}, expected volumes of numbers")
-    rows, columns, n_slices, n_volumes = (*shape, 1, 1)[:4]
-    at_once = math.prod(shape) if path.name.endswith(".gz") else rows * columns
-    if at_once * 8 > MAX_SLICE_BYTES:
-        raise InputError(f"{path}: has shape {shape}, too large to read; write .nii, which is read by slice")
-    load = _nifti_reader(path, image)
-
-    def read(position: int) -> NDArray[Any]:
-        place = (position % n_slices, position // n_slices)[: len(shape) - 2]
-        return load((slice(None), slice(None), *place))
-
-    affines = (
-        []
-        if affine is None
-        else [affine @ _step(position % n_slices) for position in range(n_slices * n_volumes)]
-    )
-    details = {"volumes": n_volumes, "voxel_mm": voxel, "dtype": str(dtype)}
-    return ImageStack(
-        path,
-        "NIfTI",
-        n_slices * n_volumes,
-        (rows, columns),
-        read,
-        is_complex=dtype.kind == "c",
-        affines=affines,
-        details=details,
-    )
-
-
-def _nifti_reader(path: Path, image: Any) -> Callable[[tuple[Any, ...]], NDArray[Any]]:
-    whole: list[NDArray[Any]] = []
-
-    def load(key: tuple[Any, ...]) -> NDArray[Any]:
-        try:
-            if not path.name.endswith(".gz"):
-                return np.asarray(image.dataobj[key])
-            if not whole:  # each part would be inflated from the beginning
-                whole.append(np.asarray(image.dataobj))
-            part: NDArray[Any] = whole[0][key]
-            return part
-        except Exception as error:  # whatever nibabel raises for a damaged file
-            raise _bad_nifti(path, error) from error
-
-    return load
-
-
-def _bad_nifti(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:MAX_REASON_LENGTH] or type(error).__name__
-    return InputError(f"{path}: cannot be read as NIfTI, it is cut short or damaged ({reason})")
-
-
-def _nifti_affine(image: Any) -> Matrix | None:
-    """Return the affine to left, posterior and superior; None where both codes say that it is unknown."""
-    header = image.header
-    if not any(int(header.get(name, 1)) for name in ("sform_code", "qform_code")):
-        return None
-    affine = nifti.LPS_TO_RAS @ np.asarray(image.affine, np.float64)
-    return affine if np.isfinite(affine).all() and np.linalg.det(affine) != 0 else None
-
-
-def _step(n_slices: int) -> Matrix:
-    step = np.eye(4)
-    step[2, 3] = n_slices
-    return step
-
-
 def _find_in_cfl(path: Path) -> ImageStack | None:
     file = CflFile(path)
     if file.n_coils > 1 or not is_image(file.read_coils(file.n_slices // 2)):
@@ -332,10 +262,10 @@ def _find_in_cfl(path: Path) -> ImageStack | None:
     return ImageStack(path, "BART .cfl", file.n_slices, file.stored_shape, read, is_complex=True)
 
 
-def _find_in_arrays(path: Path, wanted: Reading) -> ImageStack | None:
+def _find_in_arrays(path: Path, wanted: Reading, names: Sequence[str]) -> ImageStack | None:
     with ExitStack() as stack:
         file = stack.enter_context(open_arrays(path))
-        array = _choose(file, wanted.variable)
+        array = _choose(file, wanted.variable, names)
         if array is None:
             return None
         label, shape = label_of(file, array), array.shape
@@ -365,12 +295,12 @@ def _find_in_arrays(path: Path, wanted: Reading) -> ImageStack | None:
         )
 
 
-def _choose(file: ArrayFile, wanted: str | None) -> StoredArray | None:
+def _choose(file: ArrayFile, wanted: str | None, names: Sequence[str]) -> StoredArray | None:
     """Return the array that may be images; None where those that could be are k-space by their names."""
     if wanted in file.arrays:
         return file.arrays[wanted]
     usable = [each for each in file.arrays.values() if each.n_axes >= 2 and (each.is_real or each.is_complex)]
-    named = [each for name in IMAGE_NAMES for each in usable if each.name.lower() == name]
+    named = [each for name in names for each in usable if each.name.lower() == name]
     if wanted is None and (named or len(usable) == 1):
         return (named or usable)[0]
     if wanted is None and any(each.name.lower() in KSPACE_NAMES and each.is_complex for each in usable):

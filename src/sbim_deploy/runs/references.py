@@ -17,7 +17,7 @@ from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft, turned
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.results.geometry import Matrix, slice_affine
-from sbim_deploy.results.image_files import find_dataset_images, find_images
+from sbim_deploy.results.image_files import REFERENCE_NAMES, find_dataset_images, find_images
 from sbim_deploy.results.image_stack import ImageStack
 
 TRUTH = "reference"  # in the MRD files that simulate writes
@@ -149,7 +149,7 @@ def open_reference(path: Path, reading: Reading = GUESSED, orientation: str | No
         InputError: the file is not what it must be, or its axes cannot be told.
         BackendMissingError: the package that reads its format is not installed.
     """
-    images = find_images(path, reading)
+    images = find_images(path, reading, REFERENCE_NAMES)
     if images is not None:
         return ImageReference(images)
     asked = Orientation.AUTO if orientation is None else Orientation(orientation)
