@@ -23,6 +23,7 @@ from sbim_deploy.io.hdf5 import (
     check_stack,
     dataset_names,
     find_dataset,
+    is_hdf5,
     open_hdf5,
     read_finite,
     reading,
@@ -102,6 +103,8 @@ def find_images(
         return _find_in_cfl(path)
     if is_array_file(path) or reading.variable is not None:
         return _find_in_arrays(path, reading, names)
+    if path.is_file() and not is_hdf5(path):
+        return None
     return _find_in_hdf5(path, reading, names)
 
 

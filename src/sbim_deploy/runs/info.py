@@ -9,10 +9,9 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
-from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
+from sbim_deploy.io.hdf5 import dataset_names, is_hdf5, open_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.arrays import names_kspace, open_array_kspace
-from sbim_deploy.kspace.cfl import is_cfl
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
@@ -25,7 +24,6 @@ from sbim_deploy.recon.prepare import NOISE_READOUTS
 from sbim_deploy.results.dicom_files import holds_dicom
 from sbim_deploy.results.image_files import find_images
 from sbim_deploy.results.image_stack import ImageStack
-from sbim_deploy.results.nifti import SUFFIXES as NIFTI_SUFFIXES
 from sbim_deploy.results.result_file import ResultFile
 from sbim_deploy.results.sample_file import DATASET, SampleFile
 from sbim_deploy.runs.findings import warnings
@@ -41,25 +39,20 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     """
     if str(path) == DEMO or (path.is_dir() and not holds_dicom(path)):
         return _describe_model(path)
-    told = _describe_hdf5(path, reading) if _is_hdf5(path, reading) else None
+    is_named = reading == GUESSED and not is_array_file(path) and is_hdf5(path)
+    told = _describe_hdf5(path, reading) if is_named else None
     if told is not None:
         return told
     images = None if reading.variable is None and names_kspace(path) else find_images(path, reading)
     if images is not None:
         with images:
             return _describe_images(images)
-    if _is_hdf5(path, reading):
+    if is_named:
         with open_hdf5(path) as file:
             held = ", ".join(dataset_names(file, path)) or "none"
         raise InputError(f"{path}: neither k-space nor images: its datasets are {held}")
     with open_source(path, reading) as source:
         return _describe_open(source)
-
-
-def _is_hdf5(path: Path, reading: Reading) -> bool:
-    """Tell whether a file is read as HDF5 whose names tell what it is."""
-    others = is_cfl(path) or is_array_file(path) or holds_dicom(path) or path.name.endswith(NIFTI_SUFFIXES)
-    return reading == GUESSED and not others
 
 
 def _describe_hdf5(path: Path, reading: Reading) -> dict[str, Any] | None:
