@@ -6,6 +6,7 @@ its energy lies tells.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -43,6 +44,7 @@ from sbim_deploy.io.layouts import (
 )
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, check_slices, choose_array, label_of, read_part
 from sbim_deploy.kspace.cfl import CflFile, is_cfl
+from sbim_deploy.mrd import xml
 from sbim_deploy.mrd.file import is_mrd
 from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
 from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
@@ -66,6 +68,7 @@ REFERENCE_NAMES = (
     "recon",
 )
 RESULT_NAMES = ("reconstruction", "recon", "image", "images", *REFERENCE_NAMES)  # first what was made
+MAX_IMAGES = 2**20
 RECONSTRUCTION = "reconstruction"  # fastMRI's name of the dataset
 
 
@@ -182,20 +185,25 @@ def _of_dataset(file: h5py.File, path: Path, name: str, kind: str) -> ImageStack
 def _of_mrd(file: h5py.File, path: Path) -> ImageStack:
     """Return all images, series after series; x, along which pixels lie fastest, is the rows axis."""
     found: list[tuple[StoredArray, int]] = []
+    scales: list[tuple[float, float]] = []
     affines: list[Matrix | None] = []
     groups = _mrd_groups(file, path)
     for name, group in groups:
-        array = hdf5_array(group["data"], path)
+        array, attributes = hdf5_array(group["data"], path), find_dataset(group, path, "attributes")
+        n_images = array.shape[0]
+        if array.shape[1:3] != (1, 1) or group["header"].shape != (n_images,) or n_images > MAX_IMAGES:
+            raise InputError(
+                f"{path}: {name!r} has images of {array.shape} and headers {group['header'].shape}, expected "
+                f"(images, 1, 1, y, x) with a header each, at most {MAX_IMAGES}"
+            )
         with reading(path, repr(name)):
             headers = group["header"][:]
-        if array.shape[1:3] != (1, 1) or len(headers) != array.shape[0]:
-            raise InputError(
-                f"{path}: {name!r} has images of {array.shape} with {len(headers)} headers, expected "
-                "(images, 1, 1, y, x) with a header each"
-            )
+            is_absent = attributes is None or attributes.shape != (n_images,)
+            texts = [b""] * n_images if is_absent else attributes[:]
         shape = (array.shape[4], array.shape[3])
         found += [(array, position) for position in range(array.shape[0])]
         affines += [_affine_of_header(header, shape) for header in headers]
+        scales += [_real_world(text) for text in texts]
     sizes = {array.shape[3:] for array, _ in found}
     if len(sizes) > 1 or not all(min(size) for size in sizes) or not found:
         listed = ", ".join(f"{name} {group['data'].shape}" for name, group in groups)
@@ -206,7 +214,9 @@ def _of_mrd(file: h5py.File, path: Path) -> ImageStack:
 
     def read(position: int) -> NDArray[Any]:
         array, index = found[position]
-        return array.read((index, 0, 0, slice(None), slice(None))).T
+        slope, intercept = scales[position]
+        pixels = array.read((index, 0, 0, slice(None), slice(None))).T
+        return pixels if (slope, intercept) == (1, 0) else slope * pixels + intercept
 
     return ImageStack(
         path,
@@ -236,6 +246,22 @@ def _mrd_groups(file: h5py.File, path: Path) -> list[tuple[str, h5py.Group]]:
                     found.append((name, inner))
     numbers = re.compile(r"\d+")
     return sorted(found, key=lambda each: ([int(number) for number in numbers.findall(each[0])], each[0]))
+
+
+def _real_world(text: Any) -> tuple[float, float]:
+    """Return the slope and the intercept from pixels to magnitudes in an image's attributes, else 1 and 0.
+
+    RealWorldValueSlope and RealWorldValueIntercept have DICOM's names (PS3.3 C.7.6.16.2.11).
+    """
+    written = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
+    try:
+        entries = xml.parse_root(written, "attributes").iter("meta")
+        values = {entry.findtext("name"): entry.findtext("value") for entry in entries}
+        slope = float(values.get("RealWorldValueSlope") or 1)
+        intercept = float(values.get("RealWorldValueIntercept") or 0)
+    except (InputError, ValueError):
+        return 1, 0
+    return (slope, intercept) if math.isfinite(slope * intercept) and slope else (1, 0)
 
 
 def _affine_of_header(header: np.void, shape: tuple[int, int]) -> Matrix | None:
