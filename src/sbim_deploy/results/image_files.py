@@ -198,8 +198,9 @@ def _of_mrd(file: h5py.File, path: Path) -> ImageStack:
             )
         with reading(path, repr(name)):
             headers = group["header"][:]
-            is_absent = attributes is None or attributes.shape != (n_images,)
-            texts = [b""] * n_images if is_absent else attributes[:]
+            texts: Any = [b""] * n_images
+            if attributes is not None and attributes.shape == (n_images,):
+                texts = attributes[:]
         shape = (array.shape[4], array.shape[3])
         found += [(array, position) for position in range(array.shape[0])]
         affines += [_affine_of_header(header, shape) for header in headers]
