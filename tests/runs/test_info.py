@@ -8,17 +8,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from oblique_scan import write_scan
 
 from array_samples import write_matlab_73, write_npy, write_npz
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.cfl import write_cfl, write_cfl_images
 from sbim_deploy.mri.fourier import centred_fft
-from sbim_deploy.results.dicom import write_dicom
-from sbim_deploy.results.mrd_images import write_mrd_images
 from sbim_deploy.results.nifti import write_nifti
 from sbim_deploy.runs.info import describe
 from sbim_deploy.runs.simulate import brain_slice
-from series_samples import DERIVATION, PROTOCOL, SHAPE, VOXEL_MM, oblique, stack
+from series_samples import SHAPE, oblique, stack
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +34,21 @@ def sides(told):
     return {told["rows"], told["columns"]}
 
 
+def written_by_recon(cli, folder, name, kind):
+    """The images of an oblique scan of two series of three slices, in a format of recon."""
+    pytest.importorskip("ismrmrd")
+    scan = write_scan(folder / "scan.h5")
+    done = cli("recon", scan, "-o", folder / name, "--format", kind, "--method", "zero-filled")
+    assert done.code == 0, done.err
+    return folder / name
+
+
 def test_dicom_is_described_as_a_folder_and_as_a_file(cli, tmp_path):
     pytest.importorskip("pydicom")
-    folder = tmp_path / "out"
-    write_dicom(folder, [stack(), stack(number=2, label="repetition 1")], DERIVATION, PROTOCOL, VOXEL_MM)
+    folder = written_by_recon(cli, tmp_path, "out", "dicom")
     told = describe(folder)
-    assert (kinds(told), sides(told)) == (("images", "DICOM folder", 8, "real"), set(SHAPE))
-    assert (sorted(told["voxel_mm"]), told["placed_in_the_patient"]) == (sorted(VOXEL_MM), True)
+    assert (kinds(told), sides(told)) == (("images", "DICOM folder", 6, "real"), {32})
+    assert (sorted(told["voxel_mm"]), told["placed_in_the_patient"]) == ([5, 6, 7], True)
     assert (told["series"], told["manufacturer"]) == (2, "sbim-deploy")
     one = json.loads(cli("info", folder / "S2_IM00003.dcm", "--json").out)
     assert kinds(one) == ("images", "DICOM file", 1, "real")
@@ -49,7 +56,13 @@ def test_dicom_is_described_as_a_folder_and_as_a_file(cli, tmp_path):
     assert "format: DICOM folder" in cli("info", folder).out
 
 
-def test_nifti_mrd_images_and_fastmri_results_are_described(tmp_path, brains):
+def test_mrd_images_are_described(cli, tmp_path):
+    told = describe(written_by_recon(cli, tmp_path, "m.h5", "mrd"))
+    assert (kinds(told), sides(told)) == (("images", "MRD images", 6, "real"), {32})
+    assert list(told["series"]) == ["image_1", "image_2"]
+
+
+def test_nifti_and_fastmri_results_are_described(tmp_path, brains):
     pytest.importorskip("nibabel")
     volume = stack().volume
     for name in ("a.nii", "a.nii.gz"):
@@ -60,10 +73,6 @@ def test_nifti_mrd_images_and_fastmri_results_are_described(tmp_path, brains):
     write_nifti(tmp_path / "b.nii", brains, (2.0, 3.0, 4.0))
     told = describe(tmp_path / "b.nii")
     assert (told["placed_in_the_patient"], told["voxel_mm"]) == (False, [2.0, 3.0, 4.0])
-    write_mrd_images(tmp_path / "m.h5", [stack()], DERIVATION, VOXEL_MM)
-    told = describe(tmp_path / "m.h5")
-    assert (kinds(told), sides(told)) == (("images", "MRD images", 4, "real"), set(SHAPE))
-    assert list(told["series"]) == ["image_1"]
     with h5py.File(tmp_path / "f.h5", "w") as file:
         file["reconstruction"] = brains
     told = describe(tmp_path / "f.h5")
@@ -100,8 +109,7 @@ def test_a_folder_of_nothing_and_damaged_files_are_refused_in_one_line(cli, tmp_
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty/manifest.json"):
         describe(tmp_path / "empty")
-    write_dicom(tmp_path / "out", [stack()], DERIVATION, PROTOCOL, VOXEL_MM)
-    whole = (tmp_path / "out" / "S1_IM00001.dcm").read_bytes()
+    whole = (written_by_recon(cli, tmp_path, "out", "dicom") / "S1_IM00001.dcm").read_bytes()
     rng = np.random.default_rng(0)
     damaged = tmp_path / "damaged.dcm"
     for length in rng.integers(132, len(whole), 30):
@@ -133,14 +141,13 @@ def test_a_flipped_byte_of_a_nifti_raises_nothing_but_an_input_error(cli, tmp_pa
         check_info(cli, tmp_path / "b.nii")
 
 
-def test_images_of_two_sizes_and_colours_are_refused(tmp_path):
+def test_images_of_two_sizes_and_colours_are_refused(cli, tmp_path):
     pydicom = pytest.importorskip("pydicom")
-    write_dicom(tmp_path / "out", [stack()], DERIVATION, PROTOCOL, VOXEL_MM)
-    path = tmp_path / "out" / "S1_IM00002.dcm"
+    path = written_by_recon(cli, tmp_path, "out", "dicom") / "S1_IM00002.dcm"
     dataset = pydicom.dcmread(path)
-    dataset.Rows, dataset.Columns = dataset.Columns, dataset.Rows
+    dataset.Rows, dataset.Columns = 64, 16
     dataset.save_as(path)
-    with pytest.raises(InputError, match=r"holds images of \(24, 21\) .* and of \(21, 24\) .*one series"):
+    with pytest.raises(InputError, match=r"holds images of \(32, 32\) .* and of \(64, 16\) .*one series"):
         describe(tmp_path / "out")
     dataset.SamplesPerPixel = 3
     dataset.save_as(path)

@@ -15,6 +15,7 @@ from sbim_deploy.kspace.fastmri import open_kspace
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.evaluate import evaluate_file
 from sbim_deploy.runs.pairing import reference_magnitude
+from sbim_deploy.runs.simulate import brain_slice
 
 SQUARE = ((96, 96), (240.0, 240.0))
 # k-space, its field of view | the image that recon makes of it | the pixels of fastMRI's square reference
@@ -59,6 +60,29 @@ def test_a_smaller_reference_that_is_not_the_narrower_side_is_refused(tmp_path):
     )
     with open_kspace(path) as scan, pytest.raises(InputError, match="smaller than the result's"):
         reference_magnitude(scan, 0, (96, 60))
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        (lambda image: image.transpose(0, 2, 1), "transposed"),
+        (lambda image: image[:, ::-1], "flipped along its rows axis"),
+        (
+            lambda image: 3 * image[:, ::-1, ::-1],
+            "flipped along its rows axis and flipped along its columns axis",
+        ),
+    ],
+)
+def test_a_reference_that_lies_otherwise_is_told_apart_from_one_that_is_merely_far(tmp_path, turn, words):
+    brains = np.stack([brain_slice(index, 64) for index in range(2)])
+    rng = np.random.default_rng(0)
+    noisy = (brains + 0.1 * rng.standard_normal(brains.shape)).astype(np.float32)
+    result = write_result(tmp_path / "r.h5", noisy, (0, 1))
+    said = evaluate_file(result, write_npy(tmp_path, kspace=np.ascontiguousarray(turn(brains)))).remarks
+    assert any(f"the reference would fit much better {words}: " in each for each in said)
+    for far in (brains, brains + 0.5 * rng.random(brains.shape), np.roll(brains, 8, axis=1)):
+        path = write_npy(tmp_path, kspace=far.astype(np.float32))
+        assert not any("fit much better" in each for each in evaluate_file(result, path).remarks)
 
 
 def write_result(path, images, indices):

@@ -82,8 +82,8 @@ def test_a_simulated_scan_comes_back_from_the_server_through_replay(cli, tmp_pat
     assert done.code == 0, done.err
     told = json.loads(cli("evaluate", images, "--reference", scan, "--json").out)
     assert [each["index"] for each in told["slices"]] == [0, 1]
-    # Images of whole numbers are brighter by a factor, which is told.
-    assert told["factor"]["mean_reconstruction"]["psnr"] > 25
+    # Images of whole numbers may be brighter by a factor, which is told then.
+    assert (told["factor"] or told)["mean_reconstruction"]["psnr"] > 25
 
 
 def test_a_port_that_is_open_to_the_network_is_warned_of():

@@ -8,15 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
+from mrd_samples import sample_image
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.cfl import write_cfl, write_cfl_images
 from sbim_deploy.kspace.sources import SUFFIXES, open_source
-from sbim_deploy.results.mrd_images import write_mrd_images
+from sbim_deploy.mrd.images import MrdImageFile
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.simulate import SimulateSettings
 from sbim_deploy.runs.simulate_mrd import simulate_mrd
 from sbim_deploy.study.folders import list_folder
-from series_samples import DERIVATION, VOXEL_MM, stack
 
 
 @pytest.fixture
@@ -37,7 +37,8 @@ def folder(simulated, tmp_path):
         file["reconstruction"] = np.abs(image)[None]
     with h5py.File(tmp_path / "maps.h5", "w") as file:
         file["s_maps"] = maps[None]
-    write_mrd_images(tmp_path / "images.h5", [stack()], DERIVATION, VOXEL_MM)
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        MrdImageFile(file).append(sample_image(2, (1, 1, 8, 8)))
     write_cfl_images(tmp_path / "images.cfl", image[None])
     write_cfl(tmp_path / "maps.cfl", np.moveaxis(maps, 0, -1)[:, :, None])
     two_sets = np.stack([np.moveaxis(maps, 0, -1)[:, :, None]] * 2, axis=-1)

@@ -15,7 +15,7 @@ from sbim_deploy.mri.metrics import nmse, nrmse, psnr, ssim
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.image_files import open_images
 from sbim_deploy.results.image_stack import ImageStack
-from sbim_deploy.runs.pairing import Pairing
+from sbim_deploy.runs.pairing import Pairing, better_lie
 from sbim_deploy.runs.references import Reference, open_reference
 
 SLICE, VOLUME = DATA_RANGES = ("slice", "volume")
@@ -175,8 +175,12 @@ def _evaluate(
     images: ImageStack, reference: Reference, pairing: Pairing, mask_below: float, data_range: str
 ) -> Evaluation:
     sums = _Sums()
+    lie = None
     for position in range(images.n_slices):
-        sums.add(_read(images, pairing, position, mask_below))
+        each = _read(images, pairing, position, mask_below)
+        sums.add(each)
+        if position == images.n_slices // 2 and not pairing.by_place:
+            lie = better_lie(each.image, each.reference)
     peak = sums.peak if data_range == VOLUME else None
     factor, scaled = _factor(sums), []
     slices = []
@@ -205,7 +209,11 @@ def _evaluate(
         reference=reference.kind,
         reference_is_input=is_input,
         factor=None if factor is None or mean_scaled is None else Factor(factor, mean_scaled),
-        remarks=(*pairing.remarks, *_doubts(images, reference, is_input, factor, mean_scaled)),
+        remarks=(
+            *pairing.remarks,
+            *(() if lie is None else (_lie_remark(lie),)),
+            *_doubts(images, reference, is_input, factor, mean_scaled),
+        ),
         slices=tuple(slices),
         mean_reconstruction=mean,
         mean_zero_filled=mean_zero_filled,
@@ -273,6 +281,13 @@ def _doubts(
             f"{scaled.ssim:.4f}"
         )
     return doubts
+
+
+def _lie_remark(lie: str) -> str:
+    return (
+        f"the reference would fit much better {lie}: the two lie otherwise, and the scores tell little; "
+        "compare files that both say where in the patient they lie, such as DICOM, NIfTI or MRD"
+    )
 
 
 def _mean(scores: Sequence[Scores]) -> Scores | None:

@@ -14,6 +14,10 @@ from sbim_deploy.results.image_stack import ImageStack
 from sbim_deploy.results.overlay import WHOLE, Overlay, Part, matching_slices, overlay
 from sbim_deploy.runs.references import Reference
 
+# A reference that lies otherwise than the image is told where the image is far from it, 14 % of its norm, and
+# turning it leaves less than a quarter of the squared error.
+LEAST_UNLIKENESS, BETTER_SHARE = 0.02, 0.25
+
 
 @dataclass(frozen=True)
 class PairedReference:
@@ -32,6 +36,7 @@ class Pairing:
     Attributes:
         indices: for each image the slice of the reference.
         remarks: what was done to compare the two, a sentence each.
+        by_place: whether they are matched by their places in the patient.
 
     Raises:
         InputError: there are other numbers of images than of references, or no reference at an image's place.
@@ -40,7 +45,7 @@ class Pairing:
     def __init__(self, images: ImageStack, reference: Reference) -> None:
         self._images, self._reference = images, reference
         affines, others = images.affines, self._reference_affines()
-        self._overlays = affines is not None and others is not None
+        self.by_place = affines is not None and others is not None
         self.remarks: list[str] = []
         if affines is not None and others is not None:
             self.indices = matching_slices(affines, others, (images.path, reference.path))
@@ -75,7 +80,7 @@ class Pairing:
             InputError: it is damaged, zero, or smaller than the image or on another grid.
         """
         index = self.indices[position]
-        if self._overlays:
+        if self.by_place:
             paired = self._laid_over(position, index)
         else:
             paired = fit_reference(self._reference, index, self._images.shape)
@@ -138,6 +143,27 @@ def reference_magnitude(reference: Reference | KspaceFile, index: int, shape: tu
     _check_not_zero(reference, index, fitting)
     magnitude: FloatArray = np.abs(fitting)
     return magnitude
+
+
+def better_lie(image: FloatArray, reference: FloatArray) -> str | None:
+    """Return how a reference would have to be turned to fit a magnitude much better, or None where it fits.
+
+    Both are (rows, columns) of one shape; whether their scales agree does not count.
+    """
+    found = {"": _unlikeness(image, reference)}
+    for transpose in (False, True) if image.shape[0] == image.shape[1] else (False,):
+        for flips in ((), (0,), (1,), (0, 1)):
+            turned = Overlay(transpose, flips)
+            found.setdefault(turned.words, _unlikeness(image, turned.on_grid(reference)))
+    best = min(found, key=found.__getitem__)
+    much_better = found[best] < BETTER_SHARE * found[""] and found[""] > LEAST_UNLIKENESS
+    return best if best and much_better else None
+
+
+def _unlikeness(image: FloatArray, reference: FloatArray) -> float:
+    """Return the share of an image's energy that no multiple of the reference explains."""
+    energies = float(np.vdot(image, image)) * float(np.vdot(reference, reference))
+    return 1 - float(np.vdot(image, reference)) ** 2 / energies if energies else 1.0
 
 
 def square_remark(common: tuple[int, ...], shape: tuple[int, int]) -> str:
