@@ -360,5 +360,5 @@ def test_whatever_it_is_info_says_so(simulated, tmp_path):
     other = tmp_path / "other.h5"
     with h5py.File(other, "w") as file:
         file["data"] = [1]
-    with pytest.raises(InputError, match="neither k-space nor a reconstruction: its datasets are data"):
+    with pytest.raises(InputError, match="neither k-space nor images: its datasets are data"):
         describe(other)

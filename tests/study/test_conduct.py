@@ -48,13 +48,15 @@ def test_bad_files_do_not_stop_the_others(client, scans, alone, tmp_path):
     bad.mkdir()
     whole = (scans / "scan0.h5").read_bytes()
     (bad / "truncated.h5").write_bytes(whole[:20_000])
-    for name in ("empty", "no_calibration"):
-        (bad / f"{name}.h5").write_bytes(whole)
-    with h5py.File(bad / "empty.h5", "a") as file:
+    # In a folder it would be left out: it holds no k-space.
+    empty = tmp_path / "empty.h5"
+    for path in (empty, bad / "no_calibration.h5"):
+        path.write_bytes(whole)
+    with h5py.File(empty, "a") as file:
         del file["kspace"]
     with h5py.File(bad / "no_calibration.h5", "a") as file:
         file["mask"][:] = np.arange(64) % 4 == 1
-    inputs = [bad, bad / "missing.h5", scans / "scan1.h5"]
+    inputs = [empty, bad, bad / "missing.h5", scans / "scan1.h5"]
     heard = Heard()
     records = conduct(client, study_files(inputs, out), progress=heard)
     assert [(record.name, record.state) for record in records] == [

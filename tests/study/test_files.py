@@ -40,6 +40,11 @@ def test_files_of_one_name_keep_their_folders(tree):
     assert names("a", "b") == ["a/x.h5", "a/y.h5", "b/x.h5", "b/z.h5"]
 
 
+def test_files_that_differ_by_their_suffix_alone_have_results_of_their_own(tree):
+    assert names("a/x.h5", "a/x.mrd", "a/y.npy") == ["x.h5", "x.mrd.h5", "y.h5"]
+    assert names("a/x.npy", "a/x.cfl", "b/x.npy") == ["a/x.npy.h5", "a/x.cfl.h5", "b/x.h5"]
+
+
 def test_results_are_hdf5_whatever_the_input_is_called(tree):
     assert names("scan.mrd", "a/x.h5") == ["scan.h5", "x.h5"]
 
@@ -49,9 +54,9 @@ def test_results_are_hdf5_whatever_the_input_is_called(tree):
     [
         (["a", "a/x.h5"], "a/x.h5: is named twice among the inputs"),
         (["a/x.h5", "a/../a/x.h5"], "is named twice"),
-        (["a/x.h5", "a/x.mrd"], "both would be written to"),
+        (["a/x.h5", "a/x.mrd", "a/x.mrd.h5"], "both would be written to"),
         (["a/x.h5", "a/X.h5"], "both would be written to"),
-        (["empty"], "empty: holds no *.h5 files"),
+        (["empty"], "empty: holds no files of k-space (.h5, "),
         (["nothing.txt"], "nothing.txt: names no files"),
         (["missing.txt"], "missing.txt: cannot be read"),
         (["binary.txt"], "binary.txt: is not UTF-8 text"),

@@ -13,11 +13,16 @@ from sbim_deploy.cli.output import print_json
 
 def info(
     *,
-    path: Annotated[Path, typer.Argument(help='A k-space file, a result, a model folder, or "demo".')],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help='k-space, a result, images (DICOM, NIfTI, MRD, .cfl, arrays), a model folder, or "demo".'
+        ),
+    ],
     arrays: options.ArrayOptions,
     json: options.Json = False,
 ) -> None:
-    """Say what a k-space file, a result or a model folder is."""
+    """Say what a k-space file, a result, a file or folder of images, or a model folder is."""
     from sbim_deploy.runs.info import describe
 
     description = describe(path, arrays.reading)

@@ -49,7 +49,7 @@ def recon(
         list[Path],
         typer.Argument(
             help="fastMRI or MRD (ISMRMRD) HDF5, Siemens' .dat, BART's .cfl, or an array in .npy, .npz or "
-            ".mat; or a study: several files, a folder (its *.h5), or a list (.txt)."
+            ".mat; or a study: several files, a folder (its files of k-space), or a list (.txt)."
         ),
     ],
     output: Annotated[

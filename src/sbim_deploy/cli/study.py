@@ -109,6 +109,9 @@ class _Progress:
         self._interrupted = True
         raise KeyboardInterrupt
 
+    def left_out(self, why: str) -> None:
+        note(f"left out: {why}")
+
     def waiting(self, what: str) -> None:
         note(f"waiting for a worker: {what}")
 

@@ -42,6 +42,14 @@ class OpenFile:
         self._file.close()
 
 
+def is_hdf5(path: Path) -> bool:
+    """Tell by its first bytes whether a file is HDF5; False where it cannot be read."""
+    try:
+        return bool(h5py.is_hdf5(path))
+    except OSError:
+        return False
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.arrays import ArrayFile, StoredArray, open_arrays
+from sbim_deploy.io.arrays import ArrayFile, StoredArray, is_array_file, open_arrays
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES, as_finite
 from sbim_deploy.io.layouts import (
     COIL,
@@ -155,6 +155,18 @@ def open_array_kspace(path: Path, reading: Reading) -> ArrayKspace:
     except BaseException:
         file.__exit__()
         raise
+
+
+def names_kspace(path: Path) -> bool:
+    """Tell whether a file of NumPy or MATLAB has an array that is called k-space, beside which images may be.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not is_array_file(path):
+        return False
+    with open_arrays(path) as file:
+        return any(name.lower() in KSPACE_NAMES and each.is_complex for name, each in file.arrays.items())
 
 
 def open_array_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> ArrayMaps:

@@ -39,13 +39,13 @@ from sbim_deploy.io.layouts import (
     Reading,
     named_layout,
 )
-from sbim_deploy.kspace.image_grid import image_grid, measured_array
+from sbim_deploy.kspace.image_grid import image_grid, is_square_crop, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
 from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 from sbim_deploy.mri.combine import resample_maps
-from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft, turned
+from sbim_deploy.mri.fourier import centre_pad, turned, zero_filled_interpolation
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
 
 COIL_AXES = ("slices", "coils", "rows", "columns")
@@ -73,6 +73,7 @@ class KspaceFile(OpenFile):
         remarks: what was assumed of the header, a sentence each.
         reference_name: the dataset that ``read_reference`` reads, or None.
         has_complex_reference: whether it has a phase.
+        reference_is_square: whether it is cropped square to the narrower side of k-space.
         conjugated: whether k-space is conjugated as it is read, and the reference turned with it.
         has_maps: whether the file holds coil maps, dataset ``s_maps``.
     """
@@ -97,9 +98,11 @@ class KspaceFile(OpenFile):
         self.mask: BoolArray | None = mask
         self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [self.stored_shape])
         self.has_maps = self._maps is not None
-        self._reference = self._find_reference()
-        self.has_complex_reference = self._reference is not None and self._reference.dtype.kind == "c"
-        self.reference_name: str | None = self._reference and self._reference.name.strip("/")
+        self._reference = found = self._find_reference()
+        self.has_complex_reference = found is not None and found.dtype.kind == "c"
+        self.reference_name: str | None = found and found.name.strip("/")
+        shapes = self.stored_shape, (self.n_rows, self.n_columns)
+        self.reference_is_square = found is not None and is_square_crop(found.shape[1:], *shapes)
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the k-space of one slice, complex64 (coils, rows, columns).
@@ -146,7 +149,8 @@ class KspaceFile(OpenFile):
     def read_reference(self, index: int) -> ComplexArray | FloatArray:
         """Read the reference image of one slice, complex64 or float32 (rows, columns), perhaps cropped.
 
-        One of the pixels of k-space as it is stored is interpolated, as k-space is.
+        One of the pixels of k-space as it is stored is interpolated, as k-space is, along the axes that it
+        has all of.
 
         Raises:
             InputError: no reference, no such slice, or damaged or non-finite data.
@@ -155,13 +159,13 @@ class KspaceFile(OpenFile):
             raise InputError(f"{self.path}: no reference image, expected one of {', '.join(REFERENCE_NAMES)}")
         dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
         image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
-        shape = (self.n_rows, self.n_columns)
         if self.conjugated:
             image = turned(image).conj()
-        if image.shape != self.stored_shape or shape == self.stored_shape:
-            return image
-        finer = centred_ifft(centre_pad(centred_fft(image), shape)).astype(np.complex64)
-        return finer if dtype is np.complex64 else np.abs(finer)
+        if image.shape == self.stored_shape or self.reference_is_square:
+            for axis, size in enumerate((self.n_rows, self.n_columns)):
+                if image.shape[axis] == self.stored_shape[axis] < size:
+                    image = zero_filled_interpolation(image, axis, size)
+        return image if dtype is np.complex64 or np.isrealobj(image) else np.abs(image)
 
     def _set_geometry(self, geometry: Encoding | None) -> None:
         self.n_rows, self.n_columns = self.stored_shape

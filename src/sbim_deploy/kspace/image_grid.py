@@ -163,6 +163,24 @@ def image_grid(rows: MeasuredAxis, columns: MeasuredAxis, recon: Space, where: s
     )
 
 
+def is_square_crop(image: tuple[int, int], stored: tuple[int, int], grid: tuple[int, int]) -> bool:
+    """Tell whether an image is square with the narrower side of k-space: fastMRI crops references so.
+
+    k-space of 640 x 203 samples has one of 203 x 203 pixels where others have reconSpace's 320 x 320
+    (crop_size in fastmri/data/transforms.py). Pixels are k-space's own; along an axis that ``grid`` pads to
+    finer ones the image has to have all of them, or it could not be interpolated.
+
+    Args:
+        image: (rows, columns) of the image.
+        stored: (rows, columns) of k-space in the file.
+        grid: (rows, columns) that these are padded to.
+    """
+    side = min(stored)
+    return image == (side, side) != stored and all(
+        samples in (side, padded) for samples, padded in zip(stored, grid, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class _Fit:
     """One axis: samples of the padded grid, pixels of the image, their size, and what was assumed."""

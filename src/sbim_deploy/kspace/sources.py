@@ -24,6 +24,9 @@ from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 KSPACE = "kspace"  # fastMRI's name of the dataset
+# What the names of files end in that are read here; what is in a file, its content tells. BART's .hdr goes
+# with its .cfl.
+SUFFIXES = (".h5", ".hdf5", ".mrd", ".dat", ".cfl", ".npy", ".npz", ".mat")
 
 
 class KspaceSource(Protocol):

@@ -29,6 +29,7 @@ MAX_CHUNK_BYTES = 256 * 1024**2
 HEADERS_AT_ONCE = 4096
 MAX_COMPRESSION = 1032  # of deflate
 
+TEXT = h5py.string_dtype("ascii")  # of UTF-8's bytes: the C library reads no other kind of string
 _FLOATS = h5py.vlen_dtype(np.float32)
 _SAMPLES = np.dtype([("traj", _FLOATS), ("data", _FLOATS)])
 _RECORD = np.dtype([("head", ACQUISITION_HEADER), ("traj", _FLOATS), ("data", _FLOATS)])
@@ -152,7 +153,7 @@ def create_group(file: h5py.File, xml: bytes | None = None) -> h5py.Group:
     """Create the group of a file that holds everything else, with the header's text where there is one."""
     group = file.create_group(DEFAULT_GROUP)
     if xml is not None:
-        group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
+        group.create_dataset("xml", data=np.array([xml], object), dtype=TEXT)
     return group
 
 

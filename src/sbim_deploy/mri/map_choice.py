@@ -83,14 +83,10 @@ def estimate_maps(
     method = ESPIRIT if n_sets > 1 else method
     shape = (kspace.shape[-2], kspace.shape[-1])
     rows, columns = calibration_block(mask, shape)
-    n_lines = min(rows.stop - rows.start, columns.stop - columns.start)
+    n_lines = count_calibration_lines(mask, shape)
     if n_lines < MIN_CALIB_LINES and len(kspace) == 1 and n_sets == 1:
         return MapEstimate(np.ones_like(kspace), ONES, n_lines)
-    if n_lines < MIN_CALIB_LINES and (method == ESPIRIT or _is_lattice(mask)):
-        raise ValueError(
-            f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
-            "estimate the coil maps"
-        )
+    check_calibration_lines(mask, shape, method)
     calibration, kernel_width = kspace[:, rows, columns], espirit_kernel_width(n_lines)
     if n_sets > 1:
         maps = espirit_map_sets(calibration, shape, noise=noise, kernel_width=kernel_width)
@@ -100,6 +96,26 @@ def estimate_maps(
         calibration, noise=noise, kernel_width=kernel_width
     )
     return MapEstimate(maps * _where_measured(kspace, mask, maps), chosen, n_lines, folds)
+
+
+def count_calibration_lines(mask: BoolArray, shape: tuple[int, int]) -> int:
+    """Return the shorter side of the block in the centre of k-space that is sampled in full."""
+    rows, columns = calibration_block(mask, shape)
+    return int(min(rows.stop - rows.start, columns.stop - columns.start))
+
+
+def check_calibration_lines(mask: BoolArray, shape: tuple[int, int], method: str = AUTO) -> None:
+    """Check that a mask leaves lines to estimate the maps of several coils from.
+
+    Raises:
+        ValueError: there are too few for the method.
+    """
+    n_lines = count_calibration_lines(mask, shape)
+    if n_lines < MIN_CALIB_LINES and (method == ESPIRIT or _is_lattice(mask)):
+        raise ValueError(
+            f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
+            "estimate the coil maps"
+        )
 
 
 def _one_set(

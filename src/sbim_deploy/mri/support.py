@@ -82,10 +82,11 @@ def _sense_image(kspace: ComplexArray, mask: BoolArray, maps: ComplexArray) -> t
     image, direction = np.zeros_like(residual), residual.copy()
     energy = np.vdot(residual, residual).real
     for _ in range(N_CG):
-        if energy == 0:
-            break
         applied = sense.normal(direction) + np.float32(REGULARISATION) * direction
-        length = np.float32(energy / np.vdot(direction, applied).real)
+        curvature = np.vdot(direction, applied).real
+        if curvature == 0:  # converged so far that float32 holds no more, as samples without noise are
+            break
+        length = np.float32(energy / curvature)
         image += length * direction
         residual -= length * applied
         previous, energy = energy, np.vdot(residual, residual).real

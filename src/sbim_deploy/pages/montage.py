@@ -16,8 +16,9 @@ from sbim_deploy.records import NOTICE, FloatArray
 from sbim_deploy.results.provenance import Provenance, SamplesProvenance
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.results.sample_file import SampleFile, open_samples
-from sbim_deploy.runs.evaluate import reference_magnitude, score
+from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.findings import shown
+from sbim_deploy.runs.pairing import fit_reference
 
 MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
@@ -65,9 +66,11 @@ def write_sample_grid(path: Path, samples_path: Path) -> None:
 
 def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> list[Panel]:
     index = result.slice_indices[position]
-    reference = reference_magnitude(kspace, index, result.shape)
+    paired = fit_reference(kspace, index, result.shape)
+    reference: FloatArray = np.abs(paired.reference)
     window = (0.0, float(reference.max()))
-    image, zero_filled = np.abs(result.read_image(position)), result.read_zero_filled(position)
+    image = np.abs(result.read_image(position))[paired.part]
+    zero_filled = result.read_zero_filled(position)[paired.part]
     error_window = (0.0, window[1] / ERROR_GAIN)
     return [
         Panel(reference, "reference", window, note=f"slice {index}"),

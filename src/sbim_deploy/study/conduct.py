@@ -29,6 +29,9 @@ MAX_REASON_LENGTH = 300
 class Progress(Protocol):
     """What is told of a study while it goes on."""
 
+    def left_out(self, why: str) -> None:
+        """Tell of a file in a folder of the study that is not read, since it holds no k-space."""
+
     def waiting(self, what: str) -> None:
         """Tell that no worker has answered yet: there may be none, or none with the resources wanted."""
 

@@ -22,7 +22,7 @@ from sbim_deploy.runs.findings import model_warnings
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.conduct import Conductor, Progress
-from sbim_deploy.study.files import StudyReport, make_folder, study_files, write_report
+from sbim_deploy.study.files import StudyReport, list_inputs, make_folder, study_files, write_report
 from sbim_deploy.study.model_transport import refer_to
 from sbim_deploy.study.steps import Job
 
@@ -74,7 +74,10 @@ def run_study(
         SbimDeployError: an input is named twice, the model or a setting is wrong, or the cluster cannot run.
     """
     started = time.perf_counter()
-    files = study_files(inputs, folder)
+    found = list_inputs(inputs)
+    for path, reason in found.left_out.items():
+        progress.left_out(f"{path}: {reason}")
+    files = study_files(found.paths, folder)
     own_threads = None if is_served(settings.recon.backend) else DEFAULT_THREADS
     recon = replace(settings.recon, threads=settings.recon.threads or own_threads, resume=False)
     model = load_model(recon.model)
@@ -93,6 +96,7 @@ def run_study(
                 time.perf_counter() - started,
                 conductor.records,
                 model_warnings(model.manifest.training_data),
+                found.left_out,
             )
             write_report(folder, report)
     return report
