@@ -9,6 +9,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.io.yardl import is_yardl
 from sbim_deploy.kspace.arrays import open_array_kspace
 from sbim_deploy.kspace.cfl import is_cfl
 from sbim_deploy.kspace.fastmri import KspaceFile
@@ -17,6 +18,7 @@ from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
 from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.mri.noise_level import measure_noise
@@ -36,6 +38,8 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     """
     if str(path) == DEMO or path.is_dir():
         return _describe_model(path)
+    if is_yardl(path) and reading == GUESSED:
+        return _describe_version_2(path)
     if is_cfl(path) or is_array_file(path) or is_twix(path) or reading != GUESSED:
         with open_source(path, reading) as source:
             return _describe_open(source)
@@ -57,6 +61,13 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     raise InputError(
         f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
     )
+
+
+def _describe_version_2(path: Path) -> dict[str, Any]:
+    with Version2File(path) as file:
+        if not file.n_readouts:
+            return {"kind": "MRD stream without readouts", "format": file.format, **file.left_out}
+        return _describe_open(MrdKspace(file))
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
