@@ -12,6 +12,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.cli.pipes import STANDARD, input_file, output_file
 from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
 
@@ -48,16 +49,25 @@ def recon(
     kspace: Annotated[
         list[Path],
         typer.Argument(
-            help="fastMRI or MRD (ISMRMRD) HDF5, Siemens' .dat, BART's .cfl, or an array in .npy, .npz or "
-            ".mat; or a study: several files, a folder (its files of k-space), or a list (.txt)."
+            help="fastMRI or MRD (ISMRMRD) HDF5, an MRD version 2 stream (- is stdin), Siemens' .dat, BART's "
+            ".cfl, or an array in .npy, .npz or .mat; or a study: several files, a folder (its files of "
+            "k-space), or a list (.txt)."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The file to write; a folder for DICOM, and for a study.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The file to write; a folder for DICOM, and for a study; - is stdout, as an MRD version 2 "
+            "stream.",
+        ),
     ],
     output_format: Annotated[
         str | None,
-        typer.Option("--format", help="h5, mrd, dicom, nifti or cfl; default by the output's name, else h5."),
+        typer.Option(
+            "--format", help="h5, mrd, mrd2, dicom, nifti or cfl; default by the output's name, else h5."
+        ),
     ] = None,
     orientation: Annotated[
         str,
@@ -169,11 +179,16 @@ def recon(
         for name, value in asdict(images).items():
             if value != getattr(options.ImageOptions, name):
                 raise InputError(ONE_FILE.format(name.replace("_", "-")))
+        if STANDARD in (*kspace, output):
+            raise InputError("- is stdin or stdout, of one file: leave it out of a study")
         run_recon_study(kspace, output, settings, cluster, json)
         return
     cluster.check_absent()
-    made = _parse_output(output, output_format, images.settings)
-    provenance = run_recon(kspace[0], made, settings, pictures)
+    if output == STANDARD:
+        _check_stdout(output_format, resume, json)
+    with input_file(kspace[0]) as source, output_file(output) as target:
+        made = _parse_output(output, target, output_format, images.settings)
+        provenance = run_recon(source, made, settings, pictures)
     if json:
         from sbim_deploy.runs.findings import warnings
 
@@ -214,12 +229,8 @@ def run_recon(
             )
         residuals: list[tuple[int, int, float]] = []
         on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
-        try:
-            with _shown_progress() as progress:
-                provenance = reconstruct(source, result, settings, progress, on_residual)
-        except KeyboardInterrupt:
-            note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
-            raise
+        with _saying_what_is_kept(output), _shown_progress() as progress:
+            provenance = reconstruct(source, result, settings, progress, on_residual)
         _write_outputs(outputs, result, source, pictures, residuals)
     timings, plan = provenance.timings_s, provenance.plan
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
@@ -231,6 +242,20 @@ def run_recon(
         made_by = f"{provenance.maker} without a network"
     note(f"{output.path}: {timings.slices} slices{without}, {made_by}, {timings.total:.1f} s. {NOTICE}")
     return provenance
+
+
+@contextmanager
+def _saying_what_is_kept(output: Output) -> Iterator[None]:
+    from sbim_deploy.results.partial import count_finished
+    from sbim_deploy.runs.outputs import result_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output.is_kept:
+            n_finished = count_finished(result_path(output))
+            note(f"stopped: {n_finished} finished slices are kept, go on with --resume")
+        raise
 
 
 def _write_outputs(
@@ -256,7 +281,8 @@ def _write_outputs(
             if remark is not None:
                 note(f"warning: {remark}")
     except (SbimDeployError, KeyboardInterrupt):
-        note("the images are reconstructed and kept: --resume writes them without reconstructing again")
+        if outputs[0].is_kept:
+            note("the images are reconstructed and kept: --resume writes them without reconstructing again")
         raise
     if all(output.path != result for output in outputs):
         result.unlink(missing_ok=True)
@@ -324,7 +350,21 @@ def _parse_method(method: str, sampling: options.Sampling) -> Classical | None:
     return Classical(method)
 
 
-def _parse_output(path: Path, wanted: str | None, images: ImageSettings) -> Output:
-    from sbim_deploy.runs.outputs import Output, format_by_name
+def _parse_output(named: Path, path: Path, wanted: str | None, images: ImageSettings) -> Output:
+    """Return what is written to ``path``, which stands for what the user named."""
+    from sbim_deploy.runs.outputs import MRD2, Output, format_by_name
 
+    if named == STANDARD:
+        return Output(path, MRD2, images, is_kept=False)
     return Output(path, wanted or format_by_name(path), images)
+
+
+def _check_stdout(wanted: str | None, resume: bool, json: bool) -> None:
+    """Refuse what does not go with images on stdout."""
+    from sbim_deploy.runs.outputs import MRD2
+
+    if wanted not in (None, MRD2):
+        raise InputError(f"-o - writes an MRD version 2 stream, not {wanted}: name a file for that")
+    for given, option in ((resume, "--resume"), (json, "--json")):
+        if given:
+            raise InputError(f"{option} and -o - are both given: name a file with -o, or leave {option} out")

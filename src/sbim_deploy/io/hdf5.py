@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.yardl import is_yardl
 
 MAX_SLICE_BYTES = 2 * 1024**3
 MAX_JSON_BYTES = 64 * 1024**2
 MAX_NAMES_SHOWN = 10
 MAX_REASON_LENGTH = 160
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 T = TypeVar("T")
 
@@ -60,6 +62,8 @@ def open_hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path}: no such file; check the path")
     if not os.path.isfile(path):
         raise InputError(f"{path}: is not a plain file, expected an HDF5 file; name the file itself")
+    if is_yardl(path):
+        raise InputError(f"{path}: is an MRD version 2 stream, expected an HDF5 file; recon and info read it")
     with reading(path, "the file"):
         return h5py.File(path, "r")
 

@@ -13,6 +13,7 @@ from sbim_deploy.io.arrays import find_array, is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, find_dataset, open_as
 from sbim_deploy.io.hdf5 import reading as reading_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.io.yardl import is_yardl
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
@@ -21,12 +22,13 @@ from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
+from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 KSPACE = "kspace"  # fastMRI's name of the dataset
 # What the names of files end in that are read here; what is in a file, its content tells. BART's .hdr goes
 # with its .cfl.
-SUFFIXES = (".h5", ".hdf5", ".mrd", ".dat", ".cfl", ".npy", ".npz", ".mat")
+SUFFIXES = (".h5", ".hdf5", ".mrd", ".mrd2", ".bin", ".dat", ".cfl", ".npy", ".npz", ".mat")
 
 
 class KspaceSource(Protocol):
@@ -81,7 +83,7 @@ class MapsSource(Protocol):
 def open_source(
     path: Path, reading: Reading = GUESSED, orientation: Orientation = Orientation.AUTO
 ) -> KspaceSource:
-    """Open a file of k-space: MRD, fastMRI, Siemens' twix, BART's .cfl, or arrays of NumPy, MATLAB and HDF5.
+    """Open a file of k-space: MRD of version 1 or 2, fastMRI, Siemens' twix, BART's .cfl, or any array.
 
     ``reading`` says how an array is read, and goes with files that do not say it themselves.
 
@@ -106,6 +108,9 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
         return CflKspace(path)
     if is_array_file(path):
         return open_array_kspace(path, reading)
+    if is_yardl(path):
+        _check_unread(path, "MRD files", reading)
+        return _open_version_2(path)
     if is_twix(path):
         _check_unread(path, "Siemens' raw data", reading)
         return _open_twix(path)
@@ -159,6 +164,18 @@ def is_plain_hdf5(file: h5py.File, path: Path) -> bool:
             return dataset is not None and dataset.dtype.names is not None
     called_so = (find_array(file, path, name) for name in names if name.lower() in KSPACE_NAMES)
     return any(each is not None and each.is_complex for each in called_so)
+
+
+def _open_version_2(path: Path) -> MrdKspace:
+    file = Version2File(path)
+    try:
+        if not file.n_readouts:
+            held = ", ".join(f"{count} {kind}" for kind, count in sorted(file.left_out.items())) or "nothing"
+            raise InputError(f"{path}: holds no readouts ({held}), expected raw data; name the scan's stream")
+        return MrdKspace(file)
+    except BaseException:
+        file.__exit__(None, None, None)
+        raise
 
 
 def _check_unread(path: Path, what: str, reading: Reading) -> None:

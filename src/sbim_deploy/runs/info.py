@@ -11,12 +11,14 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, is_hdf5, open_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.io.yardl import is_yardl
 from sbim_deploy.kspace.arrays import names_kspace, open_array_kspace
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.mri.noise_level import measure_noise
@@ -39,6 +41,8 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     """
     if str(path) == DEMO or (path.is_dir() and not holds_dicom(path)):
         return _describe_model(path)
+    if is_yardl(path) and reading == GUESSED:
+        return _describe_version_2(path)
     is_named = reading == GUESSED and not is_array_file(path) and is_hdf5(path)
     told = _describe_hdf5(path, reading) if is_named else None
     if told is not None:
@@ -89,6 +93,13 @@ def _describe_images(images: ImageStack) -> dict[str, Any]:
         "placed_in_the_patient": images.affines is not None,
         **{name: value for name, value in images.details.items() if value is not None},
     }
+
+
+def _describe_version_2(path: Path) -> dict[str, Any]:
+    with Version2File(path) as file:
+        if not file.n_readouts:
+            return {"kind": "MRD stream without readouts", "format": file.format, **file.left_out}
+        return _describe_open(MrdKspace(file))
 
 
 def _describe_model(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
 from sbim_deploy.mri.views import ON_GRID, View, upright_view
 from sbim_deploy.records import FloatArray, SliceGeometry
-from sbim_deploy.results import dicom, nifti
+from sbim_deploy.results import dicom, mrd2_images, nifti
 from sbim_deploy.results.dicom_identity import make_pseudonym
 from sbim_deploy.results.geometry import known_geometries, slice_affine, stack_slices
 from sbim_deploy.results.intensity import Intensity, count_clipped, scan_full_scale, series_intensity
@@ -26,7 +26,7 @@ from sbim_deploy.results.mrd_images import MrdForm, Owner, write_mrd_images
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.results.series import ImageSeries, derivation_of, positions_of_series, read_series
 
-H5, MRD, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "dicom", "nifti", "cfl")
+H5, MRD, MRD2, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "mrd2", "dicom", "nifti", "cfl")
 
 
 H5_SUFFIXES = (".h5", ".hdf5", "")
@@ -67,11 +67,12 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the images go and as what."""
+    """Where the images go and as what; ``is_kept`` tells whether what a stopped run leaves outlasts it."""
 
     path: Path
     format: str = H5
     images: ImageSettings = field(default_factory=ImageSettings)
+    is_kept: bool = True
 
     def __post_init__(self) -> None:
         """Check the format, and that the settings are of it."""
@@ -90,10 +91,12 @@ def format_by_name(path: Path) -> str:
         return NIFTI
     if cfl.is_cfl(path):
         return CFL
+    if path.suffix in mrd2_images.SUFFIXES:
+        return MRD2
     if path.suffix not in H5_SUFFIXES:
         raise InputError(
-            f"{path}: ends in {path.suffix}, expected .h5, .hdf5, .nii, .nii.gz or .cfl; say which it is by "
-            f"--format {', '.join(FORMATS)}"
+            f"{path}: ends in {path.suffix}, expected .h5, .hdf5, .nii, .nii.gz, .cfl or .mrd2; say which it "
+            f"is by --format {', '.join(FORMATS)}"
         )
     return H5
 
@@ -115,6 +118,7 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
     """
     checks: dict[str, Callable[[Path], object]] = {
         DICOM: dicom.check_dicom,
+        MRD2: mrd2_images.check_mrd2,
         NIFTI: nifti.check_nifti,
         CFL: cfl.check_cfl,
     }
@@ -176,6 +180,8 @@ def write_output(output: Output, result_path: Path, source: KspaceSource) -> str
             )
         elif output.format in (DICOM, MRD):
             return _write_whole_numbers(output, result, source)
+        elif output.format == MRD2:
+            _write_mrd2(output, result, source)
     return None
 
 
@@ -224,6 +230,20 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
         f"{output.path}: {n_clipped} pixels are brighter than {intensity.full_scale:g}, which the greatest "
         f"pixel stands for, and were clipped: give --scale {wanted:.3g} or more to all files of the study"
     )
+
+
+def _write_mrd2(output: Output, result: ResultFile, source: KspaceSource) -> None:
+    """Write MRD images of version 2, whose pixels are the magnitudes themselves."""
+    series = read_series(result, source)
+    form = MrdForm(
+        derivation_of(result),
+        series_intensity(series),
+        source.voxel_mm,
+        keep_grid=output.images.keep_grid,
+        first_stamp=_first_stamp(source),
+    )
+    header = source.scan_header if isinstance(source, MrdKspace) else None
+    mrd2_images.write_mrd2_images(output.path, series, form, header)
 
 
 def _first_stamp(source: KspaceSource) -> int:

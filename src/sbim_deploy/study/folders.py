@@ -9,10 +9,12 @@ from pathlib import Path
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import MAX_NAMES_SHOWN, dataset_names, open_hdf5
+from sbim_deploy.io.yardl import is_yardl
 from sbim_deploy.kspace.arrays import names_kspace
 from sbim_deploy.kspace.cfl import CflMaps, is_cfl
 from sbim_deploy.kspace.sources import KSPACE, SUFFIXES, is_plain_hdf5
 from sbim_deploy.mrd.file import is_mrd
+from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
 from sbim_deploy.results.image_files import find_images
 from sbim_deploy.results.sample_file import DATASET as SAMPLES
@@ -58,11 +60,20 @@ def why_left_out(path: Path) -> str | None:
     try:
         if is_cfl(path):
             return _of_cfl(path)
+        if is_yardl(path):
+            return _of_version_2(path)
+        if path.suffix.lower() == ".bin":
+            return "is no MRD version 2 stream"
         if not is_array_file(path):
             return _of_hdf5(path)
         return None if names_kspace(path) else _of_images(path)
     except InputError:
         return None
+
+
+def _of_version_2(path: Path) -> str | None:
+    with Version2File(path) as file:
+        return None if file.n_readouts else "holds no readouts (MRD version 2)"
 
 
 def _of_hdf5(path: Path) -> str | None:
