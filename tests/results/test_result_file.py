@@ -29,8 +29,10 @@ def write(writer: ResultWriter, indices: Iterable[int]) -> None:
         writer.write(index, image_of(index), 0.5 * image_of(index), residual=index / 100)
 
 
-def finish(path: Path, resume: bool = False, identity: dict[str, Any] = IDENTITY) -> None:
-    with ResultWriter(path, identity, SLICES, resume) as writer:
+def finish(
+    path: Path, resume: bool = False, identity: dict[str, Any] = IDENTITY, force: bool = False
+) -> None:
+    with ResultWriter(path, identity, SLICES, resume, force) as writer:
         write(writer, writer.pending)
         writer.finish({"backend": "test"})
 
@@ -138,8 +140,15 @@ def test_interrupted_run_resumes_where_it_stopped(path: Path, partial: Path) -> 
     assert_whole(path)
 
 
-def test_run_without_resume_starts_over(path: Path, partial: Path) -> None:
-    with ResultWriter(path, {"seed": 4}, SLICES, resume=False) as writer:
+def test_finished_slices_are_not_thrown_away_in_silence(path: Path, partial: Path) -> None:
+    before = sorted(each.name for each in partial.iterdir())
+    with pytest.raises(InputError, match="2 finished slices of a stopped run are there; --resume goes on"):
+        ResultWriter(path, {"seed": 4}, SLICES, resume=False)
+    assert sorted(each.name for each in partial.iterdir()) == before
+
+
+def test_forced_run_starts_over(path: Path, partial: Path) -> None:
+    with ResultWriter(path, {"seed": 4}, SLICES, resume=False, force=True) as writer:
         assert writer.pending == SLICES
         assert [each.name for each in partial.iterdir()] == ["run.json"]
         write(writer, SLICES)
@@ -164,10 +173,38 @@ def test_resume_of_a_finished_run_has_nothing_to_do(path: Path) -> None:
     assert_whole(path)
 
 
-def test_resume_replaces_an_output_that_is_no_result(path: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_output_that_is_there_is_replaced_only_by_force(path: Path, resume: bool) -> None:
     path.write_text("something else")
-    finish(path, resume=True)
+    with pytest.raises(InputError, match="is there already; give --force"):
+        finish(path, resume)
+    assert path.read_text() == "something else"
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    finish(path, resume, force=True)
     assert_whole(path)
+    with pytest.raises(InputError, match="--resume if it is of the same run"):
+        finish(path)
+    finish(path, force=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"force": True}, {"resume": True, "force": True}])
+def test_a_scan_is_never_replaced_by_a_result(path: Path, options: dict[str, bool]) -> None:
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.ones((1, 2, 4, 4), np.complex64)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"is there already|holds k-space"):
+        finish(path, **options)
+    assert path.read_bytes() == before
+
+
+def test_a_scan_that_appears_meanwhile_is_left_alone(path: Path, partial: Path) -> None:
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        write(writer, writer.pending)
+        path.write_text("a scan")
+        with pytest.raises(InputError, match="is there already"):
+            writer.finish({})
+    assert path.read_text() == "a scan"
+    assert partial.is_dir()
 
 
 @pytest.mark.usefixtures("partial")
@@ -180,7 +217,7 @@ def test_resume_of_another_run_names_what_differs(path: Path) -> None:
     assert "extra (got 1, expected None)" in message
     assert "plan" in message
     assert "model" not in message
-    assert "without --resume" in message
+    assert "start over with --force in place of --resume" in message
     assert len(message) < 600
     finish(path, resume=True)
     assert_whole(path)

@@ -127,6 +127,7 @@ def recon(
     mask_convention: options.MaskConvention = "centred",
     pictures: Pictures,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    force: options.Force = False,
     cluster: Cluster,
     json: options.Json = False,
 ) -> None:
@@ -159,6 +160,7 @@ def recon(
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=arrays.reading,
         resume=resume,
+        force=force,
     )
     if is_study(kspace):
         pictures.check_absent()
@@ -183,7 +185,7 @@ def run_recon(
     pictures: Pictures,
 ) -> Provenance:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
-    from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.io.overwriting import PAGE, PICTURE, check_name, check_new
     from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
@@ -197,14 +199,15 @@ def run_recon(
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
-            remark = check_output(each, source, settings.slices)
+            remark = check_output(each, source, settings)
             if remark is not None:
                 note(remark)
-        for picture in (pictures.png, pictures.report):
-            if picture is not None:
-                check_writable(picture)
+        for path, kind in ((pictures.png, PICTURE), (pictures.report, PAGE)):
+            if path is not None:
+                check_name(path, kind)
+                check_new(path, settings.force)
         result = result_path(output)
-        if not settings.resume and (n_finished := count_finished(result)):
+        if settings.force and not settings.resume and (n_finished := count_finished(result)):
             note(
                 f"starting over: {n_finished} finished slices of a stopped run are left out "
                 "(--resume keeps them)"
@@ -217,7 +220,7 @@ def run_recon(
         except KeyboardInterrupt:
             note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
             raise
-        _write_outputs(outputs, result, source, pictures, residuals)
+        _write_outputs(outputs, result, source, pictures, residuals, settings.force)
     timings, plan = provenance.timings_s, provenance.plan
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
@@ -236,6 +239,7 @@ def _write_outputs(
     source: KspaceSource,
     pictures: Pictures,
     residuals: Sequence[tuple[int, int, float]],
+    force: bool,
 ) -> None:
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
     from sbim_deploy.pages.montage import write_result_montage
@@ -243,13 +247,13 @@ def _write_outputs(
     from sbim_deploy.runs.outputs import H5, write_output
 
     if pictures.png is not None:
-        write_result_montage(pictures.png, result, source)
+        write_result_montage(pictures.png, result, source, force)
     if pictures.report is not None:
-        write_report(pictures.report, result, residuals)
+        write_report(pictures.report, result, residuals, force)
     try:
         for output in outputs:
             if output.format != H5:
-                write_output(output, result, source)
+                write_output(output, result, source, force)
     except (SbimDeployError, KeyboardInterrupt):
         note("the images are reconstructed and kept: --resume writes them without reconstructing again")
         raise

@@ -43,10 +43,11 @@ class _Chosen:
     full_deviation: float
 
 
-def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> None:
+def write_report(path: Path, result_path: Path, residuals: Residuals = (), force: bool = False) -> None:
     """Write up to twelve slices of a result, evenly chosen, and what is known of them, as a page of its own.
 
     ``residuals`` are those that :func:`sbim_deploy.runs.reconstruct_file.reconstruct_file` told on the way.
+    A page that is there is replaced with ``force``.
 
     Raises:
         InputError: the result is not what it must be, or the page cannot be written.
@@ -64,7 +65,7 @@ def write_report(path: Path, result_path: Path, residuals: Residuals = ()) -> No
             _tables(result),
         ]
     style, script = page_asset("report.css"), page_asset("report.js")
-    write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script)
+    write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script, force)
 
 
 def _choose(result: ResultFile) -> _Chosen:

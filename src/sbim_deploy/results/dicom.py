@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import BackendMissingError, InputError
-from sbim_deploy.io.atomic import check_free_space, check_new_folder, replacing_folder
+from sbim_deploy.io.atomic import check_folder_place, check_free_space, check_new_folder, replacing_folder
+from sbim_deploy.io.overwriting import FOLDER, check_name
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.images import scale_to_int16, series_scale
 from sbim_deploy.records import RESEARCH_USE, SliceGeometry, Vector
@@ -30,18 +31,26 @@ _MAX_SIZE = 2**16 - 1
 _SHORT, _LONG = 64, 1024  # characters of a description and of a text
 _DATE = re.compile(r"(\d{4})-?(\d\d)-?(\d\d)(?:Z|[+-]\d\d:\d\d)?")
 _TIME = re.compile(r"(\d\d):?(\d\d):?(\d\d)(\.\d{1,6})?\d*(?:Z|[+-]\d\d:\d\d)?")
+_IMAGE_NAME = re.compile(r"S\d+_IM\d{5,}\.dcm")
 _UID = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*))+")
 _MAX_UID = 64
 
 
-def check_dicom(path: Path) -> Any:
+def check_dicom(path: Path, force: bool = False) -> Any:
     """Check that a DICOM folder can be written at ``path``, before long work, and return pydicom.
+
+    With ``force`` it may hold files: those that this program wrote are replaced, and all others kept.
 
     Raises:
         BackendMissingError: pydicom is not installed.
         InputError: something other than an empty folder is there, or the folder cannot be written.
     """
-    check_new_folder(path)
+    check_name(path, FOLDER)
+    if not force or not path.is_dir():
+        check_new_folder(path)
+    check_folder_place(path)
+    if others := [each for each in _images_in(path) if each.name not in _own_images(path)]:
+        raise InputError(f"{others[0]}: is another program's, and would be replaced; name another folder")
     try:
         return importlib.import_module("pydicom")
     except ImportError as error:
@@ -56,6 +65,7 @@ def write_dicom(
     derivation: Derivation,
     protocol: Protocol,
     voxel_mm: Vector | None = None,
+    force: bool = False,
 ) -> None:
     """Write series into a new folder, S1_IM00001.dcm and on, which appears whole or not at all.
 
@@ -68,18 +78,34 @@ def write_dicom(
         derivation: how the images came about.
         protocol: what the scan's header says of study, system and sequence.
         voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
+        force: whether images that this program wrote into the folder are replaced.
 
     Raises:
         BackendMissingError, InputError: see :func:`check_dicom`; or a geometry is not as it must be.
     """
-    pydicom = check_dicom(path)
+    pydicom = check_dicom(path, force)
     scale = series_scale(brightest(series), BITS)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, _own_images(path)) as folder:
         for each in series:
             for dataset in _datasets(pydicom, each, derivation, protocol, voxel_mm, scale):
                 _save(pydicom, dataset, folder / f"S{each.number}_IM{dataset.InstanceNumber:05d}.dcm")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that are called as those that are written here."""
+    return [path for path in folder.glob("S*_IM*.dcm") if _IMAGE_NAME.fullmatch(path.name)]
+
+
+def _own_images(folder: Path) -> list[str]:
+    """Return the names of the images in a folder that this program wrote, as their first bytes tell."""
+    own = []
+    for path in _images_in(folder):
+        with path.open("rb") as file:
+            if PROGRAM.encode() in file.read(HEADER_BYTES):
+                own.append(path.name)
+    return own
 
 
 def _datasets(

@@ -34,6 +34,7 @@ def write_mrd_images(
     derivation: Derivation,
     voxel_mm: Vector | None = None,
     bits: int = BITS_STORED,
+    force: bool = False,
 ) -> None:
     """Write each series as ``dataset/image_<number>``, the file whole or not at all.
 
@@ -45,6 +46,7 @@ def write_mrd_images(
         derivation: how the images came about.
         voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
         bits: bits stored, see :func:`sbim_deploy.mrd.images.pixel_bits`.
+        force: whether a file that is there is replaced.
 
     Raises:
         InputError: the file cannot be written, or the header cannot hold a size or a number.
@@ -52,7 +54,7 @@ def write_mrd_images(
     scale = series_scale(brightest(series), bits)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
-    with writing(path) as file:
+    with writing(path, force) as file:
         images = MrdImageFile(file)
         for each in series:
             described = zip(*_describe(each, derivation, voxel_mm, bits), strict=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.io.overwriting import HDF5, check_name, check_new
 from sbim_deploy.kspace import cfl
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource
@@ -19,8 +19,9 @@ from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results import dicom, nifti
 from sbim_deploy.results.geometry import known_geometries, slice_affine, stack_slices
 from sbim_deploy.results.mrd_images import write_mrd_images
-from sbim_deploy.results.result_file import open_result
+from sbim_deploy.results.result_file import check_result_place, open_result
 from sbim_deploy.results.series import ImageSeries, derivation_of, positions_of_series, read_series
+from sbim_deploy.runs.settings import ReconSettings
 
 H5, MRD, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "dicom", "nifti", "cfl")
 
@@ -64,8 +65,8 @@ def result_path(output: Output) -> Path:
     return output.path if output.format == H5 else output.path.with_name(f".{output.path.name}.h5")
 
 
-def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] | None) -> str | None:
-    """Check before long work that a result of these slices of a k-space file can be written so.
+def check_output(output: Output, source: KspaceSource, settings: ReconSettings) -> str | None:
+    """Check before long work that a result of a k-space file can be written so.
 
     Returns what the user should know of it, or None.
 
@@ -73,15 +74,21 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
         InputError: the place is not free, or the slices do not lie as the format demands.
         BackendMissingError: a package is missing.
     """
-    checks: dict[str, Callable[[Path], object]] = {
+    checks: dict[str, Callable[[Path, bool], object]] = {
         DICOM: dicom.check_dicom,
         NIFTI: nifti.check_nifti,
         CFL: cfl.check_cfl,
+        MRD: check_new,
     }
-    checks.get(output.format, check_writable)(output.path)
+    if output.format in (H5, MRD):
+        check_name(output.path, HDF5)
+    if output.format == H5:
+        check_result_place(output.path, settings.resume, settings.force)
+    else:
+        checks[output.format](output.path, settings.force)
     if output.format not in (DICOM, NIFTI):
         return None
-    start, stop = slices or (0, source.n_slices)
+    start, stop = settings.slices or (0, source.n_slices)
     shape = source.recon_shape or (source.n_rows, source.n_columns)
     indices = range(max(start, 0), min(stop, source.n_slices))
     places = [
@@ -103,8 +110,10 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
     )
 
 
-def write_output(output: Output, result_path: Path, source: KspaceSource) -> None:
+def write_output(output: Output, result_path: Path, source: KspaceSource, force: bool = False) -> None:
     """Write a result in another format, with the geometry of its open k-space file.
+
+    With ``force`` an older output is replaced.
 
     Raises:
         InputError, BackendMissingError: see the writers of the formats.
@@ -112,22 +121,21 @@ def write_output(output: Output, result_path: Path, source: KspaceSource) -> Non
     with open_result(result_path) as result:
         if output.format == CFL:
             images = [result.read_image(position) for position in range(result.n_slices)]
-            cfl.write_cfl_images(output.path, np.stack(images))
+            cfl.write_cfl_images(output.path, np.stack(images), force)
             return
         series = read_series(result, source)
         if output.format == NIFTI:
-            nifti.write_nifti(
-                output.path, _one_volume(output.path, series), source.voxel_mm, series[0].geometries
-            )
+            volume, geometries = _one_volume(output.path, series), series[0].geometries
+            nifti.write_nifti(output.path, volume, source.voxel_mm, geometries, force)
             return
         derivation = derivation_of(result)
         header = source.scan_header if isinstance(source, MrdKspace) else None
         if output.format == DICOM:
             protocol = Protocol() if header is None else header.protocol
-            dicom.write_dicom(output.path, series, derivation, protocol, source.voxel_mm)
+            dicom.write_dicom(output.path, series, derivation, protocol, source.voxel_mm, force)
         elif output.format == MRD:
             bits = pixel_bits(None if header is None else header.bits_stored)
-            write_mrd_images(output.path, series, derivation, source.voxel_mm, bits)
+            write_mrd_images(output.path, series, derivation, source.voxel_mm, bits, force)
 
 
 def _one_volume(path: Path, series: Sequence[ImageSeries]) -> FloatArray:

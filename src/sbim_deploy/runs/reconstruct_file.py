@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_writable
 from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
 from sbim_deploy.results.provenance import Provenance, Timings
-from sbim_deploy.results.result_file import ResultWriter
+from sbim_deploy.results.result_file import ResultWriter, check_result_place
 from sbim_deploy.runs.scan import (
     Tally,
     batches_of_problems,
@@ -88,7 +87,7 @@ def reconstruct(
         ChecksumError, BackendMissingError: see :func:`sbim_deploy.models.folder.load_model`.
     """
     started = time.perf_counter()
-    check_writable(output_path)
+    check_result_place(output_path, settings.resume, settings.force)
     with ExitStack() as stack:
         scan = stack.enter_context(open_scan(source, settings))
         reconstructor: Reconstructor | ClassicalReconstructor
@@ -100,7 +99,7 @@ def reconstruct(
             model, plan, engine = None, None, reconstructor.description
         identity = run_identity(source.path, settings, model, plan, engine["backend"])
         writer = stack.enter_context(
-            ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume)
+            ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume, settings.force)
         )
         pending = writer.pending
         if progress is not None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
@@ -68,13 +69,19 @@ class SimulateSettings:
 
 
 def simulate_file(
-    path: Path, settings: SimulateSettings, on_slice: Callable[[int], None] | None = None
+    path: Path,
+    settings: SimulateSettings,
+    on_slice: Callable[[int], None] | None = None,
+    force: bool = False,
 ) -> float:
     """Write a fastMRI file with its truth and return the effective acceleration.
 
+    With ``force`` what is there is replaced, a scan only where it was simulated too.
+
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or may not be replaced.
     """
+    check_name(path, HDF5)
     mask = line_mask(
         settings.size,
         settings.acceleration,
@@ -84,9 +91,8 @@ def simulate_file(
     )
     voxel = FIELD_OF_VIEW_MM / settings.size
     provenance = {"software": {"sbim-deploy": __version__}, "simulate": asdict(settings)}
-    write_kspace(
-        path, _slices(settings, mask, on_slice), mask, (voxel, voxel, SLICE_THICKNESS_MM), provenance
-    )
+    size_mm = (voxel, voxel, SLICE_THICKNESS_MM)
+    write_kspace(path, _slices(settings, mask, on_slice), mask, size_mm, provenance, force)
     return effective_acceleration(mask)
 
 

@@ -33,7 +33,7 @@ from sbim_deploy.training.dsm import (
     uniform_draw,
 )
 from sbim_deploy.training.label_maps import read_head, read_lesion, volume_files
-from sbim_deploy.training.networks import CHECKPOINT_NAME, START, Kind, kind_of
+from sbim_deploy.training.networks import CHECKPOINT_NAME, PIPELINE_NAME, START, Kind, kind_of
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.ssm import ssm_loss
 
@@ -54,6 +54,7 @@ def train(
     output_dir: Path,
     start: Checkpoint | None = None,
     on_progress: Progress = lambda step, loss, held_out: None,
+    force: bool = False,
 ) -> Path:
     """Train a network on synthetic slices of heads and return the path of its checkpoint.
 
@@ -71,15 +72,18 @@ def train(
             without it a new run begins. None makes a new network.
         on_progress: a function of the step, the mean loss since the last call (NaN before the first step),
             and the mean held-out loss where it was measured.
+        force: whether a new run replaces one that is in the folder.
 
     Raises:
         InputError: the size, the channels or the checkpoint do not fit, a label map or a mask cannot be used,
-            or the folder cannot be written.
+            or the folder cannot be written or holds another run.
         BackendMissingError: the device is not there, or nilearn or diffusers is not installed.
         SbimDeployError: the loss or its gradient is not finite.
     """
     if config.channels != 2:
         raise InputError(f"the config has {config.channels} channels: training needs 2, real and imaginary")
+    if start is None or not start.optimizer:
+        check_run_place(output_dir, force)
     kind = kind_of(config, settings.schedule, start)
     run = _begin(kind, settings, start)
     draw_sigmas = _level_draw(kind, settings)
@@ -129,6 +133,22 @@ def train(
             kind.write(output_dir, _checkpoint(run, settings))
             plot_log(log, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
+
+
+def check_run_place(folder: Path, force: bool) -> None:
+    """Check that a new run may be written into a folder.
+
+    Raises:
+        InputError: the folder holds one, without ``force``.
+    """
+    found = [
+        name for name in (CHECKPOINT_NAME, PIPELINE_NAME, LOG_NAME, PLOT_NAME) if (folder / name).exists()
+    ]
+    if found and not force:
+        raise InputError(
+            f"{folder / found[0]}: is there already; --resume goes on with that run, --force replaces it, or "
+            "name another folder"
+        )
 
 
 def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
