@@ -104,11 +104,16 @@ def begin_again_without(output, missing, expected):
     output.unlink()
 
 
-def test_without_resume_a_study_starts_over(client, scans, alone, tmp_path):
+def test_a_forced_study_starts_over(client, scans, alone, tmp_path):
     files = study_files([scans / "scan0.h5"], tmp_path)
     conduct(client, files)
     before = files[0].output.stat().st_mtime_ns
-    assert [record.state for record in conduct(client, files)] == ["done"]
+    (record,) = conduct(client, files)
+    assert record.state == "failed"
+    assert "is there already" in record.error
+    assert files[0].output.stat().st_mtime_ns == before
+    forced = replace(JOB, settings=replace(FAST, force=True))
+    assert [record.state for record in conduct(client, files, job=forced)] == ["done"]
     assert files[0].output.stat().st_mtime_ns != before
 
 

@@ -82,12 +82,12 @@ def train(
     """
     if config.channels != 2:
         raise InputError(f"the config has {config.channels} channels: training needs 2, real and imaginary")
-    if start is None or not start.optimizer:
-        check_run_place(output_dir, force)
     kind = kind_of(config, settings.schedule, start)
     run = _begin(kind, settings, start)
     draw_sigmas = _level_draw(kind, settings)
     anatomies, held_out_anatomies = _anatomies(settings)
+    if start is None or not start.optimizer:
+        check_run_place(output_dir, force)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
