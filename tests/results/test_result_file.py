@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from hdf5_samples import complex_noise
 from sbim_deploy.errors import InputError
+from sbim_deploy.results.partial import partial_folder, run_hash
 from sbim_deploy.results.result_file import ResultWriter, open_result
 
 IDENTITY = {"model": "abc", "seed": 3, "slices": (4, 2, 9), "plan": {"levels": [0, 1, 2]}}
@@ -248,6 +251,68 @@ def test_flipped_byte_in_a_slice_is_noticed(path: Path, partial: Path) -> None:
     damaged.write_bytes(content)
     with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
         assert writer.pending == (2, 9)
+
+
+def test_slices_of_another_run_are_not_taken_for_this_one_s(path: Path, partial: Path) -> None:
+    other = path.with_name("other.h5")
+    with ResultWriter(other, {"seed": 4}, SLICES, resume=False) as writer:
+        write(writer, SLICES)
+        shutil.copy(partial_folder(other) / "slice_000002.npz", partial)
+        with ResultWriter(path, IDENTITY, SLICES, resume=True) as ours:
+            assert ours.pending == (2, 9)
+            write(ours, ours.pending)
+            shutil.copy(partial_folder(other) / "slice_000009.npz", partial)
+            with pytest.raises(InputError, match=r"slice_000009\.npz: is damaged or another run's"):
+                ours.finish({})
+    assert not path.exists()
+
+
+def test_a_run_whose_folder_another_has_taken_neither_adds_to_it_nor_ends_well(path: Path) -> None:
+    with ResultWriter(path, IDENTITY, SLICES, resume=False) as first:
+        write(first, SLICES[:2])
+        with ResultWriter(path, {"seed": 4}, SLICES, resume=False, force=True) as second:
+            with pytest.raises(InputError, match="belongs to another run by now, or is gone"):
+                write(first, SLICES[2:])
+            assert second.pending == SLICES
+            write(second, SLICES)
+            first._done = set(SLICES)
+            with pytest.raises(InputError, match="belongs to another run by now, or is gone"):
+                first.finish({})
+            second.finish({})
+    with open_result(path) as result:
+        assert result.identity == {"seed": 4}
+
+
+HUGE = {"descr": "<c8", "fortran_order": False, "shape": (10**6, 10**6)}
+
+
+def test_a_slice_that_claims_a_terabyte_or_is_not_finite_is_done_again(path: Path, partial: Path) -> None:
+    slices = [partial / f"slice_{index:06d}.npz" for index in SLICES[:2]]
+    with np.load(slices[0]) as stored:
+        arrays = dict(stored)
+    with zipfile.ZipFile(slices[0], "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                if name == "image":
+                    np.lib.format.write_array_header_1_0(member, HUGE)
+                else:
+                    np.lib.format.write_array(member, array)
+    arrays["image"][0, 0] = np.nan
+    arrays["run"] = np.array(run_hash(IDENTITY))
+    np.savez(slices[1], **arrays)
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        assert writer.pending == SLICES
+
+
+def test_slices_of_another_size_are_said_in_one_line(path: Path, partial: Path) -> None:
+    small = {"image": np.ones((2, 2), np.complex64), "zero_filled": np.ones((2, 2), np.float32)}
+    with np.load(partial / f"slice_{SLICES[0]:06d}.npz") as stored:
+        arrays = {**stored, **small}
+    np.savez(partial / f"slice_{SLICES[0]:06d}.npz", **arrays)
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        assert writer.pending == SLICES[1:]
+        with pytest.raises(InputError, match=r"its slices are \(2, 2\), and this run's are .*--force"):
+            write(writer, writer.pending)
 
 
 def test_pickled_slice_is_not_loaded(path: Path, partial: Path) -> None:

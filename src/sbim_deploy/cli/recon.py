@@ -185,6 +185,7 @@ def run_recon(
     pictures: Pictures,
 ) -> Provenance:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
+    from sbim_deploy.io.locks import owning_file
     from sbim_deploy.io.overwriting import PAGE, PICTURE, check_name, check_new
     from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
@@ -195,7 +196,11 @@ def run_recon(
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
-    with open_source(kspace, settings.reading, settings.orientation) as source:
+    result = result_path(output)
+    with (
+        open_source(kspace, settings.reading, settings.orientation) as source,
+        owning_file(result),
+    ):
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
@@ -206,7 +211,6 @@ def run_recon(
             if path is not None:
                 check_name(path, kind)
                 check_new(path, settings.force)
-        result = result_path(output)
         if settings.force and not settings.resume and (n_finished := count_finished(result)):
             note(
                 f"starting over: {n_finished} finished slices of a stopped run are left out "

@@ -21,6 +21,7 @@ from sbim_deploy.export.load import load_network
 from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
 from sbim_deploy.io.atomic import check_folder_place, replacing_folder
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.folder import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -143,10 +144,12 @@ def export_model(
     opset = opset or max(DEFAULT_OPSET, lowest)
     if not lowest <= opset <= MAX_OPSET:
         raise InputError(f"opset is {opset}: expected {lowest} to {MAX_OPSET} for {dtype}")
-    replaced = check_model_place(folder, force)
-    loaded = load_network(checkpoint_path, config_path, ema)
-    with replacing_folder(folder, replaced) as made:
-        manifest = _write(loaded, made, checkpoint_path, folder.resolve().name, dtype, opset, announce)
+    check_folder_place(folder)
+    with owning_file(folder):
+        replaced = check_model_place(folder, force)
+        loaded = load_network(checkpoint_path, config_path, ema)
+        with replacing_folder(folder, replaced) as made:
+            manifest = _write(loaded, made, checkpoint_path, folder.resolve().name, dtype, opset, announce)
     return manifest
 
 
@@ -154,9 +157,8 @@ def check_model_place(folder: Path, force: bool) -> list[str]:
     """Check that a model may be written into a folder, and return the older one's files, which it replaces.
 
     Raises:
-        InputError: a model is there, without ``force``; something else is; or nothing can be written there.
+        InputError: a model is there, without ``force``; or something else is.
     """
-    check_folder_place(folder)
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return []
     if not (folder / MANIFEST_NAME).is_file():

@@ -39,6 +39,7 @@ MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**53
 MAX_FAULTS = 3
 MAX_NAMES = 20
+ESCAPED_SURROGATE = "\\ud"
 
 
 def whole(least: int, most: int = MAX_NUMBER) -> Meta:
@@ -65,19 +66,33 @@ Sha256 = Annotated[
 T = TypeVar("T")
 
 
-def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """Parse one JSON object; ``where`` names its place in the error message.
+def parse_object(
+    text: str | bytes, where: str, way_out: str = "write it anew or fetch it again"
+) -> dict[str, Any]:
+    """Parse one JSON object; ``where`` names its place in the error message, which ``way_out`` ends.
 
     Raises:
-        InputError: the text is not UTF-8, not strict JSON (NaN is not) or not an object.
+        InputError: the text is not UTF-8, not strict JSON (NaN is not) or not an object, or a string in it
+            is no text (half a surrogate pair).
     """
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        text.encode()
         parsed = json.loads(text, parse_constant=_refuse_constant)
+        if ESCAPED_SURROGATE in text.lower():
+            # Alone it is no character, and cannot be printed.
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON ({error}); write it anew or fetch it again") from error
+        raise InputError(f"{where}: is not JSON ({_one_line(error)}); {way_out}") from error
     if not isinstance(parsed, dict):
         raise InputError(f"{where}: got a JSON {type(parsed).__name__}, expected an object")
     return parsed
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "a string holds half a surrogate pair"
+    return " ".join(str(error).split())
 
 
 def format_object(value: dict[str, Any], indent: int | None = None) -> str:

@@ -23,6 +23,7 @@ from sbim_deploy.engines.tensorrt_builder import (
 )
 from sbim_deploy.errors import BackendMissingError, ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.io.overwriting import check_new
 from sbim_deploy.models.engine_folder import (
     CACHE_SUFFIX,
@@ -167,10 +168,11 @@ def build_engine_file(
     if not request.force and _is_there(path, record):
         return BuiltEngine(path, record, was_there=True)
     _make_folder(request.output)
-    _check_engine_place(path, request.force)
-    serialised = _build(network, request, on_progress)
-    path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
-    write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
+    with owning_file(path):
+        _check_engine_place(path, request.force)
+        serialised = _build(network, request, on_progress)
+        path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
+        write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
     return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False)
 
 

@@ -17,6 +17,7 @@ from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import check_folder_place, check_free_space, replacing_folder
 from sbim_deploy.io.documents import format_object
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import identity, served_name, tensor_specs
 from sbim_deploy.models.engine_build import shape_ranges
 from sbim_deploy.models.engine_folder import (
@@ -206,6 +207,14 @@ def write_repository(
         BackendMissingError: tritonclient is not installed.
         ChecksumError: an engine's file is not that of its record, or a copy is not the original.
     """
+    check_folder_place(folder)
+    with owning_file(folder):
+        return _write_repository(model, folder, settings, force)
+
+
+def _write_repository(
+    model: Model, folder: Path, settings: ServingSettings, force: bool
+) -> WrittenRepository:
     replaced = _check_replaceable(folder, force)
     coils = Range(settings.coils, settings.coils, settings.coils)
     ranges = shape_ranges(model.manifest, coils=coils, size=settings.size)
@@ -229,7 +238,6 @@ def write_repository(
 
 def _check_replaceable(folder: Path, force: bool) -> list[str]:
     """Return the files of the older repository, which the new one replaces."""
-    check_folder_place(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return []
     if not (folder / RECORD).is_file():

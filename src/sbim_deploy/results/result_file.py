@@ -37,12 +37,14 @@ from sbim_deploy.results.partial import (
     FinishedSlice,
     SliceForm,
     begin_run,
+    check_run,
     count_finished,
     discard_run,
     is_begun,
     load_slice,
     partial_folder,
     read_run,
+    run_hash,
     save_slice,
     slice_path,
 )
@@ -210,10 +212,12 @@ class ResultWriter:
         check_result_place(path, resume, force)
         # JSON has no tuples: compare what will be read back, not what was given.
         self._identity = parse_object(format_object(identity), "the identity of the run")
+        self._run = run_hash(self._identity)
         self._form: SliceForm | None = None
         self._done: set[int] = set()
         self._notes: dict[int, SliceNotes] = {}
         self._complete = False
+        self._was_resumed = False
         if resume and is_begun(path):
             self._resume()
         elif resume and os.path.isfile(path):
@@ -229,7 +233,7 @@ class ResultWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._done:
+        if not self._done and is_begun(self.path) and read_run(self.path)[1] == self._run:
             discard_run(self.path)
 
     @property
@@ -269,6 +273,11 @@ class ResultWriter:
         if index not in self.slice_indices:
             raise ValueError(f"slice {index} is not one of this run")
         shape = image.shape if self._form is None else self._form.shape
+        if self._was_resumed and image.shape != shape:
+            raise InputError(
+                f"{partial_folder(self.path)}: its slices are {shape}, and this run's are {image.shape}; "
+                f"{WITHOUT_RESUME}"
+            )
         if image.ndim != 2 or image.dtype != np.complex64 or image.shape != shape:
             raise ValueError(f"image is {image.dtype} {image.shape}, expected complex64 {shape}")
         if zero_filled.shape != shape:
@@ -280,7 +289,7 @@ class ResultWriter:
             raise ValueError(
                 f"slice {index} has a standard deviation that is not float32 {shape}, or that others lack"
             )
-        save_slice(self.path, index, finished)
+        save_slice(self.path, index, finished, self._run)
         self._form = finished.form
         self._done.add(index)
         self._notes[index] = finished.notes
@@ -302,6 +311,7 @@ class ResultWriter:
             return
         if self.pending or self._form is None:
             raise ValueError(f"slices {self.pending} are not written yet")
+        check_run(self.path, self._run)
         n_bytes = len(self.slice_indices) * math.prod(self._form.shape) * BYTES_PER_PIXEL
         folder = partial_folder(self.path)
         check_free_space(folder, n_bytes)
@@ -328,9 +338,11 @@ class ResultWriter:
         deviations = stack("standard_deviation", np.float32) if form.has_deviation else None
         residuals = file.create_dataset("residual", (len(self.slice_indices),), np.float32)
         for position, index in enumerate(self.slice_indices):
-            finished = load_slice(self.path, index)
+            finished = load_slice(self.path, index, self._run)
             if finished is None or finished.form != form:
-                raise InputError(f"{slice_path(self.path, index)}: is damaged; run again with --resume")
+                raise InputError(
+                    f"{slice_path(self.path, index)}: is damaged or another run's; run again with --resume"
+                )
             images[position], residuals[position] = finished.image, finished.residual
             magnitudes[position], zero_filled[position] = np.abs(finished.image), finished.zero_filled
             if deviations is not None:
@@ -341,11 +353,12 @@ class ResultWriter:
         found, _ = read_run(self.path)
         check_same_run(found, self._identity, partial_folder(self.path), WITHOUT_RESUME)
         for index in self.slice_indices:
-            finished = load_slice(self.path, index)
+            finished = load_slice(self.path, index, self._run)
             if finished is not None and self._form in (None, finished.form):
                 self._form = finished.form
                 self._done.add(index)
                 self._notes[index] = finished.notes
+        self._was_resumed = bool(self._done)
 
     def _adopt_output(self) -> None:
         try:

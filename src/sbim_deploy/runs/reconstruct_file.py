@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
@@ -61,7 +62,10 @@ def reconstruct_file(
         InputError: see :func:`sbim_deploy.kspace.sources.open_source` and :func:`reconstruct`.
         SamplingError, ChecksumError, BackendMissingError: see :func:`reconstruct`.
     """
-    with open_source(kspace_path, settings.reading, settings.orientation) as source:
+    with (
+        owning_file(output_path),
+        open_source(kspace_path, settings.reading, settings.orientation) as source,
+    ):
         return reconstruct(source, output_path, settings, progress, on_residual)
 
 
@@ -73,6 +77,8 @@ def reconstruct(
     on_residual: OnResidual | None = None,
 ) -> Provenance:
     """Reconstruct an open k-space file and return the output's provenance.
+
+    The caller sees to it that no other run writes the output: :func:`sbim_deploy.io.locks.owning_file`.
 
     The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
     ``on_residual`` hears of the residual after every step, which it costs time to compute.

@@ -184,7 +184,7 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
 def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, ...]) -> BatchDone:
     """Reconstruct a batch of slices and keep those that are not kept yet."""
     reconstruct = _reconstructor(job)
-    missing = {index for index in indices if load_slice(file.output, index) is None}
+    missing = {index for index in indices if load_slice(file.output, index, run) is None}
     tally = Tally()
     if missing:
         with (

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig
 from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.locks import owning_folder
 from sbim_deploy.training.brains import Anatomies, held_out_pool, training_pool
 from sbim_deploy.training.dsm import (
     LevelDraw,
@@ -86,12 +87,25 @@ def train(
     run = _begin(kind, settings, start)
     draw_sigmas = _level_draw(kind, settings)
     anatomies, held_out_anatomies = _anatomies(settings)
-    if start is None or not start.optimizer:
-        check_run_place(output_dir, force)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot make the folder ({error.strerror}); name another") from error
+    goes_on = start is not None and bool(start.optimizer)
+    with owning_folder(output_dir):
+        if not goes_on:
+            check_run_place(output_dir, force)
+        return _train(
+            settings, output_dir, kind, run, draw_sigmas, anatomies, held_out_anatomies, on_progress
+        )
+
+
+def _train(
+    settings: TrainSettings,
+    output_dir: Path,
+    kind: Kind,
+    run: _Run,
+    draw_sigmas: LevelDraw,
+    anatomies: Anatomies,
+    held_out_anatomies: Anatomies,
+    on_progress: Progress,
+) -> Path:
     sigmas = np.geomspace(kind.sigmas[-1], kind.sigmas[0], N_HELD_OUT_SIGMAS).tolist()
     log = output_dir / LOG_NAME
     begin_log(log, sigmas, run.step)
