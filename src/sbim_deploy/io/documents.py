@@ -53,6 +53,11 @@ def real(low: float, high: float) -> Meta:
     return Meta(ge=low, le=high, extra={"expected": f"a number from {low:g} to {high:g}"})
 
 
+def one_of(*names: str) -> Meta:
+    """Return the texts that are taken, with the words for them."""
+    return Meta(pattern=rf"^({'|'.join(names)})\Z", extra={"expected": f"one of {', '.join(names)}"})
+
+
 Count = Annotated[int, whole(1)]
 Natural = Annotated[int, whole(0)]
 # Bounds refuse NaN and infinities too.
@@ -61,6 +66,15 @@ Positive = Annotated[float, Meta(gt=0, le=MAX_NUMBER, extra={"expected": "a fini
 NonNegative = Annotated[float, Meta(ge=0, le=MAX_NUMBER, extra={"expected": "a finite number of at least 0"})]
 Sha256 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"expected": "64 lower-case hexadecimal digits"})
+]
+
+# Text that is printed on one line: no control characters, no line ends of Unicode, no halves of characters.
+Line = Annotated[
+    str,
+    Meta(
+        pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{0,1000}\\Z",
+        extra={"expected": "one line of text, of at most 1000 letters"},
+    ),
 ]
 
 T = TypeVar("T")

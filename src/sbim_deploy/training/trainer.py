@@ -258,7 +258,7 @@ def _go_on(run: _Run, start: Checkpoint, settings: TrainSettings) -> None:
         )
     try:
         run.optimizer.load_state_dict({name: start.optimizer[name] for name in ("state", "param_groups")})
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{START}: its optimiser's state is not this network's Adam's: {error}") from error
     if run.scaler.is_enabled() and SCALER_KEY in start.optimizer:
         run.scaler.load_state_dict(start.optimizer[SCALER_KEY])
