@@ -21,7 +21,6 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import (
-    MAX_NUMBER,
     Count,
     Line,
     Natural,
@@ -196,9 +195,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     ema = content[4] if len(content) > 4 and isinstance(content[4], Mapping) else None
     optimizer = content[1] if isinstance(content[1], Mapping) else {}
-    epoch, step = (
-        value if isinstance(value, int) and 0 <= value < MAX_NUMBER else 0 for value in content[2:4]
-    )
+    epoch, step = (value if isinstance(value, int) else 0 for value in content[2:4])
     raw = _state_dict(content[0], path)
     return Checkpoint(raw, _state_dict(ema, path) if ema else None, optimizer, epoch, step)
 
