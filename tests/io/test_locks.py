@@ -134,6 +134,19 @@ def test_without_hard_links_a_lock_is_made_exclusively(out: Path, monkeypatch: p
     assert list(out.parent.iterdir()) == []
 
 
+def test_a_lock_that_nfs_made_and_then_denied_is_ours(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def lose_the_answer(source: Path, target: Path) -> None:
+        link(source, target)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", lose_the_answer)
+    with owning_file(out):
+        assert lock_of(out).exists()
+    assert list(out.parent.iterdir()) == []
+
+
 def test_a_folder_is_made_and_has_one_owner(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     with owning_folder(folder), pytest.raises(InputError, match="another run"):

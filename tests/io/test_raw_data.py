@@ -56,6 +56,9 @@ def npy() -> bytes:
         ("meas_MID00042.dat", b"anything"),
         ("scan.RAW", b"anything"),
         ("scan.mrd", b"yardl\x01\x00"),
+        ("scan.ndjson", b'{"yardl":{"version":1}}'),
+        ("20261130T120000-1.mrd", b"\x01\x00default" + b"\0" * 1017),
+        ("meas", b"\0\0\0\0\x02\0\0\0" + b"\x07" * 64),
         ("k.cfl", b"\0" * 8),
     ],
 )
@@ -93,6 +96,9 @@ def test_results_and_other_files_are_no_raw_data(tmp_path: Path) -> None:
     write_cfl_images(tmp_path / "image.cfl", COMPLEX)
     (tmp_path / "page.html").write_text("<html>")
     (tmp_path / "empty").touch()
+    (tmp_path / "volume.nii").write_bytes((348).to_bytes(4, "little") + bytes(344))
+    (tmp_path / "image.dcm").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     hdf5(tmp_path / "result.h5", "image", COMPLEX, {"software": {}})
     hdf5(tmp_path / "magnitudes.h5", "reconstruction", np.ones((2, 4, 4)))
     with h5py.File(tmp_path / "images.h5", "w") as file:

@@ -24,6 +24,8 @@ KSPACE_NAMES = ("kspace", "k_space", "ksp", "rawdata", "raw_data")
 START_BYTES = 128
 STARTS = {
     b"yardl": "an MRD 2 stream",
+    b'{"yardl"': "an MRD 2 stream",
+    **dict.fromkeys((b"\x01\x00", b"\x02\x00", b"\x03\x00"), "an MRD stream, by its first message"),
     b"\x93NUMPY": "an array of NumPy, k-space perhaps",
     b"MATLAB 5.0 MAT-file": "arrays of MATLAB, k-space perhaps",
     b"MATLAB 7": "arrays of MATLAB, k-space perhaps",
@@ -58,7 +60,15 @@ def raw_data_in(path: Path) -> str | None:
         raise InputError(
             f"{path}: is damaged, and nothing tells that it is no raw data; remove it, or name another output"
         ) from error
+    if _is_twix(start):
+        return "Siemens' raw data (twix)"
     return next((what for magic, what in STARTS.items() if start.startswith(magic)), None)
+
+
+def _is_twix(start: bytes) -> bool:
+    """Tell whether a file begins with the table of one to 64 measurements, as VD and later have it."""
+    marker, n_measurements = (int.from_bytes(start[at : at + 4], "little") for at in (0, 4))
+    return marker < 10_000 and 1 <= n_measurements <= 64
 
 
 def is_simulated(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space, give_name
+from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.mrd.file import MrdWriter
 from sbim_deploy.mrd.messages import Readout
 from sbim_deploy.serving.log import warn
@@ -55,7 +55,7 @@ class RawFile:
             return
         try:
             self._file.close()
-            give_name(self._hidden, self._path)
+            os.replace(self._hidden, self._path)
         except _FAILURES as error:
             self._failed(error)
 
