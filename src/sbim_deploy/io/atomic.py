@@ -30,11 +30,15 @@ def check_writable(path: Path) -> None:
         kind = "a folder" if os.path.isdir(path) else "not a plain file"
         raise InputError(f"{path}: is {kind}, expected a file to write; name a file")
     _check_no_mount(path)
-    _check_beside(path)
+    check_beside(path)
 
 
-def _check_beside(path: Path) -> None:
-    """Check that the folder that ``path`` is in is there and takes new files."""
+def check_beside(path: Path) -> None:
+    """Check that the folder that ``path`` is in is there and takes new files.
+
+    Raises:
+        InputError: it is not, or does not.
+    """
     folder = path.parent
     if not os.path.isdir(folder):
         what = "is not a folder" if os.path.lexists(folder) else "does not exist"
@@ -127,7 +131,7 @@ def replacing_folder(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]
     """
     folder = Path(os.path.realpath(folder))
     _check_no_mount(folder)
-    _check_beside(folder)
+    check_beside(folder)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
             made = Path(temporary) / "made"
@@ -193,7 +197,7 @@ def check_folder_place(path: Path) -> None:
         InputError: a disk is mounted there, or nothing can be written beside it.
     """
     _check_no_mount(Path(os.path.realpath(path)))
-    _check_beside(Path(os.path.realpath(path)))
+    check_beside(Path(os.path.realpath(path)))
 
 
 def _check_no_mount(path: Path) -> None:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import check_beside
 from sbim_deploy.io.documents import Count, convert, format_object, parse_object
 
 PROC = Path("/proc")
@@ -59,6 +60,7 @@ def owning_file(path: Path) -> Iterator[None]:
     Raises:
         InputError: another run does, or nothing can be written beside it.
     """
+    check_beside(path)
     path = Path(os.path.abspath(path))
     with _holding(path.with_name(f".{path.name}.lock"), path):
         yield
