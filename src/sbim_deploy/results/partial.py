@@ -114,7 +114,7 @@ def read_run(path: Path) -> tuple[dict[str, Any], str]:
     try:
         stored = record.read_bytes()
     except OSError as error:
-        raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
+        raise InputError(f"{record}: cannot be read ({error.strerror}); --force starts over") from error
     identity = parse_object(stored, str(record))
     return identity, run_hash(identity)
 
@@ -157,17 +157,21 @@ def save_slice(path: Path, index: int, finished: FinishedSlice, run: str) -> Non
         check_run(path, run)
 
 
+def is_current(path: Path, run: str) -> bool:
+    """Tell whether the output ``path`` still is that of a run, which another may have taken."""
+    try:
+        return read_run(path)[1] == run
+    except InputError:
+        return False
+
+
 def check_run(path: Path, run: str) -> None:
     """Check that the output ``path`` still is that of a run.
 
     Raises:
         InputError: another run has begun it meanwhile, or its folder is gone.
     """
-    try:
-        is_current = read_run(path)[1] == run
-    except InputError:
-        is_current = False
-    if not is_current:
+    if not is_current(path, run):
         raise InputError(
             f"{partial_folder(path)}: belongs to another run by now, or is gone; give each run its own output"
         )

@@ -41,6 +41,7 @@ from sbim_deploy.results.partial import (
     count_finished,
     discard_run,
     is_begun,
+    is_current,
     load_slice,
     partial_folder,
     read_run,
@@ -233,7 +234,7 @@ class ResultWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._done and is_begun(self.path) and read_run(self.path)[1] == self._run:
+        if not self._done and is_current(self.path, self._run):
             discard_run(self.path)
 
     @property
