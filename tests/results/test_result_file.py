@@ -16,7 +16,7 @@ import pytest
 
 from hdf5_samples import complex_noise
 from sbim_deploy.errors import InputError
-from sbim_deploy.results.partial import partial_folder, run_hash
+from sbim_deploy.results.partial import begin_run, partial_folder, run_hash
 from sbim_deploy.results.result_file import ResultWriter, open_result
 
 IDENTITY = {"model": "abc", "seed": 3, "slices": (4, 2, 9), "plan": {"levels": [0, 1, 2]}}
@@ -174,6 +174,17 @@ def test_resume_of_a_finished_run_has_nothing_to_do(path: Path) -> None:
         writer.finish({"engine": "another"})
     assert path.read_bytes() == before
     assert_whole(path)
+
+
+def test_a_run_that_was_killed_once_its_result_had_its_name_is_finished(path: Path) -> None:
+    finish(path)
+    before = path.read_bytes()
+    begin_run(path, IDENTITY)
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        assert writer.pending == ()
+        writer.finish({})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("resume", [False, True])

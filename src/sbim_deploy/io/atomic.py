@@ -104,7 +104,7 @@ def give_name(temporary: Path, path: Path) -> None:
         OSError: the file system does not take it.
     """
     try:
-        os.link(temporary, path, follow_symlinks=False)
+        os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:
@@ -172,7 +172,7 @@ def _keep_others(old: Path, made: Path, ours: frozenset[str]) -> None:
                 continue
             try:
                 os.link(source, target, follow_symlinks=False)
-            except OSError:
+            except (OSError, NotImplementedError):
                 shutil.copy2(source, target, follow_symlinks=False)
 
 

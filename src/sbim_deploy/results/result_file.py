@@ -219,10 +219,8 @@ class ResultWriter:
         self._notes: dict[int, SliceNotes] = {}
         self._complete = False
         self._was_resumed = False
-        if resume and is_begun(path):
-            self._resume()
-        elif resume and os.path.isfile(path):
-            self._adopt_output()
+        if resume:
+            self._take_up()
         if not self._complete:
             check_new(path, force)  # an output that is none of this run's
         if not self._done and not self._complete:
@@ -361,15 +359,24 @@ class ResultWriter:
                 self._notes[index] = finished.notes
         self._was_resumed = bool(self._done)
 
-    def _adopt_output(self) -> None:
+    def _take_up(self) -> None:
+        """Go on with what is there of a run: its result, or else its slices."""
+        begun = is_begun(self.path)
         try:
             with open_result(self.path) as result:
                 found, left_out = result.identity, result.provenance.left_out
                 indices = (*result.slice_indices, *map(int, left_out))
-        except InputError:
-            return  # whatever it is, it is not a finished run
+        except InputError:  # whatever is there, it is not a finished run
+            if begun:
+                self._resume()
+            return
+        if begun and found != self._identity:
+            self._resume()
+            return
         check_same_run(found, self._identity, self.path, WITHOUT_RESUME)
         self._complete = sorted(indices) == sorted(self.slice_indices)
+        if self._complete and begun:
+            discard_run(self.path)  # of a run that was killed when it had given its result the name
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path, way_out: str) -> None:
