@@ -370,7 +370,7 @@ class ResultWriter:
             if begun:
                 self._resume()
             return
-        if begun and found != self._identity:
+        if begun and (self._force or found != self._identity):
             self._resume()
             return
         check_same_run(found, self._identity, self.path, WITHOUT_RESUME)
