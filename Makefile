@@ -12,7 +12,7 @@ RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 .PHONY: demo test test-slow lint benchmark clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/sbim-deploy demo -o demo
+	$(BIN)/sbim-deploy demo -o demo --force
 
 test: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -85,6 +85,17 @@ def test_backends_that_turn_out_not_to_be_here_are_left_out_with_the_reason(cli,
     assert "CUDAExecutionProvider" in done.err
 
 
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_what_was_measured_is_printed_though_another_backend_is_missing(cli, json_option):
+    done = cli(*FAST, "--backend", "onnxruntime", "--backend", "onnxruntime-cuda", *json_option)
+    assert done.code == 4
+    assert "CUDAExecutionProvider" in done.error_line
+    if json_option:
+        assert json.loads(done.out)["backends"][0]["backend"] == "onnxruntime"
+    else:
+        assert done.out.splitlines()[1].startswith("onnxruntime ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -81,7 +81,7 @@ def test_each_gpu_that_is_named_gets_an_engine_of_its_own(cli, rtx, tiny_model):
     }
 
 
-def test_an_equal_engine_is_kept_another_is_replaced_and_force_builds(cli, rtx, tiny_model):
+def test_an_equal_engine_is_kept_and_another_is_replaced_by_force_alone(cli, rtx, tiny_model):
     def build(*options):
         done = cli("build", tiny_model, "--backend", "rtx", "--sm", 89, "--graph", "score", *options)
         assert done.code == 0, done.err
@@ -93,12 +93,17 @@ def test_an_equal_engine_is_kept_another_is_replaced_and_force_builds(cli, rtx, 
     cache.write_bytes(b"kernels")
     assert not build()
     assert cache.exists()
-    assert build("--batch", "1:1:1", "--opt-level", 0)
+    other = ("--batch", "1:1:1", "--opt-level", 0)
+    done = cli("build", tiny_model, "--backend", "rtx", "--sm", 89, "--graph", "score", *other)
+    assert done.code == 2
+    assert "built for other sizes or damaged; give --force" in done.error_line
+    assert cache.exists()
+    assert build(*other, "--force")
     assert not cache.exists()
     assert not build("--batch", "1:1:1", "--opt-level", 0)
     assert build("--batch", "1:1:1", "--opt-level", 0, "--force")
     engine.write_bytes(b"damaged")
-    assert build("--batch", "1:1:1", "--opt-level", 0)
+    assert build("--batch", "1:1:1", "--opt-level", 0, "--force")
     assert len(list(engine.parent.iterdir())) == 2
 
 

@@ -428,7 +428,7 @@ def test_recon_says_which_engine_runs_and_why(cli, simulated, out):
     assert [line for line in done.err.splitlines() if line.startswith("engine: ")] == [
         f"engine: onnxruntime {json.loads(done.out)['engine']['version']} (asked for)"
     ]
-    assert "(auto" in cli(*arguments).err
+    assert "(auto" in cli(*arguments, "--force").err
 
 
 def test_export_without_pytorch_is_exit_4(cli, tmp_path, monkeypatch):
@@ -491,6 +491,11 @@ def test_a_stopped_run_says_how_to_go_on(cli, simulated, out, monkeypatch):
 def test_starting_over_is_said(cli, simulated, out):
     (out.parent / f".{out.name}.partial").mkdir()
     (out.parent / f".{out.name}.partial" / "slice_000001.npz").write_bytes(b"")
-    done = cli("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:1")
+    (out.parent / f".{out.name}.partial" / "run.json").write_text("{}")
+    arguments = ("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:1")
+    done = cli(*arguments)
+    assert done.code == 2
+    assert "1 finished slices of a stopped run are there" in done.error_line
+    done = cli(*arguments, "--force")
     assert done.code == 0
     assert "starting over: 1 finished slices" in done.err

@@ -153,8 +153,10 @@ def test_what_is_there_is_not_replaced_unasked(small_model, tmp_path):
     write_repository(small_model, folder, CPU)
     with pytest.raises(InputError, match="--force"):
         write_repository(small_model, folder, CPU)
+    (folder / "mine.txt").write_text("mine")
     write_repository(small_model, folder, ServingSettings("cpu", max_batch=2), force=True)
     assert read_config(folder / "demo-score").max_batch_size == 2
+    assert (folder / "mine.txt").read_text() == "mine"
 
 
 def test_a_failure_leaves_the_older_repository_and_nothing_else(small_model, tmp_path):

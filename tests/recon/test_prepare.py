@@ -29,6 +29,22 @@ def test_the_mvue_of_full_kspace_is_the_image_and_the_scale_its_99th_percentile(
     assert problem.mask.all()
 
 
+@pytest.mark.parametrize("largest", [1e-43, 1e-40, 1e-30, 1e-16, 1e16, 1e36])
+def test_kspace_whose_squares_float32_does_not_hold_is_one_line(scan, largest):
+    _, _, kspace = scan
+    scaled = (kspace.astype(np.complex128) * (largest / np.abs(kspace).max())).astype(np.complex64)
+    with pytest.raises(InputError, match=r"slice 3: the largest value of .*expected 1e-15 to 1e\+15"):
+        prepare_slice(scaled, 3)
+
+
+@pytest.mark.parametrize("largest", [1e-14, 1e14])
+def test_the_unit_of_kspace_does_not_matter(scan, largest):
+    _, maps, kspace = scan
+    factor = largest / np.abs(kspace).max()
+    plain, scaled = (prepare_slice(np.complex64(each * kspace), maps=maps) for each in (1.0, factor))
+    np.testing.assert_allclose(scaled.mvue / factor, plain.mvue, atol=1e-4)
+
+
 def test_maps_are_made_of_unit_norm_so_that_their_scale_does_not_matter(scan):
     _, maps, kspace = scan
     problem = prepare_slice(kspace, maps=7 * maps)

@@ -240,7 +240,7 @@ def test_bart_s_kspace_and_maps_give_bart_s_image(cli, tmp_path):
     for maps in ((), ("--maps", tmp_path / "maps.cfl")):
         png = tmp_path / "picture.png"
         options = ("--png", png, *maps, "--steps", 8, "--backend", "onnxruntime")
-        done = cli("recon", tmp_path / "kspace.cfl", "-o", tmp_path / "out.cfl", *options)
+        done = cli("recon", tmp_path / "kspace.cfl", "-o", tmp_path / "out.cfl", *options, "--force")
         assert done.code == 0, done.err
         assert png.exists()
         with CflFile(tmp_path / "out.cfl") as ours, CflFile(tmp_path / "pics.cfl") as theirs:

@@ -12,7 +12,7 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_json, print_table
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
 
 if TYPE_CHECKING:
     from sbim_deploy.models.folder import Model
@@ -41,11 +41,12 @@ def bench(
     choice, _ = sampling.choose()
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
-    measured = _measure_all(loaded, case, _at_url(backend, url))
+    measured, missing = _measure_all(loaded, case, _at_url(backend, url))
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
     if json:
         print_json({"machine": machine(), "case": asdict(case), "score_flops": flops, "backends": rows})
+        _raise_first(missing)
         return
     _print(rows)
     arithmetic = 'GFLOP/s: pip install "sbim-deploy[export]"' if flops is None else f"{flops / 1e9:.1f} GFLOP"
@@ -54,6 +55,7 @@ def bench(
         f"{arithmetic}; a reconstruction is {case.choice.name} with {measured[0].network_calls} calls"
     )
     typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
+    _raise_first(missing)
 
 
 def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
@@ -65,22 +67,38 @@ def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
     return [options.backend_at(name, url) if name in options.SERVED else name for name in asked or ()]
 
 
-def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Measurement]:
-    """Measure what was asked for, or what is here; what turns out not to be here is said."""
+def _raise_first(missing: list[SbimDeployError]) -> None:
+    if missing:
+        raise missing[0]
+
+
+def _measure_all(
+    model: Model, case: Case, asked: list[str] | None
+) -> tuple[list[Measurement], list[SbimDeployError]]:
+    """Measure what was asked for, or what is here; return it, and why others that were asked for are missing.
+
+    One that is missing does not stop the others.
+    """
     from sbim_deploy.models.backends import BEST_FIRST, check_backend, missing_reason
     from sbim_deploy.runs.bench import alone, measure_backend
 
     for name in asked or ():
         check_backend(name)
-    measured = []
+    measured: list[Measurement] = []
+    missing: list[SbimDeployError] = []
     for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
         note(f"measuring {name}")
         try:
             measured.append(alone(measure_backend, model.folder, name, case))
         except (BackendMissingError, EngineIncompatibleError) as error:
-            if asked:
-                raise
             note(f"left out: {error}")
+            if asked:
+                missing.append(error)
+        except SbimDeployError as error:
+            note(f"left out: {error}")
+            missing.append(error)
+    if not measured:
+        _raise_first(missing)
     if importlib.util.find_spec("torch") is None:
         note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
     else:
@@ -93,7 +111,7 @@ def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Meas
             note(f"left out: {error}")
     if not measured:
         raise BackendMissingError('no backend is here: pip install "sbim-deploy[cpu]"')
-    return measured
+    return measured, missing
 
 
 def _count_flops(model: Model, case: Case) -> int | None:

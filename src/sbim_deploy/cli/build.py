@@ -47,7 +47,9 @@ def build(
     ] = None,
     workspace: Annotated[float | None, typer.Option(help="Memory for the builder's choices, in GiB.")] = None,
     opt_level: Annotated[int | None, typer.Option(help="The builder's effort, 0 to 5.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build where an equal engine is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build, and replace an engine that is there.")
+    ] = False,
 ) -> None:
     """Build TensorRT engines from a model's graphs; TensorRT-RTX builds for a GPU that is elsewhere."""
     from sbim_deploy.engines.tensorrt_builder import BuildSettings

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note
 
@@ -24,12 +25,13 @@ def export(
         str, typer.Option(help="Of the convolutions: fp32, fp16 or bf16; norms and sums stay wider.")
     ] = "fp32",
     opset: Annotated[int | None, typer.Option(help="ONNX operator set; default 20, or 22 for bf16.")] = None,
+    force: options.Force = False,
 ) -> None:
     """Export a pretrained NCSNv2, or a diffusion model (VP), to a model folder of ONNX graphs."""
     with needs("export"):
         from sbim_deploy.export.model import export_model
 
-    manifest = export_model(checkpoint, config, output, ema, dtype, opset, note)
+    manifest = export_model(checkpoint, config, output, ema, dtype, opset, note, force)
     note(
         f"{output}: {manifest.architecture}, ngf {manifest.ngf}, {'EMA' if manifest.ema else 'raw'} weights, "
         f"{dtype}, opset {manifest.opset}; check it with: sbim-deploy validate {output}"

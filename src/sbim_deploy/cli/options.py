@@ -42,6 +42,9 @@ Url = Annotated[
 MaskConvention = Annotated[
     str, typer.Option(help="Where the fully sampled centre begins if its width is odd: centred or published.")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace outputs that are there already; raw data are never replaced.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
 
 

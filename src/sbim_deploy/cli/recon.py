@@ -138,6 +138,7 @@ def recon(
     pictures: Pictures,
     images: options.ImageOptions,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    force: options.Force = False,
     cluster: Cluster,
     json: options.Json = False,
 ) -> None:
@@ -170,6 +171,7 @@ def recon(
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=arrays.reading,
         resume=resume,
+        force=force,
     )
     if is_study(kspace):
         pictures.check_absent()
@@ -202,7 +204,8 @@ def run_recon(
     pictures: Pictures,
 ) -> Provenance:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
-    from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.io.locks import owning_file
+    from sbim_deploy.io.overwriting import PAGE, PICTURE, check_name, check_new
     from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
@@ -212,17 +215,21 @@ def run_recon(
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
-    with open_source(kspace, settings.reading, settings.orientation) as source:
+    result = result_path(output)
+    with (
+        open_source(kspace, settings.reading, settings.orientation) as source,
+        owning_file(result),
+    ):
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
-            for remark in check_output(each, source, settings.slices):
+            for remark in check_output(each, source, settings):
                 note(remark)
-        for picture in (pictures.png, pictures.report):
-            if picture is not None:
-                check_writable(picture)
-        result = result_path(output)
-        if not settings.resume and (n_finished := count_finished(result)):
+        for path, kind in ((pictures.png, PICTURE), (pictures.report, PAGE)):
+            if path is not None:
+                check_name(path, kind)
+                check_new(path, settings.force)
+        if settings.force and not settings.resume and (n_finished := count_finished(result)):
             note(
                 f"starting over: {n_finished} finished slices of a stopped run are left out "
                 "(--resume keeps them)"
@@ -231,7 +238,7 @@ def run_recon(
         on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
         with _saying_what_is_kept(output), _shown_progress() as progress:
             provenance = reconstruct(source, result, settings, progress, on_residual)
-        _write_outputs(outputs, result, source, pictures, residuals)
+        _write_outputs(outputs, result, source, pictures, residuals, settings.force)
     timings, plan = provenance.timings_s, provenance.plan
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
@@ -264,6 +271,7 @@ def _write_outputs(
     source: KspaceSource,
     pictures: Pictures,
     residuals: Sequence[tuple[int, int, float]],
+    force: bool,
 ) -> None:
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
     from sbim_deploy.pages.montage import write_result_montage
@@ -272,12 +280,12 @@ def _write_outputs(
 
     views = slice_views(source, outputs[0].images.keep_grid)
     if pictures.png is not None:
-        write_result_montage(pictures.png, result, source, views)
+        write_result_montage(pictures.png, result, source, views, force)
     if pictures.report is not None:
-        write_report(pictures.report, result, residuals, views)
+        write_report(pictures.report, result, residuals, views, force)
     try:
         for output in outputs:
-            remark = None if output.format == H5 else write_output(output, result, source)
+            remark = None if output.format == H5 else write_output(output, result, source, force)
             if remark is not None:
                 note(f"warning: {remark}")
     except (SbimDeployError, KeyboardInterrupt):

@@ -41,6 +41,7 @@ def replay(
     timeout: Annotated[
         float, typer.Option(help="Seconds that the server has for each image, and for a message.")
     ] = 60.0,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Send raw data to an MRD server as a scanner does, and keep the images that it returns.
@@ -59,7 +60,7 @@ def replay(
         n_readouts = scan.n_readouts
     note(f"{file}: {n_readouts} readouts to {host}:{port}")
     with progress_bar("sending", n_readouts) as move_to:
-        report = replay_file(file, output, settings, move_to)
+        report = replay_file(file, output, settings, move_to, force=force)
     for line in report.notes:
         note(f"{host}:{port}: {line}")
     if json:

@@ -32,6 +32,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of phase, noise and random lines.")] = 0,
     phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
     mask_convention: options.MaskConvention = "centred",
+    force: options.Force = False,
 ) -> None:
     """Simulate a scan whose truth is known, from synthetic slices."""
     from sbim_deploy.runs.simulate import SimulateSettings, simulate_file, why_refused
@@ -44,7 +45,7 @@ def simulate(
         slices, coils, size, acceleration, pattern, noise, seed, phantom, mask_convention
     )
     with progress_bar(f"{slices} slices", slices) as move_to:
-        effective = writers[output_format](output, settings, move_to)
+        effective = writers[output_format](output, settings, move_to, force)
     note(
         f"{output}: {slices} slices, {coils} coils, {size} x {size}, acceleration {acceleration:g} nominal, "
         f"{effective:.2f} effective"

@@ -14,6 +14,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.io.hdf5 import writing
+from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile, open_mrd
 from sbim_deploy.mrd.images import MrdImageFile
 from sbim_deploy.mrd.messages import (
@@ -123,6 +124,7 @@ def replay_file(
     settings: ReplaySettings,
     report_sent: Callable[[int], None] = lambda _n: None,
     report_image: Callable[[ReceivedImage], None] = lambda _image: None,
+    force: bool = False,
 ) -> ReplayReport:
     """Send an MRD file to a server as a scanner does, and write the images that it returns to another.
 
@@ -134,14 +136,16 @@ def replay_file(
         settings: the server, the configuration and the pace.
         report_sent: takes the number of readouts sent so far.
         report_image: takes each image's times, in the thread that receives.
+        force: whether an output that is there is replaced.
 
     Raises:
         InputError: the file is not MRD, the output cannot be written, or no server is at the address.
         ReplayError: the server reported an error, broke the protocol, went away or sent no image.
     """
+    check_name(output, HDF5)
     with open_mrd(path) as scan:
         check_pace(settings.pace, scan)
-        with writing(output) as hdf5:
+        with writing(output, force) as hdf5:
             stream = _connect(settings)
             session = _Session(stream, MrdImageFile(hdf5, scan.xml), settings, report_image)
             with ThreadPoolExecutor(1) as pool, stream:

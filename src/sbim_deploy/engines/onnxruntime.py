@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
+from sbim_deploy.engines.engine import (
+    Arrays,
+    Recurrence,
+    TensorSpec,
+    check_changed,
+    check_inputs,
+    running,
+)
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
+NAME = "ONNX Runtime"
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 BACKENDS = {"CPUExecutionProvider": "onnxruntime", "CUDAExecutionProvider": "onnxruntime-cuda"}
@@ -33,6 +41,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, path: Path, threads: int | None = None, provider: str = "CPUExecutionProvider"):
+        self._path = path
         onnxruntime = _import_onnxruntime()
         available = onnxruntime.get_available_providers()
         if provider not in available:
@@ -72,7 +81,8 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        outputs = self._session.run(self._output_names, dict(inputs))
+        with running(self._path, NAME, inputs):
+            outputs = self._session.run(self._output_names, dict(inputs))
         return dict(zip(self._output_names, outputs, strict=True))
 
     def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
@@ -82,14 +92,14 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        return _BoundRecurrence(self._session, self._device, state, output, inputs)
+        return _BoundRecurrence(self._path, self._session, self._device, state, output, inputs)
 
 
 class _BoundRecurrence:
     """A recurrence on two bindings of one session, which write to the two buffers of the state in turn."""
 
-    def __init__(self, session: Any, device: str, state: str, output: str, inputs: Arrays):
-        self._session = session
+    def __init__(self, path: Path, session: Any, device: str, state: str, output: str, inputs: Arrays):
+        self._path, self._session = path, session
         self._begun = dict(inputs)
         self._values = {name: _copy(array, device) for name, array in inputs.items()}
         self._now, self._next = (_copy(inputs[state], device) for _ in range(2))
@@ -110,7 +120,8 @@ class _BoundRecurrence:
         check_changed(self._begun, changed)
         for name, array in changed.items():
             self._values[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(self._binding)
+        with running(self._path, NAME, self._begun):
+            self._session.run_with_iobinding(self._binding)
         self._now, self._next = self._next, self._now
         self._binding, self._other = self._other, self._binding
 

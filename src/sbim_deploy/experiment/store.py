@@ -19,6 +19,7 @@ from sbim_deploy.experiment.scores import Interval, mean_interval, standard_devi
 from sbim_deploy.experiment.settings import Metric
 from sbim_deploy.io.atomic import check_writable, replacing
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.locks import FOLDER_LOCK
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import check_same_run
 
@@ -178,7 +179,7 @@ class Store:
         try:
             if not record.is_file():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if any(self.folder.iterdir()):
+                if any(path.name != FOLDER_LOCK for path in self.folder.iterdir()):
                     raise InputError(f"{self.folder}: holds other files; {ANOTHER_FOLDER}")
                 (self.folder / IMAGES).mkdir()
                 _write_text(self.folder / RESULTS, HEADER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from sbim_deploy.export.checkpoint import LoadedNetwork, weights_file
 from sbim_deploy.export.graphs import DEFAULT_OPSET, WEIGHTS_NAME, export_graphs
 from sbim_deploy.export.load import load_network
 from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
-from sbim_deploy.io.atomic import check_writable, replacing_folder
+from sbim_deploy.io.atomic import check_folder_place, replacing_folder
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.folder import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -27,6 +29,7 @@ from sbim_deploy.models.folder import (
     SamplingDefaults,
     describe_file,
     prior_of,
+    read_manifest,
     write_manifest,
 )
 from sbim_deploy.models.reference import REFERENCE_NAME, ParityReference, write_reference
@@ -121,6 +124,7 @@ def export_model(
     dtype: str = "fp32",
     opset: int | None = None,
     announce: Callable[[str], None] = lambda _stage: None,
+    force: bool = False,
 ) -> ModelManifest:
     """Write a model folder: its graphs, their weights and the manifest.
 
@@ -128,10 +132,11 @@ def export_model(
     ``dtype`` is the convolutions' precision: fp32, fp16 or bf16, see :mod:`sbim_deploy.export.precision`.
     ``announce`` is told what begins, once the input is known to be good.
 
-    An older model folder of this name is replaced, once the new one is whole.
+    With ``force`` an older model of this name is replaced, once the new one is whole. What else its folder
+    holds is kept: ``engines``, and whatever a user put there.
 
     Raises:
-        InputError: bad input, an opset out of range, or a folder that is there and is no model's.
+        InputError: bad input, an opset out of range, or a folder that is there and may not be replaced.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -139,17 +144,31 @@ def export_model(
     opset = opset or max(DEFAULT_OPSET, lowest)
     if not lowest <= opset <= MAX_OPSET:
         raise InputError(f"opset is {opset}: expected {lowest} to {MAX_OPSET} for {dtype}")
-    if (
-        folder.exists()
-        and not (folder / MANIFEST_NAME).is_file()
-        and (folder.is_file() or any(folder.iterdir()))
-    ):
-        raise InputError(f"{folder}: is there already and is no model folder: name another one")
-    check_writable(folder.parent / f"{folder.name}.manifest")
-    loaded = load_network(checkpoint_path, config_path, ema)
-    with replacing_folder(folder) as made:
-        manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset, announce)
+    check_folder_place(folder)
+    with owning_file(folder):
+        replaced = check_model_place(folder, force)
+        loaded = load_network(checkpoint_path, config_path, ema)
+        with replacing_folder(folder, replaced) as made:
+            manifest = _write(loaded, made, checkpoint_path, folder.resolve().name, dtype, opset, announce)
     return manifest
+
+
+def check_model_place(folder: Path, force: bool) -> list[str]:
+    """Check that a model may be written into a folder, and return the older one's files, which it replaces.
+
+    Raises:
+        InputError: a model is there, without ``force``; or something else is.
+    """
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    if not (folder / MANIFEST_NAME).is_file():
+        raise InputError(f"{folder}: is there already and is no model folder: name another one")
+    if not force:
+        raise InputError(
+            f"{folder}: is a model already; give --force to replace its files, keep what else is there, or "
+            "name another folder"
+        )
+    return [MANIFEST_NAME, *read_manifest(folder).files]
 
 
 def _write(

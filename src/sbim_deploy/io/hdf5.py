@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.overwriting import new_file
 from sbim_deploy.io.yardl import is_yardl
 
 MAX_SLICE_BYTES = 2 * 1024**3
@@ -95,13 +95,15 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[h5py.File]:
+def writing(path: Path, force: bool = False, over_simulated: bool = False) -> Iterator[h5py.File]:
     """Yield a new HDF5 file that appears at ``path`` whole or not at all.
+
+    What may be replaced, :func:`sbim_deploy.io.overwriting.check_new` tells.
 
     Raises:
         InputError: the output cannot be written, before or during the writing.
     """
-    with replacing(path) as temporary:
+    with new_file(path, force, over_simulated) as temporary:
         # Without a chunk cache a failed write is met here, not when a dataset is freed.
         file = h5py.File(temporary, "w", rdcc_nbytes=0)
         try:

@@ -341,6 +341,7 @@ def write_kspace(
     mask: BoolArray,
     voxel_mm: tuple[float, float, float],
     provenance: dict[str, Any],
+    force: bool = False,
 ) -> None:
     """Write slices of one size as they come; the file appears whole or not at all.
 
@@ -350,11 +351,12 @@ def write_kspace(
         mask: sampled positions, (columns,) or (rows, columns).
         voxel_mm: (row, column, slice) size of a voxel.
         provenance: how the slices came about, stored as JSON in the attribute ``provenance``.
+        force: whether a file that is there is replaced; no scan is, unless it was simulated.
 
     Raises:
         InputError: the file cannot be written, or there is no slice.
     """
-    with writing(path) as file:
+    with writing(path, force, over_simulated=True) as file:
         n_slices = 0
         for each in slices:
             check_free_space(path.parent, each.kspace.nbytes + each.maps.nbytes + each.reference.nbytes)

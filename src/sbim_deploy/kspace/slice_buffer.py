@@ -109,7 +109,7 @@ class SliceBuffer:
         self.n_readouts = 0
         self._center_line = grid.center_line
         self._sums: ComplexArray = np.zeros((n_coils, *grid.placed), np.complex64)
-        self._counts = np.zeros(grid.placed, np.uint16)
+        self._counts = np.zeros(grid.placed, np.uint32)
 
     @property
     def n_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,9 @@ from sbim_deploy.engines.tensorrt_builder import (
     parse_graph,
 )
 from sbim_deploy.errors import BackendMissingError, ChecksumError, InputError
-from sbim_deploy.io.atomic import check_writable, replacing
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.locks import owning_file
+from sbim_deploy.io.overwriting import check_new
 from sbim_deploy.models.engine_folder import (
     CACHE_SUFFIX,
     FORMAT_VERSION,
@@ -165,17 +168,18 @@ def build_engine_file(
     if not request.force and _is_there(path, record):
         return BuiltEngine(path, record, was_there=True)
     _make_folder(request.output)
-    check_writable(path)
-    serialised = _build(network, request, on_progress)
-    path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
-    write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
+    with owning_file(path):
+        _check_engine_place(path, request.force)
+        serialised = _build(network, request, on_progress)
+        path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
+        write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
     return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False)
 
 
 def _build(network: Network, request: BuildRequest, on_progress: Progress) -> memoryview:
     tactics = b""
     if request.timing_cache is not None:
-        check_writable(request.timing_cache)
+        check_new(request.timing_cache, force=True)  # it is read, and added to
         tactics = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
     serialised, tactics = build_engine(network, request.ranges, request.settings, on_progress, tactics)
     if request.timing_cache is not None:
@@ -225,6 +229,16 @@ def _is_there(path: Path, record: EngineRecord) -> bool:
         return False
     made = {name: getattr(record, name) for name in ("built_with", "engine_sha256", "engine_bytes")}
     return replace(found, **made) == record
+
+
+def _check_engine_place(path: Path, force: bool) -> None:
+    """Refuse to replace an engine that was built otherwise, unless that was asked for."""
+    if os.path.lexists(path) and not force:
+        raise InputError(
+            f"{path}: is there already, built for other sizes or damaged; give --force to replace it, or "
+            "name another folder with -o"
+        )
+    check_new(path, force)
 
 
 def _lines(length: Range) -> Range:

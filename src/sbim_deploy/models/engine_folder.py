@@ -24,10 +24,11 @@ from sbim_deploy.io.documents import (
     check_version,
     convert,
     format_object,
+    one_of,
     read_object,
 )
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.folder import ModelManifest
+from sbim_deploy.models.folder import WEIGHTS, ModelManifest
 
 FORMAT_VERSION = 1
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -38,13 +39,7 @@ _HASH_LETTERS = 8
 GraphName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z", extra={"expected": "a plain name"})
 ]
-Precision = Annotated[
-    str,
-    Meta(
-        pattern=rf"^({'|'.join(PRECISIONS)})\Z",
-        extra={"expected": f"one of {', '.join(PRECISIONS)}"},
-    ),
-]
+Precision = Annotated[str, one_of(*PRECISIONS)]
 Sizes = Annotated[
     Sequence[Count],
     Meta(min_length=3, max_length=3, extra={"expected": "a list of [least, best, greatest]"}),
@@ -161,7 +156,6 @@ def read_engine(path: Path, record: EngineRecord) -> bytes:
 
 
 ENGINES = "engines"
-WEIGHTS = "weights.bin"
 CACHE_SUFFIX = ".cache"
 
 

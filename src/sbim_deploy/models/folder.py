@@ -15,7 +15,7 @@ from msgspec import Meta
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import (
-    Count,
+    Line,
     Natural,
     NonNegative,
     Number,
@@ -24,6 +24,7 @@ from sbim_deploy.io.documents import (
     check_version,
     convert,
     format_object,
+    one_of,
     read_object,
     whole,
 )
@@ -31,13 +32,19 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.samplers.choice import Prior
 
 MANIFEST_NAME = "manifest.json"
+WEIGHTS = "weights.bin"
 FORMAT_VERSION = 5
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
 
 Dtype = Literal["float16", "float32", "int64"]
-Levels = Annotated[int, whole(2)]
+Levels = Annotated[int, whole(2, 100_000)]
+Channels = Annotated[int, whole(1, 64)]
+# Wider than any published network by far; what is read decides what is allocated.
+Width = Annotated[int, whole(1, 1024)]
+Architecture = Annotated[str, one_of("NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest", "UNet2DModel")]
+Precision = Annotated[str, one_of("float32", "float16", "bfloat16")]
 FileName = Annotated[
     str,
     Meta(
@@ -85,7 +92,7 @@ class SamplingDefaults:
     """The annealed Langevin settings that the model's authors used."""
 
     step_lr: Positive
-    n_steps_each: Count
+    n_steps_each: Annotated[int, whole(1, 10_000)]
     data_weight: NonNegative
     start_level: Natural
 
@@ -130,32 +137,34 @@ class ModelManifest:
     """
 
     format_version: int
-    name: str
-    architecture: str
-    ngf: Count
-    channels: Count
-    size_multiple: Count
+    name: Annotated[Line, Meta(min_length=1)]
+    architecture: Architecture
+    ngf: Width
+    channels: Channels
+    size_multiple: Annotated[int, whole(1, 512)]
     noise_levels: NoiseLevels
     sampling: SamplingDefaults
-    normalisation: str
+    normalisation: Line
     ema: bool
-    dtype: str
-    opset: Count
-    n_cg: Count
-    precision_cost: Mapping[str, Number]
+    dtype: Precision
+    opset: Annotated[int, whole(1, 1000)]
+    n_cg: Annotated[int, whole(1, 10_000)]
+    precision_cost: Mapping[Line, Number]
     checkpoint_sha256: Sha256
-    training_data: str
-    intended_use: str
-    anatomy: str
-    exported_with: Mapping[str, str]
+    training_data: Line
+    intended_use: Line
+    anatomy: Line
+    exported_with: Mapping[Line, Line]
     files: Annotated[
         Mapping[FileName, FileEntry], Meta(min_length=1, extra={"expected": "the files of the model"})
     ]
     graphs: Mapping[FileName, GraphEntry]
-    noise_left: Mapping[str, Number] = field(default_factory=dict)
+    noise_left: Mapping[Line, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise InputError for a start beyond the last level, and graphs that are not those of the files."""
+        """Raise InputError for a start beyond the last level, and files that are not those of the graphs."""
+        if WEIGHTS not in self.files:
+            raise InputError(f"files are {sorted(self.files)[:20]}, expected {WEIGHTS} among them")
         files = {Path(name).stem for name in self.files if name.endswith(".onnx")}
         if files != self.graphs.keys():
             raise InputError(

@@ -23,7 +23,7 @@ MAX_BITS = 15  # what a signed pixel holds
 _VERSION = 1
 _MAGNITUDE = 1
 _INT16 = 2
-_MAX_INDEX = 2**16 - 1
+MAX_INDEX = 2**16 - 1
 
 _FROM_READOUT = (
     "measurement_uid",
@@ -99,8 +99,8 @@ def image_header(
         InputError: a size or a number that a header cannot hold.
     """
     for name, value in (("size", max(shape)), ("number", image_index), ("series number", series_index)):
-        if not 0 <= value <= _MAX_INDEX:
-            raise InputError(f"MRD image: {name} is {value}, expected 0 to {_MAX_INDEX}; split the series")
+        if not 0 <= value <= MAX_INDEX:
+            raise InputError(f"MRD image: {name} is {value}, expected 0 to {MAX_INDEX}; split the series")
     header: np.void = np.zeros((), IMAGE_HEADER)[()]  # type: ignore[assignment]
     if acquisition is not None:
         for name in _FROM_READOUT:

@@ -27,11 +27,16 @@ SAMPLE_WHITE = 1.15  # of the network's unit: the 99th percentile of an image th
 
 
 def write_result_montage(
-    path: Path, result_path: Path, source: KspaceSource, views: Sequence[View] = ()
+    path: Path,
+    result_path: Path,
+    source: KspaceSource,
+    views: Sequence[View] = (),
+    force: bool = False,
 ) -> None:
     """Draw up to four slices of a result, evenly chosen, beside the references that its k-space file holds.
 
     ``views`` has the layout of every slice of the file; without them all are drawn as k-space lies.
+    A picture that is there is replaced with ``force``.
 
     Raises:
         InputError: a file is not what it must be, or the picture cannot be written.
@@ -45,11 +50,13 @@ def write_result_montage(
             else _without_reference(result, int(position), views)
             for position in positions
         ]
-        write_montage(path, rows, _caption(result))
+        write_montage(path, rows, _caption(result), force=force)
 
 
-def write_sample_grid(path: Path, samples_path: Path) -> None:
+def write_sample_grid(path: Path, samples_path: Path, force: bool = False) -> None:
     """Draw the magnitudes of up to the first 64 samples, all in one window, pixel by pixel.
+
+    A picture that is there is replaced with ``force``.
 
     Raises:
         InputError: the file is not what it must be, or the picture cannot be written.
@@ -61,7 +68,7 @@ def write_sample_grid(path: Path, samples_path: Path) -> None:
         ]
         columns = math.ceil(math.sqrt(shown))
         rows = [panels[first : first + columns] for first in range(0, shown, columns)]
-        write_montage(path, rows, _sample_caption(samples), enlarged=False)
+        write_montage(path, rows, _sample_caption(samples), enlarged=False, force=force)
 
 
 def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> list[Panel]:

@@ -34,6 +34,7 @@ GIVEN, NOISE_READOUTS = "given", "noise readouts"
 UNLIKE_COILS = 2.0
 # Less noise than this share of the image's scale changes an image little if it was guessed too high.
 CONSPICUOUS_NOISE = 0.02
+LEAST_MAGNITUDE = 1e-15  # of k-space's largest value; and 1e15 is the greatest
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def prepare_slice(
         )
     image_shape = image_shape or (kspace.shape[-2], kspace.shape[-1])
     lines = measured_mask(kspace, index, mask)
+    check_magnitude(kspace, index)
     measured = measure_noise(kspace * lines, lines)
     faults = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
     for fault in faults:
@@ -266,6 +268,20 @@ def relative_residual(problem: SliceProblem, image: ComplexArray) -> float:
     """Return |A x - y| / |y| over what was measured of a slice, for an image that is not cropped yet."""
     difference = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
     return float(np.linalg.norm(difference) / np.linalg.norm(problem.kspace))
+
+
+def check_magnitude(kspace: ComplexArray, index: int) -> None:
+    """Check that energies of k-space, its squares, are numbers of float32.
+
+    Raises:
+        InputError: its largest value is too small or too large for that.
+    """
+    largest = max(float(np.abs(part).max(initial=0.0)) for part in (kspace.real, kspace.imag))
+    if largest and not LEAST_MAGNITUDE <= largest <= 1 / LEAST_MAGNITUDE:
+        raise InputError(
+            f"slice {index}: the largest value of k-space is {largest:.3g}, expected {LEAST_MAGNITUDE:g} to "
+            f"{1 / LEAST_MAGNITUDE:g}; multiply it"
+        )
 
 
 def measured_mask(kspace: ComplexArray, index: int, mask: BoolArray | None) -> BoolArray:

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from sbim_deploy.errors import BackendMissingError
-from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.atomic import check_free_space
+from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.mrd.header import Encoding, MrdHeader, Space
 from sbim_deploy.mrd.images import image_pixels
 from sbim_deploy.results.mrd_images import HEADER_BYTES, MrdForm, describe_image
@@ -32,14 +33,16 @@ _NUMBERS = (
 _LISTS = ("physiology_time_stamp", "user_int", "user_float")
 
 
-def check_mrd2(path: Path) -> Any:
+def check_mrd2(path: Path, force: bool = False) -> Any:
     """Check that a stream of images can be written at ``path``, before long work, and return the mrd package.
+
+    With ``force`` an older file may be there.
 
     Raises:
         BackendMissingError: the package is not installed.
         InputError: the file cannot be written.
     """
-    check_writable(path)
+    check_new(path, force)
     try:
         importlib.import_module("mrd.binary")  # any folder of that name passes for mrd itself
         return importlib.import_module("mrd")
@@ -51,7 +54,11 @@ def check_mrd2(path: Path) -> Any:
 
 
 def write_mrd2_images(
-    path: Path, series: Sequence[ImageSeries], form: MrdForm, header: MrdHeader | None = None
+    path: Path,
+    series: Sequence[ImageSeries],
+    form: MrdForm,
+    header: MrdHeader | None = None,
+    force: bool = False,
 ) -> None:
     """Write all images of all series into a stream, the file whole or not at all.
 
@@ -61,14 +68,19 @@ def write_mrd2_images(
         form: how they become MRD images; they are nobody's.
         header: what the scan's header says; the stream's own holds its encodings, system and sequence, and
             nothing of the patient and the study.
+        force: whether a file that is there is replaced.
 
     Raises:
         BackendMissingError, InputError: see :func:`check_mrd2`; or a header cannot hold a size or a number.
     """
-    mrd = check_mrd2(path)
+    mrd = check_mrd2(path, force)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 4 + n_images * HEADER_BYTES)
-    with replacing(path) as temporary, temporary.open("wb") as file, mrd.BinaryMrdWriter(file) as writer:
+    with (
+        new_file(path, force) as temporary,
+        temporary.open("wb") as file,
+        mrd.BinaryMrdWriter(file) as writer,
+    ):
         writer.write_header(None if header is None else _stream_header(mrd, header))
         writer.write_data(_images(mrd, series, form))
 

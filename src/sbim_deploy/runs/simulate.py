@@ -14,6 +14,7 @@ from PIL import Image
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
@@ -73,13 +74,19 @@ class SimulateSettings:
 
 
 def simulate_file(
-    path: Path, settings: SimulateSettings, on_slice: Callable[[int], None] | None = None
+    path: Path,
+    settings: SimulateSettings,
+    on_slice: Callable[[int], None] | None = None,
+    force: bool = False,
 ) -> float:
     """Write a fastMRI file with its truth and return the effective acceleration.
 
+    With ``force`` what is there is replaced, a scan only where it was simulated too.
+
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or may not be replaced.
     """
+    check_name(path, HDF5)
     mask = sampled_lines(settings)
     voxel = FIELD_OF_VIEW_MM / settings.size
     write_kspace(
@@ -88,6 +95,7 @@ def simulate_file(
         mask,
         (voxel, voxel, SLICE_THICKNESS_MM),
         simulated_provenance(settings),
+        force,
     )
     return effective_acceleration(mask)
 

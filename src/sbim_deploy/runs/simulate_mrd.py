@@ -13,6 +13,7 @@ import numpy as np
 
 from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.io.hdf5 import write_json_attribute, writing
+from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.mrd.file import MrdWriter
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
 from sbim_deploy.mri.fourier import centre_pad, centred_fft
@@ -40,19 +41,24 @@ READ_DIR, PHASE_DIR, SLICE_DIR = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1
 
 
 def simulate_mrd(
-    path: Path, settings: SimulateSettings, on_slice: Callable[[int], None] | None = None
+    path: Path,
+    settings: SimulateSettings,
+    on_slice: Callable[[int], None] | None = None,
+    force: bool = False,
 ) -> float:
     """Write an MRD file with its truth and return the effective acceleration.
 
     Readouts are twice oversampled. Where there is noise, readouts of noise alone come first and all samples,
     and the truth with them, are in units of its standard deviation, so that whitening leaves their scale.
+    With ``force`` what is there is replaced, a scan only where it was simulated too.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or may not be replaced.
     """
+    check_name(path, HDF5)
     mask = sampled_lines(settings)
     size, n_coils = settings.size, settings.n_coils
-    with writing(path) as file:
+    with writing(path, force, over_simulated=True) as file:
         writer = MrdWriter(file, mrd_header(settings).encode())
         for name, shape in (("reference", (size, size)), ("s_maps", (n_coils, size, size))):
             stack = (settings.n_slices, *shape)

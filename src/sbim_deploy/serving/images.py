@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.images import (
     BITS_STORED,
+    MAX_INDEX,
     image_attributes,
     image_header,
     image_pixels,
@@ -167,8 +169,10 @@ class SessionImages:
     def _next_numbers(self, series: Hashable, slice_number: int) -> tuple[int, int]:
         series_number, used = self._numbers.setdefault(series, (len(self._numbers) + 1, set()))
         number = slice_number + 1
-        if number in used:
-            number = max(used) + 1
+        if number in used or number > MAX_INDEX:
+            number = max(used, default=0) + 1
+        if number > MAX_INDEX:
+            number = next(free for free in count(1) if free not in used)
         used.add(number)
         return series_number, number
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.documents import format_object
+from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.overwriting import check_new
 from sbim_deploy.records import NOTICE
+from sbim_deploy.results.partial import is_begun
 from sbim_deploy.study.folders import FolderFiles, list_folder
 
 LIST_SUFFIX = ".txt"
@@ -135,6 +137,41 @@ def list_inputs(inputs: Sequence[Path]) -> FolderFiles:
         else:
             paths.append(given)
     return FolderFiles(tuple(paths), left_out)
+
+
+def check_results_place(files: Sequence[StudyFile], folder: Path, resume: bool, force: bool) -> None:
+    """Check that the results of a study may be written, before a cluster starts.
+
+    Raises:
+        InputError: results, finished slices or a report are there, without ``resume`` or ``force``; or what
+            is there may not be replaced.
+    """
+    report = folder / REPORT_NAME
+    if os.path.lexists(report) and not _is_report(report):
+        raise InputError(f"{report}: is there already and is no study's report; name another folder with -o")
+    if resume:
+        return
+    if force:
+        for file in files:
+            if os.path.lexists(file.output):
+                check_new(file.output, force)
+        return
+    there = [file.output for file in files if os.path.lexists(file.output) or is_begun(file.output)]
+    if os.path.lexists(report):
+        there.append(report)
+    if there:
+        more = f" and {len(there) - 1} more of its files" if len(there) > 1 else ""
+        raise InputError(
+            f"{there[0]}: is there already or was begun{more}; --resume keeps what is of the same run, "
+            "--force replaces it, or name another folder"
+        )
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return "counts" in parse_object(path.read_bytes(), str(path))
+    except (OSError, InputError):
+        return False
 
 
 def make_folder(folder: Path) -> None:

@@ -16,13 +16,20 @@ import dask
 from distributed import Client, LocalCluster, Security
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.locks import owning_folder
 from sbim_deploy.models.backends import is_served
 from sbim_deploy.models.folder import load_model, sampling_prior
 from sbim_deploy.runs.findings import model_warnings
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.conduct import Conductor, Progress
-from sbim_deploy.study.files import StudyReport, list_inputs, make_folder, study_files, write_report
+from sbim_deploy.study.files import (
+    StudyReport,
+    check_results_place,
+    list_inputs,
+    study_files,
+    write_report,
+)
 from sbim_deploy.study.model_transport import refer_to
 from sbim_deploy.study.steps import Job
 
@@ -84,8 +91,8 @@ def run_study(
     make_plan(recon.choice, sampling_prior(model.manifest))  # refuses before any work what cannot be sampled
     reference = refer_to(recon.model)
     job = Job(replace(recon, model=reference.path), reference)
-    make_folder(folder)
-    with _cluster(settings) as client:
+    with owning_folder(folder), _cluster(settings) as client:
+        check_results_place(files, folder, settings.recon.resume, recon.force)
         conductor = Conductor(client, job, model, settings.resources)
         try:
             conductor.run(files, settings.recon.resume, progress)
