@@ -83,7 +83,8 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(simulated, tmp_path) -> None:
 
 
 EXPORT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it as ignored
 from sbim_deploy.export import model
 def stall(loaded, made, *others):
     (made / "half").write_text("half")

@@ -128,7 +128,7 @@ def test_recon_and_evaluate_take_the_file_and_its_maps(cli, tmp_path):
     assert cli("simulate", "-o", path, "--format", "mrd", *options).code == 0
     assert cli("info", path).out.startswith("kind: k-space")
     for maps in ((), ("--maps", path)):
-        done = cli("recon", path, "-o", out, "--method", "cg-sense", *maps)
+        done = cli("recon", path, "-o", out, "--method", "cg-sense", "--force", *maps)
         assert done.code == 0, done.err
         scored = cli("evaluate", out, "--reference", path)
         assert "times as bright" not in scored.err
