@@ -182,7 +182,8 @@ def test_a_letter_on_the_patient_is_upright_in_dicom_and_pictures(
     assert drawn[0][0][0].note == f"slice 0, {view}"
     assert "Slices are upright" in page.read_text()
     # On the grid of k-space it is not; the result stays there, and says so.
-    done = cli("recon", scan, "-o", tmp_path / "o.h5", *QUICK, "--keep-grid", "--png", png, "--report", page)
+    on_grid = ("--keep-grid", "--png", png, "--report", page, "--force")
+    done = cli("recon", scan, "-o", tmp_path / "o.h5", *QUICK, *on_grid)
     assert done.code == 0, done.err
     with open_result(tmp_path / "o.h5") as result:
         stored = outline(result.read_image(0))
