@@ -117,7 +117,8 @@ def test_a_model_is_replaced_by_force_alone_and_its_folder_keeps_what_is_not_the
 
     def write(_loaded, made, *_others):
         (made / "score.onnx").write_text("new")
-        write_manifest(made, replace(older, files={}, graphs={}))
+        (made / "weights.bin").write_text("new")
+        write_manifest(made, replace(older, files={"weights.bin": older.files["weights.bin"]}, graphs={}))
 
     monkeypatch.setattr(export.model, "_write", write)
     with pytest.raises(InputError, match="is a model already; give --force"):
@@ -125,7 +126,7 @@ def test_a_model_is_replaced_by_force_alone_and_its_folder_keeps_what_is_not_the
     assert load_model(folder).manifest == older
     export_model(checkpoint_path, config_path, folder, force=True)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == {"manifest.json", "score.onnx", "MODEL_CARD.md", *others}
+    assert found == {"manifest.json", "score.onnx", "weights.bin", "MODEL_CARD.md", *others}
     assert {name: (folder / name).read_text() for name in others} == others
     assert (folder / "score.onnx").read_text() == "new"
 

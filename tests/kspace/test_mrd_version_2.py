@@ -54,7 +54,7 @@ def test_the_reconstruction_is_that_of_version_1(tmp_path):
     scan = make_scan(size=64, acceleration=2, calib_width=12, noise=0.01, n_noise_readouts=4)
     settings = ReconSettings(choice=SamplerChoice(steps=4))
     images = []
-    for path in (write_mrd(tmp_path / "scan.h5", scan), write_mrd2(tmp_path / "scan.mrd2", scan)):
+    for path in (write_mrd(tmp_path / "scan.h5", scan), write_mrd2(tmp_path / "second.mrd2", scan)):
         reconstruct_file(path, path.with_suffix(".out.h5"), settings)
         with open_result(path.with_suffix(".out.h5")) as result:
             images.append(result.read_image(0))
