@@ -172,3 +172,15 @@ def test_the_backends_compute_the_same():
     expected = OnnxRuntimeEngine(DEMO_FOLDER / "score.onnx").run(inputs)["score"]
     got = open_engine(MODEL, "score").run(inputs)["score"]
     assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_tf32_is_taken_only_by_name_and_only_for_float32():
+    assert "onnxruntime-cuda-tf32" not in BEST_FIRST
+    half = replace(MODEL, manifest=replace(MODEL.manifest, dtype="float16"))
+    with pytest.raises(InputError, match="computes in float16, TF32 is for float32: take onnxruntime-cuda"):
+        open_engine(half, "score", "onnxruntime-cuda-tf32")
+
+
+def test_the_precision_is_the_models_or_tf32():
+    assert backends.precision_of({"backend": "onnxruntime-cuda-tf32"}, MODEL.manifest) == "tf32"
+    assert backends.precision_of({"backend": "onnxruntime-cuda"}, MODEL.manifest) == "float32"

@@ -30,8 +30,8 @@ MAX_SECRET_BYTES = 4096
 Backend = Annotated[
     str,
     typer.Option(
-        help="auto (the best that is here), onnxruntime, onnxruntime-cuda, openvino, trt, rtx, or, on a "
-        "server, triton or triton-trt."
+        help="auto (the best that is here), onnxruntime, onnxruntime-cuda, onnxruntime-cuda-tf32 (faster, "
+        "less exact), openvino, trt, rtx, or, on a server, triton or triton-trt."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

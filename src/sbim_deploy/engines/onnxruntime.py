@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
-DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-BACKENDS = {"CPUExecutionProvider": "onnxruntime", "CUDAExecutionProvider": "onnxruntime-cuda"}
+CPU, CUDA, CUDA_TF32 = "onnxruntime", "onnxruntime-cuda", "onnxruntime-cuda-tf32"
+BACKENDS = (CPU, CUDA, CUDA_TF32)
+"""The last computes FP32 models in TF32, which only those get who name it."""
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(float16)": np.float16}
 
 
@@ -25,30 +27,34 @@ class OnnxRuntimeEngine:
     Args:
         path: the graph; its external weights lie beside it.
         threads: threads inside an operator; None is one for each core.
-        provider: the execution provider to run on.
+        backend: one of ``BACKENDS``, which decides on the provider and the precision.
 
     Raises:
         BackendMissingError: ONNX Runtime is not installed, has no such provider, or no GPU to run it on.
         InputError: the graph cannot be loaded.
+        EngineIncompatibleError: it does not run where and how it was asked to.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, provider: str = "CPUExecutionProvider"):
+    def __init__(self, path: Path, threads: int | None = None, backend: str = CPU):
         onnxruntime = _import_onnxruntime()
+        provider = "CPUExecutionProvider" if backend == CPU else onnxruntime_cuda.PROVIDER
         available = onnxruntime.get_available_providers()
         if provider not in available:
             raise BackendMissingError(
                 f"onnxruntime {onnxruntime.__version__} has no {provider}, only {', '.join(available)}: "
                 'install "sbim-deploy[gpu]" for CUDA, or choose another backend'
             )
-        if provider == "CUDAExecutionProvider":
+        given: dict[str, str] = {}
+        if backend != CPU:
             _check_cuda(onnxruntime)
+            given = onnxruntime_cuda.provider_options(tf32=backend == CUDA_TF32)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                path, sess_options=options, providers=[provider], enable_fallback=0
+                path, sess_options=options, providers=[(provider, given)], enable_fallback=0
             )
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -56,14 +62,18 @@ class OnnxRuntimeEngine:
         in_use = self._session.get_providers()
         if in_use[0] != provider:
             raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
-        self._device = DEVICES[provider]
+        self._device = "cpu" if backend == CPU else "cuda"
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.description: Mapping[str, str] = {
-            "backend": BACKENDS[provider],
+            "backend": backend,
             "version": onnxruntime.__version__,
             "provider": provider,
         }
+        if backend != CPU:
+            onnxruntime_cuda.check_options(self._session, given, path)
+            tf32 = onnxruntime_cuda.TF32_COST if backend == CUDA_TF32 else "off"
+            self.description = {**self.description, "tf32": tf32}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.

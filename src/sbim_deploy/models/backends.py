@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine, TensorSpec
-from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
+from sbim_deploy.engines.onnxruntime import CUDA_TF32, OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
 from sbim_deploy.engines.triton import TritonEngine
@@ -26,7 +26,8 @@ SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
 SERVED = tuple(SUFFIXES)
 """Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
-BACKENDS = ("auto", *BEST_FIRST, *SERVED)
+BACKENDS = ("auto", *BEST_FIRST, CUDA_TF32, *SERVED)
+TF32 = "tf32"
 
 
 def served_name(manifest: ModelManifest, graph: str, backend: str = "triton") -> str:
@@ -126,6 +127,11 @@ def backend_of(description: Mapping[str, str]) -> str:
     return {distribution: asked for asked, distribution in DISTRIBUTIONS.items()}.get(name, name)
 
 
+def precision_of(description: Mapping[str, str], manifest: ModelManifest) -> str:
+    """Return the precision that an engine computes in: ``tf32`` where that was asked for, or the model's."""
+    return TF32 if description["backend"] == CUDA_TF32 else manifest.dtype
+
+
 def is_served(backend: str) -> bool:
     """Tell whether a backend, with its address or without, is a server's, which has threads of its own."""
     return backend.partition("://")[0] in SERVED
@@ -135,7 +141,7 @@ def missing_reason(model: Model, graph: str, backend: str) -> str | None:
     """Say in a few words why a backend cannot be here, or None where it may be, without importing it."""
     if backend in ("trt", "rtx"):
         return None if read_records(model.folder / ENGINES, graph, backend) else "no engine built"
-    if backend == "onnxruntime-cuda":
+    if backend in ("onnxruntime-cuda", CUDA_TF32):
         return None if _is_distributed("onnxruntime-gpu") else "onnxruntime-gpu not installed"
     package = {"openvino": "openvino", "onnxruntime": "onnxruntime"}[backend]
     return None if importlib.util.find_spec(package) is not None else "not installed"
@@ -169,8 +175,13 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
         return open_served(model, graph, name, address)
     if backend in ("trt", "rtx"):
         return open_tensorrt(model.folder, model.manifest, graph, backend)
-    if backend == "onnxruntime-cuda":
-        return OnnxRuntimeEngine(path, threads, "CUDAExecutionProvider")
+    if backend == CUDA_TF32 and model.manifest.dtype != "float32":
+        raise InputError(
+            f"backend {backend}: {model.folder} computes in {model.manifest.dtype}, TF32 is for float32: "
+            "take onnxruntime-cuda"
+        )
+    if backend in ("onnxruntime-cuda", CUDA_TF32):
+        return OnnxRuntimeEngine(path, threads, backend)
     if backend == "openvino":
         return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
     if model.manifest.dtype == "bfloat16":

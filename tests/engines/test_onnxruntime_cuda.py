@@ -1,0 +1,63 @@
+"""ONNX Runtime's CUDA provider: what is asked of it, on a fake that computes on the CPU."""
+
+import inspect
+import sys
+
+import fake_onnxruntime
+import numpy as np
+import pytest
+
+from sbim_deploy.engines.onnxruntime import CUDA, CUDA_TF32, OnnxRuntimeEngine
+from sbim_deploy.errors import EngineIncompatibleError
+from sbim_deploy.models.folder import DEMO_FOLDER
+
+SCORE = DEMO_FOLDER / "score.onnx"
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    fake = fake_onnxruntime.FakeRuntime()
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    return fake
+
+
+def test_the_fake_takes_the_calls_that_the_real_package_takes():
+    import onnxruntime
+
+    fake = fake_onnxruntime.FakeRuntime()
+    for name in ("get_providers", "get_provider_options", "get_provider_graph_assignment_info"):
+        ours = inspect.signature(getattr(fake.InferenceSession, name))
+        assert list(ours.parameters) == list(
+            inspect.signature(getattr(onnxruntime.InferenceSession, name)).parameters
+        )
+    real = inspect.signature(onnxruntime.InferenceSession.__init__).parameters
+    assert list(real)[1:5] == ["path_or_bytes", "sess_options", "providers", "provider_options"]
+    real = inspect.signature(onnxruntime.OrtValue.ortvalue_from_numpy).parameters
+    assert list(real)[:3] == ["numpy_obj", "device_type", "device_id"]
+    real = inspect.signature(onnxruntime.preload_dlls).parameters
+    assert list(inspect.signature(fake.preload_dlls).parameters) == list(real)
+
+
+def test_fp32_is_never_tf32_unless_that_is_asked_for(runtime):
+    engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
+    assert runtime.sessions[-1].get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "0"
+    assert (engine.description["backend"], engine.description["tf32"]) == ("onnxruntime-cuda", "off")
+    engine = OnnxRuntimeEngine(SCORE, backend=CUDA_TF32)
+    assert runtime.sessions[-1].get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "1"
+    assert engine.description["backend"] == "onnxruntime-cuda-tf32"
+    assert "relative L2 error of 1.1e-3 to 5.4e-3" in engine.description["tf32"]
+
+
+def test_an_option_that_the_provider_did_not_take_is_refused(runtime):
+    runtime.ignored = {"use_tf32": "1"}
+    with pytest.raises(EngineIncompatibleError, match=r"runs with \{'use_tf32': '1'\}, expected .*'0'"):
+        OnnxRuntimeEngine(SCORE, backend=CUDA)
+
+
+def test_it_computes_what_the_cpu_does(runtime):
+    inputs = {
+        "x": np.random.default_rng(0).standard_normal((1, 2, 16, 16), dtype=np.float32),
+        "sigma": np.ones(1, np.float32),
+    }
+    engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
+    assert engine.run(inputs)["score"].shape == (1, 2, 16, 16)
