@@ -7,6 +7,7 @@ import fake_onnxruntime
 import numpy as np
 import pytest
 
+from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.onnxruntime import CUDA, CUDA_TF32, OnnxRuntimeEngine
 from sbim_deploy.errors import EngineIncompatibleError
 from sbim_deploy.models.folder import DEMO_FOLDER
@@ -52,6 +53,39 @@ def test_an_option_that_the_provider_did_not_take_is_refused(runtime):
     runtime.ignored = {"use_tf32": "1"}
     with pytest.raises(EngineIncompatibleError, match=r"runs with \{'use_tf32': '1'\}, expected .*'0'"):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
+
+
+def test_nodes_that_fall_to_the_cpu_are_counted_and_said(runtime):
+    runtime.assigned = [
+        fake_onnxruntime.assigned("CUDAExecutionProvider", *["Conv"] * 5, "Loop"),
+        fake_onnxruntime.assigned("CPUExecutionProvider", "Shape", "Shape"),
+        fake_onnxruntime.assigned("CPUExecutionProvider", "Gather"),
+    ]
+    description = OnnxRuntimeEngine(SCORE, backend=CUDA).description
+    assert description["nodes_on_cpu"] == "3 of 9: 1 Gather, 2 Shape"
+    runtime.assigned = runtime.assigned[:1]
+    assert OnnxRuntimeEngine(SCORE, backend=CUDA).description["nodes_on_cpu"] == "0 of 6: none"
+    runtime.assigned = []
+    assert "not told" in OnnxRuntimeEngine(SCORE, backend=CUDA).description["nodes_on_cpu"]
+
+
+def test_a_network_that_is_split_between_gpu_and_cpu_is_refused(runtime):
+    runtime.assigned = [
+        fake_onnxruntime.assigned("CUDAExecutionProvider", "Conv"),
+        fake_onnxruntime.assigned("CPUExecutionProvider", "Shape", "MaxPool", "MaxPool"),
+    ]
+    with pytest.raises(EngineIncompatibleError, match=r"no kernel for 2 MaxPool of the network.*--dtype"):
+        OnnxRuntimeEngine(SCORE, backend=CUDA)
+
+
+def test_the_real_package_tells_where_nodes_run():
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
+    session = onnxruntime.InferenceSession(SCORE, options, providers=["CPUExecutionProvider"])
+    with pytest.raises(EngineIncompatibleError, match="113 Conv"):  # all are on the CPU here
+        onnxruntime_cuda.nodes_on_cpu(session, SCORE)
 
 
 def test_it_computes_what_the_cpu_does(runtime):

@@ -47,9 +47,11 @@ class OnnxRuntimeEngine:
         given: dict[str, str] = {}
         if backend != CPU:
             _check_cuda(onnxruntime)
-            given = onnxruntime_cuda.provider_options(tf32=backend == CUDA_TF32)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if backend != CPU:
+            given = onnxruntime_cuda.provider_options(tf32=backend == CUDA_TF32)
+            options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -73,7 +75,8 @@ class OnnxRuntimeEngine:
         if backend != CPU:
             onnxruntime_cuda.check_options(self._session, given, path)
             tf32 = onnxruntime_cuda.TF32_COST if backend == CUDA_TF32 else "off"
-            self.description = {**self.description, "tf32": tf32}
+            on_cpu = onnxruntime_cuda.nodes_on_cpu(self._session, path)
+            self.description = {**self.description, "tf32": tf32, "nodes_on_cpu": on_cpu}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.
