@@ -17,7 +17,9 @@ class Status(IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorSystemNotReady = 802
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -141,6 +143,9 @@ class FakeCuda:
         return (Status.cudaSuccess,)
 
     # The runtime's functions
+
+    def cudaRuntimeGetVersion(self):
+        return Status.cudaSuccess, 13050
 
     def cudaGetDevice(self):
         return Status.cudaSuccess, 0

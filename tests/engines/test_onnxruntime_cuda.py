@@ -9,7 +9,7 @@ import pytest
 
 from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.onnxruntime import CUDA, CUDA_TF32, OnnxRuntimeEngine
-from sbim_deploy.errors import EngineIncompatibleError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError
 from sbim_deploy.models.folder import DEMO_FOLDER
 
 SCORE = DEMO_FOLDER / "score.onnx"
@@ -53,6 +53,54 @@ def test_an_option_that_the_provider_did_not_take_is_refused(runtime):
     runtime.ignored = {"use_tf32": "1"}
     with pytest.raises(EngineIncompatibleError, match=r"runs with \{'use_tf32': '1'\}, expected .*'0'"):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
+
+
+MISSING = (
+    "Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file: No such file\n"
+    "Failed to load /site/nvidia/cu13/lib/libcudart.so.13: it is damaged\n"
+    "Please follow https://onnxruntime.ai/docs/install/#cuda-and-cudnn to install CUDA.\n"
+)
+
+
+def test_libraries_that_are_missing_are_named_with_what_brings_them(runtime, capsys):
+    runtime.placing, runtime.printed = RuntimeError("no provider\n  here"), MISSING
+    with pytest.raises(
+        BackendMissingError,
+        match=r'cannot load libcublasLt\.so\.13, libcudart\.so\.13, of CUDA 13\.0 .*"sbim-deploy\[gpu\]"',
+    ):
+        OnnxRuntimeEngine(SCORE, backend=CUDA)
+    assert capsys.readouterr().out == ""  # stdout is the command's, --json among it
+
+
+def test_a_library_that_only_the_provider_misses_is_named_too(runtime):
+    runtime.placing = RuntimeError(
+        "Failed to load library libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open "
+        "shared object file: No such file or directory"
+    )
+    with pytest.raises(BackendMissingError, match=r"cannot load libcudnn\.so\.9, of CUDA"):
+        OnnxRuntimeEngine(SCORE, backend=CUDA)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (35, r"driver .*CUDA 13\.0"),
+        (802, "Fabric Manager"),
+        (46, "nvidia-smi"),
+        (3, "does not start"),
+        (804, "cuda-compat"),
+    ],
+)
+def test_what_keeps_the_gpu_from_being_used_is_said_and_auto_goes_on(runtime, code, says):
+    runtime.printed = MISSING  # which is not why
+    runtime.placing = RuntimeError(f"CUDA failure {code}: words of the driver ; GPU=0 ; hostname=here ;")
+    with pytest.raises(BackendMissingError, match=says):
+        OnnxRuntimeEngine(SCORE, backend=CUDA)
+
+
+def test_libraries_that_were_not_found_do_not_matter_where_the_gpu_works(runtime):
+    runtime.printed = MISSING
+    assert OnnxRuntimeEngine(SCORE, backend=CUDA).description["tf32"] == "off"
 
 
 def test_nodes_that_fall_to_the_cpu_are_counted_and_said(runtime):

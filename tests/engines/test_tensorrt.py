@@ -1,5 +1,6 @@
 """The TensorRT runner's control flow, on a CUDA whose streams run in any order that is allowed."""
 
+import ctypes
 import gc
 import sys
 
@@ -269,7 +270,7 @@ def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
 def test_every_cuda_error_names_its_call(fake, monkeypatch):
     _, runtime, _ = fake()
     monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorNoDevice, None))
-    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*cudaGetDevice: cudaErrorNoDevice"):
+    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*\(cudaGetDevice: cudaErrorNoDevice"):
         cuda.current_device()
     monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorInvalidValue, None))
     with pytest.raises(SbimDeployError, match="cudaMalloc returned cudaErrorInvalidValue"):
@@ -277,6 +278,37 @@ def test_every_cuda_error_names_its_call(fake, monkeypatch):
     monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorMemoryAllocation, None))
     with pytest.raises(InputError, match=r"out of memory .*for 3 MiB"):
         cuda.call("cudaMalloc", 3 * 1024**2)
+
+
+def test_a_gpu_that_is_not_ready_is_a_backend_that_is_missing_with_the_way_out(fake, monkeypatch):
+    _, runtime, _ = fake()
+    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorSystemNotReady, None))
+    with pytest.raises(BackendMissingError, match=r"start NVIDIA's Fabric Manager.*cudaErrorSystemNotReady"):
+        cuda.current_device()
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_a_driver_that_is_too_old_is_named_with_both_versions(fake, monkeypatch, is_installed):
+    class Driver:
+        def cuDriverGetVersion(self, version):
+            ctypes.cast(version, ctypes.POINTER(ctypes.c_int))[0] = 12040
+            return 0
+
+    def load(name):
+        if not is_installed:
+            raise OSError(name)
+        return Driver()
+
+    _, runtime, _ = fake()
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorInsufficientDriver, None))
+    expected = (
+        r"too old: it is for CUDA 12\.4, and CUDA 13\.5 is needed: update the driver"
+        if is_installed
+        else r"no NVIDIA driver is installed here, and CUDA 13\.5 needs one"
+    )
+    with pytest.raises(BackendMissingError, match=expected):
+        cuda.current_device()
 
 
 def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +14,32 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 
-NO_GPU = {"cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorSystemDriverMismatch"}
+# What keeps the GPU from being used at all, by CUDA's code: its name, and the way out.
+NO_GPU = {
+    3: ("cudaErrorInitializationError", "the driver does not start: restart the program, then the machine"),
+    35: ("cudaErrorInsufficientDriver", ""),  # driver_too_old says it
+    46: (
+        "cudaErrorDevicesUnavailable",
+        "every GPU is busy or held by another program: nvidia-smi shows which; end it, or wait",
+    ),
+    100: (
+        "cudaErrorNoDevice",
+        "no NVIDIA GPU is seen here: run it on the machine with the GPU, or check CUDA_VISIBLE_DEVICES",
+    ),
+    802: (
+        "cudaErrorSystemNotReady",
+        "the GPUs are not ready: start NVIDIA's Fabric Manager, or wait until the driver has started",
+    ),
+    803: (
+        "cudaErrorSystemDriverMismatch",
+        "the driver's kernel module and its libraries are of different versions: restart the machine",
+    ),
+    804: (
+        "cudaErrorCompatNotSupportedOnDevice",
+        "CUDA's compatibility libraries do not support this GPU: update the driver, or take cuda-compat "
+        "out of LD_LIBRARY_PATH",
+    ),
+}
 MIB = 1024**2
 
 
@@ -50,8 +76,36 @@ def call(name: str, *arguments: Any) -> Any:
     """
     status, *values = getattr(runtime(), name)(*arguments)
     if status != 0:
-        raise _error(name, status.name, arguments)
+        raise _error(name, status, arguments)
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def known_error(code: int, where: str, runtime_version: str | None = None) -> BackendMissingError | None:
+    """Return the error of a code of CUDA that tells why no GPU can be used, or None for other codes.
+
+    ``where`` is the call or the package that got it, ``runtime_version`` the CUDA that it needs, as
+    13.0; None is that of cuda-bindings.
+    """
+    if code not in NO_GPU:
+        return None
+    name, way_out = NO_GPU[code]
+    if not way_out:
+        way_out = driver_too_old(runtime_version or _dotted(runtime().cudaRuntimeGetVersion()[1]))
+    return BackendMissingError(f"{way_out}; or choose another backend ({where}: {name})")
+
+
+def driver_too_old(runtime_version: str) -> str:
+    """Return a line with the driver's version, which the system tells without CUDA, and the runtime's."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return f"no NVIDIA driver is installed here, and CUDA {runtime_version} needs one"
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return (
+        f"the NVIDIA driver is too old: it is for CUDA {_dotted(version.value)}, and CUDA {runtime_version} "
+        "is needed: update the driver"
+    )
 
 
 def current_device() -> Device:
@@ -155,15 +209,17 @@ def _release(name: str, resource: Any) -> None:
     getattr(runtime(), name)(resource)
 
 
-def _error(name: str, status: str, arguments: tuple[Any, ...]) -> SbimDeployError:
-    if status in NO_GPU:
-        return BackendMissingError(
-            f"no NVIDIA GPU with a driver can be used here ({name}: {status}): "
-            "run it on the machine with the GPU, or choose another backend"
-        )
-    if status == "cudaErrorMemoryAllocation":
+def _error(name: str, status: Any, arguments: tuple[Any, ...]) -> SbimDeployError:
+    known = known_error(int(status), name)
+    if known is not None:
+        return known
+    if status.name == "cudaErrorMemoryAllocation":
         asked = f" for {arguments[0] / MIB:.0f} MiB" if name.startswith("cudaMalloc") else ""
         return InputError(
             f"the GPU is out of memory ({name}{asked}): take a smaller batch, or free the GPU's memory"
         )
-    return SbimDeployError(f"CUDA failed: {name} returned {status}")
+    return SbimDeployError(f"CUDA failed: {name} returned {status.name}")
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

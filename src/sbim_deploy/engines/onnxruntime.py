@@ -46,7 +46,7 @@ class OnnxRuntimeEngine:
             )
         given: dict[str, str] = {}
         if backend != CPU:
-            _check_cuda(onnxruntime)
+            onnxruntime_cuda.check_device(onnxruntime)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if backend != CPU:
@@ -148,18 +148,6 @@ def _import_onnxruntime() -> Any:
             'ONNX Runtime is not installed: pip install "sbim-deploy[cpu]", or "sbim-deploy[gpu]" for CUDA'
         ) from error
     return onnxruntime
-
-
-def _check_cuda(onnxruntime: Any) -> None:
-    """Put a number on the GPU, since the provider is listed wherever its package is, even without a GPU."""
-    try:
-        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise BackendMissingError(
-            f"onnxruntime {onnxruntime.__version__} has CUDA but cannot use a GPU here: check the driver, or "
-            f"choose another backend ({reason})"
-        ) from error
 
 
 def _is_installed(distribution: str) -> bool:

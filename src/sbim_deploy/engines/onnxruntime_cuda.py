@@ -1,12 +1,18 @@
-"""ONNX Runtime's CUDA provider: its options, and the nodes that it leaves to the CPU."""
+"""ONNX Runtime's CUDA provider: its libraries, its options, and the nodes that it leaves to the CPU."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from sbim_deploy.errors import EngineIncompatibleError
+import numpy as np
+
+from sbim_deploy.engines import cuda
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, SbimDeployError
 
 PROVIDER = "CUDAExecutionProvider"
 RECORD_ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
@@ -17,10 +23,49 @@ OF_IMAGES = frozenset({
     "LayerNormalization", "MatMul", "MaxPool", "ReduceMean", "Resize", "Sigmoid", "Softmax", "Sqrt",
 })
 # fmt: on
+_CUDA_FAILURE = re.compile(r"CUDA (?:failure|error)[ :]+(?P<code>\d+)\b", re.IGNORECASE)
+_MISSING_LIBRARY = re.compile(r"(?P<library>[\w.+-]+): cannot open shared object")
+_NOT_LOADED = re.compile(r"^Failed to load (?:\S*[/\\])?(?P<library>[^\s/\\:]+): ", re.MULTILINE)
 TF32_COST = (
     "on: factors of products are rounded to 10 bits, which costs the score a relative L2 error of 1.1e-3 "
     "to 5.4e-3, greatest at the least noise level (emulated)"
 )
+
+
+def check_device(onnxruntime: Any) -> None:
+    """Load CUDA's libraries and put a number on the GPU: the provider is listed even where there is none.
+
+    Raises:
+        BackendMissingError: a library is missing, or there is no GPU: the message says which.
+    """
+    missing = _load_libraries(onnxruntime)
+    try:
+        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        version = f"onnxruntime {onnxruntime.__version__}"
+        if known := as_cuda_error(onnxruntime, error):
+            raise known from error
+        if found := _MISSING_LIBRARY.search(reason):
+            missing = [found["library"], *missing]
+        if missing:
+            libraries = ", ".join(dict.fromkeys(missing))
+            raise BackendMissingError(
+                f"{version} cannot load {libraries}, of CUDA {_cuda_version(onnxruntime)} and cuDNN: "
+                f'pip install "sbim-deploy[gpu]" brings them; or choose another backend ({reason})'
+            ) from error
+        raise BackendMissingError(
+            f"{version} has CUDA but cannot use a GPU here: check the driver, or choose another backend "
+            f"({reason})"
+        ) from error
+
+
+def as_cuda_error(onnxruntime: Any, error: Exception) -> SbimDeployError | None:
+    """Return what an exception of the provider says of the GPU, or None where it says nothing of it."""
+    if code := _CUDA_FAILURE.search(str(error)):
+        where = f"onnxruntime {onnxruntime.__version__}"
+        return cuda.known_error(int(code["code"]), where, _cuda_version(onnxruntime))
+    return None
 
 
 def provider_options(tf32: bool) -> dict[str, str]:
@@ -55,11 +100,25 @@ def nodes_on_cpu(session: Any, path: Path) -> str:
     if split := OF_IMAGES & left.keys():
         raise EngineIncompatibleError(
             f"{path}: ONNX Runtime's CUDA has no kernel for {_counted(left, sorted(split))} of the network, "
-            "which would run on the CPU with copies around it: not run; choose another backend, or export the "
-            "model with another --dtype"
+            "which would run on the CPU with copies around it: not run; choose another backend, or export "
+            "the model with another --dtype"
         )
     return f"{left.total()} of {len(nodes)}: {_counted(left, sorted(left)) or 'none'}"
 
 
 def _counted(counts: Counter[str], operators: list[str]) -> str:
     return ", ".join(f"{counts[each]} {each}" for each in operators)
+
+
+def _load_libraries(onnxruntime: Any) -> list[str]:
+    """Load the libraries of the nvidia-* packages, and return the names of those that could not be."""
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return []
+    said = StringIO()
+    with redirect_stdout(said):  # it prints what it does not find, and stdout belongs to the command
+        onnxruntime.preload_dlls()
+    return _NOT_LOADED.findall(said.getvalue())
+
+
+def _cuda_version(onnxruntime: Any) -> str:
+    return getattr(onnxruntime, "cuda_version", "") or "13"
