@@ -204,6 +204,14 @@ def test_out_of_memory_is_one_error_at_any_allocation_and_leaves_nothing(fake):
     assert failed == 1 + 2 + 4 + 2 * 3  # scratch, outputs, inputs; second copies with their staging
 
 
+def test_a_context_that_does_not_tell_its_memory_gets_what_the_engine_needs_at_most(fake):
+    engine, runtime, package = fake()
+    package.memory_of_shapes = 0
+    inputs = some_inputs(np.random.default_rng(0))
+    np.testing.assert_allclose(engine.run(inputs)["x_next"], expected_next(inputs), rtol=1e-6)
+    assert 4096 in [block.nbytes for _, block in runtime.memory.values()]
+
+
 def test_a_closed_recurrence_says_so(fake):
     engine, _, _ = fake()
     recurrence = engine.recur("x", "x_next", some_inputs(np.random.default_rng(0)))

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,13 @@ from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.models import engine_build
 from sbim_deploy.models.engine_build import BuildRequest, select_graphs, shape_ranges, target_capability
 from sbim_deploy.models.folder import load_model
+
+RTX = SimpleNamespace(
+    __version__="1.7",
+    ComputeCapability=SimpleNamespace(
+        __members__=dict.fromkeys(["NONE", "CURRENT", "SM75", "SM89", "SM120"])
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +56,17 @@ def test_a_size_is_rows_by_columns_and_of_the_models_multiple(manifest):
 
 
 def test_tensorrt_builds_for_the_gpu_that_is_here_and_rtx_for_those_that_it_knows(monkeypatch):
-    monkeypatch.setattr(engine_build, "import_package", lambda backend: None)
-    monkeypatch.setattr(engine_build, "known_capabilities", lambda trt: [75, 89, 120])
+    packages = {"trt": SimpleNamespace(), "rtx": RTX}
+    monkeypatch.setattr(engine_build, "import_package", packages.get)
     monkeypatch.setattr(engine_build, "current_device", lambda: Device("a GPU", 90))
-    assert target_capability("trt", None) == target_capability("rtx", None) == 90
+    assert target_capability("trt", None) == 90
+    with pytest.raises(
+        BackendMissingError,
+        match=r"1\.7 does not support a GPU, compute capability 9\.0, but 7\.5, 8\.9, 12\.0",
+    ):
+        target_capability("rtx", None)
+    monkeypatch.setattr(engine_build, "current_device", lambda: Device("a GPU", 89))
+    assert target_capability("rtx", None) == 89
     assert target_capability("rtx", 120) == 120
     with pytest.raises(InputError, match=r"sm is 90: expected one of 75, 89, 120; 8\.9 is 89"):
         target_capability("rtx", 90)
@@ -66,6 +81,23 @@ def test_tensorrt_builds_for_the_gpu_that_is_here_and_rtx_for_those_that_it_know
         target_capability("trt", None)
     with pytest.raises(BackendMissingError, match="such as --sm 89, to build without one"):
         target_capability("rtx", None)
+
+
+def test_turing_builds_score_alone(monkeypatch):
+    monkeypatch.setattr(engine_build, "import_package", lambda backend: RTX)
+    monkeypatch.setattr(engine_build, "current_device", lambda: Device("a GPU", 75))
+    assert target_capability("rtx", 75, ["score"]) == target_capability("rtx", None, ["score"]) == 75
+    for asked in (75, None):
+        with pytest.raises(
+            InputError, match=r"no matrix products in FP32 for Turing, which step-guided cannot"
+        ):
+            target_capability("rtx", asked, ["step-guided"])
+
+
+def test_a_size_of_one_pixel_at_the_coarsest_level_is_refused(manifest):
+    with pytest.raises(InputError, match=r"--size is 8x8: .* expected at least 16 rows or columns"):
+        shape_ranges(manifest, size=(8, 8))
+    assert shape_ranges(manifest, size=(8, 16))["8*w"].maximum == 16
 
 
 def test_rtx_has_no_timing_cache(tmp_path):

@@ -121,6 +121,20 @@ def test_no_engine_says_how_to_build_one_and_where(model, opened, tmp_path):
         open_tensorrt(model.folder, model.manifest, "sore", "rtx")
 
 
+def test_a_gpu_that_rtx_does_not_support_is_a_backend_that_is_missing(model, opened, monkeypatch):
+    members = SimpleNamespace(__members__=dict.fromkeys(["CURRENT", "SM89", "SM120"]))
+    package = SimpleNamespace(__version__=VERSION, ComputeCapability=members)
+    monkeypatch.setattr(engine_files, "import_package", lambda backend: package)
+    monkeypatch.setattr(engine_files, "current_device", lambda: Device("NVIDIA H200", 90))
+    add_engine(model)
+    with pytest.raises(
+        BackendMissingError,
+        match=r"does not support NVIDIA H200, .* 9\.0, but 8\.9, 12\.0: take --backend trt or",
+    ):
+        open_score(model)
+    assert opened == []
+
+
 def test_a_changed_engine_and_a_damaged_record_are_not_opened(model, opened):
     path = add_engine(model)
     path.write_bytes(b"plaN")

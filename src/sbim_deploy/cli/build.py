@@ -82,7 +82,7 @@ def build(
         for target in targets
     ]
     for request in requests:
-        target_capability(backend, request.settings.compute_capability)
+        target_capability(backend, request.settings.compute_capability, graphs)
     note(f"building {', '.join(graphs)}: seconds a graph with rtx, perhaps minutes with trt")
     for request in requests:
         for name in graphs:

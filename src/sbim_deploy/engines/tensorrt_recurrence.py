@@ -48,7 +48,10 @@ class FixedContext:
             self._must(self._context.set_input_shape(name, shape), f"the shape {shape} of input {name!r}")
         unknown = self._context.infer_shapes()
         self._must(not unknown, f"the shapes: it does not know those of {unknown}")
-        n_bytes = int(self._context.update_device_memory_size_for_shapes())
+        # 0 says that it failed, or that nothing is needed. What the engine needs at its greatest always does.
+        n_bytes = int(self._context.update_device_memory_size_for_shapes()) or int(
+            self._context.engine.get_device_memory_size_for_profile_v2(0)
+        )
         if n_bytes:
             self._context.set_device_memory(cuda.allocate(stack, n_bytes), n_bytes)
         self.outputs = {

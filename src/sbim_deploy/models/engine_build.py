@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from sbim_deploy.engines.tensorrt_builder import (
     Range,
     build_engine,
     check_precision,
+    check_supported,
     import_package,
     known_capabilities,
     parse_graph,
@@ -36,6 +37,7 @@ from sbim_deploy.models.folder import ModelManifest
 
 BATCH, COILS, PLAN_ROWS = Range(1, 1, 8), Range(1, 8, 32), Range(1, 32, 2048)
 SIZES = (64, 320, 512)
+TURING = 75
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ def shape_ranges(
     """
     multiple = manifest.size_multiple
     if size and any(length < 1 or length % multiple for length in size):
-        raise InputError(f"size is {size[0]}x{size[1]}: expected multiples of {multiple} for this model")
+        raise InputError(f"--size is {size[0]}x{size[1]}: expected multiples of {multiple} for this model")
+    if size == (multiple, multiple):
+        raise InputError(
+            f"--size is {size[0]}x{size[1]}: it leaves one pixel at the network's coarsest level, which has "
+            f"no norm; expected at least {2 * multiple} rows or columns"
+        )
     default = Range(*(-(-length // multiple) * multiple for length in SIZES))
     rows, columns = (Range(n, n, n) for n in size) if size else (default, default)
     factor = f"{multiple}*" if multiple > 1 else ""
@@ -113,31 +120,46 @@ def shape_ranges(
     }
 
 
-def target_capability(backend: str, asked: int | None) -> int:
-    """Return the compute capability to build for; None asks for that of the GPU that is here.
+def target_capability(backend: str, asked: int | None, graphs: Sequence[str] = ("score",)) -> int:
+    """Return the compute capability to build graphs for; None asks for that of the GPU that is here.
 
     Raises:
-        InputError: one that the backend cannot build for.
-        BackendMissingError: the package is not installed, or the GPU that is needed is not here.
+        InputError: one that the backend cannot build for, or not these graphs.
+        BackendMissingError: the package is not installed, or the GPU that is here is none that it supports.
     """
     if asked is not None and backend == "trt":
         raise InputError(
             f"sm is {asked}: TensorRT builds only for the GPU that is here; leave --sm out, "
             "or take --backend rtx"
         )
-    known = known_capabilities(import_package(backend))
+    trt = import_package(backend)
+    known = known_capabilities(trt)
     if asked is not None:
         if asked not in known:
             raise InputError(f"sm is {asked}: expected one of {', '.join(map(str, known))}; 8.9 is 89")
+        _check_turing(asked, graphs)
         return asked
     try:
-        return current_device().compute_capability
+        device = current_device()
     except BackendMissingError as error:
         if backend == "trt":
             hint = "TensorRT builds only where the GPU is; --backend rtx with --sm builds without one"
         else:
             hint = "name the GPU that will run the engine, such as --sm 89, to build without one"
         raise BackendMissingError(f"{error}; {hint}") from error
+    check_supported(trt, device.name, device.compute_capability)
+    if backend == "rtx":
+        _check_turing(device.compute_capability, graphs)
+    return device.compute_capability
+
+
+def _check_turing(capability: int, graphs: Sequence[str]) -> None:
+    fused = [graph for graph in graphs if graph != "score"]
+    if capability == TURING and fused:
+        raise InputError(
+            f"sm is {capability}: TensorRT-RTX has no matrix products in FP32 for Turing, which "
+            f"{', '.join(fused)} cannot do without: build --graph score, and reconstruct with recon --graph score"
+        )
 
 
 def build_engine_file(
@@ -156,7 +178,7 @@ def build_engine_file(
         BackendMissingError: the package is not installed, or the GPU that is needed is not here.
         EngineIncompatibleError: the graph's precision is not the manifest's.
     """
-    capability = target_capability(request.backend, request.settings.compute_capability)
+    capability = target_capability(request.backend, request.settings.compute_capability, [graph])
     hashes = graph_hashes(folder, manifest, graph)
     network = parse_graph(import_package(request.backend), folder / f"{graph}.onnx")
     check_precision(network, manifest.dtype)

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from sbim_deploy.engines.cuda import current_device
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
-from sbim_deploy.engines.tensorrt_builder import Range, import_package
+from sbim_deploy.engines.tensorrt_builder import Range, check_supported, import_package
 from sbim_deploy.errors import ChecksumError, EngineIncompatibleError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import (
@@ -176,7 +176,7 @@ def open_tensorrt(
 
     Raises:
         InputError: the model has no such graph, or a record is damaged.
-        BackendMissingError: the package is not installed, or there is no GPU.
+        BackendMissingError: the package is not installed, or there is no GPU that it supports.
         EngineIncompatibleError: no engine fits: the message says what the nearest one was built for.
         ChecksumError: the engine's file is not the one that its record describes.
     """
@@ -200,7 +200,9 @@ def open_tensorrt(
     records = read_records(where, graph, backend)
     if records:
         records = _fitting(records, expected, way_out)
-    capability = current_device().compute_capability
+    device = current_device()
+    capability = device.compute_capability
+    check_supported(trt, device.name, capability)
     if not records:
         missing = f"{where}: there is no {backend} engine of {graph}"
         raise EngineIncompatibleError(f"{missing}; {way_out(capability)}")
