@@ -202,8 +202,8 @@ def test_without_a_gpu_current_is_exit_4_and_says_how_to_build_without_one(cli, 
         class Status(int):
             name = "cudaErrorNoDevice"
 
-        def cudaGetDevice(self):
-            return self.Status(100), None
+        def cudaSetDevice(self, device):
+            return (self.Status(100),)
 
     monkeypatch.setattr(cuda, "runtime", NoGpu)
     for options in ((), ("--current",)):

@@ -28,6 +28,7 @@ class FakeRuntime(ModuleType):
         super().__init__("onnxruntime")
         self.sessions, self.placed = [], []
         self.ignored, self.placing, self.printed = {}, None, ""
+        self.__file__ = __file__  # beside which there is no library to load
         self.assigned = [assigned(CUDA, "Conv", "Add")]
         self.SessionOptions = onnxruntime.SessionOptions
         runtime = self

@@ -1,5 +1,6 @@
 """ONNX Runtime's CUDA provider: what is asked of it, on a fake that computes on the CPU."""
 
+import ctypes
 import inspect
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.onnxruntime import CUDA, CUDA_TF32, OnnxRuntimeEngine
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError
+from sbim_deploy.errors import BackendMissingError, DeviceLostError, EngineIncompatibleError, InputError
 from sbim_deploy.models.folder import DEMO_FOLDER
 
 SCORE = DEMO_FOLDER / "score.onnx"
@@ -55,29 +56,38 @@ def test_an_option_that_the_provider_did_not_take_is_refused(runtime):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
 
 
-MISSING = (
-    "Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file: No such file\n"
-    "Failed to load /site/nvidia/cu13/lib/libcudart.so.13: it is damaged\n"
-    "Please follow https://onnxruntime.ai/docs/install/#cuda-and-cudnn to install CUDA.\n"
-)
+@pytest.fixture
+def without(runtime, monkeypatch, tmp_path):
+    """Let the provider's own library find no other of this name, as the loader of Linux says it."""
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi" / "libonnxruntime_providers_cuda.so").touch()
+    runtime.__file__ = str(tmp_path / "__init__.py")
+
+    def use(library):
+        def load(name):
+            raise OSError(f"{library}: cannot open shared object file: No such file or directory")
+
+        monkeypatch.setattr(ctypes, "CDLL", load)
+
+    return use
 
 
-def test_libraries_that_are_missing_are_named_with_what_brings_them(runtime, capsys):
-    runtime.placing, runtime.printed = RuntimeError("no provider\n  here"), MISSING
+def test_a_library_that_is_missing_is_named_with_what_brings_it(runtime, without, capfd):
+    runtime.printed = "Failed to load libcublasLt.so.13: no such file\n"
+    without("libcublasLt.so.13")
     with pytest.raises(
         BackendMissingError,
-        match=r'cannot load libcublasLt\.so\.13, libcudart\.so\.13, of CUDA 13\.0 .*"sbim-deploy\[gpu\]"',
+        match=r'cannot load libcublasLt\.so\.13, of CUDA 13\.0 .*"sbim-deploy\[gpu\]" brings',
     ):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
-    assert capsys.readouterr().out == ""  # stdout is the command's, --json among it
+    assert capfd.readouterr() == ("", "")  # stdout is the command's, --json among it
 
 
-def test_a_library_that_only_the_provider_misses_is_named_too(runtime):
-    runtime.placing = RuntimeError(
-        "Failed to load library libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open "
-        "shared object file: No such file or directory"
-    )
-    with pytest.raises(BackendMissingError, match=r"cannot load libcudnn\.so\.9, of CUDA"):
+def test_a_driver_that_is_missing_is_not_looked_for_in_pip(runtime, without):
+    without("libcuda.so.1")
+    with pytest.raises(
+        BackendMissingError, match=r"no NVIDIA driver is installed here, and CUDA 13\.0 needs one"
+    ):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
 
 
@@ -92,15 +102,50 @@ def test_a_library_that_only_the_provider_misses_is_named_too(runtime):
     ],
 )
 def test_what_keeps_the_gpu_from_being_used_is_said_and_auto_goes_on(runtime, code, says):
-    runtime.printed = MISSING  # which is not why
-    runtime.placing = RuntimeError(f"CUDA failure {code}: words of the driver ; GPU=0 ; hostname=here ;")
+    runtime.printed = "Failed to load libnvrtc.so.13: no such file\n"  # which is not why
+    # As onnxruntime-gpu 1.31.1 says it of a driver that gives this code.
+    runtime.placing = RuntimeError(
+        f"cuda_call.cc:154 std::conditional_t<THRW, void> CudaCall() CUDA failure {code}: words ; GPU=-1 ; "
+    )
     with pytest.raises(BackendMissingError, match=says):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
 
 
 def test_libraries_that_were_not_found_do_not_matter_where_the_gpu_works(runtime):
-    runtime.printed = MISSING
+    runtime.printed = "Failed to load libnvrtc.so.13: no such file\n"
     assert OnnxRuntimeEngine(SCORE, backend=CUDA).description["tf32"] == "off"
+
+
+def test_the_gpu_that_was_asked_for_is_the_sessions_and_the_buffers(runtime):
+    engine = OnnxRuntimeEngine(SCORE, backend=CUDA, device_index=1)
+    assert runtime.sessions[-1].get_provider_options()["CUDAExecutionProvider"]["device_id"] == "1"
+    x = np.zeros((1, 2, 8, 8), np.float32)
+    engine.recur("x", "score", {"x": x, "sigma": np.ones(1, np.float32)})
+    assert set(runtime.placed) == {1}
+    assert engine.description["device_index"] == "1"
+
+
+def test_a_gpu_that_failed_is_lost(runtime, monkeypatch):
+    engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
+    inputs = {"x": np.zeros((1, 2, 8, 8), np.float32), "sigma": np.ones(1, np.float32)}
+    recurrence = engine.recur("x", "score", inputs)
+
+    def fail(*_):
+        raise RuntimeError(
+            "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=here"
+        )
+
+    monkeypatch.setattr(runtime.sessions[-1], "run", fail, raising=False)
+    monkeypatch.setattr(runtime.sessions[-1], "run_with_iobinding", fail, raising=False)
+    for call in (lambda: engine.run(inputs), lambda: recurrence.advance({})):
+        with pytest.raises(DeviceLostError, match=r"onnxruntime 1\.31\.1: cudaErrorIllegalAddress"):
+            call()
+
+
+def test_a_gpu_that_is_not_there_is_named_by_the_option(runtime):
+    runtime.placing = RuntimeError("CUDA failure 101: invalid device ordinal ; GPU=-1 ; hostname=here")
+    with pytest.raises(InputError, match="--device: this machine has no GPU of that number"):
+        OnnxRuntimeEngine(SCORE, backend=CUDA, device_index=7)
 
 
 def test_nodes_that_fall_to_the_cpu_are_counted_and_said(runtime):

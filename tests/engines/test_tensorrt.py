@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from fake_tensorrt import INPUTS, SERIALISED, expected_next, make_package
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
 from sbim_deploy.engines.tensorrt_builder import Range
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
+from sbim_deploy.errors import (
+    BackendMissingError,
+    DeviceLostError,
+    EngineIncompatibleError,
+    InputError,
+    SbimDeployError,
+)
 
 RANGES = {"n": Range(1, 2, 4), "k": Range(1, 3, 64)}
 ORDERS = {
@@ -277,8 +284,8 @@ def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
 
 def test_every_cuda_error_names_its_call(fake, monkeypatch):
     _, runtime, _ = fake()
-    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorNoDevice, None))
-    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*\(cudaGetDevice: cudaErrorNoDevice"):
+    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (Status.cudaErrorNoDevice,))
+    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*\(cudaSetDevice: cudaErrorNoDevice"):
         cuda.current_device()
     monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorInvalidValue, None))
     with pytest.raises(SbimDeployError, match="cudaMalloc returned cudaErrorInvalidValue"):
@@ -290,7 +297,7 @@ def test_every_cuda_error_names_its_call(fake, monkeypatch):
 
 def test_a_gpu_that_is_not_ready_is_a_backend_that_is_missing_with_the_way_out(fake, monkeypatch):
     _, runtime, _ = fake()
-    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorSystemNotReady, None))
+    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (Status.cudaErrorSystemNotReady,))
     with pytest.raises(BackendMissingError, match=r"start NVIDIA's Fabric Manager.*cudaErrorSystemNotReady"):
         cuda.current_device()
 
@@ -309,7 +316,7 @@ def test_a_driver_that_is_too_old_is_named_with_both_versions(fake, monkeypatch,
 
     _, runtime, _ = fake()
     monkeypatch.setattr(ctypes, "CDLL", load)
-    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorInsufficientDriver, None))
+    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (Status.cudaErrorInsufficientDriver,))
     expected = (
         r"too old: it is for CUDA 12\.4, and CUDA 13\.5 is needed: update the driver"
         if is_installed
@@ -317,6 +324,49 @@ def test_a_driver_that_is_too_old_is_named_with_both_versions(fake, monkeypatch,
     )
     with pytest.raises(BackendMissingError, match=expected):
         cuda.current_device()
+
+
+def test_every_thread_calls_the_engines_own_gpu(fake):
+    _, runtime, _ = fake()
+    engine = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
+    assert engine.description["device_index"] == "1"
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    failures = []
+
+    def work():
+        try:
+            assert runtime.device == 0  # as in every thread that is new
+            run_steps(recurrence, inputs, SAME, np.random.default_rng(1))
+            engine.run(inputs)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    cuda.use_device(0)
+    recurrence.close()
+    engine.close()
+    assert failures == []
+    assert runtime.faults == []
+    assert runtime.alive() == []
+
+
+def test_a_gpu_that_is_not_there_is_named_by_the_option(fake):
+    fake()
+    with pytest.raises(InputError, match="--device: this machine has no GPU of that number"):
+        TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=2)
+
+
+def test_a_gpu_that_failed_is_lost_for_the_process(fake, monkeypatch):
+    engine, runtime, _ = fake()
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    recurrence.advance({})
+    monkeypatch.setattr(runtime, "cudaMemcpyAsync", lambda *_: (Status.cudaErrorLaunchFailure,))
+    with pytest.raises(DeviceLostError, match=r"cudaErrorLaunchFailure.*start it again"):
+        recurrence.read()
 
 
 def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch):

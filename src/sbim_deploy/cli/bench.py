@@ -28,6 +28,7 @@ def bench(
         list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
     ] = None,
     url: options.Url = None,
+    device: options.Device = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     sampling: options.ShortSampling,
@@ -41,7 +42,7 @@ def bench(
     choice, _ = sampling.choose()
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
-    measured = _measure_all(loaded, case, _at_url(backend, url))
+    measured = _measure_all(loaded, case, _at_url(backend, url), device)
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
     if json:
@@ -65,7 +66,7 @@ def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
     return [options.backend_at(name, url) if name in options.SERVED else name for name in asked or ()]
 
 
-def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Measurement]:
+def _measure_all(model: Model, case: Case, asked: list[str] | None, device: int | None) -> list[Measurement]:
     """Measure what was asked for, or what is here; what turns out not to be here is said."""
     from sbim_deploy.models.backends import BEST_FIRST, check_backend, missing_reason
     from sbim_deploy.runs.bench import alone, measure_backend
@@ -75,6 +76,8 @@ def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Meas
     measured = []
     for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
         note(f"measuring {name}")
+        if name in options.ON_GPUS:
+            name = options.backend_at(name, None, device)
         try:
             measured.append(alone(measure_backend, model.folder, name, case))
         except (BackendMissingError, EngineIncompatibleError) as error:

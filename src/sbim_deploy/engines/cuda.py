@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
+from sbim_deploy.errors import BackendMissingError, DeviceLostError, InputError, SbimDeployError
 
 # What keeps the GPU from being used at all, by CUDA's code: its name, and the way out.
 NO_GPU = {
@@ -39,6 +39,26 @@ NO_GPU = {
         "CUDA's compatibility libraries do not support this GPU: update the driver, or take cuda-compat "
         "out of LD_LIBRARY_PATH",
     ),
+}
+NO_SUCH_DEVICE = 101
+# After these every call of the process fails, whatever it does.
+LOST = {
+    214: "cudaErrorECCUncorrectable",
+    220: "cudaErrorNvlinkUncorrectable",
+    226: "cudaErrorContained",
+    700: "cudaErrorIllegalAddress",
+    702: "cudaErrorLaunchTimeout",
+    709: "cudaErrorContextIsDestroyed",
+    710: "cudaErrorAssert",
+    714: "cudaErrorHardwareStackError",
+    715: "cudaErrorIllegalInstruction",
+    716: "cudaErrorMisalignedAddress",
+    717: "cudaErrorInvalidAddressSpace",
+    718: "cudaErrorInvalidPc",
+    719: "cudaErrorLaunchFailure",
+    721: "cudaErrorTensorMemoryLeak",
+    806: "cudaErrorMpsRpcFailure",
+    810: "cudaErrorMpsClientTerminated",
 }
 MIB = 1024**2
 
@@ -71,7 +91,8 @@ def call(name: str, *arguments: Any) -> Any:
 
     Raises:
         BackendMissingError: there is no driver or no GPU.
-        InputError: the GPU's memory, or page-locked memory, is used up.
+        InputError: the GPU's memory, or page-locked memory, is used up; or there is no such GPU.
+        DeviceLostError: the GPU failed, and this process cannot use it any more.
         SbimDeployError: any other error, with the names of the call and of the error.
     """
     status, *values = getattr(runtime(), name)(*arguments)
@@ -80,12 +101,19 @@ def call(name: str, *arguments: Any) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def known_error(code: int, where: str, runtime_version: str | None = None) -> BackendMissingError | None:
-    """Return the error of a code of CUDA that tells why no GPU can be used, or None for other codes.
+def known_error(code: int, where: str, runtime_version: str | None = None) -> SbimDeployError | None:
+    """Return the error of a code of CUDA that tells why no GPU can be used now, or None for other codes.
 
     ``where`` is the call or the package that got it, ``runtime_version`` the CUDA that it needs, as
     13.0; None is that of cuda-bindings.
     """
+    if code == NO_SUCH_DEVICE:
+        return InputError(f"--device: this machine has no GPU of that number, the first is 0 ({where})")
+    if code in LOST:
+        return DeviceLostError(
+            f"the GPU failed ({where}: {LOST[code]}), and this program cannot use it any more: start it "
+            "again; the system's log (Xid) tells more"
+        )
     if code not in NO_GPU:
         return None
     name, way_out = NO_GPU[code]
@@ -108,13 +136,24 @@ def driver_too_old(runtime_version: str) -> str:
     )
 
 
-def current_device() -> Device:
-    """Return the GPU of this machine that is in use.
+def use_device(index: int) -> None:
+    """Let this thread's calls go to a GPU. Each thread has its own, 0 at first, so each that calls says it.
 
     Raises:
-        BackendMissingError: there is none, or no driver for it.
+        InputError: there is no GPU of this number.
+        BackendMissingError: there is none at all, or no driver for it.
     """
-    properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
+    call("cudaSetDevice", index)
+
+
+def current_device(index: int = 0) -> Device:
+    """Return a GPU of this machine, which this thread's calls go to from now on.
+
+    Raises:
+        InputError, BackendMissingError: see :func:`use_device`.
+    """
+    use_device(index)
+    properties = call("cudaGetDeviceProperties", index)
     name = properties.name
     return Device(
         name.decode(errors="replace") if isinstance(name, bytes) else str(name),
@@ -196,8 +235,9 @@ def capture(stack: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
     return executable
 
 
-def free_after(stack: ExitStack, streams: Sequence[Any]) -> None:
-    """Free what a stack holds, once the streams' work is over."""
+def free_after(stack: ExitStack, streams: Sequence[Any], device: int) -> None:
+    """Free what a stack holds on a GPU, once the streams' work is over, in whatever thread this is."""
+    _release("cudaSetDevice", device)
     for stream in streams:
         _release("cudaStreamSynchronize", stream)
     stack.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ class OnnxRuntimeEngine:
         path: the graph; its external weights lie beside it.
         threads: threads inside an operator; None is one for each core.
         backend: one of ``BACKENDS``, which decides on the provider and the precision.
+        device_index: the number of the GPU; the CPU has none.
 
     Raises:
         BackendMissingError: ONNX Runtime is not installed, has no such provider, or no GPU to run it on.
@@ -35,7 +37,7 @@ class OnnxRuntimeEngine:
         EngineIncompatibleError: it does not run where and how it was asked to.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, backend: str = CPU):
+    def __init__(self, path: Path, threads: int | None = None, backend: str = CPU, device_index: int = 0):
         onnxruntime = _import_onnxruntime()
         provider = "CPUExecutionProvider" if backend == CPU else onnxruntime_cuda.PROVIDER
         available = onnxruntime.get_available_providers()
@@ -46,11 +48,11 @@ class OnnxRuntimeEngine:
             )
         given: dict[str, str] = {}
         if backend != CPU:
-            onnxruntime_cuda.check_device(onnxruntime)
+            onnxruntime_cuda.check_device(onnxruntime, device_index)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if backend != CPU:
-            given = onnxruntime_cuda.provider_options(tf32=backend == CUDA_TF32)
+            given = onnxruntime_cuda.provider_options(backend == CUDA_TF32, device_index)
             options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -64,7 +66,7 @@ class OnnxRuntimeEngine:
         in_use = self._session.get_providers()
         if in_use[0] != provider:
             raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
-        self._device = "cpu" if backend == CPU else "cuda"
+        self._device = ("cpu", 0) if backend == CPU else ("cuda", device_index)
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.description: Mapping[str, str] = {
@@ -77,6 +79,7 @@ class OnnxRuntimeEngine:
             tf32 = onnxruntime_cuda.TF32_COST if backend == CUDA_TF32 else "off"
             on_cpu = onnxruntime_cuda.nodes_on_cpu(self._session, path)
             self.description = {**self.description, "tf32": tf32, "nodes_on_cpu": on_cpu}
+            self.description = {**self.description, "device_index": str(device_index)}
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.
@@ -85,7 +88,8 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        outputs = self._session.run(self._output_names, dict(inputs))
+        with _cuda_errors():
+            outputs = self._session.run(self._output_names, dict(inputs))
         return dict(zip(self._output_names, outputs, strict=True))
 
     def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
@@ -95,13 +99,14 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        return _BoundRecurrence(self._session, self._device, state, output, inputs)
+        with _cuda_errors():
+            return _BoundRecurrence(self._session, self._device, state, output, inputs)
 
 
 class _BoundRecurrence:
     """A recurrence on two bindings of one session, which write to the two buffers of the state in turn."""
 
-    def __init__(self, session: Any, device: str, state: str, output: str, inputs: Arrays):
+    def __init__(self, session: Any, device: tuple[str, int], state: str, output: str, inputs: Arrays):
         self._session = session
         self._begun = dict(inputs)
         self._values = {name: _copy(array, device) for name, array in inputs.items()}
@@ -121,16 +126,32 @@ class _BoundRecurrence:
     def advance(self, changed: Arrays) -> None:
         """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
         check_changed(self._begun, changed)
-        for name, array in changed.items():
-            self._values[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(self._binding)
+        with _cuda_errors():
+            for name, array in changed.items():
+                self._values[name].update_inplace(np.ascontiguousarray(array))
+            self._session.run_with_iobinding(self._binding)
         self._now, self._next = self._next, self._now
         self._binding, self._other = self._other, self._binding
 
     def read(self) -> NDArray[Any]:
         """Return a copy of the state."""
-        state: NDArray[Any] = np.array(self._now.numpy())
+        with _cuda_errors():
+            state: NDArray[Any] = np.array(self._now.numpy())
         return state
+
+
+@contextmanager
+def _cuda_errors() -> Iterator[None]:
+    """Turn an exception that tells of the GPU into the error that says what to do."""
+    import onnxruntime
+
+    try:
+        yield
+    except Exception as error:
+        known = onnxruntime_cuda.as_cuda_error(onnxruntime, error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def _import_onnxruntime() -> Any:
@@ -158,11 +179,11 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _copy(array: NDArray[Any], device: str) -> Any:
+def _copy(array: NDArray[Any], device: tuple[str, int]) -> Any:
     from onnxruntime import OrtValue
 
     # On the CPU an OrtValue is the array's own memory, which update_inplace would write to.
-    return OrtValue.ortvalue_from_numpy(np.array(array, order="C"), device, 0)
+    return OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *device)
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import Counter
 from contextlib import redirect_stdout
@@ -25,35 +26,40 @@ OF_IMAGES = frozenset({
 # fmt: on
 _CUDA_FAILURE = re.compile(r"CUDA (?:failure|error)[ :]+(?P<code>\d+)\b", re.IGNORECASE)
 _MISSING_LIBRARY = re.compile(r"(?P<library>[\w.+-]+): cannot open shared object")
-_NOT_LOADED = re.compile(r"^Failed to load (?:\S*[/\\])?(?P<library>[^\s/\\:]+): ", re.MULTILINE)
+DRIVER_LIBRARY = "libcuda.so.1"
 TF32_COST = (
     "on: factors of products are rounded to 10 bits, which costs the score a relative L2 error of 1.1e-3 "
     "to 5.4e-3, greatest at the least noise level (emulated)"
 )
 
 
-def check_device(onnxruntime: Any) -> None:
+def check_device(onnxruntime: Any, index: int) -> None:
     """Load CUDA's libraries and put a number on the GPU: the provider is listed even where there is none.
 
     Raises:
         BackendMissingError: a library is missing, or there is no GPU: the message says which.
+        InputError: there is no GPU of this number.
     """
-    missing = _load_libraries(onnxruntime)
+    said = StringIO()
+    with redirect_stdout(said):  # preload_dlls prints what it does not find, and stdout is the command's
+        onnxruntime.preload_dlls()
+    version = f"onnxruntime {onnxruntime.__version__}"
+    if missing := _missing_library(onnxruntime):
+        needed = _cuda_version(onnxruntime)
+        if missing == DRIVER_LIBRARY:
+            raise BackendMissingError(
+                f"{cuda.driver_too_old(needed)}; or choose another backend ({version}: no {missing})"
+            )
+        raise BackendMissingError(
+            f"{version} cannot load {missing}, of CUDA {needed} or cuDNN: pip install "
+            '"sbim-deploy[gpu]" brings them; or choose another backend'
+        )
     try:
-        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", index)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        version = f"onnxruntime {onnxruntime.__version__}"
         if known := as_cuda_error(onnxruntime, error):
             raise known from error
-        if found := _MISSING_LIBRARY.search(reason):
-            missing = [found["library"], *missing]
-        if missing:
-            libraries = ", ".join(dict.fromkeys(missing))
-            raise BackendMissingError(
-                f"{version} cannot load {libraries}, of CUDA {_cuda_version(onnxruntime)} and cuDNN: "
-                f'pip install "sbim-deploy[gpu]" brings them; or choose another backend ({reason})'
-            ) from error
+        reason = " ".join(f"{error} {said.getvalue()}".split())
         raise BackendMissingError(
             f"{version} has CUDA but cannot use a GPU here: check the driver, or choose another backend "
             f"({reason})"
@@ -68,9 +74,9 @@ def as_cuda_error(onnxruntime: Any, error: Exception) -> SbimDeployError | None:
     return None
 
 
-def provider_options(tf32: bool) -> dict[str, str]:
+def provider_options(tf32: bool, device_index: int) -> dict[str, str]:
     """Return the provider's options. TF32, its own default, is on only where it is asked for."""
-    return {"use_tf32": "1" if tf32 else "0"}
+    return {"use_tf32": "1" if tf32 else "0", "device_id": str(device_index)}
 
 
 def check_options(session: Any, options: dict[str, str], path: Path) -> None:
@@ -110,14 +116,17 @@ def _counted(counts: Counter[str], operators: list[str]) -> str:
     return ", ".join(f"{counts[each]} {each}" for each in operators)
 
 
-def _load_libraries(onnxruntime: Any) -> list[str]:
-    """Load the libraries of the nvidia-* packages, and return the names of those that could not be."""
-    if not hasattr(onnxruntime, "preload_dlls"):
-        return []
-    said = StringIO()
-    with redirect_stdout(said):  # it prints what it does not find, and stdout belongs to the command
-        onnxruntime.preload_dlls()
-    return _NOT_LOADED.findall(said.getvalue())
+def _missing_library(onnxruntime: Any) -> str | None:
+    """Return the library that the provider's own cannot be loaded without; its package only logs the name."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    for path in (folder / f"libonnxruntime_providers_{name}.so" for name in ("shared", "cuda")):
+        try:
+            if path.exists():
+                ctypes.CDLL(str(path))
+        except OSError as error:
+            found = _MISSING_LIBRARY.search(str(error))
+            return found["library"] if found else str(error)
+    return None
 
 
 def _cuda_version(onnxruntime: Any) -> str:

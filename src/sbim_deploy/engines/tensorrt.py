@@ -43,6 +43,7 @@ class TensorRTEngine:
         inputs: the graph's inputs and their shapes, with names for free sizes.
         ranges: the sizes that the engine was built for, by dimensions' names.
         runtime_cache: kernels of TensorRT-RTX; None keeps none.
+        device_index: the number of the GPU.
 
     Raises:
         BackendMissingError: the package is not installed, or there is no GPU.
@@ -56,9 +57,11 @@ class TensorRTEngine:
         inputs: Mapping[str, Shape],
         ranges: Mapping[str, Range],
         runtime_cache: RuntimeCache | None = None,
+        device_index: int = 0,
     ):
         trt = import_package(backend)
-        device = cuda.current_device()
+        device = cuda.current_device(device_index)
+        self._device = device_index
         logger_of(trt).errors.clear()
         self._trt, self._ranges = trt, ranges
         self._runtime = trt.Runtime(logger_of(trt))
@@ -81,6 +84,7 @@ class TensorRTEngine:
             "backend": DISTRIBUTIONS[backend],
             "version": str(trt.__version__),
             "device": f"{device.name}, compute capability {device.compute_capability / 10:.1f}",
+            "device_index": str(device_index),
             "cuda_graph": "none yet",
         }
         self._last_run: _Run | None = None
@@ -115,6 +119,7 @@ class TensorRTEngine:
     def close(self) -> None:
         """Free what is on the GPU, the weights as soon as the last recurrence is gone too."""
         self._forget_run()
+        cuda.use_device(self._device)
         self._engine = self._runtime = self._runtime_config = self._kernels = None
 
     def __enter__(self) -> Self:
@@ -152,6 +157,7 @@ class TensorRTEngine:
     def _check(self, inputs: Arrays) -> None:
         if self._engine is None:
             raise ValueError("the engine is closed: open it again")
+        cuda.use_device(self._device)
         check_inputs(self.inputs, inputs)
         for name, spec in self.inputs.items():
             for got, size in zip(inputs[name].shape, spec.shape, strict=True):
@@ -205,7 +211,8 @@ class _Run:
             self._fixed = engine.fix(self.shapes, stack)
             self._addresses = {name: cuda.allocate(stack, array.nbytes) for name, array in inputs.items()}
             self._addresses |= self._fixed.allocate_outputs(stack)
-            self._free = weakref.finalize(self, cuda.free_after, stack.pop_all(), [self._stream])
+            device = cuda.call("cudaGetDevice")
+            self._free = weakref.finalize(self, cuda.free_after, stack.pop_all(), [self._stream], device)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         kept = {name: np.ascontiguousarray(array) for name, array in inputs.items()}

@@ -120,6 +120,7 @@ class TensorRTRecurrence:
         self._engine, self._state_name, self._output = engine, state, output
         self._begun = dict(inputs)
         self._check_names()
+        self._device = cuda.call("cudaGetDevice")
         shapes = {name: array.shape for name, array in inputs.items()}
         with ExitStack() as stack:
             self._compute, self._upload = cuda.new_stream(stack), cuda.new_stream(stack)
@@ -135,7 +136,8 @@ class TensorRTRecurrence:
                 shared | {state: source, output: target} for source, target in (ends, reversed(ends))
             ]
             self._stack = stack.pop_all()
-        self._free = weakref.finalize(self, cuda.free_after, self._stack, [self._upload, self._compute])
+        streams = [self._upload, self._compute]
+        self._free = weakref.finalize(self, cuda.free_after, self._stack, streams, self._device)
         self._staging: list[dict[str, NDArray[Any]]] = [{}, {}]
         self._behind: list[set[str]] = [set(), set()]
         self._graphs: list[Any] = [None, None]
@@ -148,7 +150,7 @@ class TensorRTRecurrence:
 
     def advance(self, changed: Arrays) -> None:
         """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
-        self._check_open()
+        self._enter()
         check_changed(self._begun, changed)
         if self._state_name in changed:
             raise ValueError(f"input {self._state_name!r} is the state, expected other inputs to change")
@@ -162,7 +164,7 @@ class TensorRTRecurrence:
 
     def read(self) -> NDArray[Any]:
         """Return a copy of the state, once every step is over."""
-        self._check_open()
+        self._enter()
         like = self._begun[self._state_name]
         return cuda.download(self._bound[self._turn][self._state_name], like.shape, like.dtype, self._compute)
 
@@ -249,6 +251,8 @@ class TensorRTRecurrence:
                 f"as input {self._state_name!r}"
             )
 
-    def _check_open(self) -> None:
+    def _enter(self) -> None:
+        """Turn this thread to the recurrence's GPU."""
         if not self._free.alive:
             raise ValueError("the recurrence is closed: begin another one")
+        cuda.use_device(self._device)

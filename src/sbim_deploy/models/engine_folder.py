@@ -166,9 +166,14 @@ CACHE_SUFFIX = ".cache"
 
 
 def open_tensorrt(
-    folder: Path, manifest: ModelManifest, graph: str, backend: str, engines: Path | None = None
+    folder: Path,
+    manifest: ModelManifest,
+    graph: str,
+    backend: str,
+    engines: Path | None = None,
+    device_index: int = 0,
 ) -> TensorRTEngine:
-    """Open the engine of a graph for the GPU that is here, ``backend`` being ``trt`` or ``rtx``.
+    """Open the engine of a graph for the GPU of a number, ``backend`` being ``trt`` or ``rtx``.
 
     ``engines`` is the folder they were built into; None is the model's own. The model's files must have been
     verified. Everything is compared before the engine is deserialised, and what needs no GPU before one is
@@ -200,7 +205,7 @@ def open_tensorrt(
     records = read_records(where, graph, backend)
     if records:
         records = _fitting(records, expected, way_out)
-    device = current_device()
+    device = current_device(device_index)
     capability = device.compute_capability
     check_supported(trt, device.name, capability)
     if not records:
@@ -214,6 +219,7 @@ def open_tensorrt(
         {name: tuple(shape) for name, shape in record.inputs.items()},
         {name: Range(*sizes) for name, sizes in record.shapes.items()},
         _runtime_cache(path.with_suffix(CACHE_SUFFIX)),
+        device_index,
     )
 
 
