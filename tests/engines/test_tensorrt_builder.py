@@ -155,6 +155,40 @@ def test_a_workspace_that_tensorrt_does_not_take_is_refused():
         tensorrt_builder._limit_workspace(trt, Config(), 1000)
 
 
+@pytest.mark.parametrize("refused", ["", "when it is read", "when it is set"])
+def test_a_timing_cache_that_is_refused_does_not_lose_the_plan(monkeypatch, tmp_path, refused):
+    class Cache:
+        def serialize(self):
+            return b"measured"
+
+    class Config:
+        cache = None
+
+        def add_optimization_profile(self, profile):
+            return 0
+
+        def create_timing_cache(self, serialized_timing_cache):
+            assert serialized_timing_cache == b"earlier"
+            return None if refused == "when it is read" else Cache()
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            self.cache = None if refused else cache
+            return not refused
+
+        def get_timing_cache(self):
+            return self.cache
+
+    monkeypatch.setattr(tensorrt_builder, "_configured", lambda network, settings: Config())
+    monkeypatch.setattr(tensorrt_builder, "_profile", lambda network, ranges: None)
+    monkeypatch.setattr(
+        tensorrt_builder, "_make_monitor", lambda trt, on_progress: SimpleNamespace(stopped_by=None)
+    )
+    builder = SimpleNamespace(build_serialized_network=lambda definition, config: b"plan")
+    network = tensorrt_builder.Network(SimpleNamespace(), builder, None, None, tmp_path, {})
+    built = build_engine(network, {}, BuildSettings(), lambda _: None, b"earlier")
+    assert built == (b"plan", b"" if refused else b"measured")
+
+
 def test_the_fraction_done_goes_down_the_nested_phases():
     assert _fraction([]) == 0
     assert _fraction([(4, 1)]) == 0.25

@@ -1,4 +1,6 @@
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +9,13 @@ from sbim_deploy.engines.cuda import Device
 from sbim_deploy.engines.tensorrt_builder import BuildSettings, Range
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.models import engine_build
-from sbim_deploy.models.engine_build import BuildRequest, select_graphs, shape_ranges, target_capability
+from sbim_deploy.models.engine_build import (
+    BuildRequest,
+    build_engine_file,
+    select_graphs,
+    shape_ranges,
+    target_capability,
+)
 from sbim_deploy.models.folder import load_model
 
 RTX = SimpleNamespace(
@@ -49,7 +57,8 @@ def test_a_size_is_rows_by_columns_and_of_the_models_multiple(manifest):
     ranges = shape_ranges(manifest, size=(640, 320))
     assert (ranges["8*h"], ranges["8*w"]) == (Range(640, 640, 640), Range(320, 320, 320))
     assert (ranges["row_line"].maximum, ranges["line"].maximum) == (640, 320)
-    assert shape_ranges(manifest, lines=Range(20, 40, 60))["line"] == Range(20, 40, 60)
+    # Masks are padded to multiples of 8 lines, so one of 60 has 64.
+    assert shape_ranges(manifest, lines=Range(20, 41, 60))["line"] == Range(20, 48, 64)
     for size in ((321, 320), (320, 0)):
         with pytest.raises(InputError, match="expected multiples of 8"):
             shape_ranges(manifest, size=size)
@@ -98,6 +107,41 @@ def test_a_size_of_one_pixel_at_the_coarsest_level_is_refused(manifest):
     with pytest.raises(InputError, match=r"--size is 8x8: .* expected at least 16 rows or columns"):
         shape_ranges(manifest, size=(8, 8))
     assert shape_ranges(manifest, size=(8, 16))["8*w"].maximum == 16
+
+
+@pytest.mark.parametrize(
+    ("tactics", "can_be_written", "says"),
+    [
+        (b"measured", True, ""),
+        (b"", True, "refused it (made on another GPU, or by another version); it was left as it is"),
+        (b"measured", False, "the timing cache was not kept: "),
+    ],
+)
+def test_whatever_becomes_of_the_timing_cache_the_engine_is_kept(
+    monkeypatch, tmp_path, manifest, tactics, can_be_written, says
+):
+    cache = tmp_path / "c" / "tactics.bin"
+    cache.parent.mkdir()
+    cache.write_bytes(b"earlier")
+
+    def build(network, ranges, settings, on_progress, earlier):
+        assert earlier == b"earlier"
+        if not can_be_written:
+            shutil.rmtree(cache.parent)
+        return b"engine", tactics
+
+    network = SimpleNamespace(path=Path("score.onnx"), inputs={}, trt=SimpleNamespace(__version__="11.4.0.1"))
+    monkeypatch.setattr(engine_build, "import_package", lambda backend: SimpleNamespace())
+    monkeypatch.setattr(engine_build, "current_device", lambda: Device("a GPU", 90))
+    monkeypatch.setattr(engine_build, "parse_graph", lambda trt, path: network)
+    monkeypatch.setattr(engine_build, "check_precision", lambda network, dtype: None)
+    monkeypatch.setattr(engine_build, "build_engine", build)
+    request = BuildRequest("trt", {}, BuildSettings(), tmp_path / "engines", timing_cache=cache)
+    built = build_engine_file(tmp_path, manifest, "score", request)
+    assert built.path.read_bytes() == b"engine"
+    assert says in built.timing_cache if says else built.timing_cache == ""
+    if can_be_written:
+        assert cache.read_bytes() == (tactics or b"earlier")
 
 
 def test_rtx_has_no_timing_cache(tmp_path):

@@ -121,6 +121,21 @@ def test_a_plan_too_large_for_one_call_goes_on_where_the_last_call_ended(monkeyp
     np.testing.assert_allclose(in_parts.image, at_once.image, rtol=0, atol=1e-6 * np.abs(at_once.image).max())
 
 
+def test_masks_of_nearly_as_many_lines_have_inputs_of_one_shape():
+    shapes = set()
+    for n_lines in (9, 13, 16):
+        mask = np.zeros((1, 1, 24), bool)
+        mask[..., 1 : 1 + n_lines] = True
+        sense = Sense(birdcage_maps(2, (16, 24))[None], mask)
+        image = np.zeros((1, 16, 24), np.complex64)
+        noise = NoiseStream(0, [0], (16, 24))
+        inputs = operator_inputs(GridProblem(sense, image, image, noise, np.ones(1, np.float32)))
+        shapes.add(inputs["encoding"].shape)
+        assert not inputs["encoding"][..., n_lines:].any()
+        assert inputs["encoding"][..., :n_lines].any(axis=(0, 1, 2)).all()
+    assert shapes == {(1, 2, 24, 16)}
+
+
 def test_the_encoding_matrices_make_the_operator():
     rng = np.random.default_rng(0)
     grid, shape = (56, 64), (52, 56)

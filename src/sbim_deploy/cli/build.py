@@ -90,6 +90,8 @@ def build(
             with progress_bar(f"building {name}", 100) as move:
                 built = build_engine_file(folder, manifest, name, request, partial(_show, move))
             note(_said(built, time.monotonic() - started))
+            if built.timing_cache:
+                note(built.timing_cache)
 
 
 def _show(move: Callable[[int], None], fraction: float) -> None:

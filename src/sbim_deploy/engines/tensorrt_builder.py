@@ -192,7 +192,10 @@ def build_engine(
     on_progress: Progress,
     timing_cache: bytes = b"",
 ) -> tuple[Any, bytes]:
-    """Return the engine as a buffer to write, and the timing cache, which is empty for TensorRT-RTX.
+    """Return the engine as a buffer to write, and the timing cache to keep.
+
+    The cache is empty where there is none to keep: TensorRT-RTX has none, and one of another GPU or version,
+    which TensorRT refuses, is left alone.
 
     ``ranges`` are by dimensions' names, all that the inputs have; ``on_progress`` gets the fraction done;
     ``timing_cache`` is what an earlier build returned.
@@ -203,9 +206,7 @@ def build_engine(
     trt = network.trt
     config = _configured(network, settings)
     config.add_optimization_profile(_profile(network, ranges))
-    has_timing_cache = not hasattr(trt, "ComputeCapability")
-    if has_timing_cache:
-        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+    has_timing_cache = not hasattr(trt, "ComputeCapability") and _set_timing_cache(config, timing_cache)
     monitor = _make_monitor(trt, on_progress)
     config.progress_monitor = monitor
     serialised = network.builder.build_serialized_network(network.definition, config)
@@ -214,7 +215,9 @@ def build_engine(
     if serialised is None:
         raise _build_failed(network, ranges, settings)
     on_progress(1.0)
-    return serialised, bytes(config.get_timing_cache().serialize()) if has_timing_cache else b""
+    measured = config.get_timing_cache() if has_timing_cache else None
+    tactics = None if measured is None else measured.serialize()
+    return serialised, b"" if tactics is None else bytes(tactics)
 
 
 def _shape(tensor: Any) -> Shape:
@@ -246,6 +249,12 @@ def _configured(network: Network, settings: BuildSettings) -> Any:
     return config
 
 
+def _set_timing_cache(config: Any, stored: bytes) -> bool:
+    """Give a build the measurements of an earlier one, and tell whether TensorRT takes them."""
+    cache = config.create_timing_cache(stored)
+    return cache is not None and bool(config.set_timing_cache(cache, False))
+
+
 def _limit_workspace(trt: Any, config: Any, gib: float) -> None:
     pool, n_bytes = trt.MemoryPoolType.WORKSPACE, int(gib * GIB)
     config.set_memory_pool_limit(pool, n_bytes)
@@ -260,8 +269,8 @@ def _build_failed(network: Network, ranges: Mapping[str, Range], settings: Build
     reason = take_errors(network.trt)
     if settings.workspace_gib is not None and "workspace" in reason.lower():
         return InputError(
-            f"{network.path}: --workspace is {settings.workspace_gib:g} GiB, too little for any kernel of one "
-            "of its layers: give more, or leave it out"
+            f"{network.path}: --workspace is {settings.workspace_gib:g} GiB, too little for any kernel of "
+            "one of its layers: give more, or leave it out"
         )
     if any(word in reason for word in TOO_WIDE):
         used = {size for shape in network.inputs.values() for size in shape}

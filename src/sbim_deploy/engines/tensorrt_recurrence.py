@@ -114,6 +114,8 @@ class TensorRTRecurrence:
 
     The first step runs plainly, since TensorRT finishes its preparations in it. After it each turn is
     captured once and then replayed. Where that fails, every step runs plainly, and the description says why.
+    Both graphs are of one context, as NVIDIA's own EngineExecutor keeps a graph for each set of bindings of
+    its one (TensorRT Edge-LLM 0.8, C++ API): they never run at once, since both run on one stream.
     """
 
     def __init__(self, engine: LoadedEngine, state: str, output: str, inputs: Arrays):

@@ -28,6 +28,8 @@ SERVED = tuple(SUFFIXES)
 """Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
 BACKENDS = ("auto", *BEST_FIRST, CUDA_TF32, *SERVED)
 TF32 = "tf32"
+LINES_MULTIPLE = 8
+"""Sampled lines are padded with zeros to a multiple: engines then need not compile for each mask's number."""
 ON_GPUS = ("auto", "trt", "rtx", "onnxruntime-cuda", CUDA_TF32)
 """They take the number of a GPU, such as trt://1; ``auto`` has it for those that take one."""
 

@@ -23,6 +23,7 @@ from sbim_deploy.engines.tensorrt_builder import (
 )
 from sbim_deploy.errors import BackendMissingError, ChecksumError, InputError
 from sbim_deploy.io.atomic import check_writable, replacing
+from sbim_deploy.models.backends import LINES_MULTIPLE
 from sbim_deploy.models.engine_folder import (
     CACHE_SUFFIX,
     FORMAT_VERSION,
@@ -62,11 +63,15 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build came to: the engine's file and its record, or those that were there and are equal."""
+    """What a build came to: the engine's file and its record, or those that were there and are equal.
+
+    ``timing_cache`` says in words what became of the timing cache, where it was not kept.
+    """
 
     path: Path
     record: EngineRecord
     was_there: bool
+    timing_cache: str = ""
 
 
 def select_graphs(manifest: ModelManifest, kind: str) -> list[str]:
@@ -114,8 +119,8 @@ def shape_ranges(
         "coil": coils,
         f"{factor}h": rows,
         f"{factor}w": columns,
-        "line": lines or _lines(columns),
-        "row_line": lines or _lines(rows),
+        "line": _padded(lines or _lines(columns)),
+        "row_line": _padded(lines or _lines(rows)),
         "rows": PLAN_ROWS,
     }
 
@@ -158,7 +163,8 @@ def _check_turing(capability: int, graphs: Sequence[str]) -> None:
     if capability == TURING and fused:
         raise InputError(
             f"sm is {capability}: TensorRT-RTX has no matrix products in FP32 for Turing, which "
-            f"{', '.join(fused)} cannot do without: build --graph score, and reconstruct with recon --graph score"
+            f"{', '.join(fused)} cannot do without: build --graph score, and reconstruct with recon --graph "
+            "score"
         )
 
 
@@ -188,22 +194,34 @@ def build_engine_file(
         return BuiltEngine(path, record, was_there=True)
     _make_folder(request.output)
     check_writable(path)
-    serialised = _build(network, request, on_progress)
+    serialised, tactics = _build(network, request, on_progress)
     path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
     write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
-    return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False)
+    said = "" if request.timing_cache is None else _keep_timing_cache(request.timing_cache, tactics)
+    return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False, timing_cache=said)
 
 
-def _build(network: Network, request: BuildRequest, on_progress: Progress) -> memoryview:
+def _build(network: Network, request: BuildRequest, on_progress: Progress) -> tuple[memoryview, bytes]:
     tactics = b""
     if request.timing_cache is not None:
         check_writable(request.timing_cache)
         tactics = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
     serialised, tactics = build_engine(network, request.ranges, request.settings, on_progress, tactics)
-    if request.timing_cache is not None:
-        with replacing(request.timing_cache) as temporary:
+    return memoryview(serialised), tactics
+
+
+def _keep_timing_cache(path: Path, tactics: bytes) -> str:
+    """Write the timing cache, once the engine is safe, and say in words where it was not kept."""
+    if not tactics:
+        return (
+            f"{path}: TensorRT refused it (made on another GPU, or by another version); it was left as it is"
+        )
+    try:
+        with replacing(path) as temporary:
             temporary.write_bytes(tactics)
-    return memoryview(serialised)
+    except InputError as error:
+        return f"the timing cache was not kept: {error}"
+    return ""
 
 
 def _record_of(
@@ -251,6 +269,12 @@ def _is_there(path: Path, record: EngineRecord) -> bool:
 
 def _lines(length: Range) -> Range:
     return Range(1, max(1, length.optimum // 4), length.maximum)
+
+
+def _padded(lines: Range) -> Range:
+    """Return the range that holds the lines once they are padded."""
+    best, most = (-(-n // LINES_MULTIPLE) * LINES_MULTIPLE for n in (lines.optimum, lines.maximum))
+    return Range(lines.minimum, best, most)
 
 
 def _make_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine
+from sbim_deploy.models.backends import LINES_MULTIPLE
 from sbim_deploy.mri.fourier import centre_pad
 from sbim_deploy.mri.sense import encoding_matrices
 from sbim_deploy.recon.channels import from_channels, to_channels
@@ -200,6 +201,8 @@ def _number(step: Step, name: str, noise_level: FloatArray) -> float | FloatArra
 
 def _encoding(lines: BoolArray, size: int) -> FloatArray:
     matrices = encoding_matrices(lines)
+    n_lines = matrices.shape[-1]
+    matrices = np.pad(matrices, [(0, 0), (0, 0), (0, -n_lines % LINES_MULTIPLE)])
     return to_channels(centre_pad(matrices, (size, matrices.shape[-1])))
 
 
