@@ -125,6 +125,26 @@ def test_the_gpu_that_was_asked_for_is_the_sessions_and_the_buffers(runtime):
     assert engine.description["device_index"] == "1"
 
 
+def test_the_buffers_of_the_last_shapes_are_kept(runtime):
+    engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
+    rng = np.random.default_rng(0)
+    numbers = []
+    for _ in range(3):
+        inputs = {
+            "x": rng.standard_normal((1, 2, 8, 8), dtype=np.float32),
+            "sigma": np.full(1, 2, np.float32),
+        }
+        recurrence = engine.recur("x", "score", inputs)
+        recurrence.advance({"sigma": np.ones(1, np.float32)})
+        recurrence.advance({})
+        once = engine.run({**inputs, "sigma": np.ones(1, np.float32)})["score"]
+        twice = engine.run({"x": once, "sigma": np.ones(1, np.float32)})["score"]
+        np.testing.assert_allclose(recurrence.read(), twice, rtol=1e-4, atol=1e-4 * np.abs(twice).max())
+        numbers.append(len(runtime.placed))
+        del recurrence
+    assert len(set(numbers)) == 1
+
+
 def test_a_gpu_that_failed_is_lost(runtime, monkeypatch):
     engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
     inputs = {"x": np.zeros((1, 2, 8, 8), np.float32), "sigma": np.ones(1, np.float32)}

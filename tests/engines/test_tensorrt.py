@@ -100,6 +100,7 @@ def test_a_recurrence_computes_what_numpy_does_in_whatever_order_streams_run(
         run_steps(recurrence, inputs, changing, rng, lambda _: reads == "each")
     for name, array in inputs.items():
         np.testing.assert_array_equal(array, before[name])
+    engine.close()
     assert runtime.faults == []
     assert runtime.alive() == []
 
@@ -113,6 +114,7 @@ def test_random_changes_in_random_orders(fake):
         changing = [[name for name in names if rng.random() < 0.4] for _ in range(12)]
         with engine.recur("x", "x_next", inputs) as recurrence:
             run_steps(recurrence, inputs, changing, rng, lambda _, rng=rng: rng.random() < 0.3)
+        engine.close()
         assert runtime.faults == []
 
 
@@ -165,6 +167,60 @@ def test_two_recurrences_and_runs_between_them_do_not_disturb_each_other(fake):
     assert runtime.faults == []
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_recurrence_of_the_last_shapes_is_kept_and_begins_again(fake, order):
+    rng = np.random.default_rng(0)
+    engine, runtime, package = fake(**ORDERS[order])
+    for changing in (VARYING, SAME[:4], [["bias"], [], ["noise"]], []):
+        inputs = some_inputs(rng)
+        run_steps(engine.recur("x", "x_next", inputs), inputs, changing, rng, lambda _: False)
+        n_allocations, n_enqueued = runtime.n_allocations, package.enqueued
+    assert runtime.faults == []
+    inputs = some_inputs(rng)
+    run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
+    assert runtime.n_allocations == n_allocations  # neither memory nor a capture is new
+    assert package.enqueued == n_enqueued
+    engine.close()
+    assert runtime.alive() == []
+
+
+def test_the_kept_recurrence_goes_when_other_shapes_come_and_with_its_engine(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, _ = fake()
+    alive = []
+    for n in (2, 4):
+        engine.recur("x", "x_next", some_inputs(rng, n=n)).advance({})
+        alive.append(len(runtime.alive()))
+    assert alive[0] == alive[1]
+    del engine  # nothing else refers to what it keeps
+    assert runtime.alive() == []
+
+
+def test_a_recurrence_that_is_in_use_is_not_lent_again(fake):
+    engine = fake()[0]
+    inputs, others = (some_inputs(np.random.default_rng(seed)) for seed in range(2))
+    one, other = engine.recur("x", "x_next", inputs), engine.recur("x", "x_next", others)
+    for recurrence, begun in ((one, inputs), (other, others)):
+        recurrence.advance({})
+        np.testing.assert_allclose(recurrence.read(), expected_next(begun), rtol=1e-6)
+
+
+def test_a_recurrence_that_failed_is_not_lent_again(fake, monkeypatch):
+    engine, runtime, _ = fake()
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "cudaEventRecord", lambda *_: (Status.cudaErrorInvalidValue,))
+        with pytest.raises(SbimDeployError, match="cudaEventRecord"):
+            recurrence.advance({"noise": inputs["noise"]})
+    assert runtime.alive() == []
+    with pytest.raises(ValueError, match="is closed"):
+        recurrence.read()
+    again = engine.recur("x", "x_next", inputs)
+    again.advance({})
+    np.testing.assert_allclose(again.read(), expected_next(inputs), rtol=1e-6)
+
+
 def test_runs_of_several_shapes_and_of_arrays_that_are_not_contiguous(fake):
     rng = np.random.default_rng(0)
     engine, runtime, _ = fake()
@@ -206,7 +262,8 @@ def test_out_of_memory_is_one_error_at_any_allocation_and_leaves_nothing(fake):
         except InputError as error:
             assert "the GPU is out of memory" in str(error)  # noqa: PT017
             failed += 1
-        gc.collect()
+        else:
+            engine.close()
         assert runtime.alive() == []
     assert failed == 1 + 2 + 4 + 2 * 3  # scratch, outputs, inputs; second copies with their staging
 

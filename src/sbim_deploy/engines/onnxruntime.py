@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
+from sbim_deploy.engines.kept_recurrence import RecurrenceKeeper
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -67,6 +68,8 @@ class OnnxRuntimeEngine:
         if in_use[0] != provider:
             raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
         self._device = ("cpu", 0) if backend == CPU else ("cuda", device_index)
+        # On the CPU a new one takes no longer than another start.
+        self._keeper = None if backend == CPU else RecurrenceKeeper()
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.description: Mapping[str, str] = {
@@ -99,15 +102,21 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        with _cuda_errors():
+
+        def make() -> _BoundRecurrence:
             return _BoundRecurrence(self._session, self._device, state, output, inputs)
+
+        if self._keeper is None:
+            return make()
+        with _cuda_errors():
+            return self._keeper.begin(state, output, inputs, make)
 
 
 class _BoundRecurrence:
     """A recurrence on two bindings of one session, which write to the two buffers of the state in turn."""
 
     def __init__(self, session: Any, device: tuple[str, int], state: str, output: str, inputs: Arrays):
-        self._session = session
+        self._session, self._state = session, state
         self._begun = dict(inputs)
         self._values = {name: _copy(array, device) for name, array in inputs.items()}
         self._now, self._next = (_copy(inputs[state], device) for _ in range(2))
@@ -115,6 +124,19 @@ class _BoundRecurrence:
             self._bind(state, output, source, target)
             for source, target in ((self._now, self._next), (self._next, self._now))
         )
+
+    def restart(self, inputs: Arrays) -> None:
+        """Begin again from ``inputs``, all of them and of the same shapes, in the same memory."""
+        check_changed(self._begun, inputs)
+        self._begun = dict(inputs)
+        for name, array in inputs.items():
+            value = self._now if name == self._state else self._values[name]
+            value.update_inplace(np.ascontiguousarray(array))
+
+    def close(self) -> None:
+        """Free its memory."""
+        self._binding = self._other = self._now = self._next = None
+        self._values = {}
 
     def _bind(self, state: str, output: str, source: Any, target: Any) -> Any:
         binding = self._session.io_binding()

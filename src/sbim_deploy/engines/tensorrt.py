@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_inputs
+from sbim_deploy.engines.kept_recurrence import RecurrenceKeeper
 from sbim_deploy.engines.tensorrt_builder import Range, Shape, import_package, logger_of, take_errors
 from sbim_deploy.engines.tensorrt_recurrence import DTYPES, FixedContext, TensorRTRecurrence
 from sbim_deploy.errors import EngineIncompatibleError
@@ -87,6 +88,7 @@ class TensorRTEngine:
             "device_index": str(device_index),
             "cuda_graph": "none yet",
         }
+        self._keeper = RecurrenceKeeper()
         self._last_run: _Run | None = None
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -114,10 +116,13 @@ class TensorRTEngine:
             EngineIncompatibleError: the engine was not built for such sizes.
         """
         self._check(inputs)
-        return TensorRTRecurrence(self, state, output, inputs)
+        return self._keeper.begin(
+            state, output, inputs, lambda: TensorRTRecurrence(self, state, output, inputs)
+        )
 
     def close(self) -> None:
         """Free what is on the GPU, the weights as soon as the last recurrence is gone too."""
+        self._keeper.drop()
         self._forget_run()
         cuda.use_device(self._device)
         self._engine = self._runtime = self._runtime_config = self._kernels = None

@@ -119,9 +119,10 @@ class TensorRTRecurrence:
     """
 
     def __init__(self, engine: LoadedEngine, state: str, output: str, inputs: Arrays):
-        self._engine, self._state_name, self._output = engine, state, output
+        self._state_name, self._output = state, output
+        self._engine = weakref.ref(engine)  # which may keep this recurrence
         self._begun = dict(inputs)
-        self._check_names()
+        self._check_names(engine)
         self._device = cuda.call("cudaGetDevice")
         shapes = {name: array.shape for name, array in inputs.items()}
         with ExitStack() as stack:
@@ -145,10 +146,17 @@ class TensorRTRecurrence:
         self._graphs: list[Any] = [None, None]
         self._is_warm, self._may_capture = False, True
         self._turn = 0
-        whole = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for name, array in whole.items():
-            cuda.upload(self._bound[0][name], array, self._compute)
-        cuda.call("cudaStreamSynchronize", self._compute)
+        self._fill()
+
+    def restart(self, inputs: Arrays) -> None:
+        """Begin again from ``inputs``, all of them and of the same shapes, with what is captured already."""
+        self._enter()
+        check_changed(self._begun, inputs)
+        for stream in (self._upload, self._compute):
+            cuda.call("cudaStreamSynchronize", stream)
+        self._begun = dict(inputs)
+        self._behind, self._turn = [set(), set()], 0
+        self._fill()
 
     def advance(self, changed: Arrays) -> None:
         """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
@@ -179,6 +187,15 @@ class TensorRTRecurrence:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _fill(self) -> None:
+        """Upload the inputs that a recurrence begins with, to both turns where each has a copy."""
+        whole = {name: np.ascontiguousarray(array) for name, array in self._begun.items()}
+        for name, array in whole.items():
+            cuda.upload(self._bound[0][name], array, self._compute)
+            if name in self._staging[1]:
+                cuda.upload(self._bound[1][name], array, self._compute)
+        cuda.call("cudaStreamSynchronize", self._compute)
 
     def _give_copies(self, changed: Arrays) -> None:
         """Give the turns a copy each of the inputs that change for the first time."""
@@ -218,7 +235,8 @@ class TensorRTRecurrence:
         else:
             cuda.call("cudaGraphLaunch", self._graphs[turn], self._compute)
         if not self._is_warm:
-            self._engine.keep_runtime_cache()
+            if engine := self._engine():
+                engine.keep_runtime_cache()
             self._is_warm = True
 
     def _captured(self, turn: int) -> Any:
@@ -231,15 +249,19 @@ class TensorRTRecurrence:
             )
         except SbimDeployError as error:
             self._may_capture, self._graphs = False, [None, None]
-            self._engine.say_cuda_graph(f"none, every step is enqueued: {error}")
+            self._say(f"none, every step is enqueued: {error}")
             return None
-        self._engine.say_cuda_graph("replayed")
+        self._say("replayed")
         return graph
 
-    def _check_names(self) -> None:
+    def _say(self, text: str) -> None:
+        if engine := self._engine():
+            engine.say_cuda_graph(text)
+
+    def _check_names(self, engine: LoadedEngine) -> None:
         for what, name, known in (
-            ("input", self._state_name, self._engine.inputs),
-            ("output", self._output, self._engine.outputs),
+            ("input", self._state_name, engine.inputs),
+            ("output", self._output, engine.outputs),
         ):
             if name not in known:
                 raise ValueError(f"{what} {name!r} is unknown, expected one of {sorted(known)}")
