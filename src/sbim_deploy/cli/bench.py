@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sbim_deploy.runs.bench import Case, Measurement
 
 EAGER = "pytorch-eager"
+# By the names that engines give themselves.
+ON_GPU = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cuda-tf32")
 
 
 def bench(
@@ -34,7 +36,7 @@ def bench(
     sampling: options.ShortSampling,
     json: options.Json = False,
 ) -> None:
-    """Measure the backends, and PyTorch eager where it is installed, each in a process of its own."""
+    """Measure the backends, and PyTorch where it is installed, each in a process of its own."""
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.runs.bench import Case, check_case, machine
 
@@ -84,19 +86,32 @@ def _measure_all(model: Model, case: Case, asked: list[str] | None, device: int 
             if asked:
                 raise
             note(f"left out: {error}")
-    if importlib.util.find_spec("torch") is None:
-        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
-    else:
-        from sbim_deploy.export.eager import measure_eager
-
-        note(f"measuring {EAGER}")
-        try:
-            measured.append(alone(measure_eager, model.folder, case))
-        except BackendMissingError as error:
-            note(f"left out: {error}")
+    measured += _measure_pytorch(model, case, device, any(each.backend in ON_GPU for each in measured))
     if not measured:
         raise BackendMissingError('no backend is here: pip install "sbim-deploy[cpu]"')
     return measured
+
+
+def _measure_pytorch(model: Model, case: Case, device: int | None, on_gpu: bool) -> list[Measurement]:
+    """Measure PyTorch where it is installed, on the GPU if backends were on one: the baseline."""
+    from sbim_deploy.runs.bench import alone
+
+    if importlib.util.find_spec("torch") is None:
+        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
+        return []
+    from sbim_deploy.export.eager import GPU_BASELINE, has_cuda, measure_eager, measure_fastest_on_gpu
+
+    if on_gpu and not has_cuda():
+        note("the baseline is PyTorch on the CPU: the one that is installed has no CUDA")
+        on_gpu = False
+    note(f"measuring {GPU_BASELINE if on_gpu else EAGER}")
+    try:
+        if on_gpu:
+            return [alone(measure_fastest_on_gpu, model.folder, case, device or 0)]
+        return [alone(measure_eager, model.folder, case)]
+    except BackendMissingError as error:
+        note(f"left out: {error}")
+        return []
 
 
 def _count_flops(model: Model, case: Case) -> int | None:
@@ -111,7 +126,7 @@ def _count_flops(model: Model, case: Case) -> int | None:
 
 
 def _with_ratios(each: Measurement, measured: list[Measurement], flops: int | None) -> dict[str, Any]:
-    eager = next((other.score_ms for other in measured if other.backend == EAGER), None)
+    eager = next((other.score_ms for other in measured if other.backend.startswith("pytorch-")), None)
     return {
         **asdict(each),
         "gflops": None if flops is None else flops / each.score_ms / 1e6,
@@ -130,8 +145,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "outside %": ("outside_percent", ".1f"),
         "peak MB": ("peak_mb", ".0f"),
         "growth MB": ("growth_mb", ".0f"),
+        "GPU MB": ("gpu_mb", ".0f"),
         "GFLOP/s": ("gflops", ".0f"),
-        "x eager": ("ratio_to_eager", ".2f"),
+        "x PyTorch": ("ratio_to_eager", ".2f"),
     }
     print_table(
         ["backend", *columns],
