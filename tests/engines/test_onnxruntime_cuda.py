@@ -207,4 +207,17 @@ def test_it_computes_what_the_cpu_does(runtime):
         "sigma": np.ones(1, np.float32),
     }
     engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
-    assert engine.run(inputs)["score"].shape == (1, 2, 16, 16)
+    expected = OnnxRuntimeEngine(SCORE).run(inputs)["score"]
+    got = engine.run(inputs)["score"]
+    assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+    assert engine.description["elu"] == "91 put back"
+
+
+def test_a_damaged_graph_is_an_input_error_here_too(runtime, tmp_path):
+    damaged = tmp_path / "score.onnx"
+    damaged.write_bytes(SCORE.read_bytes()[:5000])
+    with pytest.raises(InputError, match="cannot load it: the graph ends within"):
+        OnnxRuntimeEngine(damaged, backend=CUDA)
+    damaged.write_bytes(SCORE.read_bytes())  # and one whose weights are not beside it
+    with pytest.raises(InputError, match=r"weights\.bin"):
+        OnnxRuntimeEngine(damaged, backend=CUDA)

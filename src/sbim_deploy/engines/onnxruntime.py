@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
 from sbim_deploy.engines.kept_recurrence import RecurrenceKeeper
+from sbim_deploy.engines.onnx_elu import put_elu_back
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -48,6 +49,8 @@ class OnnxRuntimeEngine:
                 'install "sbim-deploy[gpu]" for CUDA, or choose another backend'
             )
         given: dict[str, str] = {}
+        model: Path | bytes = path
+        n_elu = 0
         if backend != CPU:
             onnxruntime_cuda.check_device(onnxruntime, device_index)
         options = onnxruntime.SessionOptions()
@@ -55,11 +58,13 @@ class OnnxRuntimeEngine:
         if backend != CPU:
             given = onnxruntime_cuda.provider_options(backend == CUDA_TF32, device_index)
             options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
+            options.add_session_config_entry(onnxruntime_cuda.WEIGHTS_FOLDER, str(path.parent.absolute()))
+            model, n_elu = _with_elu(path)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                path, sess_options=options, providers=[(provider, given)], enable_fallback=0
+                model, sess_options=options, providers=[(provider, given)], enable_fallback=0
             )
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -82,7 +87,11 @@ class OnnxRuntimeEngine:
             tf32 = onnxruntime_cuda.TF32_COST if backend == CUDA_TF32 else "off"
             on_cpu = onnxruntime_cuda.nodes_on_cpu(self._session, path)
             self.description = {**self.description, "tf32": tf32, "nodes_on_cpu": on_cpu}
-            self.description = {**self.description, "device_index": str(device_index)}
+            self.description = {
+                **self.description,
+                "device_index": str(device_index),
+                "elu": f"{n_elu} put back",
+            }
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.
@@ -160,6 +169,13 @@ class _BoundRecurrence:
         with _cuda_errors():
             state: NDArray[Any] = np.array(self._now.numpy())
         return state
+
+
+def _with_elu(path: Path) -> tuple[bytes, int]:
+    try:
+        return put_elu_back(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from error
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, Sbi
 
 PROVIDER = "CUDAExecutionProvider"
 RECORD_ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
+# Where a graph that is given as bytes finds its weights.
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # Operators that only images go through. Others compute shapes too, which belongs on the CPU.
 # fmt: off
 OF_IMAGES = frozenset({
