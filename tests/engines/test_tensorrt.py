@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda, Status
-from fake_tensorrt import INPUTS, SERIALISED, expected_next, make_package
+from fake_tensorrt import INPUTS, SERIALISED, IExecutionContext, expected_next, make_package
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
@@ -424,6 +424,17 @@ def test_a_gpu_that_failed_is_lost_for_the_process(fake, monkeypatch):
     monkeypatch.setattr(runtime, "cudaMemcpyAsync", lambda *_: (Status.cudaErrorLaunchFailure,))
     with pytest.raises(DeviceLostError, match=r"cudaErrorLaunchFailure.*start it again"):
         recurrence.read()
+
+
+def test_a_run_that_tensorrt_refuses_for_a_gpu_that_failed_says_that(fake, monkeypatch):
+    engine, runtime, _ = fake()
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", lambda self, stream_handle: False)
+    inputs = some_inputs(np.random.default_rng(0))
+    with pytest.raises(SbimDeployError, match="TensorRT refuses the run"):
+        engine.recur("x", "x_next", inputs).advance({})
+    runtime.sticky = Status.cudaErrorLaunchFailure
+    with pytest.raises(DeviceLostError, match="TensorRT: cudaErrorLaunchFailure"):
+        engine.recur("x", "x_next", inputs).advance({})
 
 
 def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch):

@@ -122,6 +122,13 @@ def known_error(code: int, where: str, runtime_version: str | None = None) -> Sb
     return BackendMissingError(f"{way_out}; or choose another backend ({where}: {name})")
 
 
+def raise_if_lost(where: str) -> None:
+    """Raise DeviceLostError where the GPU failed before ``where``, which a package does not tell itself."""
+    (status,) = runtime().cudaGetLastError()
+    if int(status) in LOST and (error := known_error(int(status), where)):
+        raise error
+
+
 def driver_too_old(runtime_version: str) -> str:
     """Return a line with the driver's version, which the system tells without CUDA, and the runtime's."""
     try:

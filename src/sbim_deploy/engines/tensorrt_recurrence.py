@@ -76,6 +76,7 @@ class FixedContext:
 
         Raises:
             SbimDeployError: TensorRT refuses.
+            DeviceLostError: it refuses because the GPU failed before.
         """
         for name, address in addresses.items():
             self._must(self._context.set_tensor_address(name, address), f"the address of {name!r}")
@@ -83,6 +84,7 @@ class FixedContext:
 
     def _must(self, done: bool, what: str) -> None:
         if not done:
+            cuda.raise_if_lost("TensorRT")
             raise SbimDeployError(f"TensorRT refuses {what}: {take_errors(self._trt)}")
 
 
