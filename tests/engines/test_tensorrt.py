@@ -1,14 +1,13 @@
 """The TensorRT runner's control flow, on a CUDA whose streams run in any order that is allowed."""
 
-import ctypes
 import gc
 import sys
 import threading
 
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda, Status
-from fake_tensorrt import INPUTS, SERIALISED, IExecutionContext, expected_next, make_package
+from fake_cuda import Status
+from fake_tensorrt import INPUTS, SERIALISED, IExecutionContext, expected_next
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
@@ -29,24 +28,6 @@ ORDERS = {
     "both at once": {"eager": [0, 1]},
     **{f"random {seed}": {"random": np.random.default_rng(seed)} for seed in range(8)},
 }
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """Make engines on a fake CUDA: fake(backend, **streams) returns the engine, the CUDA and the package."""
-
-    def make(backend="rtx", cache=None, **streams):
-        gc.collect()  # what is freed only now is still the former runtime's
-        runtime = FakeCuda(**streams)
-        package = make_package(runtime, rtx=backend == "rtx")
-        monkeypatch.setattr(cuda, "runtime", lambda: runtime)
-        monkeypatch.setitem(sys.modules, package.__name__, package)
-        return TensorRTEngine(backend, SERIALISED, INPUTS, RANGES, cache), runtime, package
-
-    gc.freeze()  # what was there before need not be looked at in every collection
-    yield make
-    gc.collect()
-    gc.unfreeze()
 
 
 def some_inputs(rng, n=2, k=3):
@@ -339,50 +320,6 @@ def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
         TensorRTEngine("rtx", b"other", INPUTS, RANGES)
 
 
-def test_every_cuda_error_names_its_call(fake, monkeypatch):
-    _, runtime, _ = fake()
-    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (Status.cudaErrorNoDevice,))
-    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*\(cudaSetDevice: cudaErrorNoDevice"):
-        cuda.current_device()
-    monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorInvalidValue, None))
-    with pytest.raises(SbimDeployError, match="cudaMalloc returned cudaErrorInvalidValue"):
-        cuda.call("cudaMalloc", 16)
-    monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorMemoryAllocation, None))
-    with pytest.raises(InputError, match=r"out of memory .*for 3 MiB"):
-        cuda.call("cudaMalloc", 3 * 1024**2)
-
-
-def test_a_gpu_that_is_not_ready_is_a_backend_that_is_missing_with_the_way_out(fake, monkeypatch):
-    _, runtime, _ = fake()
-    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (Status.cudaErrorSystemNotReady,))
-    with pytest.raises(BackendMissingError, match=r"start NVIDIA's Fabric Manager.*cudaErrorSystemNotReady"):
-        cuda.current_device()
-
-
-@pytest.mark.parametrize("is_installed", [True, False])
-def test_a_driver_that_is_too_old_is_named_with_both_versions(fake, monkeypatch, is_installed):
-    class Driver:
-        def cuDriverGetVersion(self, version):
-            ctypes.cast(version, ctypes.POINTER(ctypes.c_int))[0] = 12040
-            return 0
-
-    def load(name):
-        if not is_installed:
-            raise OSError(name)
-        return Driver()
-
-    _, runtime, _ = fake()
-    monkeypatch.setattr(ctypes, "CDLL", load)
-    monkeypatch.setattr(runtime, "cudaSetDevice", lambda device: (Status.cudaErrorInsufficientDriver,))
-    expected = (
-        r"too old: it is for CUDA 12\.4, and CUDA 13\.5 is needed: update the driver"
-        if is_installed
-        else r"no NVIDIA driver is installed here, and CUDA 13\.5 needs one"
-    )
-    with pytest.raises(BackendMissingError, match=expected):
-        cuda.current_device()
-
-
 def test_every_thread_calls_the_engines_own_gpu(fake):
     _, runtime, _ = fake()
     engine = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
@@ -408,12 +345,6 @@ def test_every_thread_calls_the_engines_own_gpu(fake):
     assert failures == []
     assert runtime.faults == []
     assert runtime.alive() == []
-
-
-def test_a_gpu_that_is_not_there_is_named_by_the_option(fake):
-    fake()
-    with pytest.raises(InputError, match="--device: this machine has no GPU of that number"):
-        TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=2)
 
 
 def test_a_gpu_that_failed_is_lost_for_the_process(fake, monkeypatch):
