@@ -40,7 +40,7 @@ def test_wrong_inputs_are_refused_at_the_door():
 
 def test_another_provider_is_never_taken_in_silence():
     with pytest.raises(BackendMissingError, match=r"has no CUDAExecutionProvider.*sbim-deploy\[gpu\]"):
-        OnnxRuntimeEngine(SCORE, provider="CUDAExecutionProvider")
+        OnnxRuntimeEngine(SCORE, backend="onnxruntime-cuda")
 
 
 def test_a_damaged_graph_is_an_input_error(tmp_path):

@@ -4,10 +4,12 @@ import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from sbim_deploy.cli import options
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.models import backends
@@ -116,7 +118,7 @@ def test_the_onnxruntime_that_has_cuda_but_no_gpu_is_no_backend(monkeypatch):
 @pytest.mark.parametrize("name", ["trt", "rtx"])
 def test_tensorrt_without_its_package_its_gpu_or_an_engine_says_which(name):
     with pytest.raises(
-        (BackendMissingError, EngineIncompatibleError), match=r"not installed|no NVIDIA GPU|sbim-deploy build"
+        (BackendMissingError, EngineIncompatibleError), match=r"not installed|no NVIDIA|sbim-deploy build"
     ):
         open_engine(MODEL, "score", name)
 
@@ -172,3 +174,61 @@ def test_the_backends_compute_the_same():
     expected = OnnxRuntimeEngine(DEMO_FOLDER / "score.onnx").run(inputs)["score"]
     got = open_engine(MODEL, "score").run(inputs)["score"]
     assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_tf32_is_taken_only_by_name_and_only_for_float32():
+    assert "onnxruntime-cuda-tf32" not in BEST_FIRST
+    half = replace(MODEL, manifest=replace(MODEL.manifest, dtype="float16"))
+    with pytest.raises(InputError, match="computes in float16, TF32 is for float32: take onnxruntime-cuda"):
+        open_engine(half, "score", "onnxruntime-cuda-tf32")
+
+
+def test_the_precision_is_the_models_or_tf32():
+    assert backends.precision_of({"backend": "onnxruntime-cuda-tf32"}, MODEL.manifest) == "tf32"
+    assert backends.precision_of({"backend": "onnxruntime-cuda"}, MODEL.manifest) == "float32"
+
+
+@pytest.mark.parametrize("name", ["trt", "rtx", "onnxruntime-cuda", "auto"])
+def test_the_number_of_a_gpu_goes_with_the_backends_name(monkeypatch, here, name):
+    opened = []
+    here(*BEST_FIRST)
+    monkeypatch.setattr(backends, "_open", lambda model, graph, *rest: opened.append(rest) or _Opened())
+    open_engine(MODEL, "score", f"{name}://1")
+    assert opened == [(f"{'trt' if name == 'auto' else name}://1", None)]
+    with pytest.raises(InputError, match="takes a GPU's number, such as 0, got"):
+        open_engine(MODEL, "score", f"{name}://first")
+
+
+class _Opened:
+    description: ClassVar = {"backend": "tensorrt", "device_index": "1"}
+
+
+def test_a_cpu_has_no_number_and_auto_does_not_give_it_one(here):
+    here("openvino")
+    assert open_engine(MODEL, "score", "auto://1").description["backend"] == "openvino"
+    with pytest.raises(InputError, match="openvino takes no address"):
+        open_engine(MODEL, "score", "openvino://1")
+
+
+def test_an_engine_is_asked_for_again_on_its_own_gpu():
+    assert backends.backend_of({"backend": "tensorrt-rtx", "device_index": "1"}) == "rtx://1"
+    assert backends.backend_of({"backend": "onnxruntime-cuda", "device_index": "0"}) == "onnxruntime-cuda"
+
+
+def test_the_number_reaches_the_engine(monkeypatch):
+    made = []
+    monkeypatch.setattr(backends, "open_tensorrt", lambda *given, **named: made.append(named) or _Opened())
+    monkeypatch.setattr(backends, "OnnxRuntimeEngine", lambda *given: made.append(given) or _Opened())
+    open_engine(MODEL, "score", "rtx://2")
+    open_engine(MODEL, "score", "onnxruntime-cuda-tf32://3", threads=1)
+    assert made == [{"device_index": 2}, (DEMO_FOLDER / "score.onnx", 1, "onnxruntime-cuda-tf32", 3)]
+
+
+def test_the_command_lines_names_are_the_backends():
+    assert (options.ON_GPUS, options.SERVED) == (backends.ON_GPUS, backends.SERVED)
+    assert options.backend_at("trt", None, 1) == "trt://1"
+    assert options.backend_at("auto", None, 0) == "auto"
+    with pytest.raises(InputError, match="--device is 1 with --backend openvino: only auto, trt"):
+        options.backend_at("openvino", None, 1)
+    with pytest.raises(InputError, match="--device is -1: expected a GPU's number"):
+        options.backend_at("trt", None, -1)

@@ -17,6 +17,7 @@ from mrd_client import (
     serving,
 )
 
+from sbim_deploy.errors import DeviceLostError
 from sbim_deploy.mrd.messages import Close
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
@@ -116,6 +117,26 @@ def test_a_slow_engine_is_stopped_at_the_deadline_and_the_next_slice_runs(break_
         assert "zero-filled" in attributes(late)["ImageProcessingHistory"]
         (good,) = run_session(server, readouts(kspace_of(0)))
         assert "fallback" not in " ".join(attributes(good)["ImageProcessingHistory"])
+
+
+def test_a_gpu_that_failed_is_told_as_unhealthy_and_later_slices_fall_back_at_once(break_engine, caplog):
+    steps = []
+
+    def fail():
+        steps.append(1)
+        raise DeviceLostError("the GPU failed (cudaStreamSynchronize: cudaErrorIllegalAddress)")
+
+    break_engine(fail)
+    with serving() as server:
+        assert server.healthy
+        for _ in range(2):
+            (image,) = run_session(server, readouts(kspace_of(0)))
+            assert "FALLBACK l1-wavelet (engine)" in attributes(image)["ImageComments"]
+        assert not server.healthy
+    assert len(steps) == 1  # the dead engine was not asked again
+    logged = [record.fields["words"] for record in caplog.records if record.getMessage() == "fallback"]
+    assert len(logged) == 2
+    assert all("cudaErrorIllegalAddress" in words for words in logged)
 
 
 def test_an_engine_that_hangs_keeps_nobody_waiting_and_is_told_as_unhealthy(break_engine):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sbim_deploy.runs.bench import Case, Measurement
 
 EAGER = "pytorch-eager"
+# By the names that engines give themselves.
+ON_GPU = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cuda-tf32")
 
 
 def bench(
@@ -28,12 +30,13 @@ def bench(
         list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
     ] = None,
     url: options.Url = None,
+    device: options.Device = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     sampling: options.ShortSampling,
     json: options.Json = False,
 ) -> None:
-    """Measure the backends, and PyTorch eager where it is installed, each in a process of its own."""
+    """Measure the backends, and PyTorch where it is installed, each in a process of its own."""
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.runs.bench import Case, check_case, machine
 
@@ -41,7 +44,7 @@ def bench(
     choice, _ = sampling.choose()
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
-    measured, missing = _measure_all(loaded, case, _at_url(backend, url))
+    measured, missing = _measure_all(loaded, case, _at_url(backend, url), device)
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
     if json:
@@ -73,7 +76,7 @@ def _raise_first(missing: list[SbimDeployError]) -> None:
 
 
 def _measure_all(
-    model: Model, case: Case, asked: list[str] | None
+    model: Model, case: Case, asked: list[str] | None, device: int | None
 ) -> tuple[list[Measurement], list[SbimDeployError]]:
     """Measure what was asked for, or what is here; return it, and why others that were asked for are missing.
 
@@ -88,6 +91,8 @@ def _measure_all(
     missing: list[SbimDeployError] = []
     for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
         note(f"measuring {name}")
+        if name in options.ON_GPUS:
+            name = options.backend_at(name, None, device)
         try:
             measured.append(alone(measure_backend, model.folder, name, case))
         except (BackendMissingError, EngineIncompatibleError) as error:
@@ -99,19 +104,32 @@ def _measure_all(
             missing.append(error)
     if not measured:
         _raise_first(missing)
-    if importlib.util.find_spec("torch") is None:
-        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
-    else:
-        from sbim_deploy.export.eager import measure_eager
-
-        note(f"measuring {EAGER}")
-        try:
-            measured.append(alone(measure_eager, model.folder, case))
-        except BackendMissingError as error:
-            note(f"left out: {error}")
+    measured += _measure_pytorch(model, case, device, any(each.backend in ON_GPU for each in measured))
     if not measured:
         raise BackendMissingError('no backend is here: pip install "sbim-deploy[cpu]"')
     return measured, missing
+
+
+def _measure_pytorch(model: Model, case: Case, device: int | None, on_gpu: bool) -> list[Measurement]:
+    """Measure PyTorch where it is installed, on the GPU if backends were on one: the baseline."""
+    from sbim_deploy.runs.bench import alone
+
+    if importlib.util.find_spec("torch") is None:
+        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
+        return []
+    from sbim_deploy.export.eager import GPU_BASELINE, has_cuda, measure_eager, measure_fastest_on_gpu
+
+    if on_gpu and not has_cuda():
+        note("the baseline is PyTorch on the CPU: the one that is installed has no CUDA")
+        on_gpu = False
+    note(f"measuring {GPU_BASELINE if on_gpu else EAGER}")
+    try:
+        if on_gpu:
+            return [alone(measure_fastest_on_gpu, model.folder, case, device or 0)]
+        return [alone(measure_eager, model.folder, case)]
+    except BackendMissingError as error:
+        note(f"left out: {error}")
+        return []
 
 
 def _count_flops(model: Model, case: Case) -> int | None:
@@ -126,7 +144,7 @@ def _count_flops(model: Model, case: Case) -> int | None:
 
 
 def _with_ratios(each: Measurement, measured: list[Measurement], flops: int | None) -> dict[str, Any]:
-    eager = next((other.score_ms for other in measured if other.backend == EAGER), None)
+    eager = next((other.score_ms for other in measured if other.backend.startswith("pytorch-")), None)
     return {
         **asdict(each),
         "gflops": None if flops is None else flops / each.score_ms / 1e6,
@@ -145,8 +163,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "outside %": ("outside_percent", ".1f"),
         "peak MB": ("peak_mb", ".0f"),
         "growth MB": ("growth_mb", ".0f"),
+        "GPU MB": ("gpu_mb", ".0f"),
         "GFLOP/s": ("gflops", ".0f"),
-        "x eager": ("ratio_to_eager", ".2f"),
+        "x PyTorch": ("ratio_to_eager", ".2f"),
     }
     print_table(
         ["backend", *columns],

@@ -84,7 +84,7 @@ def build(
         for target in targets
     ]
     for request in requests:
-        target_capability(backend, request.settings.compute_capability)
+        target_capability(backend, request.settings.compute_capability, graphs)
     note(f"building {', '.join(graphs)}: seconds a graph with rtx, perhaps minutes with trt")
     for request in requests:
         for name in graphs:
@@ -92,6 +92,8 @@ def build(
             with progress_bar(f"building {name}", 100) as move:
                 built = build_engine_file(folder, manifest, name, request, partial(_show, move))
             note(_said(built, time.monotonic() - started))
+            if built.timing_cache:
+                note(built.timing_cache)
 
 
 def _show(move: Callable[[int], None], fraction: float) -> None:

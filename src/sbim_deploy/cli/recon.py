@@ -123,6 +123,7 @@ def recon(
     batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: options.Backend = "auto",
     url: options.Url = None,
+    device: options.Device = None,
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
     ] = "step",
@@ -165,7 +166,7 @@ def recon(
         orientation=parse_orientation(orientation),
         slices=options.parse_slices(slices),
         batch=batch,
-        backend=options.backend_at(backend, url),
+        backend=options.backend_at(backend, url, device),
         threads=threads,
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),

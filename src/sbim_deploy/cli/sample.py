@@ -43,6 +43,7 @@ def sample(
     batch: Annotated[int, typer.Option(help="Images computed together.")] = 4,
     backend: options.Backend = "auto",
     url: options.Url = None,
+    device: options.Device = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
     force: options.Force = False,
     json: options.Json = False,
@@ -61,7 +62,7 @@ def sample(
         choice=SamplerChoice(sampler, steps, corrector_steps, langevin_step=langevin_step, eta=eta),
         seed=seed,
         batch=batch,
-        backend=options.backend_at(backend, url),
+        backend=options.backend_at(backend, url, device),
         threads=threads,
     )
     if png is not None:

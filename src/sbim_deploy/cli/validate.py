@@ -24,6 +24,7 @@ def validate(
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     backend: options.Backend = "auto",
     url: options.Url = None,
+    device: options.Device = None,
     json: options.Json = False,
 ) -> None:
     """Check a model's checksums, and its graphs against PyTorch.
@@ -43,7 +44,7 @@ def validate(
         raise InputError(
             "--checkpoint and --config go together, but for a diffusers folder: give both or none"
         )
-    backend = options.backend_at(backend, url)
+    backend = options.backend_at(backend, url, device)
     loaded = load_model(model)
     engine = open_engine(loaded, "score", backend).description
     against_checkpoint: list[Parity] = []

@@ -13,7 +13,7 @@ from sbim_deploy.export.load import load_network
 from sbim_deploy.export.model import scores_of, three_levels
 from sbim_deploy.export.updates import make_updates
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.backends import open_engine, precision_of
 from sbim_deploy.models.folder import Model
 from sbim_deploy.recon.parity import fused_kinds, step_of, step_problem, step_tensors, tolerance
 
@@ -36,9 +36,11 @@ def check_against_checkpoint(
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     x, sigma_of, expected = scores_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
     network = network.double()
-    got = open_engine(model, "score", backend).run({"x": x, "sigma": sigma_of})["score"]
+    score = open_engine(model, "score", backend)
+    precision = precision_of(score.description, manifest)
+    got = score.run({"x": x, "sigma": sigma_of})["score"]
     results = [
-        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected[i], tolerance(sigma, manifest.dtype))
+        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected[i], tolerance(sigma, precision))
         for i, sigma in enumerate(sigmas)
     ]
     for kind in fused_kinds(manifest):
@@ -48,13 +50,13 @@ def check_against_checkpoint(
             inputs = step_tensors(step_of(kind, sigma, manifest.n_cg), step_problem(kind, sigma, seed=100))
             tensors = {name: torch.from_numpy(array).double() for name, array in inputs.items()}
             with torch.inference_mode():
-                score = network(tensors["x"], tensors["sigma"])
+                scored = network(tensors["x"], tensors["sigma"])
                 wanted = update(
-                    score,
+                    scored,
                     *(tensors[name] for name in update.inputs),
                     tuple(tensors[name] for name in update.operator.inputs),
                 )
-            limit = tolerance(sigma, manifest.dtype)
+            limit = tolerance(sigma, precision)
             name = f"step-{kind}, sigma {sigma:g}, PyTorch"
             results.append(compare(name, engine.run(inputs)["x_next"], wanted.numpy(), limit))
     return results

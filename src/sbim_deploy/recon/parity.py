@@ -8,7 +8,7 @@ import numpy as np
 
 from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.backends import TF32, open_engine, precision_of
 from sbim_deploy.models.folder import Model, ModelManifest
 from sbim_deploy.models.reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
@@ -44,6 +44,7 @@ class Tolerance:
 
 TOLERANCES = {
     "float32": Tolerance(1e-5, 1e-7, 1e-4),
+    TF32: Tolerance(5e-3, 3e-4, 1e-2),  # a mantissa of 10 bits, as FP16
     "float16": Tolerance(5e-3, 3e-4, 1e-2),
     "bfloat16": Tolerance(4e-2, 2.4e-3, 1e-1),
 }
@@ -64,8 +65,9 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
         InputError: the model has no stored outputs.
         BackendMissingError: the backend is not installed.
     """
-    reference, dtype = read_reference(model.folder), model.manifest.dtype
+    reference = read_reference(model.folder)
     score = open_engine(model, "score", backend)
+    dtype = precision_of(score.description, model.manifest)
     got = score.run({"x": reference.x, "sigma": reference.sigma})["score"]
     sigmas = [float(sigma) for sigma in reference.sigma]
     results = [
@@ -100,7 +102,7 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
     got = reconstruct([whole_problem()])[0].image
     plan = reconstruct.plan
     name = f"image, {plan.sampler} with {len(plan.steps)} calls, {graph}, stored PyTorch"
-    limit = TOLERANCES[model.manifest.dtype].image
+    limit = TOLERANCES[precision_of(reconstruct.engine.description, model.manifest)].image
     return compare(name, got, expected, limit), ssim(np.abs(got), np.abs(expected))
 
 
@@ -132,7 +134,7 @@ def whole_image(plan: Plan, score: Score, size_multiple: int) -> ComplexArray:
 
 
 def tolerance(sigma: float, dtype: str = "float32") -> float:
-    """Return the relative L2 difference of a call that passes at a level, for a model's dtype."""
+    """Return the relative L2 difference of a call that passes at a level, for a precision."""
     limits = TOLERANCES[dtype]
     return max(limits.call, limits.rounding / sigma)
 

@@ -81,8 +81,9 @@ class Server:
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine is not held by one slice for three times the deadline."""
-        return self._service.worker.busy_for < HANG_FACTOR * self._settings.deadline_s
+        """Whether the GPU has not failed, and the engine is not held by one slice for three deadlines."""
+        worker = self._service.worker
+        return worker.lost is None and worker.busy_for < HANG_FACTOR * self._settings.deadline_s
 
     def run(self) -> None:
         """Accept sessions until :meth:`drain`, then let those that are there finish, for a minute at most."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.errors import SamplingError
+from sbim_deploy.errors import DeviceLostError, SamplingError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model
 from sbim_deploy.mri.kspace_faults import Fault
@@ -61,7 +61,7 @@ class Worker:
 
     Sessions share the graphs, so that a sampler of a session's own costs no more than its plan. An error of
     the engine ends the slice, never the worker. An engine that hangs holds the worker up, which
-    ``busy_for`` shows.
+    ``busy_for`` shows. Where the GPU has failed, later slices that need it end with that error at once.
     """
 
     def __init__(self, model: Model, backend: str, threads: int | None):
@@ -72,6 +72,7 @@ class Worker:
         self._changed = threading.Condition()
         self._closed = False
         self._busy_since: float | None = None
+        self.lost: DeviceLostError | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self, first: Request) -> dict[str, str]:
@@ -128,6 +129,8 @@ class Worker:
                 self._reconstruct(job)
             except _CancelledError:
                 pass
+            except DeviceLostError as error:
+                job.error = self.lost = error
             except Exception as error:
                 job.error = error
             finally:
@@ -156,6 +159,8 @@ class Worker:
         if isinstance(job.request.method, Classical):
             job.image, job.residual = classical_image(problem, job.request.method)
             return
+        if self.lost is not None:
+            raise self.lost
         (result,) = self._reconstructor(job.request)([problem], on_step)
         check_converged(result.index, result.doubts)
         job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
