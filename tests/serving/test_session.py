@@ -24,11 +24,13 @@ from mrd_client import (
     words,
 )
 
+from mrd_samples import sample_waveform
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.file import open_mrd
 from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Flag, Header, Image, Text
 from sbim_deploy.mrd.orientation import Orientation
+from sbim_deploy.mrd.recording import open_scan
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.serving.session import configuration_of_xml
 from simulated_mrd import make_scan, write_mrd
@@ -275,18 +277,37 @@ def test_conjugated_raw_data_come_back_the_right_way_round(server, vendor, asked
 
 
 def test_raw_data_are_kept_only_where_asked_for_and_as_they_came(tmp_path):
-    from ismrmrd import Dataset
+    from ismrmrd import Acquisition, ProtocolDeserializer, Waveform, xsd
 
-    sent = readouts(kspace_of(0))
+    sent = [sample_waveform(), *readouts(kspace_of(0))]
     with serving(save_raw=tmp_path) as server:
         assert len(run_session(server, sent)) == 1
     (path,) = tmp_path.iterdir()
+    assert path.suffix == ".mrd"
     assert path.stat().st_mode & 0o077 == 0
-    kept = Dataset(str(path), "dataset", create_if_needed=False)
-    assert kept.number_of_acquisitions() == len(sent)
-    np.testing.assert_array_equal(kept.read_acquisition(5).data, sent[5].data)
-    assert b"Doe" in kept.read_xml_header()
-    kept.close()
+    assert b"Doe" in path.read_bytes()
+    with path.open("rb") as file:
+        header, waveform, *acquisitions = ProtocolDeserializer(file).deserialize()
+    assert isinstance(header, xsd.ismrmrdHeader)
+    assert isinstance(waveform, Waveform)
+    np.testing.assert_array_equal(waveform.data, sent[0].data)
+    assert len(acquisitions) == len(sent) - 1
+    for kept, readout in zip(acquisitions, sent[1:], strict=True):
+        assert isinstance(kept, Acquisition)
+        assert bytes(kept.getHead()) == readout.header.tobytes()
+        np.testing.assert_array_equal(kept.data, readout.data)
+
+
+def test_a_client_that_vanishes_leaves_what_it_sent_under_the_files_name(tmp_path):
+    sent = readouts(kspace_of(0))
+    with serving(save_raw=tmp_path) as server, connected(server) as stream:
+        begin(stream)
+        for readout in sent[:5]:
+            stream.send(readout)
+    (path,) = tmp_path.iterdir()
+    with open_scan(path) as scan:
+        assert (path.suffix, scan.n_readouts) == (".mrd", 5)
+        assert "cut off" in scan.remarks[0]
 
 
 GENERATOR = "ismrmrd_generate_cartesian_shepp_logan"

@@ -48,8 +48,8 @@ def recon(
     kspace: Annotated[
         list[Path],
         typer.Argument(
-            help="fastMRI or MRD (ISMRMRD) HDF5, BART's .cfl, or an array in .npy, .npz or .mat; or a study: "
-            "several files, a folder (its *.h5), or a list (.txt)."
+            help="fastMRI or MRD (ISMRMRD), BART's .cfl, or an array in .npy, .npz or .mat; or a study: "
+            "several files, a folder (its *.h5 and MRD streams), or a list (.txt)."
         ),
     ],
     output: Annotated[

@@ -37,9 +37,10 @@ from sbim_deploy.kspace.placement import (
 )
 from sbim_deploy.kspace.readouts import BEYOND, SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, Series, centre_run, describe_key, slice_key
-from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE
 from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.messages import Flag
+from sbim_deploy.mrd.recording import MrdScan
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
@@ -84,7 +85,7 @@ class MrdIndex:
         InputError: the file is damaged, not 2D Cartesian, has no image readouts, or images of several sizes.
     """
 
-    def __init__(self, file: MrdFile) -> None:
+    def __init__(self, file: MrdScan) -> None:
         self._file = file
         channels = self._sort()
         self.n_coils = max(channels, default=0)
@@ -97,8 +98,10 @@ class MrdIndex:
             self._grids[space] = self._make_grid(space, reach)
         self.image = self._one_grid()
         left_out = {kind: self.dropped[kind] for kind in (OTHER_CHANNELS, BEYOND) if self.dropped[kind]}
-        self.remarks = self.image.remarks + tuple(
-            f"{count} readouts are left out: {kind}" for kind, count in left_out.items()
+        self.remarks = (
+            file.remarks
+            + self.image.remarks
+            + tuple(f"{count} readouts are left out: {kind}" for kind, count in left_out.items())
         )
 
     def _sort(self, n_coils: int | None = None) -> Counter[int]:
@@ -215,7 +218,7 @@ class MrdKspace:
 
     mask: BoolArray | None = None
 
-    def __init__(self, file: MrdFile) -> None:
+    def __init__(self, file: MrdScan) -> None:
         self.path: Path = file.path
         self.scan_header: MrdHeader = file.header
         self._file = file
@@ -307,7 +310,7 @@ class MrdKspace:
         first = self.slice_header(0)
         encoding = self.scan_header.encodings[series[0].encoding]
         return {
-            "format": "MRD (ISMRMRD HDF5)",
+            "format": self._file.format,
             "readouts": self._file.n_readouts,
             "channels": self.n_coils,
             "series": len(series),

@@ -19,6 +19,7 @@ from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
+from sbim_deploy.mrd.recording import MrdRecording, is_recording
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 KSPACE = "kspace"  # fastMRI's name of the dataset
@@ -100,8 +101,20 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
         return CflKspace(path)
     if is_array_file(path):
         return open_array_kspace(path, reading)
+    if is_recording(path):
+        _check_unread(path, "MRD files", reading)
+        return _open_recording(path)
     source = open_as(path, lambda file, path: _source_of(file, path, reading))
     return open_array_kspace(path, reading) if source is None else source
+
+
+def _open_recording(path: Path) -> KspaceSource:
+    recording = MrdRecording(path)
+    try:
+        return MrdKspace(recording)
+    except BaseException:
+        recording.close()
+        raise
 
 
 def open_source_maps(

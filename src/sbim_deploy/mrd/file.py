@@ -30,8 +30,6 @@ MAX_COMPRESSION = 1032  # of deflate
 
 _FLOATS = h5py.vlen_dtype(np.float32)
 _SAMPLES = np.dtype([("traj", _FLOATS), ("data", _FLOATS)])
-_RECORD = np.dtype([("head", ACQUISITION_HEADER), ("traj", _FLOATS), ("data", _FLOATS)])
-_ROWS_OF_CHUNK = 64
 
 
 class MrdFile(OpenFile):
@@ -42,7 +40,11 @@ class MrdFile(OpenFile):
         xml: the header's text.
         header: what it says.
         n_readouts: readouts of every kind.
+        remarks: none; a kept stream has some (:class:`sbim_deploy.mrd.recording.MrdRecording`).
     """
+
+    format = "MRD (ISMRMRD HDF5)"
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, file: h5py.File, path: Path) -> None:
         super().__init__(file, path)
@@ -126,26 +128,6 @@ def create_group(file: h5py.File, xml: bytes | None = None) -> h5py.Group:
     if xml is not None:
         group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
     return group
-
-
-class MrdWriter:
-    """Writes a scan's header and then its readouts into an open, empty HDF5 file."""
-
-    def __init__(self, file: h5py.File, xml: bytes) -> None:
-        self._data = create_group(file, xml).create_dataset(
-            "data", (0,), _RECORD, maxshape=(None,), chunks=(_ROWS_OF_CHUNK,)
-        )
-
-    def append(self, readout: Readout) -> None:
-        """Write one readout; OSError where the disk does not take it."""
-        record = np.empty(1, _RECORD)
-        trajectory = np.empty(0, np.float32) if readout.trajectory is None else readout.trajectory
-        record["head"] = readout.header
-        record["data"][0] = np.ascontiguousarray(readout.data).view(np.float32).ravel()
-        record["traj"][0] = np.ascontiguousarray(trajectory).ravel()
-        n_readouts = self._data.shape[0]
-        self._data.resize(n_readouts + 1, axis=0)
-        self._data[n_readouts:] = record
 
 
 def check_readout(header: np.void, where: str) -> None:

@@ -16,6 +16,7 @@ from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.recording import is_recording
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.mri.noise_level import measure_noise
@@ -35,7 +36,7 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
     """
     if str(path) == DEMO or path.is_dir():
         return _describe_model(path)
-    if is_cfl(path) or is_array_file(path) or reading != GUESSED:
+    if is_cfl(path) or is_array_file(path) or is_recording(path) or reading != GUESSED:
         with open_source(path, reading) as source:
             return _describe_open(source)
     with open_hdf5(path) as file:

@@ -16,6 +16,7 @@ from sbim_deploy.serving.log import log, warn
 from sbim_deploy.serving.memory import HeapTrimmer, MemoryBudget
 from sbim_deploy.serving.monitor import Metrics, Monitor
 from sbim_deploy.serving.parameters import make_request
+from sbim_deploy.serving.raw_file import check_raw_folder, warn_of_unfinished
 from sbim_deploy.serving.session import LINGER_S, Session
 from sbim_deploy.serving.settings import ServeSettings, Service, is_loopback
 from sbim_deploy.serving.worker import Worker
@@ -35,8 +36,8 @@ class Server:
     """
 
     def __init__(self, settings: ServeSettings):
-        if settings.save_raw is not None and not settings.save_raw.is_dir():
-            raise InputError(f"{settings.save_raw}: is no folder for raw data: create it first")
+        if settings.save_raw is not None:
+            check_raw_folder(settings.save_raw)
         self._settings = settings
         model = load_model(settings.model)
         worker = Worker(model, settings.backend, settings.threads)
@@ -89,6 +90,8 @@ class Server:
         log("listening", host=self._settings.host, port=self.port, backend=self.engine["backend"])
         if not is_loopback(self._settings.host):
             warn("open-to-the-network", host=self._settings.host, authentication=False, encryption=False)
+        if self._settings.save_raw is not None:
+            warn_of_unfinished(self._settings.save_raw)
         number, heap = 0, HeapTrimmer()
         while not self._draining.is_set():
             heap.trim_when_due()
@@ -138,8 +141,10 @@ class Server:
         finally:
             self._service.metrics.sessions.labels(session.outcome).inc()
             seconds = round(time.monotonic() - began, 3)
-            times = session.sender.times.summary()
-            log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **times)
+            fields = session.sender.times.summary()
+            if session.raw is not None:
+                fields["raw_data"] = session.raw.outcome
+            log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **fields)
             del self._sessions[session]
 
     def _turn_away(self, stream: SocketStream) -> None:

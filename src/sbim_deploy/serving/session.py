@@ -45,7 +45,10 @@ _NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", 
 
 
 class Session:
-    """A connection that :meth:`run` serves until its end. ``outcome`` says how it ended."""
+    """A connection that :meth:`run` serves until its end.
+
+    ``outcome`` says how it ended, ``raw`` is its raw data's file where they are kept.
+    """
 
     def __init__(self, stream: SocketStream, service: Service, number: int):
         self.number = number
@@ -54,7 +57,7 @@ class Session:
         self._limits = Limits(service.settings.max_message_bytes, MAX_TEXT_BYTES)
         self._share = Share(service.budget)
         self.sender = Sender(stream, service, number, self._share.release)
-        self._raw: RawFile | None = None
+        self.raw: RawFile | None = None
 
     def run(self) -> None:
         """Serve the client; it hears what went wrong, and CLOSE, unless it broke the connection."""
@@ -69,11 +72,11 @@ class Session:
             warn("crash", session=self.number, error=type(error).__name__, place=place_of(error))
             self._refuse(error, RuntimeError("the server failed; its log says where"))
         finally:
-            if self._raw is not None:
-                self._raw.close()
             self.sender.finish()
             self._share.close()
             self._stream.close(0 if self.sender.broken.is_set() else LINGER_S)
+            if self.raw is not None:
+                self.raw.close(complete=self.outcome == "completed")
 
     def _receive_all(self) -> None:
         configuration = configuration_name(self._configuration(self._next(ConfigFile, ConfigText)))
@@ -82,7 +85,7 @@ class Session:
         header = parse_mrd_header(text.xml, "the header")
         self.sender.bits = header.bits_stored
         if self._service.settings.save_raw is not None:
-            self._raw = RawFile(self._service.settings.save_raw, self.number, text.xml)
+            self.raw = RawFile(self._service.settings.save_raw, self.number, text)
         message = self._next(Text, Readout, Waveform, Close)
         parameters = None
         if isinstance(message, Text):
@@ -97,9 +100,10 @@ class Session:
         settings = self._service.settings
         assembler = SliceAssembler(header, settings.max_memory_bytes, orientation=settings.orientation)
         while not isinstance(message, Close):
+            assert isinstance(message, Readout | Waveform)
+            if self.raw is not None:
+                self.raw.append(message)
             if isinstance(message, Readout):
-                if self._raw is not None:
-                    self._raw.append(message)
                 self._submit(assembler.add(message), request, assembler)
             message = self._next(Readout, Waveform, Close)
         self._submit(assembler.finish(), request, assembler)

@@ -13,11 +13,13 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object
+from sbim_deploy.mrd.recording import is_recording
 from sbim_deploy.records import NOTICE
 
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 * 1024**2
 SUFFIX = ".h5"
+STREAM_SUFFIX = ".mrd"
 
 REPORT_NAME = "study.json"
 FORMAT_VERSION = 1
@@ -149,14 +151,21 @@ def write_report(folder: Path, report: StudyReport) -> Path:
 
 def _expand(given: Path) -> Iterator[Path]:
     if os.path.isdir(given):
-        found = sorted(path for path in given.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        found = sorted(path for path in given.iterdir() if _is_scan(path))
         if not found:
-            raise InputError(f"{given}: holds no *{SUFFIX} files; name another folder, or the files")
+            raise InputError(
+                f"{given}: holds no *{SUFFIX} files and no MRD streams; name another folder, or the files"
+            )
         yield from found
     elif given.suffix == LIST_SUFFIX:
         yield from _read_list(given)
     else:
         yield given
+
+
+def _is_scan(path: Path) -> bool:
+    is_named_so = path.suffix == SUFFIX or (path.suffix == STREAM_SUFFIX and is_recording(path))
+    return is_named_so and not path.name.startswith(".")
 
 
 def _read_list(path: Path) -> list[Path]:
