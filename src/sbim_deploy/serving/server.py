@@ -17,13 +17,12 @@ from sbim_deploy.serving.memory import HeapTrimmer, MemoryBudget
 from sbim_deploy.serving.monitor import Metrics, Monitor
 from sbim_deploy.serving.parameters import make_request
 from sbim_deploy.serving.raw_file import check_raw_folder, warn_of_unfinished
-from sbim_deploy.serving.session import LINGER_S, Session
+from sbim_deploy.serving.session import LINGER_S, OPENING_S, Session
 from sbim_deploy.serving.settings import ServeSettings, Service, is_loopback
 from sbim_deploy.serving.worker import Worker
 
 DRAIN_S = 60.0
 ACCEPT_S = 0.25
-MESSAGE_TIMEOUT_S = 30.0
 MAX_REFUSALS = 8
 HANG_FACTOR = 3.0  # an engine hangs where a slice takes this many times the deadline
 
@@ -118,20 +117,32 @@ class Server:
         self._draining.set()
 
     def _admit(self, connection: socket.socket, peer: str, number: int) -> None:
-        timeout = self._settings.idle_timeout_s
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        stream = SocketStream(connection, timeout, min(timeout, MESSAGE_TIMEOUT_S))
-        if len(self._sessions) >= self._settings.max_sessions:
+        if not self._has_room():
             self._service.metrics.sessions.labels("full").inc()
             warn("session-refused", session=number, peer=peer, open=len(self._sessions))
-            self._turn_away(stream)
+            self._turn_away(SocketStream(connection, OPENING_S, OPENING_S))
             return
-        session = Session(stream, self._service, number)
+        session = Session(connection, self._service, number)
         thread = threading.Thread(
             target=self._serve, args=(session, peer), name=f"session-{number}", daemon=True
         )
         self._sessions[session] = thread
         thread.start()
+
+    def _has_room(self) -> bool:
+        """Tell whether another session may begin; among too many the oldest silent one gives way."""
+        sessions = list(self._sessions)
+        staying = [session for session in sessions if not session.gives_way]
+        if len(staying) < self._settings.max_sessions:
+            return len(sessions) < self._settings.max_sessions + MAX_REFUSALS
+        silent = [session for session in staying if session.is_silent]
+        if not silent or len(sessions) >= self._settings.max_sessions + MAX_REFUSALS:
+            return False
+        oldest = min(silent, key=lambda session: (session.has_header, session.number))
+        warn("session-gives-way", session=oldest.number)
+        oldest.give_way()
+        return True
 
     def _serve(self, session: Session, peer: str) -> None:
         began = time.monotonic()

@@ -6,6 +6,8 @@ so the client has to wait too.
 
 from __future__ import annotations
 
+import socket
+import time
 from functools import partial
 
 from sbim_deploy.errors import InputError, SbimDeployError
@@ -41,17 +43,28 @@ from sbim_deploy.serving.worker import SliceJob
 
 MAX_TEXT_BYTES = 1024**2
 LINGER_S = 2.0
+OPENING_S = 10.0  # for configuration and header, which clients send at once
+MESSAGE_TIMEOUT_S = 30.0
+_GAVE_WAY = "nothing came on this connection, and it was ended for another: connect again, and send at once"
 _NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", Readout: "ACQUISITION"}
 
 
 class Session:
     """A connection that :meth:`run` serves until its end.
 
-    ``outcome`` says how it ended, ``raw`` is its raw data's file where they are kept.
+    ``outcome`` says how it ended, ``raw`` is its raw data's file where they are kept, ``gives_way`` whether
+    it was ended for another.
     """
 
-    def __init__(self, stream: SocketStream, service: Service, number: int):
+    def __init__(self, connection: socket.socket, service: Service, number: int):
+        idle = service.settings.idle_timeout_s
+        opening = min(idle, OPENING_S)
+        stream = SocketStream(connection, opening, opening)
         self.number = number
+        self.gives_way = False
+        self._timeouts = idle, min(idle, MESSAGE_TIMEOUT_S)
+        self._opened_at: float | None = None
+        self._has_data = False
         self.outcome = "completed"
         self._stream, self._service = stream, service
         self._limits = Limits(service.settings.max_message_bytes, MAX_TEXT_BYTES)
@@ -59,13 +72,33 @@ class Session:
         self.sender = Sender(stream, service, number, self._share.release)
         self.raw: RawFile | None = None
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it may give way: without a header, or without a readout some seconds after it."""
+        opened_at = self._opened_at
+        is_late = opened_at is None or time.monotonic() - opened_at > OPENING_S
+        return is_late and not self._has_data
+
+    @property
+    def has_header(self) -> bool:
+        """Whether configuration and header have come."""
+        return self._opened_at is not None
+
+    def give_way(self) -> None:
+        """End the session, in words, for another that waits; from any thread."""
+        self.gives_way = True
+        self._stream.stop_receiving()
+
     def run(self) -> None:
         """Serve the client; it hears what went wrong, and CLOSE, unless it broke the connection."""
         try:
             self._receive_all()
-        except PeerGoneError:
-            self.outcome = "vanished"
-            self.sender.give_up()
+        except PeerGoneError as error:
+            if self.gives_way:
+                self._refuse(error, InputError(_GAVE_WAY))
+            else:
+                self.outcome = "vanished"
+                self.sender.give_up()
         except SbimDeployError as error:
             self._refuse(error, error)
         except Exception as error:
@@ -83,6 +116,8 @@ class Session:
         text = self._next(Header)
         assert isinstance(text, Header)
         header = parse_mrd_header(text.xml, "the header")
+        self._stream.set_timeouts(*self._timeouts)
+        self._opened_at = time.monotonic()
         self.sender.bits = header.bits_stored
         if self._service.settings.save_raw is not None:
             self.raw = RawFile(self._service.settings.save_raw, self.number, text)
@@ -103,6 +138,7 @@ class Session:
             assert isinstance(message, Readout | Waveform)
             if self.raw is not None:
                 self.raw.append(message)
+            self._has_data = True
             if isinstance(message, Readout):
                 self._submit(assembler.add(message), request, assembler)
             message = self._next(Readout, Waveform, Close)
