@@ -9,8 +9,10 @@ import h5py
 import numpy as np
 import pytest
 from mrd_client import (
+    COILS,
     LIMITS,
     QUICK,
+    SIZE,
     attributes,
     begin,
     connected,
@@ -26,12 +28,25 @@ from mrd_client import (
 
 from mrd_samples import sample_waveform
 from sbim_deploy import SamplerChoice, load_model
+from sbim_deploy.kspace import readouts as kspace_readouts
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.file import open_mrd
-from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Flag, Header, Image, Text
+from sbim_deploy.mrd.messages import (
+    ACQUISITION_HEADER,
+    Close,
+    ConfigFile,
+    ConfigText,
+    Error,
+    Flag,
+    Header,
+    Image,
+    Readout,
+    Text,
+)
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mrd.recording import open_scan
 from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.serving.memory import work_bytes
 from sbim_deploy.serving.session import configuration_of_xml
 from simulated_mrd import make_scan, write_mrd
 
@@ -254,11 +269,38 @@ def test_sessions_beyond_the_number_allowed_are_turned_away_in_words():
 
 
 def test_memory_over_the_bound_ends_the_session_in_words_and_comes_back():
-    with serving(max_memory_bytes=2**20) as server:
+    work = work_bytes((COILS, SIZE, SIZE), 16)
+    with serving(max_memory_bytes=work + 2**20) as server:
         many = [line for number in range(15) for line in readouts(kspace_of(number), number, last=False)]
-        assert "MiB" in words(run_session(server, many))[0] or "memory" in words(run_session(server, many))[0]
-        assert len(run_session(server, readouts(kspace_of(0)))) == 1
+        (said,) = words(run_session(server, many))
+        assert "MiB more" in said
+        assert "for the work on a slice" in said
+        assert isinstance(run_session(server, readouts(kspace_of(0)))[0], Image)
         assert server.buffered_bytes == 0
+
+
+def test_work_over_the_bound_is_refused_before_memory_is_taken(monkeypatch):
+    def taken(*_arguments):
+        raise AssertionError("memory was taken")
+
+    monkeypatch.setattr(kspace_readouts, "SliceBuffer", taken)
+    size, n_coils = 4096, 8
+    header = np.zeros((), ACQUISITION_HEADER)[()]
+    header["number_of_samples"], header["center_sample"] = 256, 128
+    header["active_channels"] = header["available_channels"] = n_coils
+    header["idx"]["kspace_encode_step_1"] = size // 2
+    hostile = Readout(header, np.ones((n_coils, 256), np.complex64))
+    with serving() as server:  # of 4 GiB
+        (said,) = words(run_session(server, [hostile], xml=header_xml(size)))
+        assert "the work on a slice would take" in said
+        assert "raise --max-memory" in said
+        assert server.buffered_bytes == 0
+
+
+def test_a_grid_that_readouts_cannot_fill_is_refused(server):
+    short = readouts(kspace_of(0))[:1]
+    (said,) = words(run_session(server, short, xml=header_xml(2048)))
+    assert "a readout has 48 samples where the grid has 2048" in said
 
 
 @pytest.mark.parametrize(("vendor", "asked"), [("SIEMENS", "auto"), ("none", "turned")])

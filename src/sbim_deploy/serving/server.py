@@ -39,13 +39,14 @@ class Server:
             check_raw_folder(settings.save_raw)
         self._settings = settings
         model = load_model(settings.model)
-        worker = Worker(model, settings.backend, settings.threads)
+        worker = Worker(model, settings.backend, settings.threads, settings.fallback)
         self._service = Service(
             settings,
             sampling_prior(model.manifest),
             worker,
             MemoryBudget(settings.max_memory_bytes),
             Metrics(),
+            model.manifest.ngf,
         )
         self._sessions: dict[Session, threading.Thread] = {}
         self._refusals = threading.Semaphore(MAX_REFUSALS)

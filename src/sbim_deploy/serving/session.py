@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 from sbim_deploy.errors import InputError, SbimDeployError
@@ -18,6 +20,7 @@ from sbim_deploy.mrd.messages import (
     Close,
     ConfigFile,
     ConfigText,
+    Flag,
     Header,
     Message,
     PeerGoneError,
@@ -34,7 +37,7 @@ from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
 from sbim_deploy.serving.log import place_of, warn
-from sbim_deploy.serving.memory import Share
+from sbim_deploy.serving.memory import Share, work_bytes
 from sbim_deploy.serving.parameters import Request, configuration_name, make_request, parse_parameters
 from sbim_deploy.serving.raw_file import RawFile
 from sbim_deploy.serving.sender import Pending, Sender
@@ -45,6 +48,7 @@ MAX_TEXT_BYTES = 1024**2
 LINGER_S = 2.0
 OPENING_S = 10.0  # for configuration and header, which clients send at once
 MESSAGE_TIMEOUT_S = 30.0
+IN_PROGRESS = "slices in progress"
 _GAVE_WAY = "nothing came on this connection, and it was ended for another: connect again, and send at once"
 _NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", Readout: "ACQUISITION"}
 
@@ -133,19 +137,30 @@ class Session:
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
         settings = self._service.settings
-        assembler = SliceAssembler(header, settings.max_memory_bytes, orientation=settings.orientation)
+        assembler = SliceAssembler(
+            header, settings.max_memory_bytes, orientation=settings.orientation, admit=self._admit
+        )
         while not isinstance(message, Close):
             assert isinstance(message, Readout | Waveform)
             if self.raw is not None:
                 self.raw.append(message)
             self._has_data = True
             if isinstance(message, Readout):
-                self._submit(assembler.add(message), request, assembler)
+                with self._service.whole_slices if _ends_slices(message) else nullcontext():
+                    complete = assembler.add(message)
+                self._submit(complete, request, assembler)
             message = self._next(Readout, Waveform, Close)
-        self._submit(assembler.finish(), request, assembler)
+        with self._service.whole_slices:
+            complete = assembler.finish()
+        self._submit(complete, request, assembler)
+
+    def _admit(self, n_bytes: int, shape: tuple[int, int, int]) -> None:
+        """Take the memory of slices in progress and of the work on one of them, before it is used."""
+        self._share.reserve(work_bytes(shape, self._service.width))
+        self._share.hold(IN_PROGRESS, n_bytes)
 
     def _submit(self, complete: list[AssembledSlice], request: Request, assembler: SliceAssembler) -> None:
-        self._share.hold(assembler, assembler.n_bytes)
+        self._share.hold(IN_PROGRESS, assembler.n_whole_bytes)
         for data in complete:
             n_copies = 1 if data.calibration is None else 2
             self._share.hold(data, n_copies * data.kspace.nbytes)
@@ -194,8 +209,10 @@ def configuration_of_xml(text: str) -> str:
     return DEFAULT_PRESET if named is None else (named.text or "").strip()
 
 
-def prepare(data: AssembledSlice) -> SliceProblem:
+def prepare(data: AssembledSlice, check: Callable[[], None] = lambda: None) -> SliceProblem:
     """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file.
+
+    ``check`` is called between the parts of the work; what it raises ends it.
 
     Raises:
         InputError: the slice cannot be reconstructed.
@@ -209,7 +226,12 @@ def prepare(data: AssembledSlice) -> SliceProblem:
         calibration=data.calibration,
         noise=data.noise,
         noise_source=NOISE_READOUTS,
+        check=check,
     )
+
+
+def _ends_slices(readout: Readout) -> bool:
+    return readout.has(Flag.LAST_IN_SLICE) or readout.has(Flag.LAST_IN_MEASUREMENT)
 
 
 def _name(kind: type[Message]) -> str:
