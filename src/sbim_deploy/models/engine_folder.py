@@ -27,7 +27,7 @@ from sbim_deploy.io.documents import (
     read_object,
 )
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.folder import ModelManifest
+from sbim_deploy.models.folder import WEIGHTS, ModelManifest
 
 FORMAT_VERSION = 1
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -161,7 +161,6 @@ def read_engine(path: Path, record: EngineRecord) -> bytes:
 
 
 ENGINES = "engines"
-WEIGHTS = "weights.bin"
 CACHE_SUFFIX = ".cache"
 
 

@@ -21,13 +21,12 @@ from sbim_deploy.models.backends import identity, served_name, tensor_specs
 from sbim_deploy.models.engine_build import shape_ranges
 from sbim_deploy.models.engine_folder import (
     ENGINES,
-    WEIGHTS,
     EngineRecord,
     graph_hashes,
     read_engine,
     read_records,
 )
-from sbim_deploy.models.folder import Model
+from sbim_deploy.models.folder import WEIGHTS, Model
 from sbim_deploy.models.triton_config import (
     ONES,
     VERSION,
