@@ -1,7 +1,11 @@
+import errno
 import importlib.metadata
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
@@ -9,12 +13,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from linked_models import LAYOUTS, as_dvc
 from sbim_deploy.cli import options
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.models import backends
 from sbim_deploy.models.backends import BACKENDS, BEST_FIRST, open_engine
-from sbim_deploy.models.folder import DEMO_FOLDER, load_model
+from sbim_deploy.models.folder import DEMO_FOLDER, graph_beside_weights, load_model
 
 MODEL = load_model("demo")
 EVERY_OTHER = "trt: no engine built; rtx: no engine built; onnxruntime-cuda: onnxruntime-gpu not installed"
@@ -232,3 +237,42 @@ def test_the_command_lines_names_are_the_backends():
         options.backend_at("openvino", None, 1)
     with pytest.raises(InputError, match="--device is -1: expected a GPU's number"):
         options.backend_at("trt", None, -1)
+
+
+@pytest.mark.parametrize("make", LAYOUTS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "auto"])
+def test_a_model_of_links_computes_the_same_and_leaves_nothing_behind(tmp_path, monkeypatch, make, backend):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    linked = load_model(make(tmp_path))
+    assert linked.digest == MODEL.digest
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.normal(size=(1, 2, 32, 32)).astype(np.float32), "sigma": np.ones(1, np.float32)}
+    engines = [open_engine(model, "score", backend, 1) for model in (linked, MODEL)]
+    assert list(temporary.iterdir()) == []
+    ours, theirs = (engine.run(inputs) for engine in engines)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
+    descriptions = [engine.description for engine in engines]
+    assert descriptions[0] == descriptions[1]
+
+
+def test_a_model_of_links_is_copied_where_it_cannot_be_linked_and_a_full_disk_is_told(tmp_path, monkeypatch):
+    linked = load_model(as_dvc(tmp_path))
+
+    def on_another_disk(*_arguments):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", on_another_disk)
+    with graph_beside_weights(linked.folder, "score") as path:
+        assert [each.is_symlink() for each in path.parent.iterdir()] == [False, False]
+        assert path.parent.joinpath("weights.bin").read_bytes() == (DEMO_FOLDER / "weights.bin").read_bytes()
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match=r"No space left on device.*set TMPDIR"):
+        open_engine(linked, "score", "onnxruntime", 1)

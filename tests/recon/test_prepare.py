@@ -10,6 +10,7 @@ from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.recon import prepare
 from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
 SHAPE = (64, 60)
 
@@ -303,3 +304,19 @@ def test_few_calibration_lines_are_doubted_with_their_cause(scan):
     faults = prepare_slice(few, map_method="espirit").faults
     (message,) = (fault.message for fault in faults if fault.kind == "few calibration lines")
     assert "peaks at column 35" in message
+
+
+def test_preparation_can_be_ended_between_its_parts():
+    kspace = simulate_slice(SimulateSettings(16, 4, 48, 2.0), line_mask(48, 2.0), 0).kspace
+    calls = []
+    prepare_slice(kspace, check=lambda: calls.append(None))
+    assert len(calls) > 12  # the steps of the inversion among them
+    for stop_at in range(len(calls)):
+        left = iter(range(stop_at))
+
+        def check(left=left):
+            if next(left, None) is None:
+                raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            prepare_slice(kspace, check=check)

@@ -49,7 +49,7 @@ def recon(
     kspace: Annotated[
         list[Path],
         typer.Argument(
-            help="fastMRI or MRD (ISMRMRD) HDF5, an MRD version 2 stream (- is stdin), Siemens' .dat, BART's "
+            help="fastMRI or MRD (ISMRMRD), an MRD version 2 stream (- is stdin), Siemens' .dat, BART's "
             ".cfl, or an array in .npy, .npz or .mat; or a study: several files, a folder (its files of "
             "k-space), or a list (.txt)."
         ),

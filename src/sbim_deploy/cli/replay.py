@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="An MRD (ISMRMRD) HDF5 file of raw data.")],
+    file: Annotated[Path, typer.Argument(help="An MRD (ISMRMRD) file of raw data: HDF5, or a kept stream.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The MRD file of images to write.")],
     host: Annotated[str, typer.Option(help="The server's name or address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The server's port.")] = 9002,
@@ -51,13 +51,15 @@ def replay(
     from dataclasses import asdict
 
     from sbim_deploy.client.replay import ReplaySettings, parse_pace, replay_file
-    from sbim_deploy.mrd.file import open_mrd
+    from sbim_deploy.mrd.recording import open_scan
 
     settings = ReplaySettings(
         host, port, _configuration(config, config_file), _checked(parameters), parse_pace(pace), timeout
     )
-    with open_mrd(file) as scan:
-        n_readouts = scan.n_readouts
+    with open_scan(file) as scan:
+        n_readouts, remarks = scan.n_readouts, scan.remarks
+    for remark in remarks:
+        note(f"warning: {file}: {remark}")
     note(f"{file}: {n_readouts} readouts to {host}:{port}")
     with progress_bar("sending", n_readouts) as move_to:
         report = replay_file(file, output, settings, move_to, force=force)

@@ -17,6 +17,7 @@ from sbim_deploy.records import Vector
 
 MAX_RATIO = 64  # of the two fields of view
 MAX_OVERSAMPLING = 8
+MAX_PADDING = 8  # of k-space with zeros, along each axis
 EXTENT_TOLERANCE = 0.02  # of two fields of view that are the same, or one a multiple of the other
 PIXEL_TOLERANCE = 1.0  # headers round: half a pixel at either edge
 
@@ -151,6 +152,12 @@ def image_grid(rows: MeasuredAxis, columns: MeasuredAxis, recon: Space, where: s
         for place, (name, axis) in enumerate(((READOUT, rows), (PHASE, columns)))
     ]
     shape = (fits[0].grid, fits[1].grid)
+    for name, axis, fit in zip((READOUT, PHASE), (rows, columns), fits, strict=True):
+        if fit.grid > MAX_PADDING * axis.samples:
+            raise InputError(
+                f"{where}: reconSpace asks for {fit.grid} samples along the {name} where {axis.samples} are "
+                f"measured, expected at most {MAX_PADDING} times as many; check the matrix sizes"
+            )
     if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
         raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
     said = [rows.remark, columns.remark, *(fit.remark for fit in fits)]

@@ -22,6 +22,7 @@ from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
+from sbim_deploy.mrd.recording import MrdRecording, is_recording
 from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
@@ -114,6 +115,9 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
     if is_twix(path):
         _check_unread(path, "Siemens' raw data", reading)
         return _open_twix(path)
+    if is_recording(path):
+        _check_unread(path, "MRD files", reading)
+        return _open_recording(path)
     source = open_as(path, lambda file, path: _source_of(file, path, reading))
     return open_array_kspace(path, reading) if source is None else source
 
@@ -124,6 +128,15 @@ def _open_twix(path: Path) -> MrdKspace:
         return MrdKspace(file)
     except BaseException:
         file.__exit__()
+        raise
+
+
+def _open_recording(path: Path) -> KspaceSource:
+    recording = MrdRecording(path)
+    try:
+        return MrdKspace(recording)
+    except BaseException:
+        recording.close()
         raise
 
 

@@ -18,7 +18,7 @@ from sbim_deploy.engines.triton import TritonEngine
 from sbim_deploy.engines.triton_client import check_address
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.models.engine_folder import ENGINES, graph_hashes, open_tensorrt, read_records
-from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.models.folder import Model, ModelManifest, graph_beside_weights
 
 SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 """What follows a graph's name in a served model's, by backend: ONNX Runtime's, and TensorRT's."""
@@ -176,7 +176,6 @@ def _open_best(model: Model, graph: str, threads: int | None, address: str) -> E
 
 
 def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine:
-    path = model.folder / f"{graph}.onnx"
     name, _, address = backend.partition("://")
     if name in SERVED:
         if threads is not None:
@@ -190,16 +189,17 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
             f"backend {name}: {model.folder} computes in {model.manifest.dtype}, TF32 is for float32: "
             "take onnxruntime-cuda"
         )
-    if name in ("onnxruntime-cuda", CUDA_TF32):
-        return OnnxRuntimeEngine(path, threads, name, device_index)
-    if backend == "openvino":
-        return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
-    if model.manifest.dtype == "bfloat16":
+    if name == "onnxruntime" and model.manifest.dtype == "bfloat16":
         raise EngineIncompatibleError(
-            f"{path}: ONNX Runtime has no bfloat16 convolutions on the CPU: use --backend openvino, an "
-            "engine made by sbim-deploy build, or a model exported in fp16"
+            f"{model.folder / graph}.onnx: ONNX Runtime has no bfloat16 convolutions on the CPU: use "
+            "--backend openvino, an engine made by sbim-deploy build, or a model exported in fp16"
         )
-    return OnnxRuntimeEngine(path, threads)
+    with graph_beside_weights(model.folder, graph) as path:
+        if name in ("onnxruntime-cuda", CUDA_TF32):
+            return OnnxRuntimeEngine(path, threads, name, device_index)
+        if backend == "openvino":
+            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
+        return OnnxRuntimeEngine(path, threads)
 
 
 def _is_distributed(name: str) -> bool:

@@ -37,7 +37,7 @@ from sbim_deploy.models.engine_folder import (
     read_record,
     write_engine,
 )
-from sbim_deploy.models.folder import ModelManifest
+from sbim_deploy.models.folder import ModelManifest, graph_beside_weights
 
 BATCH, COILS, PLAN_ROWS = Range(1, 1, 8), Range(1, 8, 32), Range(1, 32, 2048)
 SIZES = (64, 320, 512)
@@ -189,7 +189,8 @@ def build_engine_file(
     """
     capability = target_capability(request.backend, request.settings.compute_capability, [graph])
     hashes = graph_hashes(folder, manifest, graph)
-    network = parse_graph(import_package(request.backend), folder / f"{graph}.onnx")
+    with graph_beside_weights(folder, graph) as path:
+        network = parse_graph(import_package(request.backend), path)
     check_precision(network, manifest.dtype)
     record = _record_of(network, manifest, hashes, capability, request)
     path = request.output / engine_file_name(record)

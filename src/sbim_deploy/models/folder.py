@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +37,7 @@ from sbim_deploy.samplers.choice import Prior
 MANIFEST_NAME = "manifest.json"
 WEIGHTS = "weights.bin"
 FORMAT_VERSION = 5
+WEIGHTS = "weights.bin"
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
@@ -270,6 +274,41 @@ def load_model(name: str | Path) -> Model:
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
     return Model(folder, manifest, model_digest(manifest))
+
+
+@contextmanager
+def graph_beside_weights(folder: Path, graph: str) -> Iterator[Path]:
+    """Yield the path of a graph whose weights lie beside it, neither of them a link, to be opened from there.
+
+    Engines refuse weights that a link leads to outside the graph's folder, as it does in the cache of Hugging
+    Face and in DVC's. Where there is a link, both files are put into a temporary folder, by a hard link or
+    a copy, for the time that the graph is opened.
+
+    Raises:
+        InputError: there is no room for a copy.
+    """
+    files = [folder / f"{graph}.onnx", folder / WEIGHTS]
+    if not any(file.is_symlink() for file in files):
+        yield files[0]
+        return
+    with tempfile.TemporaryDirectory(prefix="sbim-deploy-", ignore_cleanup_errors=True) as temporary:
+        for file in files:
+            if file.exists():
+                _place(file.resolve(), Path(temporary) / file.name)
+        yield Path(temporary) / files[0].name
+
+
+def _place(file: Path, where: Path) -> None:
+    try:
+        os.link(file, where)
+    except OSError:  # on another disk, or not ours
+        try:
+            shutil.copyfile(file, where)
+        except OSError as error:
+            raise InputError(
+                f"{file}: is reached by a link and cannot be copied to {where.parent} ({error.strerror}); "
+                "free the space, set TMPDIR, or copy the model folder without links"
+            ) from error
 
 
 def sampling_prior(manifest: ModelManifest) -> Prior:

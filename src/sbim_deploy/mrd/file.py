@@ -42,9 +42,12 @@ class RawFile(Protocol):
     path: Path
     format: str
     header: MrdHeader
-    n_readouts: int
     remarks: tuple[str, ...]
     facts: Mapping[str, Any]
+
+    @property
+    def n_readouts(self) -> int:
+        """The readouts of every kind."""
 
     def __exit__(self, *_error: Any) -> None:
         """Close it."""
@@ -67,6 +70,7 @@ class MrdFile(OpenFile):
         xml: the header's text.
         header: what it says.
         n_readouts: readouts of every kind.
+        remarks: none; a kept stream has some (:class:`sbim_deploy.mrd.recording.MrdRecording`).
     """
 
     format = "MRD (ISMRMRD HDF5)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,12 @@ class MapEstimate:
 
 
 def estimate_maps(
-    kspace: ComplexArray, mask: BoolArray, method: str = AUTO, n_sets: int = 1, noise: float = 0.0
+    kspace: ComplexArray,
+    mask: BoolArray,
+    method: str = AUTO,
+    n_sets: int = 1,
+    noise: float = 0.0,
+    check: Callable[[], None] = lambda: None,
 ) -> MapEstimate:
     """Estimate maps by nonlinear inversion, by ESPIRiT where that explains the samples better, or by both.
 
@@ -70,6 +76,7 @@ def estimate_maps(
         method: ``auto``, ``espirit`` or ``nlinv``.
         n_sets: 1, or 2 by ESPIRiT for an object that is larger than the field of view.
         noise: standard deviation of each part of the samples, which tells a second set from noise.
+        check: called between the parts of the work; what it raises ends it.
 
     Raises:
         ValueError: the method is unknown or does not go with two sets, a shape does not fit, a sample is not
@@ -91,7 +98,8 @@ def estimate_maps(
     if n_sets > 1:
         maps = espirit_map_sets(calibration, shape, noise=noise, kernel_width=kernel_width)
         return MapEstimate(maps * _where_measured(kspace, mask, maps), ESPIRIT, n_lines)
-    chosen, maps = _one_set(kspace, mask, method, n_lines, calibration)
+    chosen, maps = _one_set(kspace, mask, method, n_lines, calibration, check)
+    check()
     folds = n_lines >= MIN_FOLDING_LINES and needs_two_sets(
         calibration, noise=noise, kernel_width=kernel_width
     )
@@ -119,15 +127,22 @@ def check_calibration_lines(mask: BoolArray, shape: tuple[int, int], method: str
 
 
 def _one_set(
-    kspace: ComplexArray, mask: BoolArray, method: str, n_lines: int, calibration: ComplexArray
+    kspace: ComplexArray,
+    mask: BoolArray,
+    method: str,
+    n_lines: int,
+    calibration: ComplexArray,
+    check: Callable[[], None],
 ) -> tuple[str, ComplexArray]:
     """Return the method that was chosen, and its maps."""
     candidates = []
     if method != ESPIRIT:
-        candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask)))
+        candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask, check)))
     if method == ESPIRIT or (method == AUTO and n_lines >= MIN_ESPIRIT_LINES):
+        check()
         shape, kernel_width = (kspace.shape[-2], kspace.shape[-1]), espirit_kernel_width(n_lines)
         candidates.append((ESPIRIT, espirit_maps(calibration, shape, kernel_width=kernel_width)))
+    check()
     chosen, maps = candidates[0]
     if len(candidates) == 2:
         misfit, misfit_of_espirit = (data_misfit(kspace, mask, each) for _, each in candidates)

@@ -12,6 +12,7 @@ the maps' few Fourier coefficients give them on any grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
@@ -35,7 +36,9 @@ CG_TOLERANCE, MAX_CG_ITERATIONS = 0.2, 100
 DATA_RMS = 100 / 128
 
 
-def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
+def nonlinear_inversion_maps(
+    kspace: ComplexArray, mask: BoolArray, check: Callable[[], None] = lambda: None
+) -> ComplexArray:
     """Estimate one set of coil-sensitivity maps from undersampled k-space (doi 10.1002/mrm.21691).
 
     The phase of a pixel is shared so that the maps are smooth, and the image has what is left. The result
@@ -44,6 +47,7 @@ def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexAr
     Args:
         kspace: complex64 (coil, rows, columns), centred, zero where it was not sampled, in any unit.
         mask: (1, columns), (rows, 1) or (rows, columns).
+        check: called before every step; what it raises ends the work.
 
     Returns:
         Maps (coil, rows, columns) with unit root sum of squares over the coils; zero for a coil that
@@ -54,7 +58,7 @@ def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexAr
     """
     _check(kspace, mask)
     if mask.shape[0] > mask.shape[1] == 1:
-        transposed = nonlinear_inversion_maps(kspace.swapaxes(-2, -1), mask.T)
+        transposed = nonlinear_inversion_maps(kspace.swapaxes(-2, -1), mask.T, check)
         return np.ascontiguousarray(transposed.swapaxes(-2, -1))
     n_coils, *shape = kspace.shape
     coarse = [min(n, COARSE_GRID) for n in shape]
@@ -67,7 +71,7 @@ def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexAr
         )
     centre /= largest
     matrix = compression_matrix(centre, min(n_coils, MAX_VIRTUAL_COILS))
-    coefficients = _invert(np.tensordot(matrix, centre, 1), centre_mask)
+    coefficients = _invert(np.tensordot(matrix, centre, 1), centre_mask, check)
     coefficients = np.tensordot(matrix.conj().T, coefficients, 1)
     coefficients[~centre.any(axis=(1, 2))] = 0
     along_rows, along_columns = (
@@ -140,7 +144,7 @@ class JointModel:
         return kspace
 
 
-def _invert(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
+def _invert(kspace: ComplexArray, mask: BoolArray, check: Callable[[], None]) -> ComplexArray:
     """Return the Fourier coefficients (coil, m, n) of the maps: the iteratively regularised Gauss-Newton.
 
     Equation 5 of the paper, where the regularisation draws towards zero, so that the image vanishes where
@@ -156,6 +160,7 @@ def _invert(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
     image, coefficients = model.split(point)
     image[:] = 1
     for step in range(N_STEPS):
+        check()
         regularisation = np.float32(0.5**step)
         gradient = model.adjoint(data - model.measure(point))
         gradient -= regularisation * point

@@ -195,7 +195,8 @@ class Reconstructor:
     ) -> RunningMoments:
         """Return the moments of the samples' images, in units of k-space, of each set of maps."""
         moments = RunningMoments(batch.shape)
-        support, starts = _support(batch), start_images(batch, self.plan)
+        check = (lambda: None) if on_step is None else (lambda: on_step(0))
+        support, starts = _support(batch), start_images(batch, self.plan, check)
         for first in range(0, self.samples, self._samples_at_once):
             samples = range(first, min(first + self._samples_at_once, self.samples))
             on_grid = self._put_on_grid(batch, starts, samples)

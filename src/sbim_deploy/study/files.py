@@ -21,6 +21,7 @@ from sbim_deploy.study.folders import FolderFiles, list_folder
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 64 * 1024**2
 SUFFIX = ".h5"
+STREAM_SUFFIX = ".mrd"
 
 REPORT_NAME = "study.json"
 FORMAT_VERSION = 1

@@ -14,6 +14,7 @@ from sbim_deploy.kspace.arrays import names_kspace
 from sbim_deploy.kspace.cfl import CflMaps, is_cfl
 from sbim_deploy.kspace.sources import KSPACE, SUFFIXES, is_plain_hdf5
 from sbim_deploy.mrd.file import is_mrd
+from sbim_deploy.mrd.recording import is_recording
 from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
 from sbim_deploy.results.image_files import find_images
@@ -62,6 +63,8 @@ def why_left_out(path: Path) -> str | None:
             return _of_cfl(path)
         if is_yardl(path):
             return _of_version_2(path)
+        if is_recording(path):
+            return None
         if path.suffix.lower() == ".bin":
             return "is no MRD version 2 stream"
         if not is_array_file(path):
