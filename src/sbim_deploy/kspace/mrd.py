@@ -325,7 +325,6 @@ class MrdKspace:
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
             "assumed": [
-                *self._file.remarks,
                 *self._index.remarks,
                 *self._assembler.noise.remarks(self.n_coils),
                 *self._assembler.sign_remarks,

@@ -147,6 +147,7 @@ class Worker:
                 pass
             except DeviceLostError as error:
                 job.error = self.lost = error
+                self._fall_back(job)
             except Exception as error:
                 job.error = error
                 self._fall_back(job)
