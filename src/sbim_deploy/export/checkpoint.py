@@ -61,7 +61,7 @@ class LoadedNetwork:
     """A network with the weights that were chosen, and where it came from.
 
     ``network`` maps x (n, channels, H, W) and sigma (n,) to the score; H and W are multiples of
-    ``size_multiple``.
+    ``size_multiple``. ``image_scale`` is the 99th percentile that the images of its training had.
     """
 
     network: nn.Module
@@ -70,6 +70,7 @@ class LoadedNetwork:
     ema: bool
     size_multiple: int
     levels: NoiseLevels
+    image_scale: float = 1.0
 
 
 def weights_file(path: Path) -> Path:
