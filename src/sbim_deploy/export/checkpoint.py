@@ -175,10 +175,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: not a checkpoint of tensors alone (loaded with weights_only, so that no code "
-            "in it can run)"
+            "in it can run); where you trust it, save its network.state_dict() in its own environment, as "
+            "docs/networks.md shows, and export that"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise InputError(f"{path}: truncated or not a PyTorch checkpoint") from error
+    if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
+        # As InverseBench saves it: {"net", "ema", "optimizer", "step"}.
+        content = [content["net"], content.get("optimizer"), 0, content.get("step"), content.get("ema")]
     if isinstance(content, Mapping) and content and all(map(torch.is_tensor, content.values())):
         return Checkpoint(_without_prefix(content), None, {}, 0, 0)
     if not isinstance(content, list) or len(content) < 4 or not isinstance(content[0], Mapping):

@@ -57,8 +57,12 @@ def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:
     )
 
 
-def doubts_of_model(noise_left: Mapping[str, float]) -> tuple[Fault, ...]:
-    """Return why every image of a model is doubtful, from the share of the noise that it leaves, by level."""
+def doubts_of_model(
+    noise_left: Mapping[str, float], better_image_scale: float | None = None
+) -> tuple[Fault, ...]:
+    """Return why every image of a model is doubtful: the noise that it leaves, by level, or its image scale."""
+    if better_image_scale is not None:
+        return (Fault("image scale", f"the model {wrong_scale(better_image_scale)}", False),)
     if not (found := levels_without_gain(noise_left)):
         return ()
     message = (
@@ -66,6 +70,14 @@ def doubts_of_model(noise_left: Mapping[str, float]) -> tuple[Fault, ...]:
         "images: check the checkpoint that it was exported from"
     )
     return (Fault("no prior", message, False),)
+
+
+def wrong_scale(better: float) -> str:
+    """Return what is wrong with the scale of the images that a model is given, and the way out."""
+    return (
+        "removes clearly more noise from brain slices of another scale than that which it was exported with: "
+        f"export it again with --image-scale {better:g}, or with the scale of its training"
+    )
 
 
 def doubts_of_plan(plan: Plan) -> tuple[Fault, ...]:
