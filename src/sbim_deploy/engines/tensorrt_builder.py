@@ -194,7 +194,10 @@ def build_engine(
     if monitor.stopped_by is not None:
         raise monitor.stopped_by
     if serialised is None:
-        raise InputError(f"{network.path}: TensorRT cannot build it: {take_errors(trt)}")
+        reason = take_errors(trt)
+        # Attention takes memory with the square of the pixels of the greatest size.
+        way_out = "; narrow --size and --batch" if "OutOfMemory" in reason else ""
+        raise InputError(f"{network.path}: TensorRT cannot build it: {reason}{way_out}")
     on_progress(1.0)
     return serialised, bytes(config.get_timing_cache().serialize()) if has_timing_cache else b""
 
