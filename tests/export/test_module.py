@@ -122,7 +122,7 @@ class ToOneChannel(nn.Module):
         ((Halving(1), "score", (0.1,)), "sigmas is .*expected noise levels above 0, two of them or more"),
         ((Halving(1), "score", (0, 1)), "expected noise levels above 0"),
         ((Halving(1), "score", "all"), "sigmas is all: expected noise levels"),
-        ((Halving(1), "epsilon", (1, 1)), "lie too close together|do not fall|expected sigma_begin"),
+        ((Halving(1), "epsilon", (1, 1)), "expected sigma_begin > sigma_end"),
         ((lambda x, s: x, "score", (0.1, 1)), "module is a function: expected a torch.nn.Module"),
     ],
 )
@@ -176,14 +176,14 @@ def test_a_function_on_the_python_path_makes_a_model_that_reconstructs(cli, prio
         ("def make():\n    return 1 / 0", "own_prior:make", "calling it failed: ZeroDivisionError"),
         ("def make():\n    return 3", "own_prior:make", "returned int: expected a mapping"),
         ("def make():\n    return {'module': 3}", "own_prior:make", "returned a mapping of ['module']: expected"),
-        (FACTORY.replace("(80", "1}, {2: (80"), "own_prior:make", "importing it failed: SyntaxError|returned"),
+        ("def make():", "own_prior:make", "importing it failed: SyntaxError"),
     ],
 )
 def test_a_function_that_makes_none_is_one_line(cli, prior, tmp_path, text, name, message):
     prior(text)
     done = cli("export", "--module", name, "-o", tmp_path / "model")
     assert done.code == 2
-    assert any(part in done.error_line for part in message.split("|"))
+    assert message in done.error_line
 
 
 @pytest.mark.parametrize(

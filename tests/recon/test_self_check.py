@@ -82,6 +82,13 @@ def test_a_model_that_removes_no_noise_makes_every_image_doubtful():
     assert doubts_of_model({"sigma 0.1": 0.4}) == doubts_of_model({}) == ()
 
 
+def test_a_model_of_another_image_scale_makes_every_image_doubtful_with_the_way_out():
+    for noise_left in ({"sigma 0.1": 0.8}, {"sigma 0.1": 1.2}):
+        (doubt,) = doubts_of_model(noise_left, better_image_scale=0.25)
+        assert (doubt.kind, doubt.fatal) == ("image scale", False)
+        assert "export it again with --image-scale 0.25" in doubt.message
+
+
 def test_the_faults_of_the_samples_come_first(problem):
     faulty = replace(problem, faults=(Fault("clipped samples", "they are clipped", False),))
     assert kinds(faulty, IMAGE) == ["clipped samples"]
