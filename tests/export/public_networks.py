@@ -53,10 +53,14 @@ GRIDS = ((16, 24), (32, 16))
 
 
 def draw(name: str, *shape: int) -> torch.Tensor:
-    """A tensor that depends on its name alone: norms near 1, what sums over inputs so that variances stay."""
+    """A tensor that depends on its name alone: norms near 1, and what sums over inputs keeps their scale.
+
+    Half of it in convolutions: a network that is all noise would multiply rounding errors.
+    """
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if len(shape) > 1:
-        return torch.from_numpy(values) / float(np.sqrt(np.prod(shape[1:])))
+        gain = 1.0 if "qkv" in name else 0.5
+        return gain * torch.from_numpy(values) / float(np.sqrt(np.prod(shape[1:])))
     return 0.1 * torch.from_numpy(values) + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
 
 
