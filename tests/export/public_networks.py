@@ -67,7 +67,9 @@ def draw(name: str, *shape: int) -> torch.Tensor:
 def loaded(kind: str, weights: dict[str, torch.Tensor] | None = None):
     """The network, with drawn weights."""
     load = load_guided_diffusion if kind == "UNetModel" else load_edm
-    return load(CONFIGS[kind], drawn_weights(kind) if weights is None else weights, False, Path("c"), Path("w"))
+    return load(
+        CONFIGS[kind], drawn_weights(kind) if weights is None else weights, False, Path("c"), Path("w")
+    )
 
 
 def drawn_weights(kind: str) -> dict[str, torch.Tensor]:

@@ -3,7 +3,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from public_networks import CONFIGS, GRIDS, OUTPUTS, SIGMAS, drawn_weights, inputs, loaded, score_name, write_checkpoint
+from public_networks import (
+    CONFIGS,
+    GRIDS,
+    OUTPUTS,
+    SIGMAS,
+    drawn_weights,
+    inputs,
+    loaded,
+    score_name,
+    write_checkpoint,
+)
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.load import load_network
@@ -64,7 +74,12 @@ def test_options_are_read_from_inversebenchs_yaml_and_from_edms_training_options
     import yaml
 
     path = tmp_path / "config.yaml"
-    options = {**CONFIGS["SongUNet"], "_target_": "models.precond.EDMPrecond", "dropout": 0.1, "use_fp16": True}
+    options = {
+        **CONFIGS["SongUNet"],
+        "_target_": "models.precond.EDMPrecond",
+        "dropout": 0.1,
+        "use_fp16": True,
+    }
     path.write_text(yaml.safe_dump({"data": {"image_size": [320, 320]}, key: options}))
     assert load_network(checkpoint, path).architecture == "SongUNet"
 

@@ -175,7 +175,11 @@ def test_a_function_on_the_python_path_makes_a_model_that_reconstructs(cli, prio
         ("1 / 0", "own_prior:make", "importing it failed: ZeroDivisionError: division by zero"),
         ("def make():\n    return 1 / 0", "own_prior:make", "calling it failed: ZeroDivisionError"),
         ("def make():\n    return 3", "own_prior:make", "returned int: expected a mapping"),
-        ("def make():\n    return {'module': 3}", "own_prior:make", "returned a mapping of ['module']: expected"),
+        (
+            "def make():\n    return {'module': 3}",
+            "own_prior:make",
+            "returned a mapping of ['module']: expected",
+        ),
         ("def make():", "own_prior:make", "importing it failed: SyntaxError"),
     ],
 )

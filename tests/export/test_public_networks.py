@@ -56,7 +56,9 @@ def test_its_graph_is_the_network_in_the_runtimes_units(kind, model, backend):
         assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(other)
 
 
-@pytest.mark.parametrize(("sampler", "backend"), [("dds", "onnxruntime"), ("dds", "openvino"), ("sbim", "openvino")])
+@pytest.mark.parametrize(
+    ("sampler", "backend"), [("dds", "onnxruntime"), ("dds", "openvino"), ("sbim", "openvino")]
+)
 def test_a_scan_is_reconstructed_with_it_and_doubted(cli, model, simulated, tmp_path, sampler, backend):
     arguments = ("--model", model.folder, "--sampler", sampler, "--steps", 4, "--slices", "0:1")
     done = cli("recon", simulated, "-o", tmp_path / "out.h5", "--backend", backend, *arguments)

@@ -46,7 +46,9 @@ def export(
     if (checkpoint is None) == (module is None):
         raise InputError("expected a checkpoint, or --module and none: name one of them")
     if module is not None and (config, ema, dtype, opset) != (None, None, "fp32", None):
-        raise InputError("--module makes a whole network in fp32: leave --config, --ema, --dtype, --opset out")
+        raise InputError(
+            "--module makes a whole network in fp32: leave --config, --ema, --dtype, --opset out"
+        )
     with needs("export"):
         from sbim_deploy.export.model import export_model
         from sbim_deploy.export.module import export_from_factory

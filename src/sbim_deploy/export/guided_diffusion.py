@@ -48,7 +48,10 @@ class ResidualBlock(nn.Module):
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(n_embedding, 2 * n_out))
         self.out_layers = nn.Sequential(
             # Its third place is the dropout's, which only training has.
-            nn.GroupNorm(N_GROUPS, n_out), nn.SiLU(), nn.Identity(), nn.Conv2d(n_out, n_out, 3, padding=1)
+            nn.GroupNorm(N_GROUPS, n_out),
+            nn.SiLU(),
+            nn.Identity(),
+            nn.Conv2d(n_out, n_out, 3, padding=1),
         )
         self.skip_connection = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 

@@ -155,9 +155,7 @@ def _falling(sigmas: Sequence[float]) -> Sigmas:
     except (TypeError, ValueError):
         falling = np.empty(0)
     if falling.ndim != 1 or falling.size < 2 or not (np.isfinite(falling).all() and falling[-1] > 0):
-        raise InputError(
-            f"sigmas is {str(sigmas)[:60]}: expected noise levels above 0, two of them or more"
-        )
+        raise InputError(f"sigmas is {str(sigmas)[:60]}: expected noise levels above 0, two of them or more")
     return falling
 
 

@@ -139,9 +139,7 @@ def in_runtime_units(loaded: LoadedNetwork, image_scale: float) -> LoadedNetwork
         loaded,
         network=ScaledScore(loaded.network, image_scale).eval(),
         # The step of Langevin dynamics is given at the smallest level, and grows with sigma^2.
-        config=replace(
-            config, sigma_begin=begin, sigma_end=end, step_lr=config.step_lr / image_scale**2
-        ),
+        config=replace(config, sigma_begin=begin, sigma_end=end, step_lr=config.step_lr / image_scale**2),
         levels=replace(
             levels,
             sigma_begin=begin,

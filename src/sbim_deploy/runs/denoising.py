@@ -42,9 +42,7 @@ def measure_noise_left(
     return {f"sigma {sigma:g}": _noise_left(score, images, sigma) for sigma in sigmas}
 
 
-def find_better_scale(
-    score: Score, channels: int, size_multiple: int, levels: NoiseLevels
-) -> float | None:
+def find_better_scale(score: Score, channels: int, size_multiple: int, levels: NoiseLevels) -> float | None:
     """Return the factor by which images should be brighter for a network to remove clearly more of the noise.
 
     Images and noise are both scaled, so that the task is the same. Most networks denoise images of half their
