@@ -1,8 +1,8 @@
-"""Narrow networks of the kinds that MRI priors are published in, with weights that are drawn, and their outputs.
+"""Narrow networks of the kinds that MRI priors are published in, with drawn weights, and their outputs.
 
-``public_networks.npz`` holds what the networks of ``export/edm.py`` and ``export/guided_diffusion.py`` gave in double
-precision when they had just been compared with the public classes themselves: EDMPrecond around DhariwalUNet and
-SongUNet to 4e-8, guided-diffusion's UNetModel to 1.5e-6, whose norms compute in single precision.
+``public_networks.npz`` holds what the networks of ``export/edm.py`` and ``export/guided_diffusion.py`` gave
+in double precision when they had just been compared with the public classes themselves: EDMPrecond around
+DhariwalUNet and SongUNet to 4e-8, guided-diffusion's UNetModel to 1.5e-6, whose norms are in single precision.
 
     python tests/export/public_networks.py tests/export/public_networks.npz   # after such a comparison alone
 """
@@ -73,7 +73,7 @@ def loaded(kind: str, weights: dict[str, torch.Tensor] | None = None):
 
 
 def drawn_weights(kind: str) -> dict[str, torch.Tensor]:
-    """Weights by the names that the public classes give them, with the filters that EDM's keep beside them."""
+    """Weights by the names of the public classes, with the filters that those of EDM keep beside them."""
     shapes = json.loads(OUTPUTS.with_suffix(".json").read_text())[kind]
     box = torch.full((1, 1, 2, 2), 0.25)
     return {name: box if name.endswith("filter") else draw(name, *shape) for name, shape in shapes.items()}

@@ -7,8 +7,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.load import load_network
 from sbim_deploy.export.precision import in_precision
 from sbim_deploy.export.scores import DenoisedScore, ScaledScore, attend, in_runtime_units
-from sbim_deploy.models.folder import prior_of
-from sbim_deploy.models.folder import SamplingDefaults
+from sbim_deploy.models.folder import SamplingDefaults, prior_of
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 
 
@@ -57,7 +56,7 @@ def test_in_the_runtimes_units_levels_are_scaled_and_langevin_steps_stay(tmp_pat
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e9])
 def test_a_scale_that_is_none_is_refused(tmp_path, config_path, scale):
     loaded = load_network(write_random_checkpoint(tmp_path / "c.pth", "NCSNv2"), config_path)
-    with pytest.raises(InputError, match="image scale is .*: expected a number above 0"):
+    with pytest.raises(InputError, match=r"image scale is .*: expected a number above 0"):
         in_runtime_units(loaded, scale)
 
 

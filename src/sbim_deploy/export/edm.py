@@ -169,8 +169,9 @@ class EdmUNet(nn.Module):
         norm, conv = GroupNorm(here, family.norm_eps), nn.Conv2d(here, channels, 3, padding=1)
         self.last = ("out_norm", "out_conv")
         if song:
-            self.last = tuple(f"dec.{grids[0]}x{grids[0]}_aux_{kind}" for kind in ("norm", "conv"))
-            self.dec[self.last[0][4:]], self.dec[self.last[1][4:]] = norm, conv
+            finest = f"{grids[0]}x{grids[0]}"
+            self.dec[f"{finest}_aux_norm"], self.dec[f"{finest}_aux_conv"] = norm, conv
+            self.last = (f"dec.{finest}_aux_norm", f"dec.{finest}_aux_conv")
         else:
             self.out_norm, self.out_conv = norm, conv
 
@@ -281,7 +282,7 @@ def load_edm(
 
 
 def _without_filters(weights: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
-    """Return the parameters alone: the filters of the changes of grid are fixed, and of 2 x 2 equal values."""
+    """Return the parameters alone: the filters that change the grid are fixed, and 2 x 2 means."""
     parameters = {}
     for name, tensor in weights.items():
         if name.endswith(".resample_filter"):

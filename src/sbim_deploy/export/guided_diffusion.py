@@ -91,7 +91,7 @@ class Attention(nn.Module):
         return total
 
 
-class Stage(nn.Sequential):
+class Stage(nn.ModuleList):
     """Layers in a row, of which the residual blocks hear the step."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class GuidedDiffusionUNet(nn.Module):
             nn.Linear(width, n_embedding), nn.SiLU(), nn.Linear(n_embedding, n_embedding)
         )
         here = width * factors[0]
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(self.channels, here, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Stage([nn.Conv2d(self.channels, here, 3, padding=1)])])
         widths = [here]
         for level, factor in enumerate(factors):
             for _ in range(n_blocks):
@@ -131,13 +131,13 @@ class GuidedDiffusionUNet(nn.Module):
                 here = factor * width
                 if 1 << level in attending:
                     layers.append(attention(here))
-                self.input_blocks.append(Stage(*layers))
+                self.input_blocks.append(Stage(layers))
                 widths.append(here)
             if level < len(factors) - 1:
-                self.input_blocks.append(Stage(ResidualBlock(here, here, n_embedding, "down")))
+                self.input_blocks.append(Stage([ResidualBlock(here, here, n_embedding, "down")]))
                 widths.append(here)
         self.middle_block = Stage(
-            ResidualBlock(here, here, n_embedding), attention(here), ResidualBlock(here, here, n_embedding)
+            [ResidualBlock(here, here, n_embedding), attention(here), ResidualBlock(here, here, n_embedding)]
         )
         self.output_blocks = nn.ModuleList()
         for level, factor in reversed([*enumerate(factors)]):
@@ -148,7 +148,7 @@ class GuidedDiffusionUNet(nn.Module):
                     layers.append(attention(here))
                 if level and index == n_blocks:
                     layers.append(ResidualBlock(here, here, n_embedding, "up"))
-                self.output_blocks.append(Stage(*layers))
+                self.output_blocks.append(Stage(layers))
         n_out = self.channels * (2 if options.get("learn_sigma", False) else 1)
         self.out = nn.Sequential(
             nn.GroupNorm(N_GROUPS, here), nn.SiLU(), nn.Conv2d(here, n_out, 3, padding=1)

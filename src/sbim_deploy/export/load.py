@@ -50,7 +50,7 @@ def load_network(path: Path, config_path: Path | None = None, ema: bool | None =
 
 
 def _edm_options(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return an EDMPrecond's options: the document, its ``model`` (InverseBench), or its ``network_kwargs``."""
+    """Return an EDMPrecond's options: the document, its ``model`` (InverseBench) or ``network_kwargs``."""
     for options in (stored, stored.get("model"), stored.get("network_kwargs")):
         if isinstance(options, dict) and "model_type" in options:
             return options

@@ -134,8 +134,8 @@ def export_model(
 
     ``checkpoint_path`` is a checkpoint with its YAML, or a folder that diffusers wrote, without.
     ``dtype`` is the convolutions' precision: fp32, fp16 or bf16, see :mod:`sbim_deploy.export.precision`.
-    ``announce`` is told what begins, once the input is known to be good. ``image_scale`` is the 99th percentile
-    of the magnitude of the images that the network was trained on.
+    ``announce`` is told what begins, once the input is known to be good. ``image_scale`` is the 99th
+    percentile of the magnitude of the images that the network was trained on.
 
     An older model folder of this name is replaced, once the new one is whole.
 

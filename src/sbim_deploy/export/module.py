@@ -197,8 +197,8 @@ def _find_size_multiple(score: nn.Module, channels: int, sigma: float) -> int:
             return multiple
         said = f"it returns {tuple(got.shape)} for an image of {shape}"
     raise InputError(
-        f"the module takes images of no size of multiples of 1 to {MULTIPLES[-1]}: {said}; give size_multiple, "
-        "or see that it is called with x (n, channels, H, W) and a level (n,)"
+        f"the module takes images of no size of multiples of 1 to {MULTIPLES[-1]}: {said}; give "
+        "size_multiple, or see that it is called with x (n, channels, H, W) and a level (n,)"
     )
 
 

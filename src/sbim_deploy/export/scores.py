@@ -1,4 +1,4 @@
-"""From what a network predicts to the score s(x, sigma) that the samplers take, in the units of the runtime."""
+"""From what a network predicts to the score s(x, sigma) that the samplers take, in the runtime's units."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:
 def doubts_of_model(
     noise_left: Mapping[str, float], better_image_scale: float | None = None
 ) -> tuple[Fault, ...]:
-    """Return why every image of a model is doubtful: the noise that it leaves, by level, or its image scale."""
+    """Return why every image of a model is doubtful: the noise that it leaves, by level, or its scale."""
     if better_image_scale is not None:
         return (Fault("image scale", f"the model {wrong_scale(better_image_scale)}", False),)
     if not (found := levels_without_gain(noise_left)):
