@@ -1,8 +1,8 @@
 """Narrow networks of the kinds that MRI priors are published in, with drawn weights, and their outputs.
 
 ``public_networks.npz`` holds what the networks of ``export/edm.py`` and ``export/guided_diffusion.py`` gave
-in double precision when they had just been compared with the public classes themselves: EDMPrecond around
-DhariwalUNet and SongUNet to 4e-8, guided-diffusion's UNetModel to 1.5e-6, whose norms are in single precision.
+in double precision when just compared with the public classes themselves: EDMPrecond around DhariwalUNet and
+SongUNet to 4e-8, and guided-diffusion's UNetModel, whose norms are in single precision, to 1.5e-6.
 
     python tests/export/public_networks.py tests/export/public_networks.npz   # after such a comparison alone
 """

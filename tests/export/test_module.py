@@ -180,7 +180,7 @@ def test_a_function_on_the_python_path_makes_a_model_that_reconstructs(cli, prio
             "own_prior:make",
             "returned a mapping of ['module']: expected",
         ),
-        ("def make():", "own_prior:make", "importing it failed: SyntaxError"),
+        ("def make(:", "own_prior:make", "importing it failed: SyntaxError"),
     ],
 )
 def test_a_function_that_makes_none_is_one_line(cli, prior, tmp_path, text, name, message):
