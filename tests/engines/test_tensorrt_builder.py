@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sbim_deploy.engines import tensorrt_builder
 from sbim_deploy.engines.tensorrt_builder import (
     BuildSettings,
     Range,
@@ -108,6 +109,14 @@ def test_a_build_that_fails_says_why(trt, tmp_path):
     network = parse_graph(trt, path)
     huge = {**RANGES, "h": Range(2**20, 2**20, 2**20), "w": Range(2**20, 2**20, 2**20)}
     with pytest.raises(InputError, match=r"TensorRT cannot build it: .*"):
+        build_engine(network, huge, BuildSettings(89), lambda _: None)
+
+
+def test_a_build_that_takes_too_much_memory_says_the_way_out(trt, tmp_path, monkeypatch):
+    network = parse_graph(trt, write_graph(tmp_path / "g.onnx", onnx.TensorProto.FLOAT))
+    huge = {**RANGES, "h": Range(2**20, 2**20, 2**20), "w": Range(2**20, 2**20, 2**20)}
+    monkeypatch.setattr(tensorrt_builder, "take_errors", lambda trt: "Error Code 2: OutOfMemory")
+    with pytest.raises(InputError, match="OutOfMemory; narrow --size and --batch"):
         build_engine(network, huge, BuildSettings(89), lambda _: None)
 
 
