@@ -61,15 +61,16 @@ def doubts_of_model(
     noise_left: Mapping[str, float], better_image_scale: float | None = None
 ) -> tuple[Fault, ...]:
     """Return why every image of a model is doubtful: the noise that it leaves, by level, or its scale."""
+    faults: tuple[Fault, ...] = ()
     if better_image_scale is not None:
-        return (Fault("image scale", f"the model {wrong_scale(better_image_scale)}", False),)
+        faults = (Fault("image scale", f"the model {wrong_scale(better_image_scale)}", False),)
     if not (found := levels_without_gain(noise_left)):
-        return ()
+        return faults
     message = (
         f"the model leaves the noise in brain slices ({'; '.join(found)}), so that it is no prior for "
         "images: check the checkpoint that it was exported from"
     )
-    return (Fault("no prior", message, False),)
+    return (*faults, Fault("no prior", message, False))
 
 
 def wrong_scale(better: float) -> str:
