@@ -69,7 +69,7 @@ class LoadedNetwork:
     """A network with the weights that were chosen, and where it came from.
 
     ``network`` maps x (n, channels, H, W) and sigma (n,) to the score; H and W are multiples of
-    ``size_multiple``.
+    ``size_multiple``. ``image_scale`` is the 99th percentile that the images of its training had.
     """
 
     network: nn.Module
@@ -78,6 +78,7 @@ class LoadedNetwork:
     ema: bool
     size_multiple: int
     levels: NoiseLevels
+    image_scale: float = 1.0
 
 
 def weights_file(path: Path) -> Path:
@@ -182,10 +183,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: not a checkpoint of tensors alone (loaded with weights_only, so that no code "
-            "in it can run)"
+            "in it can run); where you trust it, save its network.state_dict() in its own environment, as "
+            "docs/networks.md shows, and export that"
         ) from error
     except Exception as error:  # whatever the unpickler meets in it
         raise InputError(f"{path}: truncated or not a PyTorch checkpoint") from error
+    if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
+        # As InverseBench saves it: {"net", "ema", "optimizer", "step"}.
+        content = [content["net"], content.get("optimizer"), 0, content.get("step"), content.get("ema")]
     if isinstance(content, Mapping) and content and all(map(torch.is_tensor, content.values())):
         return Checkpoint(_state_dict(content, path), None, {}, 0, 0)
     if not isinstance(content, list) or len(content) < 4 or not isinstance(content[0], Mapping):

@@ -138,6 +138,10 @@ class ModelManifest:
     error of the score at three levels, the NRMSE and the SSIM of an image. ``graphs`` are by the names of
     their files without the suffix. ``noise_left`` is the share of the noise that the network leaves in
     images, by level; it is empty where that was not measured.
+
+    Graphs and levels are of images whose 99th percentile is 1. The network was trained where it is
+    ``image_scale``, by which the graphs multiply what comes in; ``better_image_scale`` is where it removes
+    clearly more of the noise than at that, None where there is none.
     """
 
     format_version: int
@@ -164,6 +168,8 @@ class ModelManifest:
     ]
     graphs: Mapping[FileName, GraphEntry]
     noise_left: Mapping[Line, Number] = field(default_factory=dict)
+    image_scale: Positive = 1.0
+    better_image_scale: Positive | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError for a start beyond the last level, and files that are not those of the graphs."""

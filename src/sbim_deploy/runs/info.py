@@ -121,6 +121,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "training_data": manifest.training_data,
         "intended_use": manifest.intended_use,
         "size_multiple": manifest.size_multiple,
+        "image_scale": manifest.image_scale,
         "files": {name: entry.bytes for name, entry in manifest.files.items()},
         "digest": model.digest,
         "checksums": "match",
