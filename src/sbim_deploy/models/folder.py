@@ -47,7 +47,6 @@ Levels = Annotated[int, whole(2, 100_000)]
 Channels = Annotated[int, whole(1, 64)]
 # Wider than any published network by far; what is read decides what is allocated.
 Width = Annotated[int, whole(1, 1024)]
-Architecture = Annotated[str, one_of("NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest", "UNet2DModel")]
 Precision = Annotated[str, one_of("float32", "float16", "bfloat16")]
 FileName = Annotated[
     str,
@@ -146,7 +145,7 @@ class ModelManifest:
 
     format_version: int
     name: Annotated[Line, Meta(min_length=1)]
-    architecture: Architecture
+    architecture: Line
     ngf: Width
     channels: Channels
     size_multiple: Annotated[int, whole(1, 512)]
