@@ -98,11 +98,13 @@ class ImageOptions:
         Raises:
             InputError: one of them is none, or they do not go together.
         """
-        from sbim_deploy.mrd.identity import parse_identity_mode
+        from sbim_deploy.io.documents import find_named
+        from sbim_deploy.mrd.identity import IdentityMode
         from sbim_deploy.runs.outputs import ImageSettings
 
         salt = None if self.salt is None else _read_secret(self.salt)
-        return ImageSettings(parse_identity_mode(self.identity), salt, self.keep_grid, self.scale)
+        mode = find_named(IdentityMode, self.identity, "identity")
+        return ImageSettings(mode, salt, self.keep_grid, self.scale)
 
 
 @dataclass(frozen=True)

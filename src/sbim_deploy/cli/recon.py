@@ -148,7 +148,8 @@ def recon(
     Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
     cannot be read does not stop the others, and study.json in the output folder tells what became of each.
     """
-    from sbim_deploy.mrd.orientation import parse_orientation
+    from sbim_deploy.io.documents import find_named
+    from sbim_deploy.mrd.orientation import Orientation
     from sbim_deploy.runs.settings import ReconSettings
 
     classical = _parse_method(method, sampling)
@@ -163,7 +164,7 @@ def recon(
         map_method=map_method,
         map_sets=map_sets,
         noise=noise,
-        orientation=parse_orientation(orientation),
+        orientation=find_named(Orientation, orientation, "orientation"),
         slices=options.parse_slices(slices),
         batch=batch,
         backend=options.backend_at(backend, url, device),

@@ -73,13 +73,15 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
-        from sbim_deploy.mrd.identity import parse_identity_mode
-        from sbim_deploy.mrd.orientation import parse_orientation
+        from sbim_deploy.io.documents import find_named
+        from sbim_deploy.mrd.identity import IdentityMode
+        from sbim_deploy.mrd.orientation import Orientation
+        from sbim_deploy.recon.classical import Classical
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
         from sbim_deploy.serving.parameters import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_fallback
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback
 
     settings = ServeSettings(
         host=host,
@@ -92,9 +94,9 @@ def serve(
         max_message_bytes=int(max_message * MIB),
         max_memory_bytes=int(max_memory * GIB),
         deadline_s=deadline,
-        fallback=parse_fallback(fallback),
-        orientation=parse_orientation(orientation),
-        identity=parse_identity_mode(identity),
+        fallback=find_named(Classical, fallback, "fallback"),
+        orientation=find_named(Orientation, orientation, "orientation"),
+        identity=find_named(IdentityMode, identity, "identity"),
         keep_grid=keep_grid,
         gadgetron=gadgetron,
         save_raw=save_raw,

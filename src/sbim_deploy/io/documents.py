@@ -13,6 +13,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
@@ -39,6 +40,7 @@ MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**53
 MAX_FAULTS = 3
 MAX_NAMES = 20
+MAX_NAME_SHOWN = 40
 ESCAPED_SURROGATE = "\\ud"
 
 
@@ -78,6 +80,7 @@ Line = Annotated[
 ]
 
 T = TypeVar("T")
+Named = TypeVar("Named", bound=StrEnum)
 
 
 def parse_object(
@@ -318,3 +321,16 @@ _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 60, 60, 
 def _shown(value: object) -> str:
     # A short YAML can hold a list that is endless when it is written out.
     return _short.repr(value)
+
+
+def find_named(kind: type[Named], text: str, what: str) -> Named:
+    """Return the member of an enumeration that a name stands for; ``what`` it is the error says.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(kind)
+        raise InputError(f"unknown {what} {text[:MAX_NAME_SHOWN]!r}: expected one of {known}") from None

@@ -70,18 +70,6 @@ class ServeSettings:
                 raise InputError(f"max {name} is {size} bytes: expected at least 1 MiB")
 
 
-def parse_fallback(text: str) -> Classical:
-    """Return the method of the images that are sent in place of those that failed, by its name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    try:
-        return Classical(text)
-    except ValueError:
-        raise InputError(f"unknown fallback {text!r}: expected one of {', '.join(Classical)}") from None
-
-
 def is_loopback(host: str) -> bool:
     """Tell whether a host is this machine alone."""
     if host == "localhost":
