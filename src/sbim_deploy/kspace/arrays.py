@@ -25,9 +25,10 @@ from sbim_deploy.io.layouts import (
     layout_of_sizes,
     named_layout,
 )
+from sbim_deploy.kspace.bare import BareKspace
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.orientation import conjugation_remark
-from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import BoolArray, ComplexArray, Vector
 
 KSPACE_NAMES = ("kspace", "ksp", "k_space", "k-space", "kdata", "data")
 MAPS_NAMES = ("s_maps", "maps", "mps", "sens", "sensitivities", "csm", "coil_maps")
@@ -36,7 +37,7 @@ MASK_NAME = "mask"
 _ITEM_BYTES = 8
 
 
-class ArrayKspace:
+class ArrayKspace(BareKspace):
     """k-space in an open file of arrays; use it in a ``with`` statement.
 
     What is zero in every coil was not sampled, where there is no array ``mask`` beside it.
@@ -86,18 +87,6 @@ class ArrayKspace:
         own = None if self._mask is None else self._mask.of_slice(index)
         kspace = kspace if own is None else kspace * own
         return kspace.conj() if self.conjugated else kspace
-
-    def read_calibration(self, index: int) -> ComplexArray | None:
-        """Return None: the lines to estimate maps from are in the slice itself."""
-        return None
-
-    def read_noise(self, index: int) -> float | None:
-        """Return None: such a file does not tell the level of its noise."""
-        return None
-
-    def geometry(self, index: int) -> SliceGeometry | None:
-        """Return None: such a file does not say where a slice lies."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types; what was assumed of it stands under ``assumed``."""

@@ -22,8 +22,9 @@ from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.io.layouts import MAX_COILS
 from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.io.raw_data import CFL_CREATOR
+from sbim_deploy.kspace.bare import BareKspace
 from sbim_deploy.mrd.orientation import conjugation_remark
-from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, Vector
 
 SUFFIX = ".cfl"
 N_AXES = 16
@@ -100,7 +101,7 @@ class CflFile:
         return coils
 
 
-class CflKspace(CflFile):
+class CflKspace(BareKspace, CflFile):
     """k-space of BART; what is zero in every coil was not sampled, for there is no mask.
 
     Attributes:
@@ -121,18 +122,6 @@ class CflKspace(CflFile):
         """
         kspace = self.read_coils(index)
         return kspace.conj() if self.conjugated else kspace
-
-    def read_calibration(self, index: int) -> ComplexArray | None:
-        """Return None: the lines to estimate maps from are in the slice itself."""
-        return None
-
-    def read_noise(self, index: int) -> float | None:
-        """Return None: such a file does not tell the level of its noise."""
-        return None
-
-    def geometry(self, index: int) -> SliceGeometry | None:
-        """Return None: BART's files do not say where a slice lies."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""

@@ -39,6 +39,7 @@ from sbim_deploy.io.layouts import (
     Reading,
     named_layout,
 )
+from sbim_deploy.kspace.bare import BareKspace
 from sbim_deploy.kspace.image_grid import image_grid, is_square_crop, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
@@ -46,7 +47,7 @@ from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 from sbim_deploy.mri.combine import resample_maps
 from sbim_deploy.mri.fourier import centre_pad, turned, zero_filled_interpolation
-from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray
 
 COIL_AXES = ("slices", "coils", "rows", "columns")
 SET_AXES = ("slices", "sets", *COIL_AXES[1:])
@@ -54,7 +55,7 @@ IMAGE_AXES = ("slices", "rows", "columns")
 REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
 
 
-class KspaceFile(OpenFile):
+class KspaceFile(BareKspace, OpenFile):
     """An open fastMRI file, checked; use it in a ``with`` statement.
 
     Attributes:
@@ -117,18 +118,6 @@ class KspaceFile(OpenFile):
         shape = (self.n_rows, self.n_columns)
         kspace = kspace if shape == self.stored_shape else centre_pad(kspace, shape)
         return kspace.conj() if self.conjugated else kspace
-
-    def read_calibration(self, index: int) -> ComplexArray | None:
-        """Return None: the lines to estimate maps from are in the slice itself."""
-        return None
-
-    def read_noise(self, index: int) -> float | None:
-        """Return None: such a file does not tell the level of its noise."""
-        return None
-
-    def geometry(self, index: int) -> SliceGeometry | None:
-        """Return None: fastMRI files do not say how the patient lay."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""

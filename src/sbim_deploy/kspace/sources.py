@@ -20,7 +20,7 @@ from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
-from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.file import MrdFile, RawFile, is_mrd
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.mrd.recording import MrdRecording, is_recording
 from sbim_deploy.mrd.version2 import Version2File
@@ -111,32 +111,25 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
         return open_array_kspace(path, reading)
     if is_yardl(path):
         _check_unread(path, "MRD files", reading)
-        return _open_version_2(path)
+        return _kspace_of(Version2File(path))
     if is_twix(path):
         _check_unread(path, "Siemens' raw data", reading)
-        return _open_twix(path)
+        return _kspace_of(TwixFile(path))
     if is_recording(path):
         _check_unread(path, "MRD files", reading)
-        return _open_recording(path)
+        return _kspace_of(MrdRecording(path))
     source = open_as(path, lambda file, path: _source_of(file, path, reading))
     return open_array_kspace(path, reading) if source is None else source
 
 
-def _open_twix(path: Path) -> MrdKspace:
-    file = TwixFile(path)
+def _kspace_of(file: RawFile) -> MrdKspace:
+    """Return open readouts as k-space; what is no k-space is closed."""
     try:
+        if isinstance(file, Version2File):
+            file.check_readouts()
         return MrdKspace(file)
     except BaseException:
-        file.__exit__()
-        raise
-
-
-def _open_recording(path: Path) -> KspaceSource:
-    recording = MrdRecording(path)
-    try:
-        return MrdKspace(recording)
-    except BaseException:
-        recording.close()
+        file.__exit__(None, None, None)
         raise
 
 
@@ -177,18 +170,6 @@ def is_plain_hdf5(file: h5py.File, path: Path) -> bool:
             return dataset is not None and dataset.dtype.names is not None
     called_so = (find_array(file, path, name) for name in names if name.lower() in KSPACE_NAMES)
     return any(each is not None and each.is_complex for each in called_so)
-
-
-def _open_version_2(path: Path) -> MrdKspace:
-    file = Version2File(path)
-    try:
-        if not file.n_readouts:
-            held = ", ".join(f"{count} {kind}" for kind, count in sorted(file.left_out.items())) or "nothing"
-            raise InputError(f"{path}: holds no readouts ({held}), expected raw data; name the scan's stream")
-        return MrdKspace(file)
-    except BaseException:
-        file.__exit__(None, None, None)
-        raise
 
 
 def _check_unread(path: Path, what: str, reading: Reading) -> None:

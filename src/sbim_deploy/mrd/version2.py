@@ -109,6 +109,14 @@ class Version2File:
     ) -> None:
         self._file.close()
 
+    def check_readouts(self) -> None:
+        """Raise InputError, with what there is, for a stream of other things than readouts."""
+        if not self.n_readouts:
+            held = ", ".join(f"{count} {kind}" for kind, count in sorted(self.left_out.items())) or "nothing"
+            raise InputError(
+                f"{self.path}: holds no readouts ({held}), expected raw data; name the scan's stream"
+            )
+
     def read_headers(self, start: int, stop: int) -> NDArray[np.void]:
         """Return the headers, ACQUISITION_HEADER (stop - start,), of the readouts of a range."""
         return self._headers[start:stop]

@@ -18,7 +18,6 @@ from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
-from sbim_deploy.mrd.recording import is_recording
 from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
@@ -44,9 +43,6 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
         return _describe_model(path)
     if is_yardl(path) and reading == GUESSED:
         return _describe_version_2(path)
-    if is_recording(path):
-        with open_source(path, reading) as source:
-            return _describe_open(source)
     is_named = reading == GUESSED and not is_array_file(path) and is_hdf5(path)
     told = _describe_hdf5(path, reading) if is_named else None
     if told is not None:
