@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.yardl import is_yardl
 
 # Raw data of Siemens (.dat), Philips (.raw, .lab, .sin) and GE (.7) are told by their names.
 RAW_SUFFIXES = (".dat", ".raw", ".lab", ".sin", ".7")
@@ -23,8 +24,6 @@ CFL_CREATOR = "sbim-deploy"  # under "# Creator" in the header of arrays that ar
 KSPACE_NAMES = ("kspace", "k_space", "ksp", "rawdata", "raw_data")
 START_BYTES = 128
 STARTS = {
-    b"yardl": "an MRD 2 stream",
-    b'{"yardl"': "an MRD 2 stream",
     **dict.fromkeys((b"\x01\x00", b"\x02\x00", b"\x03\x00"), "an MRD stream, by its first message"),
     b"\x93NUMPY": "an array of NumPy, k-space perhaps",
     b"MATLAB 5.0 MAT-file": "arrays of MATLAB, k-space perhaps",
@@ -60,6 +59,8 @@ def raw_data_in(path: Path) -> str | None:
         raise InputError(
             f"{path}: is damaged, and nothing tells that it is no raw data; remove it, or name another output"
         ) from error
+    if is_yardl(path):
+        return "an MRD 2 stream"
     if _is_twix(start):
         return "Siemens' raw data (twix)"
     return next((what for magic, what in STARTS.items() if start.startswith(magic)), None)
