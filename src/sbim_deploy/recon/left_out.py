@@ -66,6 +66,8 @@ def _spread(
     batch: SliceBatch, kept: SliceBatch, images: ComplexArray, mask: BoolArray, seed: int
 ) -> FloatArray:
     """Return the standard deviation of a white error (slice,) that samples of a mask (slice, ...) tell of."""
+    if not mask.any():
+        return np.zeros(len(mask), dtype=np.float32)
     left_out = Sense(batch.sense.maps, mask)
     noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
     measured = batch.kspace * left_out.mask[..., None, :, :]
