@@ -19,6 +19,7 @@ import scipy.fft
 
 from sbim_deploy.mri.combine import normalise_maps
 from sbim_deploy.mri.compression import compression_matrix
+from sbim_deploy.mri.conjugate_gradients import conjugate_gradients
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
@@ -171,22 +172,14 @@ def _invert(kspace: ComplexArray, mask: BoolArray, check: Callable[[], None]) ->
 
 def _solve(model: JointModel, residual: ComplexArray, regularisation: np.float32) -> ComplexArray:
     """Return (DF^H DF + regularisation)^-1 residual by conjugate gradients; the residual is overwritten."""
-    solution = np.zeros_like(residual)
-    direction = residual.copy()
-    energy = np.vdot(residual, residual).real
-    goal = CG_TOLERANCE**2 * energy
-    for _ in range(MAX_CG_ITERATIONS):
-        if energy <= goal:
-            break
+
+    def normal(direction: ComplexArray) -> ComplexArray:
         applied = model.adjoint(model.derivative(direction))
         applied += regularisation * direction
-        length = np.float32(energy / np.vdot(direction, applied).real)
-        solution += length * direction
-        residual -= length * applied
-        previous, energy = energy, np.vdot(residual, residual).real
-        direction *= np.float32(energy / previous)
-        direction += residual
-    return solution
+        return applied
+
+    goal = CG_TOLERANCE**2 * np.vdot(residual, residual).real
+    return conjugate_gradients(normal, residual, goal, MAX_CG_ITERATIONS)
 
 
 def _sobolev_weights(shape: tuple[int, ...]) -> FloatArray:
