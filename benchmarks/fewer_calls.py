@@ -35,7 +35,8 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_object
 from sbim_deploy.runs.volume import volume_slice
-from sbim_deploy.samplers.choice import PRESETS, SamplerChoice
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import PRESETS
 
 SAMPLERS = {
     "8 calls, zero-filled start": SamplerChoice("dds", steps=8, prior_weight=1.0),

@@ -27,7 +27,7 @@ from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import DEMO_FOLDER, describe_file, load_model, read_manifest, write_manifest
 from sbim_deploy.mri.fourier import centred_fft, centred_ifft
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.api import LoadedModel
+from sbim_deploy.runs.api import LoadedModel
 from sbim_deploy.runs.denoising import measure_noise_left
 from sbim_deploy.samplers.choice import SamplerChoice
 

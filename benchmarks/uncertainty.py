@@ -23,7 +23,8 @@ from sbim_deploy.mri.fourier import centred_ifft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.grid import stack_slices
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.uncertainty import conditional_variance
 from sbim_deploy.runs.coverage import OBJECT_FRACTION
 from sbim_deploy.runs.evaluate import score

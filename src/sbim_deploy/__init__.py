@@ -1,8 +1,12 @@
 """Score-based MRI reconstruction without PyTorch: export, validate, reconstruct.
 
-Research use only: the images are not for diagnosis.
+    from sbim_deploy import load_model
 
-``load_model`` and ``SamplerChoice`` are what a program that embeds this needs: docs/embedding.md.
+    model = load_model("demo", preset="fast")
+    result = model.reconstruct(kspace)  # one slice, complex (coil, rows, columns)
+    volume = model.reconstruct_volume("scan.h5")  # a file, or (slice, coil, rows, columns)
+
+Research use only: the images are not for diagnosis. docs/embedding.md is the page of this API.
 """
 
 from __future__ import annotations
@@ -11,18 +15,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sbim_deploy.recon.api import LoadedModel, load_model
-    from sbim_deploy.recon.reconstruct import Reconstruction
+    from sbim_deploy.errors import CancelledError, InputError, SbimDeployError
+    from sbim_deploy.recon.reconstruction import Reconstruction, Volume
+    from sbim_deploy.runs.api import LoadedModel, load_model
     from sbim_deploy.samplers.choice import SamplerChoice
+    from sbim_deploy.samplers.plan import Plan
 
-__all__ = ["LoadedModel", "Reconstruction", "SamplerChoice", "__version__", "load_model"]
+__all__ = [
+    "CancelledError",
+    "InputError",
+    "LoadedModel",
+    "Plan",
+    "Reconstruction",
+    "SamplerChoice",
+    "SbimDeployError",
+    "Volume",
+    "__version__",
+    "load_model",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "LoadedModel": "sbim_deploy.recon.api",
-    "load_model": "sbim_deploy.recon.api",
-    "Reconstruction": "sbim_deploy.recon.reconstruct",
+    "CancelledError": "sbim_deploy.errors",
+    "InputError": "sbim_deploy.errors",
+    "LoadedModel": "sbim_deploy.runs.api",
+    "Plan": "sbim_deploy.samplers.plan",
+    "Reconstruction": "sbim_deploy.recon.reconstruction",
     "SamplerChoice": "sbim_deploy.samplers.choice",
+    "SbimDeployError": "sbim_deploy.errors",
+    "Volume": "sbim_deploy.recon.reconstruction",
+    "load_model": "sbim_deploy.runs.api",
 }
 
 
@@ -31,3 +53,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those not imported yet too, for ``dir``, ``help`` and tab completion."""
+    return sorted({*globals(), *__all__})

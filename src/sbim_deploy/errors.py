@@ -22,6 +22,12 @@ class SamplingError(SbimDeployError):
     exit_code = 1
 
 
+class CancelledError(SbimDeployError):
+    """A reconstruction was ended by the program that asked for it."""
+
+    exit_code = 1
+
+
 class ParityError(SbimDeployError):
     """A graph or an engine does not compute what its source computes."""
 

@@ -6,7 +6,8 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.settings import Levels, Simulation, read_settings
-from sbim_deploy.samplers.choice import PRESETS, Prior, make_plan
+from sbim_deploy.samplers.choice import Prior, make_plan
+from sbim_deploy.samplers.presets import PRESETS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

@@ -16,8 +16,9 @@ from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
 from sbim_deploy.recon.uncertainty import RunningMoments
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_slice
-from sbim_deploy.samplers.choice import PRESETS, SAMPLERS, SamplerChoice
+from sbim_deploy.samplers.choice import SAMPLERS, SamplerChoice
 from sbim_deploy.samplers.noise import NoiseStream
+from sbim_deploy.samplers.presets import PRESETS
 
 
 def problems(n=4, size=64, acceleration=2.0):

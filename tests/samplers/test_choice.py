@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.samplers.choice import PRESETS, SAMPLERS, Prior, SamplerChoice, find_preset, make_plan
+from sbim_deploy.samplers.choice import SAMPLERS, Prior, SamplerChoice, make_plan
 from sbim_deploy.samplers.loop import likelihood_gain
 from sbim_deploy.samplers.plan import GuidedStep, largest_langevin_step
+from sbim_deploy.samplers.presets import PRESETS, find_preset
 from sbim_deploy.samplers.schedules import karras
 
 PUBLISHED = Prior(232, 0.0066, 2311, step_lr=5e-5, n_steps_each=3, data_weight=5.0, start_level=1155)

@@ -10,7 +10,7 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.identity import IdentityMode
-from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS
+from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
 from sbim_deploy.serving.parameters import (
     CONFIGURATIONS,
     DEFAULT_NAMES,

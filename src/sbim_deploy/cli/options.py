@@ -163,7 +163,8 @@ class ShortSampling:
         Raises:
             InputError: a preset and a number are both given, a name is unknown, or a number is out of range.
         """
-        from sbim_deploy.samplers.choice import SamplerChoice, find_preset
+        from sbim_deploy.samplers.choice import SamplerChoice
+        from sbim_deploy.samplers.presets import find_preset
 
         numbers = asdict(self)
         preset, sampler = numbers.pop("preset"), numbers.pop("sampler")

@@ -16,7 +16,8 @@ from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, conv
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.masks import PATTERNS
 from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
-from sbim_deploy.samplers.choice import SamplerChoice, find_preset
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import find_preset
 
 EXTRA = "experiment"
 BRAIN = "brain"

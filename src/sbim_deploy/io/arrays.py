@@ -198,6 +198,29 @@ def as_array(values: Any, what: str) -> NDArray[Any]:
     return array if parts is None else _complex_of(array, parts)
 
 
+def array_in_memory(arrays: Mapping[str, Any]) -> ArrayFile:
+    """Return arrays that a program holds as an open file; HDF5 datasets are read by parts.
+
+    Raises:
+        InputError: NumPy cannot read one of them.
+    """
+    held = {
+        name: values if isinstance(values, np.ndarray | h5py.Dataset) else as_array(values, name)
+        for name, values in arrays.items()
+    }
+    stored = {
+        name: _from_memory(
+            "" if name == next(iter(arrays)) else name, each.shape, each.dtype, partial(_same, each)
+        )
+        for name, each in held.items()
+    }
+    return ArrayFile(Path(next(iter(arrays))), "an array", stored, lambda: None)
+
+
+def _same(values: Any) -> Any:
+    return values
+
+
 def _open_npy(path: Path) -> ArrayFile:
     with _reading_numpy(path):
         stored = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.mri.combine import combine_set_variances, combine_sets
 from sbim_deploy.mri.fourier import centre_crop
-from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.classical import Classical, classical_image
@@ -30,6 +28,7 @@ from sbim_deploy.recon.grid import (
 )
 from sbim_deploy.recon.left_out import LEFT_OUT_KEY, leave_out, model_error
 from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
 from sbim_deploy.recon.uncertainty import RunningMoments, conditional_variance
 from sbim_deploy.records import ComplexArray, FloatArray
@@ -45,35 +44,12 @@ OnResidual = Callable[[int, int, float], None]
 """(slice, steps done, |A x - y| / |y|), before the first step too."""
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """One slice's images, complex64 (rows, columns) in the units of its k-space.
-
-    ``image`` is the mean of the slice's samples. ``residual`` is its |A x - y| / |y| over what was measured,
-    before cropping. With two sets of maps, ``image`` combines theirs
-    (:func:`sbim_deploy.mri.combine.combine_sets`). Image and deviation are zero where every map is.
-    ``problem`` is what was solved. ``standard_deviation`` is there with more than one sample:
-    sqrt(E |x - mean|^2), of the samples and of what the last step's data leave open
-    (:mod:`sbim_deploy.recon.uncertainty`). ``model_error`` is the part of it that lines left out told, of the
-    denoised image (:func:`sbim_deploy.recon.left_out.model_error`).
-    """
-
-    index: int
-    image: ComplexArray
-    zero_filled: ComplexArray
-    residual: float
-    problem: SliceProblem
-    standard_deviation: FloatArray | None = None
-    model_error: float | None = None
-    doubts: tuple[Fault, ...] = ()
-
-
 class Reconstructor:
     """A model and a sampler that are ready to reconstruct. Keep it, and call it with slices as they come.
 
     Args:
         model: a checked model folder.
-        choice: the sampler.
+        choice: the sampler, or its steps themselves.
         seed: the seed of the noise. With a slice's index it decides the slice's image.
         backend: see :func:`sbim_deploy.models.backends.open_engine`.
         threads: the engine's threads; None is one for each core.
@@ -93,7 +69,7 @@ class Reconstructor:
     def __init__(
         self,
         model: Model,
-        choice: SamplerChoice | None = None,
+        choice: SamplerChoice | Plan | None = None,
         seed: int = 0,
         backend: str = "auto",
         threads: int | None = None,
@@ -117,7 +93,9 @@ class Reconstructor:
         self.samples, self._samples_at_once = samples, samples_at_once
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
-        self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        if not isinstance(choice, Plan):
+            choice = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        self.plan: Plan = choice
         self._has_deviations = deviations and samples > 1
         self._leaves_out = self._has_deviations and isinstance(self.plan.steps[-1], ProximalStep)
         manifest = model.manifest

@@ -28,7 +28,8 @@ from sbim_deploy.mri.fourier import turned
 from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
 from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem, measured_mask, prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstruction, Reconstructor
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
 from sbim_deploy.results.provenance import (

@@ -16,7 +16,8 @@ from sbim_deploy.io.documents import convert, format_object, parse_object
 from sbim_deploy.mrd.identity import IdentityMode
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.records import NOTICE
-from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, SamplerChoice
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
 
 
 @dataclass(frozen=True)

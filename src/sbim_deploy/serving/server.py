@@ -11,7 +11,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import load_model, sampling_prior
 from sbim_deploy.mrd.messages import Close, Error, ProtocolError, Text
 from sbim_deploy.mrd.socket import SocketStream
-from sbim_deploy.samplers.choice import DEFAULT_PRESET
+from sbim_deploy.samplers.presets import DEFAULT_PRESET
 from sbim_deploy.serving.log import log, warn
 from sbim_deploy.serving.memory import HeapTrimmer, MemoryBudget
 from sbim_deploy.serving.monitor import Metrics, Monitor

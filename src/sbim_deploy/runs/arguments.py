@@ -1,0 +1,152 @@
+"""What Python callers hand over, checked, and messages in their words.
+
+Messages of the rooms below name options of the command line where they tell the way out. To a caller in Python
+they name arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.io.arrays import as_array
+from sbim_deploy.io.layouts import SLICE, named_layout
+from sbim_deploy.mri.kspace_faults import Fault
+from sbim_deploy.records import BoolArray, ComplexArray
+
+_OPTION = re.compile(r"--([a-z]+(?:-[a-z0-9]+)*)(?: (\d[\d.]*|auto|score|(?:[a-z]+,)+[a-z]+)\b)?")
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Name arguments where messages of errors name options of the command line."""
+    try:
+        yield
+    except SbimDeployError as error:
+        error.args = tuple(_wordsin_python(str(each)) for each in error.args)
+        raise
+
+
+def _doubtin_python(doubt: Fault) -> Fault:
+    return replace(doubt, message=_wordsin_python(doubt.message))
+
+
+def _wordsin_python(message: str) -> str:
+    return _OPTION.sub(_argument, message)
+
+
+def _argument(option: re.Match[str]) -> str:
+    name, value = option[1].replace("-", "_"), option[2]
+    if value is None:
+        return f"{name}=..."
+    return f"{name}={value}" if value[0].isdigit() else f'{name}="{value}"'
+
+
+def coils_of(values: Any, what: str, layout: str | None) -> ComplexArray:
+    """Return one slice of k-space as (coil, rows, columns).
+
+    Raises:
+        InputError: it is none.
+    """
+    array = complex64_of(values, what)
+    if layout is not None:
+        axes = named_layout(layout, array.shape, what)
+        if axes.size(SLICE) > 1:
+            raise InputError(
+                f"{what} has {axes.size(SLICE)} slices by {layout}: give them one by one, or all to "
+                "reconstruct_volume()"
+            )
+        return np.ascontiguousarray(axes.arranged(array[axes.key(0)]))
+    if array.ndim not in (2, 3):
+        raise InputError(
+            f"{what} has shape {array.shape}, expected (coil, rows, columns), one slice at a time; say other "
+            "axes by --layout, or give several slices to reconstruct_volume()"
+        )
+    return array.reshape(-1, *array.shape[-2:])
+
+
+def complex64_of(values: Any, what: str) -> ComplexArray:
+    """Return an array as complex64.
+
+    Raises:
+        InputError: it is not complex, or not finite.
+    """
+    array = as_array(values, what)
+    if array.dtype.kind != "c":
+        raise InputError(f"{what} has dtype {array.dtype}, expected complex")
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and that is refused
+        converted: ComplexArray = array.astype(np.complex64, order="C", copy=False)
+    n_bad = converted.size - int(np.count_nonzero(np.isfinite(converted)))
+    if n_bad:
+        raise InputError(f"{what} has {n_bad} of {converted.size} values that are not finite in complex64")
+    return converted
+
+
+def mask_of(values: Any, shape: tuple[int, ...]) -> BoolArray:
+    """Return a mask as bool, of a shape that k-space (rows, columns) takes.
+
+    Raises:
+        InputError: it has another shape, or is no mask.
+    """
+    array = as_array(values, "mask")
+    rows, columns = shape
+    if array.dtype.kind not in "biuf" or array.shape not in (
+        (columns,),
+        (1, columns),
+        (rows, 1),
+        (rows, columns),
+    ):
+        raise InputError(
+            f"mask has shape {array.shape} and dtype {array.dtype}, expected bool ({columns},), "
+            f"(1, {columns}), ({rows}, 1) or ({rows}, {columns}) as k-space has"
+        )
+    mask: BoolArray = array != 0
+    return mask
+
+
+def whole_of(value: Any, what: str) -> int:
+    """Return a whole number.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return int(value.__index__())
+    except (AttributeError, TypeError):
+        raise InputError(f"{what} is {value!r}: expected a whole number") from None
+
+
+def pair_of(values: Any) -> tuple[int, int] | None:
+    """Return two whole numbers, or None.
+
+    Raises:
+        InputError: they are none.
+    """
+    if values is None:
+        return None
+    if not isinstance(values, Sequence) or len(values) != 2:
+        raise InputError(f"got {values!r}: expected two whole numbers, such as (0, 4)")
+    return whole_of(values[0], "the first"), whole_of(values[1], "the second")
+
+
+def noise_of(value: Any) -> float | None:
+    """Return the standard deviation of noise, or None.
+
+    Raises:
+        InputError: it is no finite number above 0.
+    """
+    if value is None:
+        return None
+    try:
+        noise = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"noise is {value!r}: expected a number, of the whole slice") from None
+    if not 0 < noise < np.inf:
+        raise InputError(f"noise is {noise:g}: expected a finite number above 0")
+    return noise
