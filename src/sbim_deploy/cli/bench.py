@@ -39,9 +39,11 @@ def bench(
     """Measure the backends, and PyTorch where it is installed, each in a process of its own."""
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.runs.bench import Case, check_case, machine
+    from sbim_deploy.samplers.plan import Plan
 
     loaded = load_model(model)
     choice, _ = sampling.choose()
+    sampler = choice.sampler if isinstance(choice, Plan) else choice.name
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
     measured, missing = _measure_all(loaded, case, _at_url(backend, url), device)
@@ -55,7 +57,7 @@ def bench(
     arithmetic = 'GFLOP/s: pip install "sbim-deploy[export]"' if flops is None else f"{flops / 1e9:.1f} GFLOP"
     typer.echo(
         f"{loaded.manifest.name}, ngf {loaded.manifest.ngf}, {size}, {coils} coils; a score call is "
-        f"{arithmetic}; a reconstruction is {case.choice.name} with {measured[0].network_calls} calls"
+        f"{arithmetic}; a reconstruction is {sampler} with {measured[0].network_calls} calls"
     )
     typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
     _raise_first(missing)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sbim_deploy.runs.outputs import ImageSettings
     from sbim_deploy.runs.settings import Undersampling
     from sbim_deploy.samplers.choice import SamplerChoice
+    from sbim_deploy.samplers.plan import Plan
 
 
 # Equal to samplers.choice.DEFAULT_SAMPLER, which would cost the import of numpy here; a test compares them.
@@ -155,30 +156,31 @@ class ShortSampling:
         int | None, typer.Option(help="Predictor steps, or noise levels; default the sampler's.")
     ] = None
 
-    def choose(self, samples: int | None = None) -> tuple[SamplerChoice, int]:
-        """Return the sampler, and how many samples of each slice are drawn.
+    def choose(self, samples: int | None = None) -> tuple[SamplerChoice | Plan, int]:
+        """Return the sampler, or the steps of a file, and how many samples of each slice are drawn.
 
         ``samples`` is the number that the user gave; None takes the preset's, or 1 without a preset.
 
         Raises:
             InputError: a preset and a number are both given, a name is unknown, or a number is out of range.
         """
+        from sbim_deploy.runs.plan_file import read_plan
         from sbim_deploy.samplers.choice import SamplerChoice
         from sbim_deploy.samplers.presets import find_preset
 
         numbers = asdict(self)
         preset, sampler = numbers.pop("preset"), numbers.pop("sampler")
-        published = numbers.pop("published", False)
+        published, plan = numbers.pop("published", False), numbers.pop("plan", None)
+        if plan is not None:
+            given = {"preset": preset, "sampler": sampler, "published": published or None, **numbers}
+            _check_whole(f"--plan {plan}", given)
+            steps, n_samples = read_plan(plan)
+            return steps, n_samples if samples is None else samples
         if preset is None:
             choice = SamplerChoice(sampler or DEFAULT_SAMPLER, published=published, **numbers)
             return choice, 1 if samples is None else samples
         found = find_preset(preset)
-        for name, value in {"sampler": sampler, **numbers}.items():
-            if value is not None:
-                option = name.replace("_", "-")
-                raise InputError(
-                    f"--preset {preset} and --{option} are both given: a preset is whole, give one"
-                )
+        _check_whole(f"--preset {preset}", {"sampler": sampler, **numbers})
         choice = replace(found.choice, published=published) if published else found.choice
         return choice, found.samples if samples is None else samples
 
@@ -240,6 +242,18 @@ class Sampling(ShortSampling):
             help="As the thesis's code: guided last denoising, last predictor to 0, its Langevin steps.",
         ),
     ] = False
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A sampler's steps from a file, as plan --json prints them."),
+    ] = None
+
+
+def _check_whole(whole: str, others: dict[str, Any]) -> None:
+    """Refuse options beside one that decides all of them."""
+    for name, value in others.items():
+        if value is not None:
+            option, kind = name.replace("_", "-"), whole[2:].partition(" ")[0]
+            raise InputError(f"{whole} and --{option} are both given: a {kind} is whole, give one")
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -39,7 +39,7 @@ from sbim_deploy.runs.plan_file import read_plan
 from sbim_deploy.runs.scan import Scan, Tally, open_scan, readable_problems
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.samplers.plan import Plan
+from sbim_deploy.samplers.plan import STARTS, Plan
 from sbim_deploy.samplers.presets import find_preset
 
 Progress = Callable[[int, int], None]
@@ -260,6 +260,8 @@ class LoadedModel:
         if self._engines is None:
             raise InputError("the model is closed: load it again")
         loading = self._loading
+        if not (start is None or start in STARTS):
+            raise InputError(f"unknown start {start!r}: expected one of {', '.join(STARTS)}")
         sampler = loading.sampler if start is None else replace(loading.sampler, start=start)
         return Reconstructor(
             self._model,

@@ -1,7 +1,7 @@
 """What Python callers hand over, checked, and messages in their words.
 
-Messages of the rooms below name options of the command line where they tell the way out. To a caller in Python
-they name arguments.
+Messages of the rooms below name options of the command line where they tell the way out. To a caller in
+Python they name arguments.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ def in_python() -> Iterator[None]:
     try:
         yield
     except SbimDeployError as error:
-        error.args = tuple(_wordsin_python(str(each)) for each in error.args)
+        error.args = tuple(_words_in_python(str(each)) for each in error.args)
         raise
 
 
-def _doubtin_python(doubt: Fault) -> Fault:
-    return replace(doubt, message=_wordsin_python(doubt.message))
+def doubt_in_python(doubt: Fault) -> Fault:
+    """Return a doubt whose message names arguments."""
+    return replace(doubt, message=_words_in_python(doubt.message))
 
 
-def _wordsin_python(message: str) -> str:
+def _words_in_python(message: str) -> str:
     return _OPTION.sub(_argument, message)
 
 

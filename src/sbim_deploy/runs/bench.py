@@ -88,7 +88,7 @@ class Case:
 
     size: tuple[int, int] = (128, 128)
     coils: int = 8
-    choice: SamplerChoice = field(default_factory=SamplerChoice)
+    choice: SamplerChoice | Plan = field(default_factory=SamplerChoice)
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -16,6 +16,7 @@ from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
 from sbim_deploy.records import MAX_MAP_SETS
 from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class ReconSettings:
     map_sets: int = 1
     noise: float | None = None
     method: Classical | None = None
-    choice: SamplerChoice = field(default_factory=SamplerChoice)
+    choice: SamplerChoice | Plan = field(default_factory=SamplerChoice)
     seed: int = 0
     samples: int = 1
     orientation: Orientation = Orientation.AUTO

@@ -167,13 +167,15 @@ class StochasticSteps:
     eta: float
 
 
-def make_plan(choice: SamplerChoice, prior: Prior) -> Plan:
-    """Return the plan of a sampler for a model.
+def make_plan(choice: SamplerChoice | Plan, prior: Prior) -> Plan:
+    """Return the plan of a sampler for a model, or the plan that was given.
 
     Raises:
         InputError: more steps than the model has levels, or Langevin steps that would diverge. A published
             plan may have them; its result warns of them.
     """
+    if isinstance(choice, Plan):
+        return choice
     plan = _make_plan(choice, prior)
     largest = plans.largest_langevin_step(plan)
     if largest > MAX_LANGEVIN_STEP and not choice.published:
