@@ -17,6 +17,7 @@ import numpy as np
 from sbim_deploy import __version__
 from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.kspace.cfl import write_cfl
+from sbim_deploy.plugins import check_new_name
 from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import ComplexArray
@@ -143,3 +144,13 @@ PEERS = {
         'pip install "sbim-deploy[peers]"',
     ),
 }
+
+
+def register_method(name: str, method: Peer) -> None:
+    """Add a method without this package's samplers, which ``experiment`` then knows as one of its peers.
+
+    Raises:
+        InputError: the name is taken, or is no name.
+    """
+    check_new_name(name, PEERS, "method")
+    PEERS[name] = method

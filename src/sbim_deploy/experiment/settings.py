@@ -15,6 +15,7 @@ from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, convert, read_yaml, real, whole
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.masks import PATTERNS
+from sbim_deploy.plugins import load_plugins
 from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.presets import find_preset
@@ -183,6 +184,8 @@ class ExperimentSettings:
             _check_distinct(name, getattr(self, name))
         _check_distinct("methods", names)
         _check_known("patterns", self.patterns, PATTERNS)
+        if not set(self.peers) <= PEERS.keys():
+            load_plugins()
         _check_known("peers", self.peers, tuple(PEERS))
         _check_known("baseline", (self.baseline,), (*names, *self.peers))
         for claim in self.claims:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.plugins import check_new_name, load_plugins
 from sbim_deploy.samplers import plan as plans
 from sbim_deploy.samplers.plan import L1_WAVELET, STARTS, GuidedStep, Plan
 from sbim_deploy.samplers.schedules import Sigmas, geometric, karras, starting_at, subsample
@@ -82,6 +83,8 @@ class SamplerChoice:
 
     def __post_init__(self) -> None:
         """Refuse an unknown name, numbers out of range, and numbers that the sampler would ignore."""
+        if self.name not in SAMPLERS:
+            load_plugins()
         if self.name not in SAMPLERS:
             raise InputError(f"unknown sampler {self.name!r}: expected one of {', '.join(SAMPLERS)}")
         self._check_ranges()
@@ -360,3 +363,13 @@ SAMPLERS = {
         is_published=True,
     ),
 }
+
+
+def register_sampler(name: str, sampler: Sampler) -> None:
+    """Add a sampler of one's own, which every command and :class:`SamplerChoice` then know by its name.
+
+    Raises:
+        InputError: the name is taken, or is no name.
+    """
+    check_new_name(name, SAMPLERS, "sampler")
+    SAMPLERS[name] = sampler
