@@ -12,6 +12,7 @@ it is written.
 import fnmatch
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,12 +21,9 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = "src/sbim_deploy"
-SPEC = SchemaVersion.V1_6
+SPEC = "1.6"
 NOT_SHIPPED = ("__pycache__", "engines")  # engines are built on the machine that uses them
 
 
@@ -84,10 +82,15 @@ def package_version(root: Path) -> str:
 
 def list_packages(environment: Path, root: Path) -> dict[str, Any]:
     """Return cyclonedx-py's bill of an environment whose root is this project."""
-    options = ["--mc-type", "application", "--output-reproducible", "--of", "JSON", "--sv", SPEC.to_version()]
+    options = ["--mc-type", "application", "--output-reproducible", "--of", "JSON", "--sv", SPEC]
     command = [sys.executable, "-m", "cyclonedx_py", "environment", *options, "-o", "-"]
+    # Its packages are no part of the release.
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     listed = subprocess.run(
-        [*command, "--pyproject", root / "pyproject.toml", environment], check=True, stdout=subprocess.PIPE
+        [*command, "--pyproject", root / "pyproject.toml", environment],
+        check=True,
+        stdout=subprocess.PIPE,
+        env=alone,
     )
     bill: dict[str, Any] = json.loads(listed.stdout)
     return bill
@@ -147,13 +150,25 @@ def make_bill(environment: Path, report: dict[str, Any], root: Path = ROOT) -> d
     return bill
 
 
+def check_schema(text: str) -> None:
+    """Compare a bill with the schema of CycloneDX.
+
+    Raises:
+        SystemExit: it does not keep to it.
+    """
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    if error := JsonStrictValidator(SchemaVersion.from_version(SPEC)).validate_str(text):
+        raise SystemExit(f"sbom: not valid CycloneDX {SPEC}: {error}")
+
+
 def main() -> None:
     """Write the bill."""
     environment, report, output = map(Path, sys.argv[1:])
     bill = make_bill(environment, json.loads(report.read_text(encoding="utf-8")))
     text = json.dumps(bill, indent=1) + "\n"
-    if error := JsonStrictValidator(SPEC).validate_str(text):
-        raise SystemExit(f"sbom: not valid CycloneDX {SPEC.to_version()}: {error}")
+    check_schema(text)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     n_assets = len(bill["metadata"]["component"]["components"])
