@@ -63,7 +63,6 @@ dist: sbom
 		--force-reinstall dist/sbim_deploy-*.whl
 	$(RELEASE)/bin/sbim-deploy simulate -o build/scan.h5 --slices 1 --size 64 --acceleration 2 --force
 	$(RELEASE)/bin/sbim-deploy recon build/scan.h5 -o build/images.h5 --preset fast --force
-	$(BIN)/python -m pip --python $(RELEASE) uninstall --quiet --yes sbim-deploy
 
 audit: $(VENV)/.dev
 	$(BIN)/python release/audit.py requirements.lock constraints.txt
