@@ -9,7 +9,12 @@ THREADS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 # TensorRT-RTX builds engines without a GPU, but has no wheels for other machines than these (and Windows).
 RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
-.PHONY: demo test test-slow lint benchmark clean
+# What a release is installed with: everything but PyTorch and NVIDIA's packages.
+RELEASE_EXTRAS := cpu openvino serve cluster triton dicom nifti mrd2 twix experiment
+RELEASE := build/release
+SBOM := dist/sbim-deploy.cdx.json
+
+.PHONY: demo test test-slow lint benchmark lock sbom dist audit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sbim-deploy demo -o demo --force
@@ -28,6 +33,39 @@ lint: $(VENV)/.dev
 benchmark: $(VENV)/.dev
 	$(BIN)/sbim-deploy bench demo
 	$(BIN)/python benchmarks/espirit.py
+
+# Every package with the SHA-256 of its files, for every platform, from constraints.txt.
+lock: $(VENV)/.dev
+	$(PIP) uv
+	$(BIN)/uv pip compile pyproject.toml $(RELEASE_EXTRAS:%=--extra %) --constraint constraints.txt --universal \
+		--python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements.lock.new
+	(sed -n '/^#/!q;p' requirements.lock && cat requirements.lock.new) >requirements.lock.all
+	mv requirements.lock.all requirements.lock
+	rm requirements.lock.new
+
+# A release as it is installed: pip takes no file whose SHA-256 is not in requirements.lock.
+$(RELEASE)/report.json: requirements.lock | $(VENV)/.dev
+	rm -rf $(RELEASE)
+	$(BIN)/python -m venv --without-pip $(RELEASE)
+	$(BIN)/python -m pip --python $(RELEASE) install --quiet --disable-pip-version-check --require-hashes \
+		--report $(RELEASE)/unchecked.json --requirement requirements.lock
+	$(BIN)/python -m pip --python $(RELEASE) check --disable-pip-version-check
+	mv $(RELEASE)/unchecked.json $@
+
+sbom: $(RELEASE)/report.json
+	$(BIN)/python release/sbom.py $(RELEASE) $(RELEASE)/report.json $(SBOM)
+
+# The wheel holds the bill of materials in .dist-info/sboms; what was built is tried where nothing else is installed.
+dist: sbom
+	rm -f dist/sbim_deploy-*
+	SBIM_DEPLOY_SBOM=$(SBOM) $(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m pip --python $(RELEASE) install --quiet --disable-pip-version-check --no-deps --no-index \
+		--force-reinstall dist/sbim_deploy-*.whl
+	$(RELEASE)/bin/sbim-deploy simulate -o build/scan.h5 --slices 1 --size 64 --acceleration 2 --force
+	$(RELEASE)/bin/sbim-deploy recon build/scan.h5 -o build/images.h5 --preset fast --force
+
+audit: $(VENV)/.dev
+	$(BIN)/python release/audit.py requirements.lock constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'

@@ -2,11 +2,13 @@
 
 EXTRAS = [
     "cryptography",
+    "cyclonedx",
     "dask",
     "diffusers",
     "distributed",
     "google",
     "grpc",
+    "hatchling",
     "hypothesis",
     "ismrmrd",
     "matplotlib",
@@ -17,6 +19,7 @@ EXTRAS = [
     "onnxruntime",
     "onnxscript",
     "openvino",
+    "pip_audit",
     "prometheus_client",
     "psutil",
     "pydantic",

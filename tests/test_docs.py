@@ -14,7 +14,7 @@ from sbim_deploy.samplers.choice import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(sbim_deploy.__file__).parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ def test_a_port_that_is_open_to_the_network_is_warned_of():
         assert running.wait(20) == 0
         said = running.stderr.read()
     assert "no authentication and no encryption" in said
+    assert "TLS with client certificates" in said
 
 
 def test_a_loopback_port_is_not():

@@ -69,8 +69,8 @@ def serve(
 ) -> None:
     """Reconstruct what a scanner streams (MRD), slice by slice, until SIGTERM or Ctrl-C.
 
-    There is no authentication and no encryption: listen on this machine alone, or on a network that is
-    the scanner's own. Research use only.
+    There is no authentication and no encryption: listen on this machine alone, behind TLS with client
+    certificates (docs/serving.md), or on a network that is the scanner's own. Research use only.
     """
     with needs("serve"):
         from sbim_deploy.io.documents import find_named
@@ -112,7 +112,8 @@ def serve(
     if not is_loopback(host):
         note(
             f"warning: {host} is open to other machines, and there is no authentication and no encryption: "
-            "whoever reaches this port can send raw data and use the engine"
+            "whoever reaches this port can send raw data and use the engine; docs/serving.md shows TLS with "
+            "client certificates before 127.0.0.1"
         )
     if server.metrics_port is not None:
         note(f"metrics on http://{host}:{server.metrics_port}/metrics")
