@@ -14,7 +14,7 @@ RELEASE_EXTRAS := cpu openvino serve cluster triton dicom nifti mrd2 twix experi
 RELEASE := build/release
 SBOM := dist/sbim-deploy.cdx.json
 
-.PHONY: demo test test-slow lint benchmark lock sbom dist audit clean
+.PHONY: lock-check demo test test-slow lint benchmark lock sbom dist audit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sbim-deploy demo -o demo --force
@@ -42,6 +42,11 @@ lock: $(VENV)/.dev
 	(sed -n '/^#/!q;p' requirements.lock && cat requirements.lock.new) >requirements.lock.all
 	mv requirements.lock.all requirements.lock
 	rm requirements.lock.new
+
+# The index has every package of the lock, by the SHA-256 that stands there; no package is fetched where the index tells it.
+lock-check: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --require-hashes \
+		--requirement requirements.lock
 
 # A release as it is installed: pip takes no file whose SHA-256 is not in requirements.lock.
 $(RELEASE)/report.json: requirements.lock | $(VENV)/.dev
