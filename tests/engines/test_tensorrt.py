@@ -99,15 +99,25 @@ def test_random_changes_in_random_orders(fake):
         assert runtime.faults == []
 
 
-def test_after_the_first_step_each_turn_is_captured_once_and_replayed(fake):
+def test_after_its_first_step_each_turn_is_captured_once_and_replayed(fake):
     rng = np.random.default_rng(0)
     engine, runtime, package = fake()
     assert engine.description["cuda_graph"] == "none yet"
     inputs = some_inputs(rng)
     run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
-    assert package.enqueued == 3
-    assert runtime.launches == len(SAME) - 1
+    assert package.enqueued == 4
+    assert runtime.launches == len(SAME) - 2
     assert engine.description["cuda_graph"] == "replayed"
+
+
+def test_each_captured_graph_has_a_context_of_its_own_in_the_memory_of_both(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, package = fake()
+    inputs = some_inputs(rng)
+    run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
+    assert len(package.contexts) == 2
+    assert len({context.device_memory for context in package.contexts}) == 1
+    assert runtime.faults == []  # such as a graph whose context was changed after the capture
 
 
 @pytest.mark.parametrize("fault", ["the run", "end of capture", "not capturable"])
