@@ -22,8 +22,8 @@ class FixedContext:
     """Contexts for one set of shapes, one for each set of addresses that a run is enqueued with.
 
     None changes after its first run, because a captured graph is of its context's state. NVIDIA advises a
-    context for each captured graph, and memory that the contexts share (TensorRT-RTX 1.7, Best Practices, CUDA
-    Graphs): that is safe where no two of their runs overlap, and all of these are put on one stream.
+    context for each captured graph, and memory that the contexts share (TensorRT-RTX 1.7, Best Practices,
+    CUDA Graphs): that is safe where no two of their runs overlap, and all of these are put on one stream.
 
     Args:
         trt: the package.
