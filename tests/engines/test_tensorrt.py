@@ -175,14 +175,22 @@ def test_the_recurrence_of_the_last_shapes_is_kept_and_begins_again(fake, order)
     assert runtime.alive() == []
 
 
-def test_the_kept_recurrence_goes_when_other_shapes_come_and_with_its_engine(fake):
+def test_the_kept_recurrence_goes_before_one_of_other_shapes_is_made_and_with_its_engine(fake, monkeypatch):
     rng = np.random.default_rng(0)
     engine, runtime, _ = fake()
-    alive = []
+    alive, before = [], []
+    make_stream = runtime.cudaStreamCreateWithFlags
+
+    def making_a_stream(flags):
+        before.append(len(runtime.alive()))
+        return make_stream(flags)
+
+    monkeypatch.setattr(runtime, "cudaStreamCreateWithFlags", making_a_stream)
     for n in (2, 4):
         engine.recur("x", "x_next", some_inputs(rng, n=n)).advance({})
         alive.append(len(runtime.alive()))
     assert alive[0] == alive[1]
+    assert before == [0, 1, 0, 1]  # two streams each: nothing of the other is on the GPU beside it
     del engine  # nothing else refers to what it keeps
     assert runtime.alive() == []
 

@@ -24,8 +24,10 @@ from sbim_deploy.samplers.choice import SamplerChoice
 SMALL = Case((32, 24), 2, SamplerChoice(steps=2))
 
 
-def test_the_parts_of_a_reconstruction_add_up():
+def test_the_parts_of_a_reconstruction_add_up(monkeypatch):
+    monkeypatch.setattr(bench, "gpu_memory_mb", lambda: 321.0)
     measured = measure_backend(DEMO_FOLDER, "onnxruntime", SMALL)
+    assert measured.gpu_mb == 321
     assert measured.backend == "onnxruntime"
     assert measured.network_calls == 2
     assert measured.recon_engine_s + measured.outside_ms / 1000 == pytest.approx(measured.recon_s)
