@@ -202,14 +202,18 @@ def test_a_network_that_is_split_between_gpu_and_cpu_is_refused(runtime):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
 
 
-def test_the_real_package_tells_where_nodes_run():
+@pytest.mark.parametrize("graph", ["score", "reconstruct-proximal"])
+def test_the_real_package_tells_where_nodes_run(graph):
+    """In the body of a loop too."""
     import onnxruntime
 
+    path = DEMO_FOLDER / f"{graph}.onnx"
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
-    session = onnxruntime.InferenceSession(SCORE, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     with pytest.raises(EngineIncompatibleError, match="113 Conv"):  # all are on the CPU here
-        onnxruntime_cuda.nodes_on_cpu(session, SCORE)
+        onnxruntime_cuda.nodes_on_cpu(session, path)
 
 
 def test_it_computes_what_the_cpu_does(runtime):
