@@ -58,7 +58,7 @@ class SharedWeights:
             elements = stored[tensor.offset : tensor.offset + n_bytes]
             if elements.size != n_bytes:
                 raise ValueError(f"{tensor.file} ends within its tensors")
-            array = elements.view(tensor.dtype).reshape(tensor.shape)
+            array = np.array(elements).view(tensor.dtype).reshape(tensor.shape)  # aligned, wherever it began
             self._values[tensor] = onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", device)
         return self._values[tensor]
 
