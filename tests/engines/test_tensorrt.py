@@ -338,19 +338,28 @@ def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
         TensorRTEngine("rtx", b"other", INPUTS, RANGES)
 
 
-def test_every_thread_calls_the_engines_own_gpu(fake):
+@pytest.mark.parametrize("call", ["run", "recur", "advance", "read", "close"])
+def test_every_thread_calls_the_engines_own_gpu(fake, call):
     _, runtime, _ = fake()
     engine = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
     assert engine.description["device_index"] == "1"
-    inputs = some_inputs(np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    inputs = some_inputs(rng)
     recurrence = engine.recur("x", "x_next", inputs)
+    calls = {
+        "run": lambda: engine.run(inputs),
+        "recur": lambda: engine.recur("x", "x_next", some_inputs(rng)),
+        "advance": lambda: run_steps(recurrence, inputs, SAME, rng),
+        "read": recurrence.read,
+        "close": engine.close,
+    }
     failures = []
 
     def work():
         try:
             assert runtime.device == 0  # as in every thread that is new
-            run_steps(recurrence, inputs, SAME, np.random.default_rng(1))
-            engine.run(inputs)
+            calls[call]()
+            assert runtime.device == 1
         except BaseException as error:
             failures.append(error)
 
