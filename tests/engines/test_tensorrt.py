@@ -346,12 +346,13 @@ def test_every_thread_calls_the_engines_own_gpu(fake, call):
     rng = np.random.default_rng(0)
     inputs = some_inputs(rng)
     recurrence = engine.recur("x", "x_next", inputs)
+    unused = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
     calls = {
         "run": lambda: engine.run(inputs),
         "recur": lambda: engine.recur("x", "x_next", some_inputs(rng)),
         "advance": lambda: run_steps(recurrence, inputs, SAME, rng),
         "read": recurrence.read,
-        "close": engine.close,
+        "close": unused.close,
     }
     failures = []
 
