@@ -43,6 +43,14 @@ def test_files_of_the_repository_that_a_page_names_exist(page):
         assert any((folder / name).exists() for folder in (ROOT, PACKAGE, page.parent)), name
 
 
+def test_the_tests_that_prove_the_gpu_path_exist():
+    sources = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    tests = {name for source in sources for name in re.findall(r"^def (test_\w+)\(", source, re.M)}
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "engines.md").read_text()))
+    assert len(named) > 40
+    assert named <= tests
+
+
 def test_the_table_of_rooms_has_every_file_but_those_of_the_commands():
     page = (ROOT / "docs" / "architecture.md").read_text()
     files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/*.py")}

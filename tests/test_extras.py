@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from extras import EXTRAS
@@ -36,3 +37,8 @@ def test_the_tests_are_collected_where_no_extra_is_installed(tmp_path):
     assert "torch is not installed" in done.stdout
     assert "distributed is not installed" in done.stdout
     assert "mrd (mrd-python) is not installed" in done.stdout
+
+
+def test_the_extra_of_gpus_brings_the_libraries_of_cuda_and_cudnn():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["gpu"] == ["onnxruntime-gpu[cuda,cudnn]>=1.24"]

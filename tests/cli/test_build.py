@@ -4,9 +4,11 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from sbim_deploy.models import engine_build
 from sbim_deploy.models.folder import DEMO_FOLDER, describe_file, read_manifest, write_manifest
 
 
@@ -151,6 +153,18 @@ def test_rtx_refuses_what_it_cannot_build_for(cli, rtx, model, tmp_path, options
     assert done.code == 2
     assert message in done.error_line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_became_of_the_timing_cache_is_said(cli, model, tmp_path, monkeypatch):
+    record = SimpleNamespace(precision="float32", compute_capability=90, engine_bytes=2**20)
+    built = engine_build.BuiltEngine(tmp_path / "score.engine", record, False, "tactics: TensorRT refused it")
+    monkeypatch.setattr(engine_build, "target_capability", lambda *_: 90)
+    monkeypatch.setattr(engine_build, "build_engine_file", lambda *_: built)
+    cache = ("--timing-cache", tmp_path / "tactics")
+    done = cli("build", model, "--backend", "trt", "--graph", "score", *cache)
+    assert done.code == 0, done.err
+    assert "score.engine: float32, compute capability 9.0" in done.err
+    assert done.err.splitlines()[-1] == "tactics: TensorRT refused it"
 
 
 @pytest.mark.parametrize(

@@ -90,13 +90,16 @@ class FakeCuda:
 
     def put(self, stream, operation):
         """Put ("run", function), ("record", event, number) or ("wait", event, number) on a stream."""
-        if stream.device != self.device:
-            self.faults.append(f"a stream of GPU {stream.device} is used by a thread of GPU {self.device}")
+        self._check_device(stream)
         if stream.captured is not None:
             stream.captured.append(operation)
         else:
             stream.queue.append(operation)
         self._run_some()
+
+    def _check_device(self, stream):
+        if stream.device != self.device:
+            self.faults.append(f"a stream of GPU {stream.device} is used by a thread of GPU {self.device}")
 
     def stream_of(self, handle):
         return next(s for s in self.streams if s is not None and int(s) == int(handle))
@@ -196,6 +199,7 @@ class FakeCuda:
         return (Status.cudaSuccess,)
 
     def cudaStreamSynchronize(self, stream):
+        self._check_device(stream)
         while stream.queue:
             self._finish_head(stream)
         return (Status.cudaSuccess,)

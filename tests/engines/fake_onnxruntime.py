@@ -26,8 +26,9 @@ class FakeRuntime(ModuleType):
 
     def __init__(self):
         super().__init__("onnxruntime")
-        self.sessions, self.placed = [], []
+        self.sessions, self.placed, self.arrays = [], [], []
         self.ignored, self.placing, self.printed = {}, None, ""
+        self.has_libraries = False
         self.__file__ = __file__  # beside which there is no library to load
         self.assigned = [assigned(CUDA, "Conv", "Add")]
         self.SessionOptions = onnxruntime.SessionOptions
@@ -65,15 +66,23 @@ class FakeRuntime(ModuleType):
             @staticmethod
             def ortvalue_from_numpy(numpy_obj, device_type="cpu", device_id=0, **kwargs):
                 if device_type == "cuda":
-                    if runtime.placing is not None:
-                        raise runtime.placing
-                    runtime.placed.append(device_id)
+                    runtime.place(device_id, np.shape(numpy_obj))
                 return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(numpy_obj))
 
         self.InferenceSession, self.OrtValue = InferenceSession, OrtValue
+
+    def place(self, device_id, shape):
+        if not self.has_libraries:
+            raise RuntimeError("Error loading onnxruntime_providers_cuda: no libcublasLt.so.13")
+        if self.placing is not None:
+            raise self.placing
+        self.placed.append(device_id)
+        self.arrays.append((device_id, shape))
 
     def get_available_providers(self):
         return [CUDA, "CPUExecutionProvider"]
 
     def preload_dlls(self, cuda=True, cudnn=True, msvc=True, directory=None):
+        """Load CUDA's libraries from the packages that pip brought, where the loader does not look."""
+        self.has_libraries = True
         sys.stdout.write(self.printed)

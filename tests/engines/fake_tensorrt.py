@@ -37,14 +37,18 @@ class Kernels(Enum):
 
 
 class IExecutionContext:
+    """One whose captured graphs compute nothing of use once it was changed, as NVIDIA says of its own."""
+
     def __init__(self, package):
         self._package = package
         self._shapes, self._addresses = {}, {}
-        self._memory = None
+        self.device_memory = None
         self._is_warm = False
+        self._n_changes = 0
 
     def set_input_shape(self, name, shape):
         self._shapes[name] = tuple(shape)
+        self._n_changes += 1
         return True
 
     def infer_shapes(self):
@@ -59,13 +63,15 @@ class IExecutionContext:
 
     def set_device_memory(self, memory, size):
         assert size >= 64
-        self._memory = (memory, size)
+        self.device_memory = (memory, size)
+        self._n_changes += 1
 
     def get_tensor_shape(self, name):
         return {"x_next": self._shapes["x"], "sum": (1,)}[name]
 
     def set_tensor_address(self, name, memory):
         self._addresses[name] = memory
+        self._n_changes += 1
         return True
 
     def is_stream_capturable(self, stream):
@@ -78,10 +84,13 @@ class IExecutionContext:
             return False
         self._is_warm = True
         self._package.enqueued += 1
-        at, shapes = dict(self._addresses), dict(self._shapes)
+        at, shapes, n_changes = dict(self._addresses), dict(self._shapes), self._n_changes
+        is_captured = stream.captured is not None
 
         def run():
-            cuda.array(self._memory[0], (16,))[:] = 0
+            if is_captured and self._n_changes != n_changes:
+                cuda.faults.append("a graph is replayed whose context was changed after the capture")
+            cuda.array(self.device_memory[0], (16,))[:] = 0
             values = {name: cuda.array(at[name], shapes[name]).copy() for name in INPUTS}
             following = expected_next(values)
             cuda.array(at["x_next"], shapes["x"])[:] = following
@@ -129,7 +138,8 @@ class ICudaEngine:
         return IRuntimeConfig(self._package)
 
     def create_execution_context(self, how):
-        return IExecutionContext(self._package)
+        self._package.contexts.append(IExecutionContext(self._package))
+        return self._package.contexts[-1]
 
     def get_device_memory_size_for_profile_v2(self, profile_index):
         return 4096
@@ -150,7 +160,7 @@ def make_package(cuda, rtx=True):
     package.__version__ = "1.7.1.116" if rtx else "11.4.0.106"
     package.cuda, package.memory_of_shapes = cuda, 64
     package.capturable, package.fail_in_capture = True, False
-    package.enqueued, package.cached = 0, None
+    package.enqueued, package.cached, package.contexts = 0, None, []
 
     class Runtime:
         def __init__(self, logger):

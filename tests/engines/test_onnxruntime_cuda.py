@@ -3,6 +3,7 @@
 import ctypes
 import inspect
 import sys
+from types import SimpleNamespace
 
 import fake_onnxruntime
 import numpy as np
@@ -145,21 +146,31 @@ def test_the_buffers_of_the_last_shapes_are_kept(runtime):
     assert len(set(numbers)) == 1
 
 
-def test_a_gpu_that_failed_is_lost(runtime, monkeypatch):
+@pytest.mark.parametrize("call", ["run", "recur", "advance", "read"])
+def test_a_gpu_that_failed_is_lost_whatever_is_called(runtime, monkeypatch, call):
     engine = OnnxRuntimeEngine(SCORE, backend=CUDA)
     inputs = {"x": np.zeros((1, 2, 8, 8), np.float32), "sigma": np.ones(1, np.float32)}
     recurrence = engine.recur("x", "score", inputs)
+    failure = RuntimeError(
+        "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=here"
+    )
 
     def fail(*_):
-        raise RuntimeError(
-            "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=here"
-        )
+        raise failure
 
+    runtime.placing = failure
     monkeypatch.setattr(runtime.sessions[-1], "run", fail, raising=False)
     monkeypatch.setattr(runtime.sessions[-1], "run_with_iobinding", fail, raising=False)
-    for call in (lambda: engine.run(inputs), lambda: recurrence.advance({})):
-        with pytest.raises(DeviceLostError, match=r"onnxruntime 1\.31\.1: cudaErrorIllegalAddress"):
-            call()
+    monkeypatch.setattr(recurrence._recurrence, "_now", SimpleNamespace(numpy=fail))
+    others = {"x": np.zeros((2, 2, 8, 8), np.float32), "sigma": np.ones(2, np.float32)}
+    calls = {
+        "run": lambda: engine.run(inputs),
+        "recur": lambda: engine.recur("x", "score", others),
+        "advance": lambda: recurrence.advance({}),
+        "read": recurrence.read,
+    }
+    with pytest.raises(DeviceLostError, match=r"onnxruntime 1\.31\.1: cudaErrorIllegalAddress"):
+        calls[call]()
 
 
 def test_a_gpu_that_is_not_there_is_named_by_the_option(runtime):
@@ -191,14 +202,18 @@ def test_a_network_that_is_split_between_gpu_and_cpu_is_refused(runtime):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
 
 
-def test_the_real_package_tells_where_nodes_run():
+@pytest.mark.parametrize("graph", ["score", "reconstruct-proximal"])
+def test_the_real_package_tells_where_nodes_run(graph):
+    """In the body of a loop too."""
     import onnxruntime
 
+    path = DEMO_FOLDER / f"{graph}.onnx"
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
-    session = onnxruntime.InferenceSession(SCORE, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     with pytest.raises(EngineIncompatibleError, match="113 Conv"):  # all are on the CPU here
-        onnxruntime_cuda.nodes_on_cpu(session, SCORE)
+        onnxruntime_cuda.nodes_on_cpu(session, path)
 
 
 def test_it_computes_what_the_cpu_does(runtime):

@@ -99,15 +99,25 @@ def test_random_changes_in_random_orders(fake):
         assert runtime.faults == []
 
 
-def test_after_the_first_step_each_turn_is_captured_once_and_replayed(fake):
+def test_after_its_first_step_each_turn_is_captured_once_and_replayed(fake):
     rng = np.random.default_rng(0)
     engine, runtime, package = fake()
     assert engine.description["cuda_graph"] == "none yet"
     inputs = some_inputs(rng)
     run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
-    assert package.enqueued == 3
-    assert runtime.launches == len(SAME) - 1
+    assert package.enqueued == 4
+    assert runtime.launches == len(SAME) - 2
     assert engine.description["cuda_graph"] == "replayed"
+
+
+def test_each_captured_graph_has_a_context_of_its_own_in_the_memory_of_both(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, package = fake()
+    inputs = some_inputs(rng)
+    run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
+    assert len(package.contexts) == 2
+    assert len({context.device_memory for context in package.contexts}) == 1
+    assert runtime.faults == []  # such as a graph whose context was changed after the capture
 
 
 @pytest.mark.parametrize("fault", ["the run", "end of capture", "not capturable"])
@@ -165,14 +175,22 @@ def test_the_recurrence_of_the_last_shapes_is_kept_and_begins_again(fake, order)
     assert runtime.alive() == []
 
 
-def test_the_kept_recurrence_goes_when_other_shapes_come_and_with_its_engine(fake):
+def test_the_kept_recurrence_goes_before_one_of_other_shapes_is_made_and_with_its_engine(fake, monkeypatch):
     rng = np.random.default_rng(0)
     engine, runtime, _ = fake()
-    alive = []
+    alive, before = [], []
+    make_stream = runtime.cudaStreamCreateWithFlags
+
+    def making_a_stream(flags):
+        before.append(len(runtime.alive()))
+        return make_stream(flags)
+
+    monkeypatch.setattr(runtime, "cudaStreamCreateWithFlags", making_a_stream)
     for n in (2, 4):
         engine.recur("x", "x_next", some_inputs(rng, n=n)).advance({})
         alive.append(len(runtime.alive()))
     assert alive[0] == alive[1]
+    assert before == [0, 1, 0, 1]  # two streams each: nothing of the other is on the GPU beside it
     del engine  # nothing else refers to what it keeps
     assert runtime.alive() == []
 
@@ -320,19 +338,29 @@ def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
         TensorRTEngine("rtx", b"other", INPUTS, RANGES)
 
 
-def test_every_thread_calls_the_engines_own_gpu(fake):
+@pytest.mark.parametrize("call", ["run", "recur", "advance", "read", "close"])
+def test_every_thread_calls_the_engines_own_gpu(fake, call):
     _, runtime, _ = fake()
     engine = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
     assert engine.description["device_index"] == "1"
-    inputs = some_inputs(np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    inputs = some_inputs(rng)
     recurrence = engine.recur("x", "x_next", inputs)
+    unused = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
+    calls = {
+        "run": lambda: engine.run(inputs),
+        "recur": lambda: engine.recur("x", "x_next", some_inputs(rng)),
+        "advance": lambda: run_steps(recurrence, inputs, SAME, rng),
+        "read": recurrence.read,
+        "close": unused.close,
+    }
     failures = []
 
     def work():
         try:
             assert runtime.device == 0  # as in every thread that is new
-            run_steps(recurrence, inputs, SAME, np.random.default_rng(1))
-            engine.run(inputs)
+            calls[call]()
+            assert runtime.device == 1
         except BaseException as error:
             failures.append(error)
 

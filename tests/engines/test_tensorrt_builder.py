@@ -80,6 +80,14 @@ def test_half_precision_builds(trt, tmp_path):
     assert fractions[-1] == 1
 
 
+def test_what_is_asked_for_reaches_tensorrt_and_fp32_is_never_tf32(trt, tmp_path):
+    network = parse_graph(trt, write_graph(tmp_path / "g.onnx", onnx.TensorProto.FLOAT))
+    config = tensorrt_builder._configured(network, BuildSettings(89, 0.5, 1))
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 2**29
+    assert config.builder_optimization_level == 1
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+
+
 def test_a_node_that_the_parser_rejects_is_named(trt, tmp_path):
     path = write_graph(tmp_path / "g.onnx", onnx.TensorProto.FLOAT, "Wavelet", "nowhere")
     with pytest.raises(InputError, match=r"g\.onnx: TensorRT cannot parse it: node 'the_node' \(Wavelet\): "):
@@ -162,8 +170,6 @@ def test_a_timing_cache_that_is_refused_does_not_lose_the_plan(monkeypatch, tmp_
             return b"measured"
 
     class Config:
-        cache = None
-
         def add_optimization_profile(self, profile):
             return 0
 
@@ -172,11 +178,11 @@ def test_a_timing_cache_that_is_refused_does_not_lose_the_plan(monkeypatch, tmp_
             return None if refused == "when it is read" else Cache()
 
         def set_timing_cache(self, cache, ignore_mismatch):
-            self.cache = None if refused else cache
+            assert cache is not None
             return not refused
 
         def get_timing_cache(self):
-            return self.cache
+            return Cache()  # of the builder's own, where it refused the one that it was given
 
     monkeypatch.setattr(tensorrt_builder, "_configured", lambda network, settings: Config())
     monkeypatch.setattr(tensorrt_builder, "_profile", lambda network, ranges: None)

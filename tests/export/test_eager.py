@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.export import eager
 from sbim_deploy.export.eager import EAGERLY, ON_GPU, EagerEngine, Way, fastest, measure_eager
 from sbim_deploy.models.folder import DEMO_FOLDER, load_model
 from sbim_deploy.runs.bench import Case
@@ -66,10 +67,64 @@ def test_the_ways_compute_the_same_score_but_for_their_precision():
         assert 0 < np.linalg.norm(score - scores[0]) <= limit * np.linalg.norm(scores[0])
 
 
-def test_no_way_computes_in_tf32_and_one_is_plain_fp32():
+def test_a_graph_computes_with_the_inputs_of_each_call(monkeypatch):
+    monkeypatch.setattr(
+        eager, "_capture", lambda run: run
+    )  # which reads the memory that it was captured with
+    model = load_model("demo")
+    rng = np.random.default_rng(0)
+    engines = []
+    for way in (EAGERLY, Way("CUDA graph", graph=True)):
+        torch.manual_seed(0)
+        engines.append(EagerEngine(model, way))
+    for shape in ((1, 2, 16, 16), (1, 2, 16, 16), (2, 2, 16, 24)):
+        inputs = {
+            "x": rng.standard_normal(shape, dtype=np.float32),
+            "sigma": rng.uniform(0.1, 2, shape[0]).astype(np.float32),
+        }
+        expected, got = (engine.run(inputs)["score"] for engine in engines)
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_half_precision_is_channels_last_and_what_is_to_be_compiled_is(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    model = load_model("demo")
+    networks = {way: EagerEngine(model, way)._network for way in ON_GPU}
+    assert [any(network is each for each in compiled) for network in networks.values()] == [
+        way.compiled for way in ON_GPU
+    ]
+    for way, network in networks.items():
+        weights = [each for each in network.parameters() if each.dim() == 4 and min(each.shape) > 1]
+        assert all(
+            each.is_contiguous(memory_format=torch.channels_last) == (way.dtype != torch.float32)
+            for each in weights
+        )
+
+
+@pytest.fixture
+def backends_of_torch():
+    """The switches that decide how PyTorch computes on a GPU, which are put back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    yield matmul, cudnn
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def test_the_baseline_of_gpus_has_no_tf32_and_the_convolutions_that_cudnn_finds_fastest(
+    monkeypatch, backends_of_torch
+):
+    matmul, cudnn = backends_of_torch
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    cudnn.benchmark = False
+    chosen = []
+    monkeypatch.setattr(eager, "fastest", lambda ways, *_: chosen.append(ways) or EAGERLY)
+    monkeypatch.setattr(eager, "measure", lambda *_: (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark))
+    assert eager.measure_fastest_on_gpu(DEMO_FOLDER, Case((32, 24), 2)) == (False, False, True)
+    assert chosen == [ON_GPU]
+
+
+def test_the_ways_are_eager_graphs_in_half_precision_and_compiled_ones():
     assert ON_GPU[0] == EAGERLY
-    assert {(way.dtype, way.graph or way.compiled) for way in ON_GPU} >= {
-        (torch.float32, True),
-        (torch.float16, True),
-        (torch.bfloat16, True),
-    }
+    assert {way.dtype for way in ON_GPU if way.graph} == {torch.float16, torch.bfloat16}
+    assert {way.dtype for way in ON_GPU if way.compiled} == {torch.float32, torch.float16}

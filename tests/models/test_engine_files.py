@@ -75,6 +75,15 @@ def test_the_engine_that_fits_is_opened_with_its_ranges_and_its_kernels(model, o
     assert "not kept" in cache.keep(b"more")
 
 
+def test_the_engine_is_for_the_gpu_of_the_number_that_was_asked_for(model, opened, monkeypatch):
+    monkeypatch.setattr(engine_files, "current_device", lambda index: Device("a GPU", (89, 120)[index]))
+    for capability in (89, 120):
+        add_engine(model, f"for {capability}".encode(), compute_capability=capability)
+    open_tensorrt(model.folder, model.manifest, "score", "rtx", device_index=1)
+    ((_, serialised, *_, device_index),) = opened
+    assert (serialised, device_index) == (b"for 120", 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

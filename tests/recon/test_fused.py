@@ -125,19 +125,19 @@ def test_a_plan_too_large_for_one_call_goes_on_where_the_last_call_ended(monkeyp
 
 
 class Watched:
-    """A recurrence that waits in each step, but for the last, until the next step's noise is being drawn."""
+    """A recurrence that reads what a step is given, but for the last, once the next step's noise is drawn."""
 
-    def __init__(self, shape, n_steps, drawing):
-        self.shape, self.n_steps, self.drawing = shape, n_steps, drawing
+    def __init__(self, shape, n_steps, drawn):
+        self.shape, self.n_steps, self.drawn = shape, n_steps, drawn
         self.given = []
 
     def recur(self, state, output, inputs):
         return self
 
     def advance(self, changed):
+        if len(self.given) + 1 < self.n_steps:
+            assert self.drawn.acquire(timeout=20)
         self.given.append({name: array.copy() for name, array in changed.items()})
-        if len(self.given) < self.n_steps:
-            assert self.drawing.acquire(timeout=20)
 
     def read(self):
         return np.zeros(self.shape, np.float32)
@@ -150,21 +150,22 @@ def test_the_noise_of_a_step_is_drawn_while_the_one_before_it_runs_and_has_the_s
     def problem():
         return step_problem("proximal", 0.1)
 
-    drawing = threading.Semaphore(0)
+    drawn = threading.Semaphore(0)
     n_drawn = []
     draw = fused._NoiseOfSteps.__call__
 
     def watched(self, step, z):
+        inputs = draw(self, step, z)
         n_drawn.append(step)
         if len(n_drawn) > 1:
-            drawing.release()
-        return draw(self, step, z)
+            drawn.release()
+        return inputs
 
     monkeypatch.setattr(fused._NoiseOfSteps, "__call__", watched)
-    engine = Watched((1, 2, *problem().start.shape[-2:]), len(plan.steps), drawing)
+    engine = Watched((1, 2, *problem().start.shape[-2:]), len(plan.steps), drawn)
     fused.run_steps(engine, plan, problem())
     monkeypatch.undo()
-    in_turn = Watched(engine.shape, 0, drawing)
+    in_turn = Watched(engine.shape, 0, drawn)
     fused.run_steps(in_turn, plan, problem(), on_state=lambda steps_done, x: None)
     assert len(engine.given) == len(plan.steps)
     for ahead, expected in zip(engine.given, in_turn.given, strict=True):

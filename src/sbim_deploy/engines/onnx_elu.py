@@ -1,29 +1,38 @@
 """Puts ELU back into a graph that writes it as max(x, exp(min(x, 0)) - 1), for ONNX Runtime's CUDA.
 
 The export writes it out for the other engines. Here each of the four operations would read and write an image
-in the GPU's memory. A graph's bytes are Protocol Buffers, of which this reads and writes the few fields that
-it needs, by their numbers in onnx.proto3 of ONNX 1.18: the package that writes graphs is none that runs them.
+in the GPU's memory.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-Bytes = memoryview
-
-GRAPH_OF_MODEL = 7
-NODE, INITIALIZER, OUTPUT = 1, 5, 12
-NODE_INPUT, NODE_OUTPUT, NODE_NAME, NODE_OPERATOR, NODE_ATTRIBUTE = 1, 2, 3, 4, 5
-GRAPH_OF_ATTRIBUTE = 6
-DATA_TYPE, TENSOR_NAME, RAW_DATA = 2, 8, 9
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
-# Elements that ONNX Runtime's CUDA has an Elu for.
-FLOATS: Mapping[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2")}
+from sbim_deploy.engines.onnx_bytes import (
+    DATA_TYPE,
+    FLOATS,
+    GRAPH_OF_ATTRIBUTE,
+    GRAPH_OF_MODEL,
+    INITIALIZER,
+    NODE,
+    NODE_ATTRIBUTE,
+    NODE_INPUT,
+    NODE_NAME,
+    NODE_OPERATOR,
+    NODE_OUTPUT,
+    OUTPUT,
+    RAW_DATA,
+    TENSOR_NAME,
+    Bytes,
+    fields,
+    texts,
+    varint,
+    written,
+)
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,14 @@ def put_elu_back(model: bytes) -> tuple[bytes, int]:
     """
     whole = memoryview(model)
     readers: Counter[str] = Counter()
-    for number, _, value in _fields(whole):
+    for number, _, value in fields(whole):
         if number == GRAPH_OF_MODEL:
             _count_readers(value, readers)
     made, count = bytearray(), 0
-    for number, raw, value in _fields(whole):
+    for number, raw, value in fields(whole):
         if number == GRAPH_OF_MODEL:
             graph, n = _rewritten(value, readers, {})
-            made += _written(number, graph)
+            made += written(number, graph)
             count += n
         else:
             made += raw
@@ -66,7 +75,7 @@ def put_elu_back(model: bytes) -> tuple[bytes, int]:
 
 def _rewritten(graph: Bytes, readers: Counter[str], outer: Mapping[str, float]) -> tuple[bytes, int]:
     known = _Graph(scalars=dict(outer))
-    for number, _, value in _fields(graph):
+    for number, _, value in fields(graph):
         if number == NODE:
             node = _node(value)
             known.producers.update(dict.fromkeys(node.outputs, node))
@@ -79,7 +88,7 @@ def _rewritten(graph: Bytes, readers: Counter[str], outer: Mapping[str, float]) 
     }
     dead = {name for output in argument_of for name in _inner(known.producers[output], known)}
     made, count = bytearray(), len(argument_of)
-    for number, raw, value in _fields(graph):
+    for number, raw, value in fields(graph):
         if number != NODE:
             made += raw
             continue
@@ -87,11 +96,11 @@ def _rewritten(graph: Bytes, readers: Counter[str], outer: Mapping[str, float]) 
         if node.outputs and node.outputs[0] in argument_of:
             x = argument_of[node.outputs[0]]
             parts = ((NODE_INPUT, x), (NODE_OUTPUT, node.outputs[0]), (NODE_NAME, node.name))
-            texts = (*parts, (NODE_OPERATOR, "Elu"))
-            made += _written(NODE, b"".join(_written(each, text.encode()) for each, text in texts))
+            named = (*parts, (NODE_OPERATOR, "Elu"))
+            made += written(NODE, b"".join(written(each, text.encode()) for each, text in named))
         elif not (node.outputs and node.outputs[0] in dead):
             inside, n = _with_rewritten_graphs(value, readers, known.scalars)
-            made += _written(NODE, inside) if n else raw
+            made += written(NODE, inside) if n else raw
             count += n
     return bytes(made), count
 
@@ -101,19 +110,19 @@ def _with_rewritten_graphs(
 ) -> tuple[bytes, int]:
     """Return a node with the graphs of its attributes rewritten, such as a loop's body, and how many Elus."""
     made, count = bytearray(), 0
-    for number, raw, value in _fields(node):
+    for number, raw, value in fields(node):
         if number != NODE_ATTRIBUTE:
             made += raw
             continue
         attribute = bytearray()
-        for inner_number, inner_raw, inner_value in _fields(value):
+        for inner_number, inner_raw, inner_value in fields(value):
             if inner_number == GRAPH_OF_ATTRIBUTE:
                 graph, n = _rewritten(inner_value, readers, outer)
-                attribute += _written(inner_number, graph)
+                attribute += written(inner_number, graph)
                 count += n
             else:
                 attribute += inner_raw
-        made += _written(number, bytes(attribute))
+        made += written(number, bytes(attribute))
     return bytes(made), count
 
 
@@ -145,78 +154,28 @@ def _inner(node: _Node, graph: _Graph) -> tuple[str, ...]:
 
 def _count_readers(graph: Bytes, readers: Counter[str]) -> None:
     """Add who reads a name, in the graphs within this one too."""
-    for number, _, value in _fields(graph):
+    for number, _, value in fields(graph):
         if number == OUTPUT:
-            readers.update(_texts(value, 1))
+            readers.update(texts(value, 1))
         elif number == NODE:
             readers.update(_node(value).inputs)
-            for kind, _, attribute in _fields(value):
+            for kind, _, attribute in fields(value):
                 if kind == NODE_ATTRIBUTE:
-                    for inner, _, body in _fields(attribute):
+                    for inner, _, body in fields(attribute):
                         if inner == GRAPH_OF_ATTRIBUTE:
                             _count_readers(body, readers)
 
 
 def _node(node: Bytes) -> _Node:
-    operator, name = (next(iter(_texts(node, each)), "") for each in (NODE_OPERATOR, NODE_NAME))
-    return _Node(operator, _texts(node, NODE_INPUT), _texts(node, NODE_OUTPUT), name)
-
-
-def _texts(message: Bytes, wanted: int) -> tuple[str, ...]:
-    return tuple(bytes(value).decode() for number, _, value in _fields(message) if number == wanted)
+    operator, name = (next(iter(texts(node, each)), "") for each in (NODE_OPERATOR, NODE_NAME))
+    return _Node(operator, texts(node, NODE_INPUT), texts(node, NODE_OUTPUT), name)
 
 
 def _scalar(tensor: Bytes) -> dict[str, float]:
     """Return the value of a tensor of one element, by its name; nothing of others."""
-    found: dict[int, Bytes] = {number: value for number, _, value in _fields(tensor)}
-    dtype = FLOATS.get(_varint(found[DATA_TYPE], 0)[0]) if DATA_TYPE in found else None
+    found: dict[int, Bytes] = {number: value for number, _, value in fields(tensor)}
+    dtype = FLOATS.get(varint(found[DATA_TYPE], 0)[0]) if DATA_TYPE in found else None
     raw = bytes(found.get(RAW_DATA, b""))
     if dtype is None or len(raw) != dtype.itemsize:
         return {}
     return {bytes(found[TENSOR_NAME]).decode(): float(np.frombuffer(raw, dtype)[0])}
-
-
-def _fields(message: Bytes) -> Iterator[tuple[int, Bytes, Bytes]]:
-    """Yield (number, all its bytes, its value) of each field of a message."""
-    at = 0
-    while at < len(message):
-        begin = at
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == VARINT:
-            value_at, (_, end) = at, _varint(message, at)
-        elif kind == LENGTH:
-            length, value_at = _varint(message, at)
-            end = value_at + length
-        elif kind in (FIXED64, FIXED32):
-            value_at, end = at, at + (8 if kind == FIXED64 else 4)
-        else:
-            raise ValueError(f"a field of kind {kind} is none of ONNX")
-        if end > len(message):
-            raise ValueError("the graph ends within a field")
-        yield key >> 3, message[begin:end], message[value_at:end]
-        at = end
-
-
-def _varint(message: Bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(message) and shift < 70:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
-    raise ValueError("the graph ends within a number")
-
-
-def _written(number: int, value: bytes) -> bytes:
-    return _written_varint(number << 3 | LENGTH) + _written_varint(len(value)) + value
-
-
-def _written_varint(value: int) -> bytes:
-    made = bytearray()
-    while value > 127:
-        made.append(value & 127 | 128)
-        value >>= 7
-    made.append(value)
-    return bytes(made)

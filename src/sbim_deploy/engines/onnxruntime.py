@@ -22,7 +22,13 @@ from sbim_deploy.engines.engine import (
 )
 from sbim_deploy.engines.kept_recurrence import RecurrenceKeeper
 from sbim_deploy.engines.onnx_elu import put_elu_back
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.engines.onnx_weights import SharedWeights, share_weights
+from sbim_deploy.errors import (
+    BackendMissingError,
+    EngineIncompatibleError,
+    InputError,
+    SbimDeployError,
+)
 
 NAME = "ONNX Runtime"
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -59,7 +65,8 @@ class OnnxRuntimeEngine:
             )
         given: dict[str, str] = {}
         model: Path | bytes = path
-        n_elu = 0
+        n_elu = n_shared = 0
+        self._weights: list[SharedWeights] = []
         if backend != CPU:
             onnxruntime_cuda.check_device(onnxruntime, device_index)
         options = onnxruntime.SessionOptions()
@@ -68,16 +75,17 @@ class OnnxRuntimeEngine:
             given = onnxruntime_cuda.provider_options(backend == CUDA_TF32, device_index)
             options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
             options.add_session_config_entry(onnxruntime_cuda.WEIGHTS_FOLDER, str(path.parent.absolute()))
-            model, n_elu = _with_elu(path)
+            with _loading(path), _cuda_errors():
+                model, n_elu = put_elu_back(path.read_bytes())
+                self._weights, n_shared = share_weights(
+                    onnxruntime, options, model, path.parent, device_index
+                )
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
+        with _loading(path):
             self._session = onnxruntime.InferenceSession(
                 model, sess_options=options, providers=[(provider, given)], enable_fallback=0
             )
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
         in_use = self._session.get_providers()
         if in_use[0] != provider:
             raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
@@ -100,6 +108,9 @@ class OnnxRuntimeEngine:
                 **self.description,
                 "device_index": str(device_index),
                 "elu": f"{n_elu} put back",
+                "weights": f"{n_shared} on the GPU once for all graphs of the model"
+                if n_shared
+                else "a copy for each graph",
             }
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -122,7 +133,8 @@ class OnnxRuntimeEngine:
         check_inputs(self.inputs, inputs)
 
         def make() -> _BoundRecurrence:
-            return _BoundRecurrence(self._path, self._session, self._device, state, output, inputs)
+            owners = self._session, self._weights
+            return _BoundRecurrence(self._path, owners, self._device, state, output, inputs)
 
         if self._keeper is None:
             return make()
@@ -131,12 +143,21 @@ class OnnxRuntimeEngine:
 
 
 class _BoundRecurrence:
-    """A recurrence on two bindings of one session, which write to the two buffers of the state in turn."""
+    """A recurrence on two bindings of one session, which write to the two buffers of the state in turn.
+
+    ``owners`` are the session and the weights that must live as long as it.
+    """
 
     def __init__(
-        self, path: Path, session: Any, device: tuple[str, int], state: str, output: str, inputs: Arrays
+        self,
+        path: Path,
+        owners: tuple[Any, list[SharedWeights]],
+        device: tuple[str, int],
+        state: str,
+        output: str,
+        inputs: Arrays,
     ):
-        self._path, self._session, self._state = path, session, state
+        self._path, (self._session, self._weights), self._state = path, owners, state
         self._begun = dict(inputs)
         self._values = {name: _copy(array, device) for name, array in inputs.items()}
         self._now, self._next = (_copy(inputs[state], device) for _ in range(2))
@@ -182,11 +203,16 @@ class _BoundRecurrence:
         return state
 
 
-def _with_elu(path: Path) -> tuple[bytes, int]:
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """Turn whatever a graph cannot be loaded for into the error that names it."""
     try:
-        return put_elu_back(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        yield
+    except SbimDeployError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
 
 
 @contextmanager

@@ -134,14 +134,14 @@ class TensorRTEngine:
         self.close()
 
     def fix(self, shapes: Mapping[str, tuple[int, ...]], stack: ExitStack) -> FixedContext:
-        """Return a context for inputs of these shapes, whose memory the stack frees."""
+        """Return contexts for inputs of these shapes, whose memory the stack frees."""
         user_managed = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         how = user_managed if self._runtime_config is None else self._runtime_config
-        context = self._engine.create_execution_context(how)
-        if context is None:
-            raise EngineIncompatibleError(f"TensorRT cannot make a context: {take_errors(self._trt)}")
-        owners = self._runtime, self._engine, self._runtime_config, self._kernels
-        return FixedContext(self._trt, context, owners, self.outputs, shapes, stack)
+        engine = self._engine
+        owners = self._runtime, engine, self._runtime_config, self._kernels
+        return FixedContext(
+            self._trt, lambda: engine.create_execution_context(how), owners, self.outputs, shapes, stack
+        )
 
     def keep_runtime_cache(self) -> None:
         """Keep the kernels that TensorRT-RTX has compiled, if there is a cache for them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Protocol, Self
 
@@ -13,18 +13,22 @@ from numpy.typing import NDArray
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.engine import Arrays, TensorSpec, check_changed
 from sbim_deploy.engines.tensorrt_builder import take_errors
-from sbim_deploy.errors import SbimDeployError
+from sbim_deploy.errors import EngineIncompatibleError, SbimDeployError
 
 DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 
 
 class FixedContext:
-    """A context whose shapes never change, because they must not change under a captured graph.
+    """Contexts for one set of shapes, one for each set of addresses that a run is enqueued with.
+
+    None changes after its first run, because a captured graph is of its context's state. NVIDIA advises a
+    context for each captured graph, and memory that the contexts share (TensorRT-RTX 1.7, Best Practices,
+    CUDA Graphs): that is safe where no two of their runs overlap, and all of these are put on one stream.
 
     Args:
         trt: the package.
-        context: an execution context that leaves its device memory to its user.
-        owners: what must live as long as the context.
+        make_context: makes an execution context that leaves its device memory to its user.
+        owners: what must live as long as the contexts.
         outputs: the outputs' dtypes, by name.
         shapes: the inputs' shapes, by name.
         stack: frees the device memory.
@@ -37,27 +41,27 @@ class FixedContext:
     def __init__(
         self,
         trt: Any,
-        context: Any,
+        make_context: Callable[[], Any],
         owners: tuple[Any, ...],
         outputs: Mapping[str, np.dtype[Any]],
         shapes: Mapping[str, tuple[int, ...]],
         stack: ExitStack,
     ):
-        self._trt, self._context, self._owners = trt, context, owners
-        for name, shape in shapes.items():
-            self._must(self._context.set_input_shape(name, shape), f"the shape {shape} of input {name!r}")
-        unknown = self._context.infer_shapes()
-        self._must(not unknown, f"the shapes: it does not know those of {unknown}")
+        self._trt, self._make_context, self._owners = trt, make_context, owners
+        self._shapes = dict(shapes)
+        context = self._with_shapes()
         # 0 says that it failed, or that nothing is needed. What the engine needs at its greatest always does.
-        n_bytes = int(self._context.update_device_memory_size_for_shapes()) or int(
-            self._context.engine.get_device_memory_size_for_profile_v2(0)
+        n_bytes = int(context.update_device_memory_size_for_shapes()) or int(
+            context.engine.get_device_memory_size_for_profile_v2(0)
         )
-        if n_bytes:
-            self._context.set_device_memory(cuda.allocate(stack, n_bytes), n_bytes)
+        self._memory = (cuda.allocate(stack, n_bytes), n_bytes) if n_bytes else None
+        self._give_memory(context)
         self.outputs = {
-            name: (tuple(int(n) for n in self._context.get_tensor_shape(name)), dtype)
+            name: (tuple(int(n) for n in context.get_tensor_shape(name)), dtype)
             for name, dtype in outputs.items()
         }
+        self._without_addresses: Any = context
+        self._contexts: dict[tuple[tuple[str, int], ...], Any] = {}
 
     def allocate_outputs(self, stack: ExitStack) -> dict[str, int]:
         """Return the addresses of new device memory for the outputs, by name."""
@@ -68,19 +72,46 @@ class FixedContext:
 
     def is_capturable(self, stream: Any) -> bool:
         """Whether the work can be captured. TensorRT-RTX tells; TensorRT cannot be asked, so it is tried."""
-        ask = getattr(self._context, "is_stream_capturable", None)
-        return ask is None or bool(ask(int(stream)))
+        asks = [getattr(context, "is_stream_capturable", None) for context in self._contexts.values()]
+        return all(ask is None or bool(ask(int(stream))) for ask in asks)
 
     def enqueue(self, addresses: Mapping[str, int], stream: Any) -> None:
         """Put one run on the stream, with the tensors at these addresses.
+
+        TensorRT finishes its preparations in the first run with them, which cannot be captured.
 
         Raises:
             SbimDeployError: TensorRT refuses.
             DeviceLostError: it refuses because the GPU failed before.
         """
-        for name, address in addresses.items():
-            self._must(self._context.set_tensor_address(name, address), f"the address of {name!r}")
-        self._must(self._context.execute_async_v3(int(stream)), "the run")
+        self._must(self._with_addresses(addresses).execute_async_v3(int(stream)), "the run")
+
+    def _with_addresses(self, addresses: Mapping[str, int]) -> Any:
+        key = tuple(sorted(addresses.items()))
+        if key not in self._contexts:
+            context, self._without_addresses = self._without_addresses, None
+            if context is None:
+                context = self._with_shapes()
+                context.update_device_memory_size_for_shapes()
+                self._give_memory(context)
+            for name, address in addresses.items():
+                self._must(context.set_tensor_address(name, address), f"the address of {name!r}")
+            self._contexts[key] = context
+        return self._contexts[key]
+
+    def _with_shapes(self) -> Any:
+        context = self._make_context()
+        if context is None:
+            raise EngineIncompatibleError(f"TensorRT cannot make a context: {take_errors(self._trt)}")
+        for name, shape in self._shapes.items():
+            self._must(context.set_input_shape(name, shape), f"the shape {shape} of input {name!r}")
+        unknown = context.infer_shapes()
+        self._must(not unknown, f"the shapes: it does not know those of {unknown}")
+        return context
+
+    def _give_memory(self, context: Any) -> None:
+        if self._memory is not None:
+            context.set_device_memory(*self._memory)
 
     def _must(self, done: bool, what: str) -> None:
         if not done:
@@ -114,10 +145,9 @@ class TensorRTRecurrence:
     computes on its copies, those of the other are uploaded from pinned memory on a second stream. The event
     ``_uploaded[turn]`` is recorded when a turn's uploads are over, ``_computed[turn]`` when its step is.
 
-    The first step runs plainly, since TensorRT finishes its preparations in it. After it each turn is
-    captured once and then replayed. Where that fails, every step runs plainly, and the description says why.
-    Both graphs are of one context, as NVIDIA's own EngineExecutor keeps a graph for each set of bindings of
-    its one (TensorRT Edge-LLM 0.8, C++ API): they never run at once, since both run on one stream.
+    The first step of a turn runs plainly, since TensorRT finishes its preparations in it. After it the turn
+    is captured once, from a context of its own, and then replayed. Where that fails, every step runs plainly,
+    and the description says why.
     """
 
     def __init__(self, engine: LoadedEngine, state: str, output: str, inputs: Arrays):
@@ -146,7 +176,7 @@ class TensorRTRecurrence:
         self._staging: list[dict[str, NDArray[Any]]] = [{}, {}]
         self._behind: list[set[str]] = [set(), set()]
         self._graphs: list[Any] = [None, None]
-        self._is_warm, self._may_capture = False, True
+        self._is_warm, self._may_capture = [False, False], True
         self._turn = 0
         self._fill()
 
@@ -204,9 +234,9 @@ class TensorRTRecurrence:
         new = [name for name in changed if name not in self._staging[0]]
         if not new:
             return
-        # A step that still runs reads the copy that both turns have shared; captured graphs hold its address.
+        # A step that still runs reads the copy that both turns have shared; a captured graph has its address.
         cuda.call("cudaStreamSynchronize", self._compute)
-        self._graphs = [None, None]
+        self._graphs[1], self._is_warm[1] = None, False
         for name in new:
             array = self._begun[name]
             self._bound[1][name] = cuda.allocate(self._stack, array.nbytes)
@@ -230,16 +260,16 @@ class TensorRTRecurrence:
         self._behind[1 - turn].update(changed)
 
     def _step(self, turn: int) -> None:
-        if self._is_warm and self._may_capture and self._graphs[turn] is None:
+        if self._is_warm[turn] and self._may_capture and self._graphs[turn] is None:
             self._graphs[turn] = self._captured(turn)
         if self._graphs[turn] is None:
             self._fixed.enqueue(self._bound[turn], self._compute)
         else:
             cuda.call("cudaGraphLaunch", self._graphs[turn], self._compute)
-        if not self._is_warm:
+        if not self._is_warm[turn]:
             if engine := self._engine():
                 engine.keep_runtime_cache()
-            self._is_warm = True
+            self._is_warm[turn] = True
 
     def _captured(self, turn: int) -> Any:
         """Return the graph of a turn, or None where there can be none: then no turn is tried again."""
