@@ -45,7 +45,7 @@ lock: $(VENV)/.dev
 
 # The index has every package of the lock, by the SHA-256 that stands there; no package is fetched where the index tells it.
 lock-check: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --dry-run --ignore-installed --require-hashes \
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --dry-run --ignore-installed --require-hashes \
 		--requirement requirements.lock
 
 # A release as it is installed: pip takes no file whose SHA-256 is not in requirements.lock.
