@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sbim_deploy import __version__
 from sbim_deploy.cli import options
 from sbim_deploy.models.folder import DEMO_FOLDER
 from sbim_deploy.results.result_file import open_result
@@ -44,6 +47,12 @@ def test_the_default_sampler_and_the_list_in_the_help_are_the_samplers(cli):
 
 def test_version(cli):
     assert cli("--version").out.startswith("sbim-deploy 0.")
+
+
+def test_python_m_runs_the_program_too():
+    command = [sys.executable, "-m", "sbim_deploy", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"sbim-deploy {__version__}\n"
 
 
 def test_simulate_recon_evaluate_and_info_in_a_row(cli, tmp_path):
