@@ -261,7 +261,9 @@ def compare(servers, kind, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
-def test_a_client_of_the_ismrmrd_package_gets_the_images_that_recon_makes_of_the_file(name, servers, tmp_path):
+def test_a_client_of_the_ismrmrd_package_gets_the_images_that_recon_makes_of_the_file(
+    name, servers, tmp_path
+):
     kind = KINDS[name]()
     images, errors = compare(servers, kind, tmp_path)
     n_repetitions, n_slices = kind.scan.images.shape[:2]

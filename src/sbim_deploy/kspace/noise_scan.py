@@ -96,8 +96,8 @@ class NoiseScan:
             return None
         if not known:
             self._say(
-                "the dwell time of the noise readouts or of the image's is 0, unknown: the coils are whitened, "
-                "and the level of the noise is measured in the image"
+                "the dwell time of the noise readouts or of the image's is 0, unknown: the coils are "
+                "whitened, and the level of the noise is measured in the image"
             )
         if whitening.left_out:
             coils = ", ".join(map(str, whitening.left_out))

@@ -189,7 +189,7 @@ def measure_image_noise(kspace: ComplexArray, mask: BoolArray, n_rows: int) -> N
 
 def _is_oversampled(kspace: ComplexArray, mask: BoolArray, n_rows: int) -> bool:
     """Tell whether the readout was sampled over more than the image and can be cut to it."""
-    return mask.shape[0] == 1 and n_rows < kspace.shape[-2]
+    return mask.shape[0] == 1 and n_rows < int(kspace.shape[-2])
 
 
 def _estimate_maps(
