@@ -166,7 +166,12 @@ STORED = calgary_campinas((54, 42))
             [],
             "of the samples are zero; expected a fully sampled scan",
         ),
-        (interleaved(np.fft.fft2(coil_images((54, 42)))), {}, [], "in.h5: slice 1: the energy is spread"),
+        (
+            interleaved(np.fft.fft2(coil_images((54, 42)))),
+            {},
+            [],
+            "in.h5: slice 1: the energy of k-space peaks at 0 of its 54 rows",
+        ),
         (interleaved(0 * STORED), {}, [], "slice 0 is zero everywhere; leave it out with --slices"),
         (interleaved(STORED), {}, ["--slices", "1:4"], "--slices is 1:4, expected a range within 0:3"),
         (interleaved(STORED), {}, ["--slices", "1-3"], "--slices is '1-3': expected A:B"),

@@ -206,6 +206,7 @@ def test_an_unknown_dwell_time_leaves_the_noise_at_unit_variance(unknown):
     (each,) = assembled(scan)
     np.testing.assert_allclose(covariance(each.kspace), np.eye(4), atol=0.1)
     assert each.noise is None
+    assert any("dwell time" in remark and "is measured in the image" in remark for remark in each.remarks)
 
 
 def test_averages_lower_the_noise_that_the_readouts_tell():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.mri.coils import birdcage_maps
-from sbim_deploy.mri.fourier import centred_fft, centred_ifft
+from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
@@ -130,3 +130,30 @@ def test_planes_of_3d_kspace_that_were_taken_for_coils_are_doubted():
     assert "--layout" in fault.message
     for n_coils in (16, 33):
         assert find_faults(fully_sampled(n_coils=n_coils), None, NOISE) == []
+
+
+def oversampled(n_coils: int, factor: int, size: int) -> np.ndarray:
+    """Fully sampled k-space of a readout over ``factor`` times the image's field of view."""
+    rng = np.random.default_rng(size)
+    image = birdcage_maps(n_coils, (size, size)) * shepp_logan((size, size))
+    parts = NOISE * rng.standard_normal((n_coils, factor * size, size, 2), dtype=np.float32)
+    return (
+        centred_fft(centre_pad(image.astype(np.complex64), (factor * size, size)))
+        + parts.view(np.complex64)[..., 0]
+    )
+
+
+@pytest.mark.parametrize("size", [64, 65, 128])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("n_coils", [1, 4])
+def test_oversampling_changes_nothing_of_what_is_sound_and_what_was_transformed(size, factor, n_coils):
+    kspace = oversampled(n_coils, factor, size)
+    assert find_faults(kspace, None, NOISE) == []
+    assert [each.kind for each in find_faults(transformed_readout(kspace), None, NOISE)] == [
+        "transformed axis"
+    ]
+    assert [each.kind for each in find_faults(centred_ifft(kspace), None, NOISE)] == [
+        "image in place of k-space"
+    ]
+    lines = transformed_readout(kspace * line_mask(size, 2, calib_width=12))
+    assert [each.kind for each in find_faults(lines, None, NOISE)] == ["transformed axis"]

@@ -5,7 +5,7 @@ import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mri.coils import birdcage_maps
-from sbim_deploy.mri.fourier import centre_pad, centred_fft
+from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.recon import prepare
@@ -320,3 +320,25 @@ def test_preparation_can_be_ended_between_its_parts():
 
         with pytest.raises(TimeoutError):
             prepare_slice(kspace, check=check)
+
+
+def through_a_filter(noise):
+    """The noise of k-space whose receiver lets little through at the ends of the readout's field of view."""
+    place = np.abs(np.linspace(-1, 1, noise.shape[-2], endpoint=False))
+    gain = np.interp(place, [0.6, 1], [1, 0.3])[:, None]
+    return centred_fft(gain * centred_ifft(noise, axes=(-2,)), axes=(-2,))
+
+
+@pytest.mark.parametrize("n_coils", [2, 4])
+@pytest.mark.parametrize("acceleration", [1, 3])
+def test_the_noise_is_that_of_the_image_where_the_receiver_filters_the_ends_of_the_readout(
+    n_coils, acceleration
+):
+    rng = np.random.default_rng(3)
+    image = centre_pad(shepp_logan((96, 96)) * smooth_phase((96, 96), rng), (192, 96))
+    clean = centred_fft(birdcage_maps(n_coils, (192, 96)) * image)
+    noise = 0.02 * (rng.standard_normal(clean.shape) + 1j * rng.standard_normal(clean.shape))
+    kspace = (clean + through_a_filter(noise)).astype(np.complex64)
+    mask = line_mask(96, acceleration, calib_width=16)
+    problem = prepare_slice(kspace * mask, image_shape=(96, 96))
+    assert problem.noise == pytest.approx(0.02, rel=0.1)

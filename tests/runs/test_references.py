@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib import import_module
 
 import h5py
 import numpy as np
@@ -12,11 +13,16 @@ from array_samples import write_matlab_7, write_matlab_73, write_npy, write_npz
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.layouts import Reading
 from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.kspace.sources import open_source
+from sbim_deploy.mrd.messages import Header
+from sbim_deploy.mrd.recording import RecordingWriter
 from sbim_deploy.mri.coils import birdcage_maps
-from sbim_deploy.mri.fourier import centred_fft, turned
+from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft, turned
 from sbim_deploy.results.result_file import ResultWriter
 from sbim_deploy.runs.evaluate import evaluate_file
 from sbim_deploy.runs.references import open_reference
+from simulated_mrd import make_scan
+from twix_samples import Scan, image_lines, write_twix
 
 
 @pytest.fixture
@@ -91,3 +97,27 @@ def test_the_command_names_the_array_and_its_axes(cli, simulated, result, tmp_pa
     refused = cli("evaluate", result, "--reference", path)
     assert refused.code != 0
     assert "a (64, 64, 2)" in refused.error_line
+
+
+def write_stream(path, scan):
+    writer = RecordingWriter(path, Header(scan.xml))
+    for readout in scan.readouts:
+        writer.append(readout)
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["kept stream", "version 2", "twix"])
+def test_raw_data_that_are_no_hdf5_are_a_reference_by_their_root_sum_of_squares(tmp_path, kind):
+    if kind == "twix":
+        pytest.importorskip("twixtools")
+        path = write_twix(tmp_path / "scan.dat", Scan(image_lines()))
+    elif kind == "version 2":
+        path = import_module("mrd2_samples").write_mrd2(tmp_path / "scan.bin", make_scan(size=16))
+    else:
+        path = write_stream(tmp_path / "scan.mrd", make_scan(size=16))
+    with open_source(path) as source, open_reference(path) as reference:
+        assert reference.kind == "root sum of squares of k-space"
+        coils = centre_crop(centred_ifft(source.read_slice(0)), source.recon_shape)
+        expected = np.sqrt((np.abs(coils) ** 2).sum(axis=0))
+        np.testing.assert_allclose(reference.read_reference(0), expected, rtol=1e-5)

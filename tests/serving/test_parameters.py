@@ -80,6 +80,8 @@ def test_names_mean_presets_and_the_default_ones_the_default():
         assert make_request(name).configuration == DEFAULT_PRESET
     with pytest.raises(InputError, match="unknown configuration"):
         make_request("../dds")
+    with pytest.raises(InputError, match="XML is taken by a server with --gadgetron"):
+        make_request("<configuration><preset>fast</preset></configuration>")
 
 
 def test_the_page_lists_every_name_and_every_field():

@@ -94,6 +94,11 @@ class NoiseScan:
         except ValueError as error:
             self._say(f"{error}: the coils are not whitened by noise readouts")
             return None
+        if not known:
+            self._say(
+                "the dwell time of the noise readouts or of the image's is 0, unknown: the coils are "
+                "whitened, and the level of the noise is measured in the image"
+            )
         if whitening.left_out:
             coils = ", ".join(map(str, whitening.left_out))
             self._say(

@@ -10,17 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
 from sbim_deploy.records import BoolArray, ComplexArray
 
-# A head's k-space has more than 0.94 of its energy in the central quarter of each axis, and the Shepp-Logan
-# phantom, whose edges are sharp, 0.71 at 60 samples and 0.82 at 128; an image's rows or columns have a
-# quarter of it there, undersampled ones up to 0.82. Between the two may be an object of a few bright points.
+# Most of k-space's energy is in its central quarter along each axis.
 CENTRAL_SHARE = 0.25
 LEAST_CENTRAL_ENERGY = 0.6
-USUAL_CENTRAL_ENERGY = ((64, 128), (0.63, 0.8))  # at so many samples
+# An object's energy fills fewer samples in k-space than pixels in the image, whatever the oversampling: where
+# the transform of an axis fills so many times fewer samples than the axis itself, that is an image's. Sound
+# k-space of 64 pixels or more stays below 1.5, a small object of 32 may not; benchmarks/kspace_faults.py.
+# An axis is refused by a large ratio, or by a smaller one where it has little energy around its peak.
+DOUBTED_WIDTH_RATIO, REFUSED_WIDTH_RATIO, LARGEST_WIDTH_RATIO = 1.5, 2.0, 3.0
 LEAST_SIGNAL = 0.3  # of the noise's energy: below it nothing can be said of where the signal lies
 LEAST_PEAK = 3.0  # a line's energy that noise alone does not reach
 # Echo shifts move the peak by some samples; another convention moves it by half of the axis.
@@ -75,13 +78,13 @@ def find_faults(
     weights = np.divide(loudest, levels, out=np.zeros_like(levels), where=levels > 0) ** 2
     if not loudest:
         weights[:] = 1
-    energy = np.einsum("c,crk,crk->rk", weights, kspace, kspace.conj()).real.astype(np.float64)
+    energy = _energy(kspace, weights)
     if min(energy.shape) < MIN_AXIS:
         return []
     sampled = energy > 0 if mask is None else np.logical_and(energy > 0, mask)
     noise_energy = 2.0 * loudest**2 * np.count_nonzero(weights)
     clipped = _clipped(kspace)
-    transformed = _transformed_axes(energy, sampled, noise_energy)
+    transformed = _transformed_axes(kspace, weights, energy, sampled, noise_energy)
     if clipped is not None and transformed is not None and not transformed.fatal:
         transformed = None  # a centre that was cut off has less of the energy
     found = [
@@ -144,22 +147,47 @@ def _central_energy(profile: NDArray[np.float64]) -> float:
     return float(profile[n // 2 - half : n // 2 + half + 1].sum() / total) if total > 0 else 1.0
 
 
-def _transformed_axes(energy: NDArray[np.float64], sampled: BoolArray, noise_energy: float) -> Fault | None:
+def _energy(kspace: ComplexArray, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the energy of all coils, (rows, columns)."""
+    energy: NDArray[np.float64]
+    energy = np.einsum("c,crk,crk->rk", weights, kspace, kspace.conj()).real.astype(np.float64)
+    return energy
+
+
+def _width(profile: NDArray[np.float64]) -> float:
+    """Return how many samples hold the energy of a profile, (sum p)^2 / sum p^2; shifts do not matter."""
+    squares = float(np.square(profile).sum())
+    return float(profile.sum() ** 2 / squares) if squares else 0.0
+
+
+def _transformed_axes(
+    kspace: ComplexArray,
+    weights: NDArray[np.float64],
+    energy: NDArray[np.float64],
+    sampled: BoolArray,
+    noise_energy: float,
+) -> Fault | None:
     n_sampled = np.count_nonzero(sampled)
     if energy[sampled].sum() < (1 + LEAST_SIGNAL) * noise_energy * n_sampled:
         return None
-    spread, least = [], 1.0
+    spread, fatal = [], False
     for axis, name in enumerate(("rows (the readout)", "columns (the phase encodes)")):
         profile = np.maximum(_profile(energy, sampled, axis) - noise_energy, 0)
-        # Around its peak, wherever that is: a peak in the wrong place is for _misplaced_centre to tell.
-        around_peak = np.roll(profile, profile.size // 2 - int(np.argmax(profile)))
-        central = _central_energy(around_peak)
-        if central < np.interp(profile.size, *USUAL_CENTRAL_ENERGY):
+        # What lies between the samples of an axis counts, or an undersampled image would look narrow.
+        places = np.flatnonzero(sampled.any(axis=1 - axis))
+        profile = np.interp(np.arange(profile.size), places, profile[places], 0, 0)
+        # The transform has no shifts, because neither profile's place matters.
+        transformed = _energy(scipy.fft.fft(kspace * sampled, axis=axis - 2, norm="ortho"), weights)
+        noise = noise_energy * sampled.mean(axis=axis, keepdims=True)
+        other = np.maximum((transformed - noise).mean(axis=1 - axis), 0)
+        ratio = _width(profile) / max(_width(other), 1.0)
+        if ratio > DOUBTED_WIDTH_RATIO:
             spread.append(name)
-            least = min(least, central)
+            around_peak = np.roll(profile, profile.size // 2 - int(np.argmax(profile)))
+            is_even = ratio > REFUSED_WIDTH_RATIO and _central_energy(around_peak) < LEAST_CENTRAL_ENERGY
+            fatal |= ratio > LARGEST_WIDTH_RATIO or is_even
     if not spread:
         return None
-    fatal = least < LEAST_CENTRAL_ENERGY
     if len(spread) == 2:
         return Fault(
             IMAGE_IN_PLACE,

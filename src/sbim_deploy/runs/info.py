@@ -21,8 +21,7 @@ from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
-from sbim_deploy.mri.noise_level import measure_noise
-from sbim_deploy.recon.prepare import NOISE_READOUTS, check_magnitude
+from sbim_deploy.recon.prepare import NOISE_READOUTS, check_magnitude, measure_image_noise
 from sbim_deploy.results.dicom_files import holds_dicom
 from sbim_deploy.results.image_files import find_images
 from sbim_deploy.results.image_stack import ImageStack
@@ -144,7 +143,8 @@ def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
     if not mask.any():
         return {"acceleration": None, "undersampled": undersampled}
     check_magnitude(samples, index)
-    known, measured = kspace.read_noise(index), measure_noise(samples, mask)
+    known = kspace.read_noise(index)
+    measured = measure_image_noise(samples, mask, (kspace.recon_shape or samples.shape[1:])[0])
     noise, source = (measured.sd, measured.source) if known is None else (known, NOISE_READOUTS)
     given = kspace.mask if kspace.mask is None or kspace.mask.ndim == 2 else kspace.mask[None]
     faults = find_faults(samples, given, measured.coil_sds)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import is_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
@@ -97,7 +98,7 @@ class KspaceReference:
         if isinstance(source, KspaceFile) and source.reference_name is not None:
             self._beside, self.kind = source, f"{source.reference_name} beside k-space"
             self.has_complex_reference = source.has_complex_reference
-        elif isinstance(source, MrdKspace):
+        elif isinstance(source, MrdKspace) and is_hdf5(source.path):
             self._beside = find_dataset_images(source.path, TRUTH)
             if self._beside is not None:
                 self.kind = f"{TRUTH} beside k-space"

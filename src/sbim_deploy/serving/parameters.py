@@ -54,7 +54,10 @@ def configuration_name(asked: str) -> str:
         return DEFAULT_PRESET
     if asked not in CONFIGURATIONS:
         known = ", ".join([*CONFIGURATIONS, *DEFAULT_NAMES])
-        raise InputError(f"unknown configuration {asked[:_SHOWN_CHARACTERS]!r}: expected one of {known}")
+        way_out = "; XML is taken by a server with --gadgetron" if asked.startswith("<") else ""
+        raise InputError(
+            f"unknown configuration {asked[:_SHOWN_CHARACTERS]!r}: expected one of {known}{way_out}"
+        )
     return asked
 
 
