@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.hdf5_trial import try_hdf5
 
 MAX_SLICE_BYTES = 2 * 1024**3
 MAX_JSON_BYTES = 64 * 1024**2
@@ -43,16 +44,19 @@ class OpenFile:
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, once a child process has read it, see :mod:`sbim_deploy.io.hdf5_trial`.
 
     Raises:
-        InputError: there is no such file, or it is truncated or not HDF5.
+        InputError: there is no such file, it is truncated or not HDF5, or reading it hangs, crashes or takes
+            too much memory.
     """
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file; check the path")
     if not os.path.isfile(path):
         raise InputError(f"{path}: is not a plain file, expected an HDF5 file; name the file itself")
     with reading(path, "the file"):
+        if h5py.is_hdf5(path):
+            try_hdf5(path)
         return h5py.File(path, "r")
 
 
