@@ -1,3 +1,4 @@
+import zlib
 from pathlib import Path
 
 import h5py
@@ -192,3 +193,30 @@ def test_a_truncated_file_is_refused(path, part):
     stored = path.read_bytes()
     path.write_bytes(stored[: int(part * len(stored))])
     refused(path)
+
+
+@pytest.mark.parametrize("part", ["data", "traj"])
+@pytest.mark.parametrize("filters", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}])
+def test_a_length_of_four_gigabytes_is_refused_before_it_is_allocated(path, tmp_path, part, filters):
+    row = 5
+    with h5py.File(path) as file:
+        table = file["dataset/data"][()]
+        xml = file["dataset/xml"][()]
+        kind = file["dataset/data"].dtype
+    damaged = tmp_path / "damaged.h5"
+    with h5py.File(damaged, "w") as file:
+        file["dataset/xml"] = xml
+        data = file.create_dataset("dataset/data", data=table, dtype=kind, chunks=(len(table),), **filters)
+        place = kind.fields[part][1] + row * kind.itemsize
+        mask, stored = data.id.read_direct_chunk((0,))
+        if filters:  # stored plain, which the chunk's mask says
+            width = kind.itemsize
+            inflated = np.frombuffer(zlib.decompress(stored[:-4]), np.uint8)
+            stored, mask = inflated.reshape(width, -1).T.tobytes(), 0b111
+        changed = bytearray(stored)
+        changed[place : place + 4] = b"\xff" * 4
+        data.id.write_direct_chunk((0,), bytes(changed), mask)
+    with open_mrd(damaged) as file:
+        assert len(list(file.read_readouts(range(row)))) == row
+        assert len(file.read_headers(0, file.n_readouts)) == file.n_readouts
+    assert "holds 4294967295 numbers" in refused(damaged)

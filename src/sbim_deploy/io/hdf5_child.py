@@ -1,8 +1,8 @@
-"""The program that :mod:`sbim_deploy.io.hdf5_trial` runs in a process of its own: it reads HDF5 files first.
+"""The program that :mod:`sbim_deploy.io.hdf5_trial` runs in a process of its own: it reads files first.
 
-On stdin comes a JSON object a line: first ``{"path": [...]}``, where Python's packages are, then for each file
-``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``. On stdout goes a JSON object a line: ``{"at": ...}``, what
-is about to be read, and ``{"done": true}`` or ``{"done": false}``, the latter where it took too much memory.
+On stdin comes a JSON object a line: first ``{"path": [...]}``, where Python's packages are, then for each
+file ``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``. On stdout goes a JSON object a line: ``{"at": ...}``,
+what is about to be read, and ``{"done": true}`` or ``{"done": false}``, the latter where it took too much memory.
 What is damaged and told by an error is no matter here: whoever opens the file next meets the same error.
 """
 
@@ -85,8 +85,6 @@ def _read_part(dataset: Any) -> None:
             n_bytes *= length
     if n_bytes <= MAX_CHUNK_BYTES or (dataset.size == 1 and n_bytes <= MAX_VALUE_BYTES):
         dataset[(0,) * dataset.ndim]
-        if dtype.names is not None and "head" in dtype.names:
-            dataset.fields("head")[:1]
 
 
 def _address_space() -> int | None:
@@ -137,15 +135,19 @@ def _try_file(h5py: Any, path: str, cpu_s: int, memory_bytes: int) -> bool:
                 try:
                     read()
                 except DAMAGED as error:
-                    if "memory" in str(error) or "allocate" in str(error):
-                        raise TooMuchMemoryError from error
+                    if _is_of_memory(error):
+                        return False
                 if _most_resident() - before > memory_bytes:
                     raise TooMuchMemoryError
     except (MemoryError, TooMuchMemoryError):
         return False
-    except DAMAGED:
-        return True
+    except DAMAGED as error:
+        return not _is_of_memory(error)
     return True
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    return "memory" in str(error) or "allocate" in str(error)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """An HDF5 file is read by a child process before this one opens it, under a limit of time and of memory.
 
-In a damaged file the HDF5 library may loop for ever, ask for any memory, or crash, and nothing stops it in the
-process that called it. The child, :mod:`sbim_deploy.io.hdf5_child`, is started with the first file and serves
+In a damaged file the HDF5 library may loop for ever, ask for any memory, or crash, and nothing stops it in
+the process that called it. The child, :mod:`sbim_deploy.io.hdf5_child`, is started with the first file and serves
 all that follow; one that hangs is ended, and the next file gets a new one.
 
 Linux limits both the computing time and the memory. macOS limits the time, and the memory is looked at after
@@ -26,7 +26,7 @@ from sbim_deploy.io import hdf5_child
 
 MAX_CPU_S = 5  # of computing: a busy machine or a slow disk takes none of it
 MAX_WALL_S = 120
-MAX_MEMORY_BYTES = 1024**3
+MAX_MEMORY_BYTES = 256 * 1024**2
 WAY_OUT = "it is damaged, fetch it again"
 
 
@@ -44,7 +44,7 @@ class _Child:
         ):
             raise _NoChildError(f"{program or 'this program'} is not Python")
         try:
-            self._process = subprocess.Popen(  # noqa: S603: this Python, and a file of this package
+            self._process = subprocess.Popen(  # noqa: S603
                 [program, "-I", "-S", os.path.abspath(hdf5_child.__file__)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -63,7 +63,12 @@ class _Child:
         """Have a file read; return None where that went well, else what happened, in words."""
         at = "its start"
         late = threading.Event()
-        timer = threading.Timer(MAX_WALL_S, lambda: (late.set(), self._process.kill()))
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(MAX_WALL_S, stop)
         timer.daemon = True
         timer.start()
         try:
@@ -79,7 +84,9 @@ class _Child:
             mib = MAX_MEMORY_BYTES // 1024**2
             return None if answer["done"] else f"{at} takes more than {mib} MiB of memory to read"
         self.end()
-        if late.is_set() or self.returncode == -getattr(signal, "SIGXCPU", 0):
+        if late.is_set():
+            return f"{at} was not read to its end after {MAX_WALL_S} s"
+        if self.returncode == -getattr(signal, "SIGXCPU", 0):
             return f"{at} cannot be read to its end, HDF5 was stopped after {MAX_CPU_S} s of computing"
         return f"{at} makes HDF5 crash (exit code {self.returncode})"
 
@@ -124,7 +131,7 @@ def try_hdf5(path: Path) -> None:
     Where no child can be started the file is not tried, which a RuntimeWarning tells once.
 
     Raises:
-        InputError: reading it does not end, takes more than 1 GiB, or crashes.
+        InputError: reading it does not end, takes more than 256 MiB, or crashes.
     """
     global _child, _warned
     with _lock:
