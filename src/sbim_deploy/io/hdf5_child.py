@@ -1,9 +1,10 @@
 """The program that :mod:`sbim_deploy.io.hdf5_trial` runs in a process of its own: it reads files first.
 
 On stdin comes a JSON object a line: first ``{"path": [...]}``, where Python's packages are, then for each
-file ``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``. On stdout goes a JSON object a line: ``{"at": ...}``,
-what is about to be read, and ``{"done": true}`` or ``{"done": false}``, the latter where it took too much memory.
-What is damaged and told by an error is no matter here: whoever opens the file next meets the same error.
+file ``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``. On stdout goes a JSON object a line:
+``{"at": ...}``, what is about to be read, and ``{"done": true}`` or ``{"done": false}``, the latter where it
+took too much memory. What is damaged and told by an error is no matter here: whoever opens the file next
+meets the same error.
 """
 
 from __future__ import annotations

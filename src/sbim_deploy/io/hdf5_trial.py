@@ -1,8 +1,8 @@
 """An HDF5 file is read by a child process before this one opens it, under a limit of time and of memory.
 
 In a damaged file the HDF5 library may loop for ever, ask for any memory, or crash, and nothing stops it in
-the process that called it. The child, :mod:`sbim_deploy.io.hdf5_child`, is started with the first file and serves
-all that follow; one that hangs is ended, and the next file gets a new one.
+the process that called it. The child, :mod:`sbim_deploy.io.hdf5_child`, is started with the first file and
+serves all that follow; one that hangs is ended, and the next file gets a new one.
 
 Linux limits both the computing time and the memory. macOS limits the time, and the memory is looked at after
 each part. On Windows the time by the clock is limited, and a crash is told.

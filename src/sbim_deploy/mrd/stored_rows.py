@@ -1,9 +1,9 @@
 """The table of an MRD file by its bytes: the readouts' headers, and how many numbers each readout holds.
 
 A readout's samples lie elsewhere in the file; the table holds their number and their place. HDF5 allocates
-that number before it looks whether so many are there, and h5py has it do so for the headers alone too: so both are
-read without it. The layout is that of the HDF5 File Format Specification, "Variable-Length Data": four bytes
-of length, then the address of the heap and four bytes of its index.
+that number before it looks whether so many are there, and h5py has it do so for the headers alone too: so
+both are read without it. The layout is that of the HDF5 File Format Specification, "Variable-Length Data":
+four bytes of length, then the address of the heap and four bytes of its index.
 """
 
 from __future__ import annotations
