@@ -12,7 +12,7 @@ RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 .PHONY: demo test test-slow lint benchmark clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/sbim-deploy demo -o demo
+	$(BIN)/sbim-deploy demo -o demo --force
 
 test: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
@@ -38,7 +38,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,dicom,twix,serve,cluster,triton,dev]"
+	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,serve,cluster,triton,dev]"
 	$(if $(RTX),$(PIP) --editable ".[rtx]" || echo "TensorRT-RTX cannot be installed: its tests are skipped")
 	touch $@ $(VENV)/.runtime
 

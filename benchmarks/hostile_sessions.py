@@ -10,6 +10,7 @@ line of it fails. Needs the extras serve and cpu, and psutil. A few minutes on t
 from __future__ import annotations
 
 import argparse
+import re
 import socket
 import struct
 import sys
@@ -26,7 +27,7 @@ import numpy as np
 
 from hostile_messages import Malformed, Scan, as_bytes, simulate_scan
 from hostile_server import Honest, Server, watched
-from sbim_deploy.mrd.messages import ConfigFile, Header
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER, ConfigFile, Flag, Header, Readout
 
 IDLE_S = 5.0  # the server's time-out, for silence and for a message
 MARGIN_S = 10.0  # beyond it, on a busy machine, before a session counts as hung
@@ -47,6 +48,7 @@ class Attack:
         self.ends: Counter[str] = Counter()
         self.longest = 0.0
         self._lock = threading.Lock()
+        huge = as_bytes(ConfigFile("zero-filled"), Header(huge_grid(scan.xml)), *hollow_readouts())
         self.sessions = {
             "unknown id": lambda: self._send(self._half + b"\xff\xff"),
             "4 GiB text": lambda: self._send(self._opening + struct.pack("<HI", 5, 2**32 - 1), end=False),
@@ -58,6 +60,7 @@ class Attack:
             "garbage": lambda: self._send(np.random.default_rng(0).bytes(2**20), end=False),
             "stall in a slice": lambda: self._send(self._half, end=False),
             "stall in a message": lambda: self._send(self._half[:-100], end=False),
+            "a huge grid": lambda: self._send(huge, end=False),
             "stall at once": lambda: self._send(b"", end=False),
             "a byte now and then": self._drip,
             "vanishing in a slice": lambda: self._vanish(self._half),
@@ -114,6 +117,25 @@ class Attack:
         with self._lock:
             self.ends[end] += 1
             self.longest = max(self.longest, seconds)
+
+
+def huge_grid(xml: str) -> str:
+    """Return a header whose encoded and reconstructed matrices are 4096 x 4096, and nothing else."""
+    for axis in "xy":
+        xml = re.sub(rf"(<matrixSize>.*?<{axis}>)\d+", r"\g<1>4096", xml, flags=re.DOTALL)
+    return re.sub(r"<encodingLimits>.*?</encodingLimits>", "", xml, flags=re.DOTALL)
+
+
+def hollow_readouts() -> list[Readout]:
+    """Return 32 readouts of 64 samples and 8 channels, at the edge of 4096: 131 kB for 1 GiB of k-space."""
+    made = []
+    for line in range(2048 - 16, 2048 + 16):
+        header = np.zeros((), ACQUISITION_HEADER)[()]
+        header["active_channels"], header["number_of_samples"], header["center_sample"] = 8, 64, 2048
+        header["idx"]["kspace_encode_step_1"] = line
+        header["flags"] = 1 << (Flag.LAST_IN_SLICE - 1) if line == 2048 + 15 else 0
+        made.append(Readout(header, np.ones((8, 64), np.complex64)))
+    return made
 
 
 def throw(attack: Attack, malformed: Malformed, n_messages: int, n_sessions: int, n_threads: int) -> None:

@@ -54,7 +54,7 @@ def main() -> None:
     config.write_text(
         yaml.safe_dump({**CONFIG, "model": {**CONFIG["model"], "ngf": arguments.ngf}}), encoding="utf-8"
     )
-    manifest = export_model(checkpoint, config, folder / "model")
+    manifest = export_model(checkpoint, config, folder / "model", force=True)
     print(f"{folder / 'model'}: {manifest.architecture}, ngf {manifest.ngf}, random weights")
 
 

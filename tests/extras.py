@@ -10,6 +10,7 @@ EXTRAS = [
     "hypothesis",
     "ismrmrd",
     "matplotlib",
+    "mrd",
     "nibabel",
     "nilearn",
     "onnx",

@@ -35,3 +35,4 @@ def test_the_tests_are_collected_where_no_extra_is_installed(tmp_path):
     assert "error" not in done.stdout.splitlines()[-1]
     assert "torch is not installed" in done.stdout
     assert "distributed is not installed" in done.stdout
+    assert "mrd (mrd-python) is not installed" in done.stdout

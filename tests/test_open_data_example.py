@@ -129,9 +129,13 @@ def test_bart_s_array_and_one_s_own_get_a_reference(convert, tmp_path):
     write_cfl(tmp_path / "k.cfl", np.moveaxis(kspace[0], 0, -1)[:, :, None, :])
     write_kspace(tmp_path / "own.h5", kspace)
     for name in ("k.cfl", "own.h5"):
-        code, _, err = convert(tmp_path / name, tmp_path / "out.h5")
+        output = tmp_path / f"{name}.out.h5"
+        code, _, err = convert(tmp_path / name, output)
         assert code == 0, err
-        with open_kspace(tmp_path / "out.h5") as file:
+        code, _, err = convert(tmp_path / name, output)
+        assert code != 0
+        assert "is there already" in err
+        with open_kspace(output) as file:
             np.testing.assert_array_equal(file.read_slice(0), kspace[0])
             np.testing.assert_allclose(file.read_reference(0), np.linalg.norm(images[0], axis=0), atol=1e-5)
             assert file.recon_shape is None

@@ -62,7 +62,7 @@ def test_memory_does_not_grow_with_the_number_of_slices(tmp_path: Path) -> None:
     simulate_file(kspace, settings)
     peaks = []
     for n_slices in (2, 32):
-        done = run_python(PEAK, kspace, tmp_path / "out.h5", n_slices)
+        done = run_python(PEAK, kspace, tmp_path / f"{n_slices}.h5", n_slices)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) * 1024)
     # The 30 slices more are 63 MB of k-space and as much of maps.

@@ -150,6 +150,8 @@ def convert(source: Path, output: Path, slices: tuple[int, int] | None = None) -
     """
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"{output}: is the input; name another output")
+    if output.exists():
+        raise InputError(f"{output}: is there already; name another output, or remove it")
     with open_scan(source) as scan:
         first, stop = slices or (0, scan.n_slices)
         if not 0 <= first < stop <= scan.n_slices:

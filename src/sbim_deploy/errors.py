@@ -34,6 +34,12 @@ class BackendMissingError(SbimDeployError):
     exit_code = 4
 
 
+class DeviceLostError(SbimDeployError):
+    """The GPU failed, and this process cannot use it any more."""
+
+    exit_code = 1
+
+
 class EngineIncompatibleError(SbimDeployError):
     """An engine was built for another model, device or version."""
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 ComplexArray = NDArray[np.complex64]
 FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 Vector = tuple[float, float, float]

@@ -1,9 +1,11 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
+from sbim_deploy.models.folder import DEMO_FOLDER
 from sbim_deploy.runs import bench
 
 FAST = ("bench", "demo", "--size", "32x24", "--coils", 2, "--steps", 1)
@@ -72,6 +74,35 @@ def test_without_torch_and_onnx_the_columns_are_empty_and_it_says_so(cli, monkey
     assert "no PyTorch beside them" in done.err
 
 
+@pytest.mark.parametrize("has_cuda", [True, False])
+def test_a_backend_on_a_gpu_has_pytorch_on_the_same_gpu_as_its_baseline(cli, monkeypatch, has_cuda):
+    eager = pytest.importorskip("sbim_deploy.export.eager", reason="PyTorch is not installed")
+    measured = bench.measure_backend(DEMO_FOLDER, "onnxruntime", bench.Case((32, 24), 2))
+    asked = []
+
+    def on_gpu(folder, case, device_index):
+        asked.append(device_index)
+        return replace(measured, backend="pytorch-cuda", version="2 FP16, CUDA graph", score_ms=2.0)
+
+    def backend_on_gpu(folder, name, case):
+        asked.append(name)
+        return replace(measured, backend="onnxruntime-cuda", score_ms=4.0, gpu_mb=900.0)
+
+    monkeypatch.setattr(bench, "measure_backend", backend_on_gpu)
+    monkeypatch.setattr(eager, "has_cuda", lambda: has_cuda)
+    monkeypatch.setattr(eager, "measure_fastest_on_gpu", on_gpu)
+    done = cli(*FAST, "--backend", "onnxruntime-cuda", "--device", 1, "--json")
+    report = json.loads(done.out)["backends"]
+    if has_cuda:
+        assert asked == ["onnxruntime-cuda://1", 1]
+        assert [each["ratio_to_eager"] for each in report] == [0.5, 1]
+        assert report[1]["version"].endswith("FP16, CUDA graph")
+    else:
+        assert report[1]["backend"] == "pytorch-eager"
+        assert "the baseline is PyTorch on the CPU: the one that is installed has no CUDA" in done.err
+    assert report[0]["gpu_mb"] == 900
+
+
 def test_backends_that_turn_out_not_to_be_here_are_left_out_with_the_reason(cli, monkeypatch):
     from sbim_deploy.models import backends
 
@@ -83,6 +114,17 @@ def test_backends_that_turn_out_not_to_be_here_are_left_out_with_the_reason(cli,
     assert done.code == 0
     assert "left out: onnxruntime" in done.err
     assert "CUDAExecutionProvider" in done.err
+
+
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_what_was_measured_is_printed_though_another_backend_is_missing(cli, json_option):
+    done = cli(*FAST, "--backend", "onnxruntime", "--backend", "onnxruntime-cuda", *json_option)
+    assert done.code == 4
+    assert "CUDAExecutionProvider" in done.error_line
+    if json_option:
+        assert json.loads(done.out)["backends"][0]["backend"] == "onnxruntime"
+    else:
+        assert done.out.splitlines()[1].startswith("onnxruntime ")
 
 
 @pytest.mark.parametrize(

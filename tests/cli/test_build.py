@@ -48,6 +48,23 @@ def test_the_demo_model_is_built_for_a_gpu_that_is_not_here(cli, rtx, model):
     assert len(list((model / "engines").iterdir())) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--workspace", 1e-6), "--workspace is 1e-06 GiB, too little"),
+        (("--batch", "1:1:999999"), "(batch 999999, 8*h 512, 8*w 512): narrow --batch"),
+    ],
+)
+def test_the_option_that_a_build_fails_by_is_named_and_not_the_compilers_text(
+    cli, rtx, model, tmp_path, options, says
+):
+    done = cli("build", model, "--backend", "rtx", "--sm", 89, "--graph", "score", "-o", tmp_path, *options)
+    assert done.code == 2
+    assert says in done.error_line
+    assert "Error Code" not in done.error_line
+
+
 @pytest.fixture
 def tiny_model(tmp_path):
     """A model folder whose score is one convolution, which is built in an instant."""
@@ -81,7 +98,7 @@ def test_each_gpu_that_is_named_gets_an_engine_of_its_own(cli, rtx, tiny_model):
     }
 
 
-def test_an_equal_engine_is_kept_another_is_replaced_and_force_builds(cli, rtx, tiny_model):
+def test_an_equal_engine_is_kept_and_another_is_replaced_by_force_alone(cli, rtx, tiny_model):
     def build(*options):
         done = cli("build", tiny_model, "--backend", "rtx", "--sm", 89, "--graph", "score", *options)
         assert done.code == 0, done.err
@@ -93,12 +110,17 @@ def test_an_equal_engine_is_kept_another_is_replaced_and_force_builds(cli, rtx, 
     cache.write_bytes(b"kernels")
     assert not build()
     assert cache.exists()
-    assert build("--batch", "1:1:1", "--opt-level", 0)
+    other = ("--batch", "1:1:1", "--opt-level", 0)
+    done = cli("build", tiny_model, "--backend", "rtx", "--sm", 89, "--graph", "score", *other)
+    assert done.code == 2
+    assert "built for other sizes or damaged; give --force" in done.error_line
+    assert cache.exists()
+    assert build(*other, "--force")
     assert not cache.exists()
     assert not build("--batch", "1:1:1", "--opt-level", 0)
     assert build("--batch", "1:1:1", "--opt-level", 0, "--force")
     engine.write_bytes(b"damaged")
-    assert build("--batch", "1:1:1", "--opt-level", 0)
+    assert build("--batch", "1:1:1", "--opt-level", 0, "--force")
     assert len(list(engine.parent.iterdir())) == 2
 
 
@@ -115,7 +137,13 @@ def test_a_precision_that_is_not_the_manifests_is_exit_5(cli, rtx, tiny_model):
     ("options", "message"),
     [
         (("--sm", 90), "sm is 90: expected one of 75, 80, 86, 89, 120, 121"),
-        (("--sm", 89, "--size", "60x64"), "size is 60x64: expected multiples of 8"),
+        (("--sm", 75), "TensorRT-RTX has no matrix products in FP32 for Turing, which step-guided, "),
+        (
+            ("--sm", 89, "--sm", 75, "--graph", "reconstruct"),
+            "build --graph score, and reconstruct with recon",
+        ),
+        (("--sm", 89, "--size", "8x8"), "--size is 8x8: it leaves one pixel at the network's coarsest level"),
+        (("--sm", 89, "--size", "60x64"), "--size is 60x64: expected multiples of 8"),
     ],
 )
 def test_rtx_refuses_what_it_cannot_build_for(cli, rtx, model, tmp_path, options, message):
@@ -135,7 +163,7 @@ def test_rtx_refuses_what_it_cannot_build_for(cli, rtx, model, tmp_path, options
         (("--backend", "rtx", "--lines", "8"), "--lines is '8': expected MIN:OPT:MAX"),
         (("--backend", "rtx", "--batch", "1:2:-3"), "--batch is '1:2:-3'"),
         (("--backend", "rtx", "--size", "320"), "--size is '320': expected ROWSxCOLUMNS"),
-        (("--backend", "rtx", "--size", "320x324"), "size is 320x324: expected multiples of 8"),
+        (("--backend", "rtx", "--size", "320x324"), "--size is 320x324: expected multiples of 8"),
         (("--backend", "rtx", "--workspace", 0), "workspace is 0.0 GiB, expected more than 0"),
         (("--backend", "rtx", "--opt-level", 9), "opt-level is 9, expected 0 to 5"),
         (("--backend", "rtx", "--sm", 89, "--current"), "--sm and --current exclude each other"),
@@ -179,8 +207,8 @@ def test_without_a_gpu_current_is_exit_4_and_says_how_to_build_without_one(cli, 
         class Status(int):
             name = "cudaErrorNoDevice"
 
-        def cudaGetDevice(self):
-            return self.Status(100), None
+        def cudaSetDevice(self, device):
+            return (self.Status(100),)
 
     monkeypatch.setattr(cuda, "runtime", NoGpu)
     for options in ((), ("--current",)):

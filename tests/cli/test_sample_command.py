@@ -37,7 +37,7 @@ def test_eta_and_the_langevin_steps_reach_the_plan(cli, tmp_path):
     )
     assert all(row["noise_scale"] > 0 for row in json.loads(made.out)["plan"]["rows"][:2])
     options = ("--sampler", "sbim-ld", "--corrector-steps", 3, "--langevin-step", 0.25)
-    made = cli("sample", "demo", "-n", 1, *SMALL, "-o", tmp_path / "s.h5", *options, "--json")
+    made = cli("sample", "demo", "-n", 1, *SMALL, "-o", tmp_path / "s.h5", *options, "--json", "--force")
     rows = json.loads(made.out)["plan"]["rows"]
     assert len(rows) == 2 * 4 + 1
     assert rows[1]["step_size"] == pytest.approx(0.25 * rows[1]["sigma"] ** 2)

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from sbim_deploy.results.result_file import open_result
@@ -20,6 +21,7 @@ def test_a_study_with_a_truncated_file_is_exit_2_and_the_others_are_whole(cli, s
     shutil.copy(simulated, tmp_path / "a.h5")
     (tmp_path / "b.h5").write_bytes(simulated.read_bytes()[:20_000])
     shutil.copy(simulated, tmp_path / "c.h5")
+    np.save(tmp_path / "truth.npy", np.ones((32, 32), np.float32))
     out = tmp_path / "out"
     arguments = ("recon", tmp_path, "-o", out, *FAST, "--slices", "0:1", "--workers", 1)
     done = cli(*arguments)
@@ -34,9 +36,11 @@ def test_a_study_with_a_truncated_file_is_exit_2_and_the_others_are_whole(cli, s
     assert "truncated" in lines[-1]
     assert "1/3 " in done.err
     assert "b.h5: FAILED: " in done.err
+    assert f"left out: {tmp_path / 'truth.npy'}: holds images (NumPy .npy)" in done.err
     report = json.loads((out / "study.json").read_text())
     assert [record["state"] for record in report["files"]] == ["done", "failed", "done"]
     assert report["files"][0]["workers"]
+    assert report["left_out"] == {str(tmp_path / "truth.npy"): "holds images (NumPy .npy)"}
     assert report["software"]["engine"]["backend"] == "onnxruntime"
     assert report["settings"]["threads"] == 1
     with open_result(out / "c.h5") as result:

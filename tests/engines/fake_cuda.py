@@ -5,6 +5,7 @@ early, or waits for too little, gets wrong numbers.
 """
 
 import ctypes
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -17,7 +18,11 @@ class Status(IntEnum):
     cudaSuccess = 0
     cudaErrorInvalidValue = 1
     cudaErrorMemoryAllocation = 2
+    cudaErrorInsufficientDriver = 35
     cudaErrorNoDevice = 100
+    cudaErrorInvalidDevice = 101
+    cudaErrorLaunchFailure = 719
+    cudaErrorSystemNotReady = 802
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
 
@@ -25,6 +30,7 @@ class Status(IntEnum):
 @dataclass(eq=False)
 class Stream:
     number: int
+    device: int
     queue: deque = field(default_factory=deque)
     captured: list | None = None
 
@@ -62,6 +68,12 @@ class FakeCuda:
         self.fail_end_capture = False
         self.sticky = Status.cudaSuccess
         self.launches = 0
+        self.n_devices, self.thread = 2, threading.local()
+
+    @property
+    def device(self):
+        """The GPU that this thread's calls go to."""
+        return getattr(self.thread, "device", 0)
 
     # What a test looks at
 
@@ -78,6 +90,8 @@ class FakeCuda:
 
     def put(self, stream, operation):
         """Put ("run", function), ("record", event, number) or ("wait", event, number) on a stream."""
+        if stream.device != self.device:
+            self.faults.append(f"a stream of GPU {stream.device} is used by a thread of GPU {self.device}")
         if stream.captured is not None:
             stream.captured.append(operation)
         else:
@@ -142,8 +156,17 @@ class FakeCuda:
 
     # The runtime's functions
 
+    def cudaRuntimeGetVersion(self):
+        return Status.cudaSuccess, 13050
+
+    def cudaSetDevice(self, device):
+        if not 0 <= device < self.n_devices:
+            return (Status.cudaErrorInvalidDevice,)
+        self.thread.device = device
+        return (Status.cudaSuccess,)
+
     def cudaGetDevice(self):
-        return Status.cudaSuccess, 0
+        return Status.cudaSuccess, self.device
 
     def cudaGetDeviceProperties(self, device):
         return Status.cudaSuccess, SimpleNamespace(name=b"Fake 4090", major=8, minor=9)
@@ -165,7 +188,7 @@ class FakeCuda:
         return self._free("pinned", ptr)
 
     def cudaStreamCreateWithFlags(self, flags):
-        self.streams.append(Stream(len(self.streams)))
+        self.streams.append(Stream(len(self.streams), self.device))
         return Status.cudaSuccess, self.streams[-1]
 
     def cudaStreamDestroy(self, stream):

@@ -50,10 +50,15 @@ class IExecutionContext:
     def infer_shapes(self):
         return sorted(INPUTS.keys() - self._shapes.keys())
 
+    @property
+    def engine(self):
+        return ICudaEngine(self._package)
+
     def update_device_memory_size_for_shapes(self):
-        return 64
+        return self._package.memory_of_shapes
 
     def set_device_memory(self, memory, size):
+        assert size >= 64
         self._memory = (memory, size)
 
     def get_tensor_shape(self, name):
@@ -126,6 +131,9 @@ class ICudaEngine:
     def create_execution_context(self, how):
         return IExecutionContext(self._package)
 
+    def get_device_memory_size_for_profile_v2(self, profile_index):
+        return 4096
+
     def get_tensor_name(self, index):
         return [*INPUTS, "x_next", "sum"][index]
 
@@ -140,7 +148,7 @@ def make_package(cuda, rtx=True):
     """Return a module such as `tensorrt_rtx`, or `tensorrt`, whose engines run on a fake CUDA."""
     package = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     package.__version__ = "1.7.1.116" if rtx else "11.4.0.106"
-    package.cuda = cuda
+    package.cuda, package.memory_of_shapes = cuda, 64
     package.capturable, package.fail_in_capture = True, False
     package.enqueued, package.cached = 0, None
 

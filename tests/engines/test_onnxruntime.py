@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from huge_graph import X, write_huge_graph
 
 from sbim_deploy.engines import onnxruntime as backend
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
@@ -39,7 +40,7 @@ def test_wrong_inputs_are_refused_at_the_door():
 
 def test_another_provider_is_never_taken_in_silence():
     with pytest.raises(BackendMissingError, match=r"has no CUDAExecutionProvider.*sbim-deploy\[gpu\]"):
-        OnnxRuntimeEngine(SCORE, provider="CUDAExecutionProvider")
+        OnnxRuntimeEngine(SCORE, backend="onnxruntime-cuda")
 
 
 def test_a_damaged_graph_is_an_input_error(tmp_path):
@@ -50,6 +51,15 @@ def test_a_damaged_graph_is_an_input_error(tmp_path):
     shutil.copy(SCORE, damaged)  # and one whose weights are not beside it
     with pytest.raises(InputError, match=r"weights\.bin"):
         OnnxRuntimeEngine(damaged)
+
+
+def test_a_graph_that_takes_more_memory_than_there_is_is_one_line(tmp_path):
+    engine = OnnxRuntimeEngine(write_huge_graph(tmp_path / "score.onnx"))
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot run it on x \(1, 2\) .*; take a smaller"):
+        engine.run(X)
+    with pytest.raises(InputError, match="ONNX Runtime cannot run it") as caught:
+        engine.recur("x", "y", X).advance({})
+    assert "\n" not in str(caught.value)
 
 
 def test_without_onnxruntime_the_error_names_the_extra(monkeypatch):

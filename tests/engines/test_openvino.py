@@ -4,9 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+from huge_graph import X, write_huge_graph
 
 from sbim_deploy.engines import openvino as backend
 from sbim_deploy.engines.comparison import compare
+from sbim_deploy.engines.engine import TensorSpec
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
 from sbim_deploy.errors import BackendMissingError, InputError
@@ -114,6 +116,15 @@ def test_a_damaged_graph_is_an_input_error(engines, tmp_path, capfd):
     with pytest.raises(InputError, match="OpenVINO cannot load it"):
         OpenVinoEngine(tmp_path / "nowhere.onnx", INPUTS)
     assert capfd.readouterr().err == ""
+
+
+def test_a_graph_that_takes_more_memory_than_there_is_is_one_line(tmp_path):
+    path = write_huge_graph(tmp_path / "score.onnx")
+    engine = OpenVinoEngine(path, {"x": TensorSpec("x", np.dtype(np.float32), ("n", 2))})
+    for run in (lambda: engine.run(X), lambda: engine.recur("x", "y", X).advance({})):
+        with pytest.raises(InputError, match=r"OpenVINO cannot run it on x \(1, 2\)") as caught:
+            run()
+        assert "\n" not in str(caught.value)
 
 
 def test_without_openvino_the_error_names_the_extra(monkeypatch):

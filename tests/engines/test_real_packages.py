@@ -68,7 +68,10 @@ def test_cuda_constants_exist_and_its_codes_have_names(runtime):
         for name, value in vars(getattr(FakeCuda, group)).items():
             assert getattr(getattr(runtime, group), name) == value
     assert runtime.cudaError_t.cudaSuccess == 0
-    assert {"cudaErrorMemoryAllocation", *cuda_module.NO_GPU} <= set(runtime.cudaError_t.__members__)
+    assert "cudaErrorMemoryAllocation" in runtime.cudaError_t.__members__
+    names = {code: name for code, (name, _) in cuda_module.NO_GPU.items()} | cuda_module.LOST
+    for code, name in (names | {cuda_module.NO_SUCH_DEVICE: "cudaErrorInvalidDevice"}).items():
+        assert getattr(runtime.cudaError_t, name) == code
     assert {"name", "major", "minor"} <= set(dir(runtime.cudaDeviceProp))
     assert int(runtime.cudaStream_t(1000)) == 1000
 

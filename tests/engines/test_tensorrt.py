@@ -2,16 +2,23 @@
 
 import gc
 import sys
+import threading
 
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda, Status
-from fake_tensorrt import INPUTS, SERIALISED, expected_next, make_package
+from fake_cuda import Status
+from fake_tensorrt import INPUTS, SERIALISED, IExecutionContext, expected_next
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
 from sbim_deploy.engines.tensorrt_builder import Range
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
+from sbim_deploy.errors import (
+    BackendMissingError,
+    DeviceLostError,
+    EngineIncompatibleError,
+    InputError,
+    SbimDeployError,
+)
 
 RANGES = {"n": Range(1, 2, 4), "k": Range(1, 3, 64)}
 ORDERS = {
@@ -21,24 +28,6 @@ ORDERS = {
     "both at once": {"eager": [0, 1]},
     **{f"random {seed}": {"random": np.random.default_rng(seed)} for seed in range(8)},
 }
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """Make engines on a fake CUDA: fake(backend, **streams) returns the engine, the CUDA and the package."""
-
-    def make(backend="rtx", cache=None, **streams):
-        gc.collect()  # what is freed only now is still the former runtime's
-        runtime = FakeCuda(**streams)
-        package = make_package(runtime, rtx=backend == "rtx")
-        monkeypatch.setattr(cuda, "runtime", lambda: runtime)
-        monkeypatch.setitem(sys.modules, package.__name__, package)
-        return TensorRTEngine(backend, SERIALISED, INPUTS, RANGES, cache), runtime, package
-
-    gc.freeze()  # what was there before need not be looked at in every collection
-    yield make
-    gc.collect()
-    gc.unfreeze()
 
 
 def some_inputs(rng, n=2, k=3):
@@ -92,6 +81,7 @@ def test_a_recurrence_computes_what_numpy_does_in_whatever_order_streams_run(
         run_steps(recurrence, inputs, changing, rng, lambda _: reads == "each")
     for name, array in inputs.items():
         np.testing.assert_array_equal(array, before[name])
+    engine.close()
     assert runtime.faults == []
     assert runtime.alive() == []
 
@@ -105,6 +95,7 @@ def test_random_changes_in_random_orders(fake):
         changing = [[name for name in names if rng.random() < 0.4] for _ in range(12)]
         with engine.recur("x", "x_next", inputs) as recurrence:
             run_steps(recurrence, inputs, changing, rng, lambda _, rng=rng: rng.random() < 0.3)
+        engine.close()
         assert runtime.faults == []
 
 
@@ -157,6 +148,60 @@ def test_two_recurrences_and_runs_between_them_do_not_disturb_each_other(fake):
     assert runtime.faults == []
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_recurrence_of_the_last_shapes_is_kept_and_begins_again(fake, order):
+    rng = np.random.default_rng(0)
+    engine, runtime, package = fake(**ORDERS[order])
+    for changing in (VARYING, SAME[:4], [["bias"], [], ["noise"]], []):
+        inputs = some_inputs(rng)
+        run_steps(engine.recur("x", "x_next", inputs), inputs, changing, rng, lambda _: False)
+        n_allocations, n_enqueued = runtime.n_allocations, package.enqueued
+    assert runtime.faults == []
+    inputs = some_inputs(rng)
+    run_steps(engine.recur("x", "x_next", inputs), inputs, SAME, rng)
+    assert runtime.n_allocations == n_allocations  # neither memory nor a capture is new
+    assert package.enqueued == n_enqueued
+    engine.close()
+    assert runtime.alive() == []
+
+
+def test_the_kept_recurrence_goes_when_other_shapes_come_and_with_its_engine(fake):
+    rng = np.random.default_rng(0)
+    engine, runtime, _ = fake()
+    alive = []
+    for n in (2, 4):
+        engine.recur("x", "x_next", some_inputs(rng, n=n)).advance({})
+        alive.append(len(runtime.alive()))
+    assert alive[0] == alive[1]
+    del engine  # nothing else refers to what it keeps
+    assert runtime.alive() == []
+
+
+def test_a_recurrence_that_is_in_use_is_not_lent_again(fake):
+    engine = fake()[0]
+    inputs, others = (some_inputs(np.random.default_rng(seed)) for seed in range(2))
+    one, other = engine.recur("x", "x_next", inputs), engine.recur("x", "x_next", others)
+    for recurrence, begun in ((one, inputs), (other, others)):
+        recurrence.advance({})
+        np.testing.assert_allclose(recurrence.read(), expected_next(begun), rtol=1e-6)
+
+
+def test_a_recurrence_that_failed_is_not_lent_again(fake, monkeypatch):
+    engine, runtime, _ = fake()
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "cudaEventRecord", lambda *_: (Status.cudaErrorInvalidValue,))
+        with pytest.raises(SbimDeployError, match="cudaEventRecord"):
+            recurrence.advance({"noise": inputs["noise"]})
+    assert runtime.alive() == []
+    with pytest.raises(ValueError, match="is closed"):
+        recurrence.read()
+    again = engine.recur("x", "x_next", inputs)
+    again.advance({})
+    np.testing.assert_allclose(again.read(), expected_next(inputs), rtol=1e-6)
+
+
 def test_runs_of_several_shapes_and_of_arrays_that_are_not_contiguous(fake):
     rng = np.random.default_rng(0)
     engine, runtime, _ = fake()
@@ -198,9 +243,18 @@ def test_out_of_memory_is_one_error_at_any_allocation_and_leaves_nothing(fake):
         except InputError as error:
             assert "the GPU is out of memory" in str(error)  # noqa: PT017
             failed += 1
-        gc.collect()
+        else:
+            engine.close()
         assert runtime.alive() == []
     assert failed == 1 + 2 + 4 + 2 * 3  # scratch, outputs, inputs; second copies with their staging
+
+
+def test_a_context_that_does_not_tell_its_memory_gets_what_the_engine_needs_at_most(fake):
+    engine, runtime, package = fake()
+    package.memory_of_shapes = 0
+    inputs = some_inputs(np.random.default_rng(0))
+    np.testing.assert_allclose(engine.run(inputs)["x_next"], expected_next(inputs), rtol=1e-6)
+    assert 4096 in [block.nbytes for _, block in runtime.memory.values()]
 
 
 def test_a_closed_recurrence_says_so(fake):
@@ -266,17 +320,52 @@ def test_an_engine_that_tensorrt_does_not_take_is_incompatible(fake):
         TensorRTEngine("rtx", b"other", INPUTS, RANGES)
 
 
-def test_every_cuda_error_names_its_call(fake, monkeypatch):
+def test_every_thread_calls_the_engines_own_gpu(fake):
     _, runtime, _ = fake()
-    monkeypatch.setattr(runtime, "cudaGetDevice", lambda: (Status.cudaErrorNoDevice, None))
-    with pytest.raises(BackendMissingError, match=r"no NVIDIA GPU.*cudaGetDevice: cudaErrorNoDevice"):
-        cuda.current_device()
-    monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorInvalidValue, None))
-    with pytest.raises(SbimDeployError, match="cudaMalloc returned cudaErrorInvalidValue"):
-        cuda.call("cudaMalloc", 16)
-    monkeypatch.setattr(runtime, "cudaMalloc", lambda size: (Status.cudaErrorMemoryAllocation, None))
-    with pytest.raises(InputError, match=r"out of memory .*for 3 MiB"):
-        cuda.call("cudaMalloc", 3 * 1024**2)
+    engine = TensorRTEngine("rtx", SERIALISED, INPUTS, RANGES, device_index=1)
+    assert engine.description["device_index"] == "1"
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    failures = []
+
+    def work():
+        try:
+            assert runtime.device == 0  # as in every thread that is new
+            run_steps(recurrence, inputs, SAME, np.random.default_rng(1))
+            engine.run(inputs)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    cuda.use_device(0)
+    recurrence.close()
+    engine.close()
+    assert failures == []
+    assert runtime.faults == []
+    assert runtime.alive() == []
+
+
+def test_a_gpu_that_failed_is_lost_for_the_process(fake, monkeypatch):
+    engine, runtime, _ = fake()
+    inputs = some_inputs(np.random.default_rng(0))
+    recurrence = engine.recur("x", "x_next", inputs)
+    recurrence.advance({})
+    monkeypatch.setattr(runtime, "cudaMemcpyAsync", lambda *_: (Status.cudaErrorLaunchFailure,))
+    with pytest.raises(DeviceLostError, match=r"cudaErrorLaunchFailure.*start it again"):
+        recurrence.read()
+
+
+def test_a_run_that_tensorrt_refuses_for_a_gpu_that_failed_says_that(fake, monkeypatch):
+    engine, runtime, _ = fake()
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", lambda self, stream_handle: False)
+    inputs = some_inputs(np.random.default_rng(0))
+    with pytest.raises(SbimDeployError, match="TensorRT refuses the run"):
+        engine.recur("x", "x_next", inputs).advance({})
+    runtime.sticky = Status.cudaErrorLaunchFailure
+    with pytest.raises(DeviceLostError, match="TensorRT: cudaErrorLaunchFailure"):
+        engine.recur("x", "x_next", inputs).advance({})
 
 
 def test_packages_that_are_not_installed_are_named_with_their_extra(monkeypatch):

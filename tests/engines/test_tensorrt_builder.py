@@ -1,8 +1,11 @@
 """Parsing, precision and profiles with the real TensorRT-RTX, which needs no GPU for them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from sbim_deploy.engines import tensorrt_builder
 from sbim_deploy.engines.tensorrt_builder import (
     BuildSettings,
     Range,
@@ -107,8 +110,83 @@ def test_a_build_that_fails_says_why(trt, tmp_path):
     path = write_graph(tmp_path / "g.onnx", onnx.TensorProto.FLOAT)
     network = parse_graph(trt, path)
     huge = {**RANGES, "h": Range(2**20, 2**20, 2**20), "w": Range(2**20, 2**20, 2**20)}
-    with pytest.raises(InputError, match=r"TensorRT cannot build it: .*"):
+    with pytest.raises(InputError, match=r"the greatest sizes need more memory .*narrow --batch"):
         build_engine(network, huge, BuildSettings(89), lambda _: None)
+
+
+NO_TACTIC = (
+    "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([tactic.cpp:1676: enumerate_tactics] Tactic "
+    "Selection: no tactics to implement the operation within workspace limit.)"
+)
+TOO_LARGE = (
+    "[localCheckMacros.cpp::getErrorStr::132] Error Code 2: OutOfMemory (Requested size was 68725448648.)"
+)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "text", "says"),
+    [
+        (1e-6, NO_TACTIC, "g.onnx: --workspace is 1e-06 GiB, too little for any kernel"),
+        (None, TOO_LARGE, r"g.onnx: the greatest sizes .* \(batch 2, h 16, w 16\): narrow --batch, --coils"),
+        (None, "a fault of its own", "g.onnx: TensorRT cannot build it: a fault of its own"),
+    ],
+)
+def test_the_option_that_a_build_fails_by_is_named(monkeypatch, tmp_path, workspace, text, says):
+    monkeypatch.setattr(tensorrt_builder, "take_errors", lambda trt: text)
+    shape = {"x": ("batch", 1, "h", "w")}
+    network = tensorrt_builder.Network(None, None, None, None, tmp_path / "g.onnx", shape)
+    ranges = {**RANGES, "coil": Range(1, 8, 32)}
+    error = tensorrt_builder._build_failed(network, ranges, BuildSettings(89, workspace))
+    with pytest.raises(InputError, match=says):
+        raise error
+
+
+def test_a_workspace_that_tensorrt_does_not_take_is_refused():
+    class Config:
+        def set_memory_pool_limit(self, pool, pool_size):
+            """Take none, as TensorRT does with more than the GPU has."""
+
+        def get_memory_pool_limit(self, pool):
+            return 1024**3
+
+    trt = SimpleNamespace(MemoryPoolType=SimpleNamespace(WORKSPACE=0))
+    tensorrt_builder._limit_workspace(trt, Config(), 1)
+    with pytest.raises(InputError, match="--workspace is 1000 GiB, which TensorRT does not take"):
+        tensorrt_builder._limit_workspace(trt, Config(), 1000)
+
+
+@pytest.mark.parametrize("refused", ["", "when it is read", "when it is set"])
+def test_a_timing_cache_that_is_refused_does_not_lose_the_plan(monkeypatch, tmp_path, refused):
+    class Cache:
+        def serialize(self):
+            return b"measured"
+
+    class Config:
+        cache = None
+
+        def add_optimization_profile(self, profile):
+            return 0
+
+        def create_timing_cache(self, serialized_timing_cache):
+            assert serialized_timing_cache == b"earlier"
+            return None if refused == "when it is read" else Cache()
+
+        def set_timing_cache(self, cache, ignore_mismatch):
+            self.cache = None if refused else cache
+            return not refused
+
+        def get_timing_cache(self):
+            return self.cache
+
+    monkeypatch.setattr(tensorrt_builder, "_configured", lambda network, settings: Config())
+    monkeypatch.setattr(tensorrt_builder, "_profile", lambda network, ranges: None)
+    monkeypatch.setattr(
+        tensorrt_builder, "_make_monitor", lambda trt, on_progress: SimpleNamespace(stopped_by=None)
+    )
+    builder = SimpleNamespace(build_serialized_network=lambda definition, config: b"plan")
+    network = tensorrt_builder.Network(SimpleNamespace(), builder, None, None, tmp_path, {})
+    built = build_engine(network, {}, BuildSettings(), lambda _: None, b"earlier")
+    assert built == (b"plan", b"" if refused else b"measured")
 
 
 def test_the_fraction_done_goes_down_the_nested_phases():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.unet import PREDICTIONS, VarianceExploding
+from sbim_deploy.export.scores import PREDICTIONS, VarianceExploding
 from sbim_deploy.samplers.schedules import variance_preserving
 
 LINEAR = np.linspace(1e-4, 0.02, 1000)

@@ -6,9 +6,10 @@ import yaml
 from random_checkpoints import CONFIG, random_weights, write_random_checkpoint
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.export import checkpoint
 from sbim_deploy.export.checkpoint import architecture_of, build_network, read_checkpoint, read_config
 from sbim_deploy.export.load import load_network
-from sbim_deploy.export.network import ARCHITECTURES
+from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 
 
 def write_yaml(path, document):
@@ -46,7 +47,9 @@ def test_rescaled_data_are_not_centred_again(tmp_path, key):
         ),
         (changed("model", spec_norm=True), "model.spec_norm is True"),
         (changed("model", sigma_begin=0.001), "sigma_begin and sigma_end are 0.001 and 0.0066"),
-        (changed("model", ngf="wide"), "model.ngf is 'wide', expected a whole number of at least 1"),
+        (changed("model", ngf="wide"), "model.ngf is 'wide', expected a whole number from 1 to 1024"),
+        (changed("model", ngf=10**6), "model.ngf is 1000000, expected a whole number from 1 to 1024"),
+        (changed("data", dataset="a\nb"), "data.dataset is .* expected one line of text"),
         ([1, 2], "expected a mapping"),
     ],
 )
@@ -103,8 +106,10 @@ def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, capsys):
     torch.save([Hostile(), {}, 0, 0], path)
     with pytest.raises(InputError, match="refused: not a checkpoint of tensors alone"):
         read_checkpoint(path)
-    path.write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(InputError, match=r"refused|truncated"):
+    path.write_bytes(pickle.dumps({"ema": Hostile()}))
+    with pytest.raises(
+        InputError, match=r"refused: .* save its network\.state_dict\(\) in its own environment"
+    ):
         read_checkpoint(path)
     assert "must not run" not in capsys.readouterr().out
 
@@ -118,6 +123,41 @@ def test_a_missing_truncated_or_foreign_checkpoint_is_an_input_error(checkpoint_
     torch.save({"model": 1}, tmp_path / "c.pth")
     with pytest.raises(InputError, match=r"got a mapping with the keys \['model'\]"):
         read_checkpoint(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("part", [0, 4])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("begin_conv.weight", None, "is a NoneType, expected a tensor"),
+        (7, torch.ones(1), "a parameter is called 7, expected a"),
+        ("begin_conv.weight", torch.ones(1, device="meta"), "meta"),
+        ("begin_conv.weight", torch.eye(3).to_sparse(), "sparse"),
+    ],
+)
+def test_an_entry_that_is_no_weight_is_one_line(cli, config_path, tmp_path, part, name, value, message):
+    content = [{"a": torch.ones(1)}, {}, 0, 0, {"a": torch.ones(1)}]
+    content[part] = {**random_weights("NCSNv2Deepest", 1), name: value}
+    torch.save(content, tmp_path / "c.pth")
+    done = cli("export", tmp_path / "c.pth", "--config", config_path, "-o", tmp_path / "model")
+    assert done.code == 2
+    assert message in done.error_line
+
+
+def test_a_width_that_the_weights_do_not_have_takes_no_memory(checkpoint_path, tmp_path, monkeypatch):
+    """A network of this width takes 24 GB."""
+    config = read_config(write_yaml(tmp_path / "c.yaml", changed("model", ngf=1024)))
+    made_on = []
+
+    def make(*arguments):
+        made_on.append(str(torch.empty(0).device))
+        assert made_on == ["meta"]
+        return ScoreNetwork(*arguments)
+
+    monkeypatch.setattr(checkpoint, "ScoreNetwork", make)
+    with pytest.raises(InputError, match=r"begin_conv.weight has shape \(4, 2, 3, 3\).*\(1024, 2, 3, 3\)"):
+        build_network(config, read_checkpoint(checkpoint_path).raw, checkpoint_path)
+    assert made_on == ["meta"]
 
 
 def test_weights_of_another_width_name_the_first_that_does_not_fit(checkpoint_path, tmp_path):

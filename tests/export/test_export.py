@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -6,12 +8,13 @@ import pytest
 import torch
 from random_checkpoints import random_weights
 
+from sbim_deploy import export
 from sbim_deploy.errors import InputError
 from sbim_deploy.export import parity
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.models.backends import open_engine
-from sbim_deploy.models.folder import load_model
+from sbim_deploy.models.folder import load_model, model_folder, read_manifest, write_manifest
 from sbim_deploy.samplers.choice import DDS_N_CG
 
 
@@ -99,6 +102,33 @@ def test_a_folder_that_is_no_model_is_not_replaced(checkpoint_path, config_path,
     with pytest.raises(InputError, match="is there already and is no model folder"):
         export_model(checkpoint_path, config_path, tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_model_is_replaced_by_force_alone_and_its_folder_keeps_what_is_not_the_model_s(
+    checkpoint_path, config_path, tmp_path, monkeypatch
+):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder("demo"), folder)
+    older = read_manifest(folder)
+    others = {"engines/score.engine": "an hour of building", "note.txt": "mine", "results/a.h5": "hours"}
+    for name, text in others.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    def write(_loaded, made, *_others):
+        (made / "score.onnx").write_text("new")
+        (made / "weights.bin").write_text("new")
+        write_manifest(made, replace(older, files={"weights.bin": older.files["weights.bin"]}, graphs={}))
+
+    monkeypatch.setattr(export.model, "_write", write)
+    with pytest.raises(InputError, match="is a model already; give --force"):
+        export_model(checkpoint_path, config_path, folder)
+    assert load_model(folder).manifest == older
+    export_model(checkpoint_path, config_path, folder, force=True)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {"manifest.json", "score.onnx", "weights.bin", "MODEL_CARD.md", *others}
+    assert {name: (folder / name).read_text() for name in others} == others
+    assert (folder / "score.onnx").read_text() == "new"
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,11 @@ def test_the_network_hears_the_step(unet_folder):
 def test_the_embedding_of_the_step_is_the_librarys(width, cosines_first, shift):
     from diffusers.models.embeddings import Timesteps
 
-    from sbim_deploy.export.unet import _StepEmbedding
+    from sbim_deploy.export.scores import StepEmbedding
 
     t = torch.tensor([0.0, 0.5, 123.25, 999.0])
     expected = Timesteps(width, cosines_first, shift)(t)
-    torch.testing.assert_close(_StepEmbedding(width, cosines_first, shift)(t), expected, rtol=0, atol=2e-4)
+    torch.testing.assert_close(StepEmbedding(width, cosines_first, shift)(t), expected, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

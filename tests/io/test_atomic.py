@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io import atomic
 from sbim_deploy.io.atomic import (
+    check_folder_place,
     check_free_space,
     check_new_folder,
     check_writable,
+    mount_points,
     replacing,
     replacing_folder,
+    writing_beside,
 )
 
 
@@ -135,8 +139,82 @@ def test_folder_appears_under_its_name_at_the_end(tmp_path: Path) -> None:
     with replacing_folder(folder) as made:
         (made / "new").write_text("new")
         assert (folder / "older").is_file()
-    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert sorted(path.name for path in folder.iterdir()) == ["new", "older"]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_folder_is_replaced_but_for_what_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    folder = tmp_path / "out"
+    for name in ("a/ours", "b/ours", "b/c/note", "graph", "note"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"older {name}")
+    (folder / "link").symlink_to("b/c")
+    (folder / "empty").mkdir()
+    if not has_links:
+        monkeypatch.setattr(os, "link", fail_to_link)
+    with replacing_folder(folder, ["graph", "a/ours", "b/ours"]) as made:
+        (made / "graph").write_text("new")
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert found == {"graph", "b", "b/c", "b/c/note", "note", "link", "empty"}
+    assert (folder / "graph").read_text() == "new"
+    assert (folder / "note").read_text() == "older note"
+    assert (folder / "link" / "note").read_text() == "older b/c/note"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with replacing_folder(tmp_path / "link") as made:
+        (made / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "new").is_file()
+
+
+def fail_to_link(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "no hard links here")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_name_that_was_taken_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", fail_to_link)
+    with writing_beside(tmp_path / "free", replace=False) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "free").read_text() == "new"
+
+    def write_while_it_appears() -> None:
+        with writing_beside(tmp_path / "taken", replace=False) as temporary:
+            temporary.write_text("new")
+            (tmp_path / "taken").write_text("a scan")
+
+    with pytest.raises(InputError, match="has appeared meanwhile"):
+        write_while_it_appears()
+    assert (tmp_path / "taken").read_text() == "a scan"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["free", "taken"]
+
+
+def test_where_a_disk_is_mounted_nothing_is_put_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "/proc" in mount_points()
+    mounted = tmp_path / "a disk"
+    (mounted / "in it").mkdir(parents=True)
+    table = tmp_path / "mountinfo"
+    escaped = str(mounted).replace(" ", "\\040")
+    table.write_text(f"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n29 22 8:2 / {escaped} rw - ext4 /dev/sdb1 rw\n")
+    monkeypatch.setattr(atomic, "MOUNTS", table)
+    with pytest.raises(InputError, match=r"is where a disk is mounted.*name an output within it"):
+        check_folder_place(mounted)
+    with pytest.raises(InputError, match=r"holds .*a disk, where a disk is mounted"):
+        check_folder_place(tmp_path)
+    check_folder_place(mounted / "in it")
+    check_folder_place(mounted / "new")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

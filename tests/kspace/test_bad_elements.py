@@ -165,7 +165,7 @@ def test_last_in_slice_of_every_average_without_limits_gives_all_averages_in_the
 
 def test_finished_slices_are_kept_for_another_average_within_their_share_of_the_memory():
     scan = without_average_limits(make_scan(n_slices=6, n_averages=1, size=16))
-    one = 4 * 32 * 16 * 8 + 32 * 16 * 2
+    one = 4 * 32 * 16 * 8 + 32 * 16 * 4  # sums of four coils, and counts
     assembler = SliceAssembler(parse_mrd_header(scan.xml, "scan"), 8 * 3 * one)
     scan.readouts[-1] = flagged(scan.readouts[-1], Flag.LAST_IN_SLICE)
     for readout in scan.readouts:

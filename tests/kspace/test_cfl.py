@@ -56,7 +56,7 @@ def test_slices_are_bart_s_axis_13(tmp_path):
         assert (all_three.n_slices, all_three.n_coils) == (3, 1)
         np.testing.assert_array_equal(all_three.read_coils(2)[0], images[2])
     header = (tmp_path / "images.hdr").read_text().splitlines()
-    assert header == ["# Dimensions", "8 6 1 1 1 1 1 1 1 1 1 1 1 3 1 1"]
+    assert header == ["# Dimensions", "8 6 1 1 1 1 1 1 1 1 1 1 1 3 1 1", "# Creator", "sbim-deploy"]
 
 
 def test_two_sets_of_maps_are_read_as_bart_writes_them(tmp_path):
@@ -75,7 +75,7 @@ def test_a_set_axis_is_for_maps_alone_and_holds_two_at_most(tmp_path):
     write_cfl(tmp_path / "sets.cfl", noise(8, 6, 1, 4, 3))
     with pytest.raises(InputError, match="axis 4 has size 3, expected 2; take fewer sets of maps"):
         open_cfl_maps(tmp_path / "sets.cfl", 1, 4, [(8, 6)])
-    write_cfl(tmp_path / "sets.cfl", noise(8, 6, 1, 4, 2))
+    write_cfl(tmp_path / "sets.cfl", noise(8, 6, 1, 4, 2), force=True)
     with pytest.raises(InputError, match="axis 4 has size 2, expected 1"):
         CflKspace(tmp_path / "sets.cfl")
 
@@ -142,7 +142,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     write_cfl(tmp_path / "k.cfl", noise(4, 4))
     before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
     with pytest.raises(TypeError):
-        write_cfl(tmp_path / "k.cfl", np.array([[object()]]))
+        write_cfl(tmp_path / "k.cfl", np.array([[object()]]), force=True)
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match=r"must end in \.cfl"):
         write_cfl(tmp_path / "k.bin", noise(4, 4))

@@ -331,7 +331,7 @@ def test_interrupted_writing_leaves_the_older_file(tmp_path: Path) -> None:
     path = tmp_path / "scan.h5"
     path.write_text("older")
     with pytest.raises(RuntimeError, match="interrupted"):
-        write_kspace(path, slices(4, fail_at=2), np.ones(COLUMNS, bool), VOXEL, {})
+        write_kspace(path, slices(4, fail_at=2), np.ones(COLUMNS, bool), VOXEL, {}, force=True)
     assert path.read_text() == "older"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -23,8 +23,8 @@ from sbim_deploy.mrd.messages import Flag
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.runs.evaluate import reference_magnitude
 from sbim_deploy.runs.info import describe
+from sbim_deploy.runs.pairing import reference_magnitude
 
 SQUARE = (240.0, 240.0)
 BASE = ((96, 96), SQUARE)

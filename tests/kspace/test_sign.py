@@ -13,12 +13,13 @@ from blob_scans import (
     write_readouts,
 )
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.documents import find_named
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.kspace.fastmri import open_kspace
 from sbim_deploy.kspace.readouts import SliceAssembler
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.header import parse_mrd_header
-from sbim_deploy.mrd.orientation import Orientation, is_conjugated, parse_orientation
+from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.mri.fourier import centred_fft, centred_ifft, turned
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.evaluate import evaluate_file
@@ -65,7 +66,7 @@ def test_the_vendor_decides_and_an_option_comes_first(vendor, conjugated):
 
 def test_an_unknown_orientation_is_refused():
     with pytest.raises(InputError, match="unknown orientation 'up': expected one of auto, plain, turned"):
-        parse_orientation("up")
+        find_named(Orientation, "up", "orientation")
 
 
 @pytest.mark.parametrize("vendor", ["SIEMENS", "GE"])

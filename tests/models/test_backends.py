@@ -1,18 +1,25 @@
+import errno
 import importlib.metadata
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from linked_models import LAYOUTS, as_dvc
+from sbim_deploy.cli import options
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.models import backends
 from sbim_deploy.models.backends import BACKENDS, BEST_FIRST, open_engine
-from sbim_deploy.models.folder import DEMO_FOLDER, load_model
+from sbim_deploy.models.folder import DEMO_FOLDER, graph_beside_weights, load_model
 
 MODEL = load_model("demo")
 EVERY_OTHER = "trt: no engine built; rtx: no engine built; onnxruntime-cuda: onnxruntime-gpu not installed"
@@ -116,7 +123,7 @@ def test_the_onnxruntime_that_has_cuda_but_no_gpu_is_no_backend(monkeypatch):
 @pytest.mark.parametrize("name", ["trt", "rtx"])
 def test_tensorrt_without_its_package_its_gpu_or_an_engine_says_which(name):
     with pytest.raises(
-        (BackendMissingError, EngineIncompatibleError), match=r"not installed|no NVIDIA GPU|sbim-deploy build"
+        (BackendMissingError, EngineIncompatibleError), match=r"not installed|no NVIDIA|sbim-deploy build"
     ):
         open_engine(MODEL, "score", name)
 
@@ -172,3 +179,100 @@ def test_the_backends_compute_the_same():
     expected = OnnxRuntimeEngine(DEMO_FOLDER / "score.onnx").run(inputs)["score"]
     got = open_engine(MODEL, "score").run(inputs)["score"]
     assert np.linalg.norm(got - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_tf32_is_taken_only_by_name_and_only_for_float32():
+    assert "onnxruntime-cuda-tf32" not in BEST_FIRST
+    half = replace(MODEL, manifest=replace(MODEL.manifest, dtype="float16"))
+    with pytest.raises(InputError, match="computes in float16, TF32 is for float32: take onnxruntime-cuda"):
+        open_engine(half, "score", "onnxruntime-cuda-tf32")
+
+
+def test_the_precision_is_the_models_or_tf32():
+    assert backends.precision_of({"backend": "onnxruntime-cuda-tf32"}, MODEL.manifest) == "tf32"
+    assert backends.precision_of({"backend": "onnxruntime-cuda"}, MODEL.manifest) == "float32"
+
+
+@pytest.mark.parametrize("name", ["trt", "rtx", "onnxruntime-cuda", "auto"])
+def test_the_number_of_a_gpu_goes_with_the_backends_name(monkeypatch, here, name):
+    opened = []
+    here(*BEST_FIRST)
+    monkeypatch.setattr(backends, "_open", lambda model, graph, *rest: opened.append(rest) or _Opened())
+    open_engine(MODEL, "score", f"{name}://1")
+    assert opened == [(f"{'trt' if name == 'auto' else name}://1", None)]
+    with pytest.raises(InputError, match="takes a GPU's number, such as 0, got"):
+        open_engine(MODEL, "score", f"{name}://first")
+
+
+class _Opened:
+    description: ClassVar = {"backend": "tensorrt", "device_index": "1"}
+
+
+def test_a_cpu_has_no_number_and_auto_does_not_give_it_one(here):
+    here("openvino")
+    assert open_engine(MODEL, "score", "auto://1").description["backend"] == "openvino"
+    with pytest.raises(InputError, match="openvino takes no address"):
+        open_engine(MODEL, "score", "openvino://1")
+
+
+def test_an_engine_is_asked_for_again_on_its_own_gpu():
+    assert backends.backend_of({"backend": "tensorrt-rtx", "device_index": "1"}) == "rtx://1"
+    assert backends.backend_of({"backend": "onnxruntime-cuda", "device_index": "0"}) == "onnxruntime-cuda"
+
+
+def test_the_number_reaches_the_engine(monkeypatch):
+    made = []
+    monkeypatch.setattr(backends, "open_tensorrt", lambda *given, **named: made.append(named) or _Opened())
+    monkeypatch.setattr(backends, "OnnxRuntimeEngine", lambda *given: made.append(given) or _Opened())
+    open_engine(MODEL, "score", "rtx://2")
+    open_engine(MODEL, "score", "onnxruntime-cuda-tf32://3", threads=1)
+    assert made == [{"device_index": 2}, (DEMO_FOLDER / "score.onnx", 1, "onnxruntime-cuda-tf32", 3)]
+
+
+def test_the_command_lines_names_are_the_backends():
+    assert (options.ON_GPUS, options.SERVED) == (backends.ON_GPUS, backends.SERVED)
+    assert options.backend_at("trt", None, 1) == "trt://1"
+    assert options.backend_at("auto", None, 0) == "auto"
+    with pytest.raises(InputError, match="--device is 1 with --backend openvino: only auto, trt"):
+        options.backend_at("openvino", None, 1)
+    with pytest.raises(InputError, match="--device is -1: expected a GPU's number"):
+        options.backend_at("trt", None, -1)
+
+
+@pytest.mark.parametrize("make", LAYOUTS)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "auto"])
+def test_a_model_of_links_computes_the_same_and_leaves_nothing_behind(tmp_path, monkeypatch, make, backend):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    linked = load_model(make(tmp_path))
+    assert linked.digest == MODEL.digest
+    rng = np.random.default_rng(0)
+    inputs = {"x": rng.normal(size=(1, 2, 32, 32)).astype(np.float32), "sigma": np.ones(1, np.float32)}
+    engines = [open_engine(model, "score", backend, 1) for model in (linked, MODEL)]
+    assert list(temporary.iterdir()) == []
+    ours, theirs = (engine.run(inputs) for engine in engines)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name])
+    descriptions = [engine.description for engine in engines]
+    assert descriptions[0] == descriptions[1]
+
+
+def test_a_model_of_links_is_copied_where_it_cannot_be_linked_and_a_full_disk_is_told(tmp_path, monkeypatch):
+    linked = load_model(as_dvc(tmp_path))
+
+    def on_another_disk(*_arguments):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", on_another_disk)
+    with graph_beside_weights(linked.folder, "score") as path:
+        assert [each.is_symlink() for each in path.parent.iterdir()] == [False, False]
+        assert path.parent.joinpath("weights.bin").read_bytes() == (DEMO_FOLDER / "weights.bin").read_bytes()
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match=r"No space left on device.*set TMPDIR"):
+        open_engine(linked, "score", "onnxruntime", 1)

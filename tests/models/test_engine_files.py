@@ -21,7 +21,7 @@ def opened(monkeypatch):
     """Stand for the package, the GPU and the engine; the list holds what engines were opened with."""
     made = []
     monkeypatch.setattr(engine_files, "import_package", lambda backend: SimpleNamespace(__version__=VERSION))
-    monkeypatch.setattr(engine_files, "current_device", lambda: Device("a GPU", 89))
+    monkeypatch.setattr(engine_files, "current_device", lambda index: Device("a GPU", 89))
     monkeypatch.setattr(engine_files, "TensorRTEngine", lambda *arguments: made.append(arguments))
     return made
 
@@ -64,10 +64,11 @@ def test_the_engine_that_fits_is_opened_with_its_ranges_and_its_kernels(model, o
     path = add_engine(model)
     path.with_suffix(".cache").write_bytes(b"kernels")
     open_score(model)
-    ((backend, serialised, inputs, ranges, cache),) = opened
+    ((backend, serialised, inputs, ranges, cache, device_index),) = opened
     assert (backend, serialised, inputs) == ("rtx", b"engine", {"x": ("batch", 2)})
     assert (ranges["batch"].minimum, ranges["batch"].maximum) == (1, 4)
     assert cache.stored == b"kernels"
+    assert device_index == 0
     assert cache.keep(b"more") == f"kept in {path.stem}.cache"
     assert path.with_suffix(".cache").read_bytes() == b"more"
     shutil.rmtree(path.parent)
@@ -121,6 +122,20 @@ def test_no_engine_says_how_to_build_one_and_where(model, opened, tmp_path):
         open_tensorrt(model.folder, model.manifest, "sore", "rtx")
 
 
+def test_a_gpu_that_rtx_does_not_support_is_a_backend_that_is_missing(model, opened, monkeypatch):
+    members = SimpleNamespace(__members__=dict.fromkeys(["CURRENT", "SM89", "SM120"]))
+    package = SimpleNamespace(__version__=VERSION, ComputeCapability=members)
+    monkeypatch.setattr(engine_files, "import_package", lambda backend: package)
+    monkeypatch.setattr(engine_files, "current_device", lambda index: Device("NVIDIA H200", 90))
+    add_engine(model)
+    with pytest.raises(
+        BackendMissingError,
+        match=r"does not support NVIDIA H200, .* 9\.0, but 8\.9, 12\.0: take --backend trt or",
+    ):
+        open_score(model)
+    assert opened == []
+
+
 def test_a_changed_engine_and_a_damaged_record_are_not_opened(model, opened):
     path = add_engine(model)
     path.write_bytes(b"plaN")
@@ -136,7 +151,7 @@ def test_a_changed_engine_and_a_damaged_record_are_not_opened(model, opened):
 def test_without_a_gpu_the_backend_is_missing_but_what_is_out_of_date_is_so_anywhere(model, monkeypatch):
     monkeypatch.setattr(engine_files, "import_package", lambda backend: SimpleNamespace(__version__=VERSION))
 
-    def no_gpu():
+    def no_gpu(index):
         raise BackendMissingError("no NVIDIA GPU")
 
     monkeypatch.setattr(engine_files, "current_device", no_gpu)

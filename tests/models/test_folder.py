@@ -23,7 +23,7 @@ from sbim_deploy.models.folder import (
 )
 
 X = TensorEntry("float32", ["batch", 2, "8*h", "8*w"])
-FILES = {"model.onnx": b"graph", "model.onnx.data": b"weights" * 1000}
+FILES = {"model.onnx": b"graph", "weights.bin": b"weights" * 1000}
 
 
 @pytest.fixture
@@ -118,18 +118,29 @@ def test_damaged_manifest_is_refused(folder: Path, text: str | bytes, fragment: 
     ("keys", "value", "fragment"),
     [
         (("format_version",), True, "format_version"),
-        (("name",), 3, "name is 3, expected a text"),
+        (("name",), 3, "name is 3, expected one line of text"),
         (("ema",), 1, "ema is 1, expected true or false"),
         (("ngf",), True, "ngf is True, expected a whole number"),
         (("ngf",), 128.0, "ngf is 128.0, expected a whole number"),
         (("size_multiple",), 0, "size_multiple is 0"),
+        (("size_multiple",), 10**9, "size_multiple is 1000000000, expected a whole number from 1 to 512"),
+        (("ngf",), 10**6, "ngf is 1000000, expected a whole number from 1 to 1024"),
+        (("noise_levels", "n_levels"), 10**9, "n_levels is 1000000000, expected"),
+        (("name",), "brain\nsbim-deploy: all is well", "expected one line of text"),
+        (("name",), "\x1b[2J", "expected one line of text"),
+        (("name",), "", "name is '', expected"),
+        (("name",), "\ud800", "half a surrogate pair"),
+        (("training_data",), "a\u2028b", "expected one line of text"),
+        (("exported_with",), {"torch\n": "2"}, "exported_with"),
+        (("architecture",), "NCSNv2\nall is well", "expected one line of text"),
+        (("dtype",), "float8", "dtype is 'float8', expected one of float32, float16, bfloat16"),
         (("checkpoint_sha256",), "A" * 64, "checkpoint_sha256"),
         (("colour",), "red", "colour"),
         (("noise_levels",), [1, 2], "noise_levels is [1, 2], expected a mapping"),
         (("noise_levels", "sigma_begin"), 0.001, "sigma_begin > sigma_end"),
         (("noise_levels", "sigma_end"), 0, "sigma_end is 0, expected a finite number above 0"),
         (("noise_levels", "sigma_begin"), 10**400, "sigma_begin"),
-        (("noise_levels", "n_levels"), 1, "at least 2"),
+        (("noise_levels", "n_levels"), 1, "from 2 to 100000"),
         (("noise_levels", "distribution"), "uniform", "geometric"),
         (("noise_levels", "distribution"), "variance-preserving", "lists 0 levels, expected n_levels, 2311"),
         (("noise_levels", "vp_sigmas"), [232.0, 0.0066], "vp_sigmas lists levels, expected none"),
@@ -160,6 +171,14 @@ def test_wrong_values_are_refused(folder: Path, keys: tuple[str, ...], value: ob
     refuse(folder, "manifest.json", fragment)
 
 
+def test_weights_that_the_manifest_does_not_vouch_for_are_refused(folder: Path) -> None:
+    path = folder / "manifest.json"
+    stored = json.loads(path.read_text())
+    del stored["files"]["weights.bin"]
+    path.write_text(json.dumps(stored))
+    refuse(folder, "expected weights.bin among them")
+
+
 @pytest.mark.parametrize(
     "name",
     ["../secret", "/etc/passwd", "a/b", "a\\b", "..", ".", "", ".hidden", "manifest.json", "a\n", "C:x"],
@@ -170,7 +189,7 @@ def test_file_names_that_leave_the_folder_are_refused(folder: Path, name: str) -
 
 
 def test_changed_byte_is_noticed(folder: Path) -> None:
-    path = folder / "model.onnx.data"
+    path = folder / "weights.bin"
     content = bytearray(path.read_bytes())
     content[3] ^= 1
     path.write_bytes(content)
@@ -180,7 +199,7 @@ def test_changed_byte_is_noticed(folder: Path) -> None:
     assert caught.value.exit_code == 6
     for fragment in (
         str(path),
-        manifest.files["model.onnx.data"].sha256[:12],
+        manifest.files["weights.bin"].sha256[:12],
         describe_file(path).sha256[:12],
     ):
         assert fragment in str(caught.value)

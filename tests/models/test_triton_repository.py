@@ -8,6 +8,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2 as pb
 
 from kserve_server import read_config
+from linked_models import LAYOUTS
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.models.backends import identity
 from sbim_deploy.models.engine_folder import EngineRecord, write_engine
@@ -153,8 +154,10 @@ def test_what_is_there_is_not_replaced_unasked(small_model, tmp_path):
     write_repository(small_model, folder, CPU)
     with pytest.raises(InputError, match="--force"):
         write_repository(small_model, folder, CPU)
+    (folder / "mine.txt").write_text("mine")
     write_repository(small_model, folder, ServingSettings("cpu", max_batch=2), force=True)
     assert read_config(folder / "demo-score").max_batch_size == 2
+    assert (folder / "mine.txt").read_text() == "mine"
 
 
 def test_a_failure_leaves_the_older_repository_and_nothing_else(small_model, tmp_path):
@@ -252,3 +255,11 @@ def test_a_size_that_the_model_does_not_take_is_refused(small_model, tmp_path):
     with pytest.raises(InputError, match="expected multiples of 8"):
         write_repository(small_model, tmp_path / "r", ServingSettings("cpu", size=(100, 100)))
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("make", LAYOUTS)
+def test_a_model_of_links_becomes_a_repository_of_files(tmp_path, repository, make):
+    folder = tmp_path / "repository"
+    write_repository(load_model(make(tmp_path)), folder, CPU)
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    assert (folder / "SHA256SUMS").read_bytes() == (repository / "SHA256SUMS").read_bytes()

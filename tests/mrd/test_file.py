@@ -5,9 +5,8 @@ import h5py
 import numpy as np
 import pytest
 
-from mrd_samples import assert_same, sample_readout
 from sbim_deploy.errors import InputError
-from sbim_deploy.mrd.file import MrdWriter, is_mrd, open_mrd
+from sbim_deploy.mrd.file import is_mrd, open_mrd
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag
 from simulated_mrd import make_scan, write_mrd
 
@@ -57,30 +56,6 @@ def test_readouts_are_those_that_the_ismrmrd_package_wrote(tmp_path):
         np.testing.assert_array_equal(readout.trajectory, trajectory)
         assert readout.has(Flag.LAST_IN_SLICE)
     assert [int(readout.header["idx"]["kspace_encode_step_1"]) for readout in again] == [3, 1]
-
-
-def test_the_ismrmrd_package_reads_what_is_written(tmp_path):
-    ismrmrd = pytest.importorskip("ismrmrd")
-    path = tmp_path / "raw.h5"
-    sent = [sample_readout(3, 16, 2, seed=1), sample_readout(2, 5, 0, seed=2)]
-    for readout in sent:
-        readout.header["flags"] = 1 << (Flag.LAST_IN_SLICE - 1)
-    with h5py.File(path, "w") as file:
-        writer = MrdWriter(file, make_scan(size=8).xml.encode())
-        for readout in sent:
-            writer.append(readout)
-    with ismrmrd.Dataset(path, mode="r") as dataset:
-        assert dataset.number_of_acquisitions() == 2
-        assert dataset.read_xml_header() == make_scan(size=8).xml.encode()
-        for number, readout in enumerate(sent):
-            read = dataset.read_acquisition(number)
-            assert bytes(read.getHead()) == readout.header.tobytes()
-            np.testing.assert_array_equal(read.data, readout.data)
-            if readout.trajectory is not None:
-                np.testing.assert_array_equal(read.traj, readout.trajectory)
-    with open_mrd(path) as file:
-        for readout, again in zip(sent, file.readouts(), strict=True):
-            assert_same(readout, again)
 
 
 def test_the_only_group_of_a_file_may_have_any_name(scan, tmp_path):

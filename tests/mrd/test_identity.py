@@ -3,7 +3,8 @@
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.mrd.identity import IdentityMode, parse_identity, parse_identity_mode, study_uids
+from sbim_deploy.io.documents import find_named
+from sbim_deploy.mrd.identity import IdentityMode, parse_identity, study_uids
 
 ELEMENTS = {
     "subjectInformation": {
@@ -92,6 +93,6 @@ def test_the_identifiers_alone_can_be_read():
 
 
 def test_modes_have_names():
-    assert parse_identity_mode("keep") is IdentityMode.KEEP
+    assert find_named(IdentityMode, "keep", "identity") is IdentityMode.KEEP
     with pytest.raises(InputError, match="unknown identity 'half': expected one of anonymous, keep"):
-        parse_identity_mode("half")
+        find_named(IdentityMode, "half", "identity")

@@ -137,6 +137,16 @@ def test_the_ismrmrd_package_reads_the_images(tmp_path, ismrmrd, data_type):
             assert theirs.meta["Comment"] == "µ"
 
 
+def test_texts_are_strings_of_the_kind_that_the_c_library_reads(tmp_path):
+    # It cannot convert strings that are marked as UTF-8, and refused the header of such a file.
+    image = sample_image(2, (1, 1, 4, 4))
+    image.header["image_series_index"] = 0
+    write(tmp_path / "out.h5", image)
+    with h5py.File(tmp_path / "out.h5") as file:
+        for dataset in (file["dataset/xml"], file["dataset/image_0/attributes"]):
+            assert h5py.check_string_dtype(dataset.dtype).encoding == "ascii"
+
+
 def test_images_of_a_series_that_differ_in_shape_or_type_lie_apart(tmp_path):
     images = [
         sample_image(2, (1, 1, 4, 4)),

@@ -75,3 +75,12 @@ def test_wrong_maps_do_not_explain_the_samples():
 def test_no_samples_have_no_misfit():
     maps = birdcage_maps(2, (16, 16))
     assert data_misfit(np.zeros((2, 16, 16), np.complex64), np.ones((1, 16), bool), maps) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_of_every_line_are_solved_for_without_an_underflow(seed):
+    rng = np.random.default_rng(seed)
+    maps, kspace = simulate(shepp_logan((32, 32)), noise=0)
+    maps = maps * (0.99 + 0.01 * rng.random(maps.shape)).astype(np.float32)
+    with np.errstate(all="raise"):
+        assert data_misfit(kspace, np.ones((1, 32), bool), maps) < 1e-2

@@ -1,8 +1,10 @@
+import threading
+
 import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError, SamplingError
-from sbim_deploy.models.folder import load_model
+from sbim_deploy.models.folder import load_model, sampling_prior
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_fft
@@ -12,11 +14,12 @@ from sbim_deploy.recon import fused
 from sbim_deploy.recon.channels import from_channels
 from sbim_deploy.recon.fused import operator_inputs, plan_numbers
 from sbim_deploy.recon.grid import GridProblem
+from sbim_deploy.recon.parity import step_problem
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import GRAPHS, Reconstructor
 from sbim_deploy.runs.simulate import brain_slice
 from sbim_deploy.samplers import plan as plans
-from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.samplers.choice import SamplerChoice, make_plan
 from sbim_deploy.samplers.noise import NoiseStream
 
 MASKS = {
@@ -119,6 +122,70 @@ def test_a_plan_too_large_for_one_call_goes_on_where_the_last_call_ended(monkeyp
     (in_parts,) = reconstruct([problem], seen.append)
     assert seen == [4, 8, 10]
     np.testing.assert_allclose(in_parts.image, at_once.image, rtol=0, atol=1e-6 * np.abs(at_once.image).max())
+
+
+class Watched:
+    """A recurrence that waits in each step, but for the last, until the next step's noise is being drawn."""
+
+    def __init__(self, shape, n_steps, drawing):
+        self.shape, self.n_steps, self.drawing = shape, n_steps, drawing
+        self.given = []
+
+    def recur(self, state, output, inputs):
+        return self
+
+    def advance(self, changed):
+        self.given.append({name: array.copy() for name, array in changed.items()})
+        if len(self.given) < self.n_steps:
+            assert self.drawing.acquire(timeout=20)
+
+    def read(self):
+        return np.zeros(self.shape, np.float32)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_the_noise_of_a_step_is_drawn_while_the_one_before_it_runs_and_has_the_same_bits(monkeypatch, eta):
+    plan = make_plan(SamplerChoice("dds", steps=5, eta=eta), sampling_prior(load_model("demo").manifest))
+
+    def problem():
+        return step_problem("proximal", 0.1)
+
+    drawing = threading.Semaphore(0)
+    n_drawn = []
+    draw = fused._NoiseOfSteps.__call__
+
+    def watched(self, step, z):
+        n_drawn.append(step)
+        if len(n_drawn) > 1:
+            drawing.release()
+        return draw(self, step, z)
+
+    monkeypatch.setattr(fused._NoiseOfSteps, "__call__", watched)
+    engine = Watched((1, 2, *problem().start.shape[-2:]), len(plan.steps), drawing)
+    fused.run_steps(engine, plan, problem())
+    monkeypatch.undo()
+    in_turn = Watched(engine.shape, 0, drawing)
+    fused.run_steps(in_turn, plan, problem(), on_state=lambda steps_done, x: None)
+    assert len(engine.given) == len(plan.steps)
+    for ahead, expected in zip(engine.given, in_turn.given, strict=True):
+        assert ahead.keys() == expected.keys()
+        for name in ahead:
+            np.testing.assert_array_equal(ahead[name], expected[name])
+
+
+def test_masks_of_nearly_as_many_lines_have_inputs_of_one_shape():
+    shapes = set()
+    for n_lines in (9, 13, 16):
+        mask = np.zeros((1, 1, 24), bool)
+        mask[..., 1 : 1 + n_lines] = True
+        sense = Sense(birdcage_maps(2, (16, 24))[None], mask)
+        image = np.zeros((1, 16, 24), np.complex64)
+        noise = NoiseStream(0, [0], (16, 24))
+        inputs = operator_inputs(GridProblem(sense, image, image, noise, np.ones(1, np.float32)))
+        shapes.add(inputs["encoding"].shape)
+        assert not inputs["encoding"][..., n_lines:].any()
+        assert inputs["encoding"][..., :n_lines].any(axis=(0, 1, 2)).all()
+    assert shapes == {(1, 2, 24, 16)}
 
 
 def test_the_encoding_matrices_make_the_operator():

@@ -3,7 +3,7 @@ import pytest
 
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.coils import birdcage_maps
-from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.fourier import centred_fft, centred_ifft
 from sbim_deploy.mri.masks import calibration_block, line_mask
 from sbim_deploy.recon.grid import stack_slices
 from sbim_deploy.recon.left_out import LEFT_OUT, leave_out, model_error
@@ -36,20 +36,46 @@ def scan(mask, index=0):
 def test_a_fourth_of_what_is_outside_the_calibration_is_left_out(direction):
     problem, _ = scan(MASKS[direction])
     kept = leave_out(problem, seed=0)
-    rows, columns = calibration_block(problem.mask, SHAPE)
-    full, left = (np.broadcast_to(each.mask, SHAPE) for each in (problem, kept))
-    assert left[rows, columns].all()
-    n_outside = (
-        problem.mask.sum()
-        - problem.mask[
-            rows if problem.mask.shape[0] > 1 else slice(None),
-            columns if problem.mask.shape[1] > 1 else slice(None),
-        ].sum()
+    outside = problem.mask.copy()
+    block = calibration_block(problem.mask, SHAPE)
+    outside[tuple(part if n > 1 else slice(None) for part, n in zip(block, outside.shape, strict=True))] = (
+        False
     )
-    assert abs((problem.mask.sum() - kept.mask.sum()) - n_outside / LEFT_OUT) <= 1
-    assert not (left & ~full).any()
+    assert abs((outside & ~kept.mask).sum() - outside.sum() / LEFT_OUT) <= 1
+    assert not (kept.mask & ~problem.mask).any()
     np.testing.assert_array_equal(kept.kspace, problem.kspace * kept.mask)
     np.testing.assert_array_equal(kept.mask, leave_out(problem, seed=0).mask)
+
+
+@pytest.mark.parametrize(
+    ("lines", "calibration", "left"),
+    [
+        # Every 8th line from 0, calibration 27 to 37: after 24 the pattern has 32, before 40 it has 32.
+        (range(0, 64, 8), range(27, 38), {*range(27, 32), *range(33, 38)}),
+        # After 26 the pattern has 28, before 38 it has 36, and both are the calibration's own ends.
+        (range(0, 64, 2), range(28, 37), set()),
+        # A wide gap may not take the middle of a short calibration.
+        (range(0, 64, 12), range(30, 35), {30, 31, 33, 34}),
+    ],
+)
+def test_the_calibration_loses_what_the_pattern_would_leave_open(lines, calibration, left):
+    mask = np.zeros((1, 64), bool)
+    mask[0, [*lines, *calibration]] = True
+    problem, _ = scan(mask)
+    kept = leave_out(problem, seed=0)
+    assert set(calibration) - set(np.flatnonzero(kept.mask)) == left
+
+
+def test_ghosts_of_the_pattern_count_though_its_own_lines_do_not_see_them():
+    """An error at the lines that were not measured alone is told by the calibration's lines between them."""
+    mask = line_mask(64, 8, calib_width=20)[None]
+    problem, image = scan(mask)
+    batch, kept = stack_slices([problem]), stack_slices([leave_out(problem, seed=0)])
+    outside = mask.copy()
+    outside[:, calibration_block(mask, SHAPE)[1]] = False
+    error = centred_fft(0.05 * normals(np.random.default_rng(3), SHAPE))
+    unseen = image + centred_ifft(error * ~outside)
+    assert model_error(batch, kept, unseen[None].astype(np.complex64), seed=0) > 0.02
 
 
 def test_a_slice_that_was_sampled_in_full_is_left_alone():

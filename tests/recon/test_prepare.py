@@ -10,6 +10,7 @@ from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
 from sbim_deploy.recon import prepare
 from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 
 SHAPE = (64, 60)
 
@@ -27,6 +28,22 @@ def test_the_mvue_of_full_kspace_is_the_image_and_the_scale_its_99th_percentile(
     np.testing.assert_allclose(problem.mvue, image, atol=1e-5)
     assert problem.scale == pytest.approx(np.percentile(np.abs(image), 99), rel=1e-4)
     assert problem.mask.all()
+
+
+@pytest.mark.parametrize("largest", [1e-43, 1e-40, 1e-30, 1e-16, 1e16, 1e36])
+def test_kspace_whose_squares_float32_does_not_hold_is_one_line(scan, largest):
+    _, _, kspace = scan
+    scaled = (kspace.astype(np.complex128) * (largest / np.abs(kspace).max())).astype(np.complex64)
+    with pytest.raises(InputError, match=r"slice 3: the largest value of .*expected 1e-15 to 1e\+15"):
+        prepare_slice(scaled, 3)
+
+
+@pytest.mark.parametrize("largest", [1e-14, 1e14])
+def test_the_unit_of_kspace_does_not_matter(scan, largest):
+    _, maps, kspace = scan
+    factor = largest / np.abs(kspace).max()
+    plain, scaled = (prepare_slice(np.complex64(each * kspace), maps=maps) for each in (1.0, factor))
+    np.testing.assert_allclose(scaled.mvue / factor, plain.mvue, atol=1e-4)
 
 
 def test_maps_are_made_of_unit_norm_so_that_their_scale_does_not_matter(scan):
@@ -287,3 +304,19 @@ def test_few_calibration_lines_are_doubted_with_their_cause(scan):
     faults = prepare_slice(few, map_method="espirit").faults
     (message,) = (fault.message for fault in faults if fault.kind == "few calibration lines")
     assert "peaks at column 35" in message
+
+
+def test_preparation_can_be_ended_between_its_parts():
+    kspace = simulate_slice(SimulateSettings(16, 4, 48, 2.0), line_mask(48, 2.0), 0).kspace
+    calls = []
+    prepare_slice(kspace, check=lambda: calls.append(None))
+    assert len(calls) > 12  # the steps of the inversion among them
+    for stop_at in range(len(calls)):
+        left = iter(range(stop_at))
+
+        def check(left=left):
+            if next(left, None) is None:
+                raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            prepare_slice(kspace, check=check)

@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import SamplingError
+from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.phantom import shepp_logan
+from sbim_deploy.recon.parity import whole_problem
 from sbim_deploy.recon.prepare import prepare_slice, relative_residual
+from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.self_check import (
     check_converged,
     doubts_of_model,
@@ -80,6 +83,20 @@ def test_a_model_that_removes_no_noise_makes_every_image_doubtful():
     assert (doubt.kind, doubt.fatal) == ("no prior", False)
     assert "(sigma 0.1: 120%)" in doubt.message
     assert doubts_of_model({"sigma 0.1": 0.4}) == doubts_of_model({}) == ()
+
+
+def test_a_model_of_another_image_scale_makes_every_image_doubtful_with_the_way_out():
+    demo = load_model("demo")
+    wrong = replace(demo, manifest=replace(demo.manifest, better_image_scale=0.25))
+    slices = [whole_problem()]
+    for model, expected in ((demo, False), (wrong, True)):
+        (done,) = Reconstructor(model, SamplerChoice("dds", steps=2), backend="onnxruntime")(slices)
+        assert ("image scale" in [doubt.kind for doubt in done.doubts]) is expected
+    for noise_left in ({"sigma 0.1": 0.8}, {"sigma 0.1": 1.2}):
+        doubt, *others = doubts_of_model(noise_left, better_image_scale=0.25)
+        assert len(others) == (noise_left["sigma 0.1"] > 1)
+        assert (doubt.kind, doubt.fatal) == ("image scale", False)
+        assert "export it again with --image-scale 0.25" in doubt.message
 
 
 def test_the_faults_of_the_samples_come_first(problem):

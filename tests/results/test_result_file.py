@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 
 from hdf5_samples import complex_noise
 from sbim_deploy.errors import InputError
+from sbim_deploy.results.partial import begin_run, partial_folder, run_hash
 from sbim_deploy.results.result_file import ResultWriter, open_result
 
 IDENTITY = {"model": "abc", "seed": 3, "slices": (4, 2, 9), "plan": {"levels": [0, 1, 2]}}
@@ -29,8 +32,10 @@ def write(writer: ResultWriter, indices: Iterable[int]) -> None:
         writer.write(index, image_of(index), 0.5 * image_of(index), residual=index / 100)
 
 
-def finish(path: Path, resume: bool = False, identity: dict[str, Any] = IDENTITY) -> None:
-    with ResultWriter(path, identity, SLICES, resume) as writer:
+def finish(
+    path: Path, resume: bool = False, identity: dict[str, Any] = IDENTITY, force: bool = False
+) -> None:
+    with ResultWriter(path, identity, SLICES, resume, force) as writer:
         write(writer, writer.pending)
         writer.finish({"backend": "test"})
 
@@ -138,8 +143,15 @@ def test_interrupted_run_resumes_where_it_stopped(path: Path, partial: Path) -> 
     assert_whole(path)
 
 
-def test_run_without_resume_starts_over(path: Path, partial: Path) -> None:
-    with ResultWriter(path, {"seed": 4}, SLICES, resume=False) as writer:
+def test_finished_slices_are_not_thrown_away_in_silence(path: Path, partial: Path) -> None:
+    before = sorted(each.name for each in partial.iterdir())
+    with pytest.raises(InputError, match="2 finished slices of a stopped run are there; --resume goes on"):
+        ResultWriter(path, {"seed": 4}, SLICES, resume=False)
+    assert sorted(each.name for each in partial.iterdir()) == before
+
+
+def test_forced_run_starts_over(path: Path, partial: Path) -> None:
+    with ResultWriter(path, {"seed": 4}, SLICES, resume=False, force=True) as writer:
         assert writer.pending == SLICES
         assert [each.name for each in partial.iterdir()] == ["run.json"]
         write(writer, SLICES)
@@ -164,10 +176,49 @@ def test_resume_of_a_finished_run_has_nothing_to_do(path: Path) -> None:
     assert_whole(path)
 
 
-def test_resume_replaces_an_output_that_is_no_result(path: Path) -> None:
+def test_a_run_that_was_killed_once_its_result_had_its_name_is_finished(path: Path) -> None:
+    finish(path)
+    before = path.read_bytes()
+    begin_run(path, IDENTITY)
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        assert writer.pending == ()
+        writer.finish({})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_output_that_is_there_is_replaced_only_by_force(path: Path, resume: bool) -> None:
     path.write_text("something else")
-    finish(path, resume=True)
+    with pytest.raises(InputError, match="is there already; give --force"):
+        finish(path, resume)
+    assert path.read_text() == "something else"
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    finish(path, resume, force=True)
     assert_whole(path)
+    with pytest.raises(InputError, match="--resume if it is of the same run"):
+        finish(path)
+    finish(path, force=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"force": True}, {"resume": True, "force": True}])
+def test_a_scan_is_never_replaced_by_a_result(path: Path, options: dict[str, bool]) -> None:
+    with h5py.File(path, "w") as file:
+        file["kspace"] = np.ones((1, 2, 4, 4), np.complex64)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"is there already|holds k-space"):
+        finish(path, **options)
+    assert path.read_bytes() == before
+
+
+def test_a_scan_that_appears_meanwhile_is_left_alone(path: Path, partial: Path) -> None:
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        write(writer, writer.pending)
+        path.write_text("a scan")
+        with pytest.raises(InputError, match="is there already"):
+            writer.finish({})
+    assert path.read_text() == "a scan"
+    assert partial.is_dir()
 
 
 @pytest.mark.usefixtures("partial")
@@ -180,7 +231,7 @@ def test_resume_of_another_run_names_what_differs(path: Path) -> None:
     assert "extra (got 1, expected None)" in message
     assert "plan" in message
     assert "model" not in message
-    assert "without --resume" in message
+    assert "start over with --force in place of --resume" in message
     assert len(message) < 600
     finish(path, resume=True)
     assert_whole(path)
@@ -211,6 +262,68 @@ def test_flipped_byte_in_a_slice_is_noticed(path: Path, partial: Path) -> None:
     damaged.write_bytes(content)
     with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
         assert writer.pending == (2, 9)
+
+
+def test_slices_of_another_run_are_not_taken_for_this_one_s(path: Path, partial: Path) -> None:
+    other = path.with_name("other.h5")
+    with ResultWriter(other, {"seed": 4}, SLICES, resume=False) as writer:
+        write(writer, SLICES)
+        shutil.copy(partial_folder(other) / "slice_000002.npz", partial)
+        with ResultWriter(path, IDENTITY, SLICES, resume=True) as ours:
+            assert ours.pending == (2, 9)
+            write(ours, ours.pending)
+            shutil.copy(partial_folder(other) / "slice_000009.npz", partial)
+            with pytest.raises(InputError, match=r"slice_000009\.npz: is damaged or another run's"):
+                ours.finish({})
+    assert not path.exists()
+
+
+def test_a_run_whose_folder_another_has_taken_neither_adds_to_it_nor_ends_well(path: Path) -> None:
+    with ResultWriter(path, IDENTITY, SLICES, resume=False) as first:
+        write(first, SLICES[:2])
+        with ResultWriter(path, {"seed": 4}, SLICES, resume=False, force=True) as second:
+            with pytest.raises(InputError, match="belongs to another run by now, or is gone"):
+                write(first, SLICES[2:])
+            assert second.pending == SLICES
+            write(second, SLICES)
+            first._done = set(SLICES)
+            with pytest.raises(InputError, match="belongs to another run by now, or is gone"):
+                first.finish({})
+            second.finish({})
+    with open_result(path) as result:
+        assert result.identity == {"seed": 4}
+
+
+HUGE = {"descr": "<c8", "fortran_order": False, "shape": (10**6, 10**6)}
+
+
+def test_a_slice_that_claims_a_terabyte_or_is_not_finite_is_done_again(path: Path, partial: Path) -> None:
+    slices = [partial / f"slice_{index:06d}.npz" for index in SLICES[:2]]
+    with np.load(slices[0]) as stored:
+        arrays = dict(stored)
+    with zipfile.ZipFile(slices[0], "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                if name == "image":
+                    np.lib.format.write_array_header_1_0(member, HUGE)
+                else:
+                    np.lib.format.write_array(member, array)
+    arrays["image"][0, 0] = np.nan
+    arrays["run"] = np.array(run_hash(IDENTITY))
+    np.savez(slices[1], **arrays)
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        assert writer.pending == SLICES
+
+
+def test_slices_of_another_size_are_said_in_one_line(path: Path, partial: Path) -> None:
+    small = {"image": np.ones((2, 2), np.complex64), "zero_filled": np.ones((2, 2), np.float32)}
+    with np.load(partial / f"slice_{SLICES[0]:06d}.npz") as stored:
+        arrays = {**stored, **small}
+    np.savez(partial / f"slice_{SLICES[0]:06d}.npz", **arrays)
+    with ResultWriter(path, IDENTITY, SLICES, resume=True) as writer:
+        assert writer.pending == SLICES[1:]
+        with pytest.raises(InputError, match=r"its slices are \(2, 2\), and this run's are .*--force"):
+            write(writer, writer.pending)
 
 
 def test_pickled_slice_is_not_loaded(path: Path, partial: Path) -> None:

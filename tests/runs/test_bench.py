@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import time
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
 from sbim_deploy.errors import InputError, SamplingError, SbimDeployError
 from sbim_deploy.models.folder import DEMO_FOLDER, load_model
+from sbim_deploy.recon.fused import GUIDED_NUMBERS
+from sbim_deploy.runs import bench
 from sbim_deploy.runs.bench import (
     Case,
     TimedEngine,
@@ -30,6 +33,42 @@ def test_the_parts_of_a_reconstruction_add_up():
     assert 0 < measured.outside_percent < 100
     assert all(value > 0 for value in (measured.load_s, measured.first_call_ms, measured.score_ms))
     assert measured.step_ms is not None
+
+
+def test_a_step_is_measured_in_a_recurrence_as_a_reconstruction_runs_it(monkeypatch):
+    calls = []
+
+    class Counting(Slow):
+        def run(self, inputs):
+            raise AssertionError("a call by itself uploads all inputs and downloads the image")
+
+        def advance(self, changed):
+            calls.append(sorted(changed))
+            time.sleep(0.004)
+
+        def read(self):
+            calls.append("read")
+
+    monkeypatch.setattr(bench, "STEPS_S", 0.04)
+    model, problem = load_model(DEMO_FOLDER), bench.phantom_problem((32, 24), 2, 4.0, seed=0)
+    seconds = bench._measure_step(model, Counting(), problem)
+    assert seconds == pytest.approx(0.004, rel=0.5)
+    assert calls[:4] == [sorted([*GUIDED_NUMBERS, "z"])] * 3 + ["read"]
+    last = calls[::-1].index("read", 1) - 1
+    assert 1 < last <= 16  # many steps between two looks at the state
+
+
+def test_the_memory_of_the_gpu_is_that_of_this_process(monkeypatch, tmp_path):
+    command = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bench.gpu_memory_mb() is None
+    command.write_text(f"#!/bin/sh\necho '17, 900'\necho '{os.getpid()}, 1234'\necho '{os.getpid()}, 6'\n")
+    command.chmod(0o755)
+    assert bench.gpu_memory_mb() == 1240
+    command.write_text(f"#!/bin/sh\necho '{os.getpid()}, [N/A]'\n")
+    assert bench.gpu_memory_mb() is None
+    command.write_text("#!/bin/sh\nexit 9\n")
+    assert bench.gpu_memory_mb() is None
 
 
 class Slow:

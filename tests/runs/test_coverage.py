@@ -47,7 +47,7 @@ def write_pair(folder, error, deviation, with_maps=False):
         file["reference"] = reference[None]
     image = reference + error.astype(np.complex64)
     maps = {"name": "k.h5", "sha256": file_sha256(kspace)} if with_maps else None
-    with ResultWriter(result, {"samples": 4}, (0,), resume=False) as writer:
+    with ResultWriter(result, {"samples": 4}, (0,), resume=False, force=True) as writer:
         writer.write(0, image, image, 0.0, deviation)
         writer.finish({"maps": maps})
     return result, kspace

@@ -94,7 +94,7 @@ def test_mrd_images_of_the_real_patient_have_the_header_of_their_scan(cli, scan,
         image = dataset.read_image("image_1", 0)
     assert (image.meta["PatientID"], image.meta["StudyInstanceUID"]) == ("4711", "1.2.840.99.7")
     assert image.getHead().measurement_uid == 42
-    assert "kind: MRD images" in cli("info", out).out
+    assert "format: MRD images" in cli("info", out).out
 
 
 def test_no_output_of_an_anonymous_run_has_the_patient_in_it(cli, scan, tmp_path):
@@ -169,7 +169,9 @@ def test_a_letter_on_the_patient_is_upright_in_dicom_and_pictures(
 ):
     pydicom = pytest.importorskip("pydicom")
     drawn, write = [], montage.write_montage
-    monkeypatch.setattr(montage, "write_montage", lambda *given: (drawn.append(given[1]), write(*given)))
+    monkeypatch.setattr(
+        montage, "write_montage", lambda *given, **named: (drawn.append(given[1]), write(*given, **named))
+    )
     scan, expected = write_letter(tmp_path / "scan.h5", view, (along_rows, -1, 1)), outline(UPRIGHT)
     png, page = tmp_path / "o.png", tmp_path / "o.html"
     (dataset,) = dicom_of(cli, pydicom, scan, tmp_path / "o", "--png", png, "--report", page)
@@ -180,7 +182,8 @@ def test_a_letter_on_the_patient_is_upright_in_dicom_and_pictures(
     assert drawn[0][0][0].note == f"slice 0, {view}"
     assert "Slices are upright" in page.read_text()
     # On the grid of k-space it is not; the result stays there, and says so.
-    done = cli("recon", scan, "-o", tmp_path / "o.h5", *QUICK, "--keep-grid", "--png", png, "--report", page)
+    on_grid = ("--keep-grid", "--png", png, "--report", page, "--force")
+    done = cli("recon", scan, "-o", tmp_path / "o.h5", *QUICK, *on_grid)
     assert done.code == 0, done.err
     with open_result(tmp_path / "o.h5") as result:
         stored = outline(result.read_image(0))

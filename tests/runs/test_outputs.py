@@ -221,9 +221,10 @@ def test_slices_that_are_no_stack_are_refused_as_nifti_before_the_work(cli, scan
 
 
 def test_the_format_goes_by_the_name():
-    names = ("a.h5", "a", "a.nii", "a.nii.gz", "a.cfl", "a.hdf5")
-    assert [format_by_name(Path(name)) for name in names] == ["h5", "h5", "nifti", "nifti", "cfl", "h5"]
-    with pytest.raises(InputError, match=r"a.tiff: ends in .tiff, expected .h5.* or .cfl; say which it is"):
+    names = ("a.h5", "a", "a.nii", "a.nii.gz", "a.cfl", "a.hdf5", "a.mrd2", "a.bin")
+    formats = ["h5", "h5", "nifti", "nifti", "cfl", "h5", "mrd2", "mrd2"]
+    assert [format_by_name(Path(name)) for name in names] == formats
+    with pytest.raises(InputError, match=r"a.tiff: ends in .tiff, expected .h5.*, .cfl or .mrd2; say which"):
         format_by_name(Path("a.tiff"))
     assert result_path(Output(Path("b/a.h5"))) == Path("b/a.h5")
     assert result_path(Output(Path("b/a"), "dicom")) == Path("b/.a.h5")
@@ -239,7 +240,7 @@ def test_bart_s_kspace_and_maps_give_bart_s_image(cli, tmp_path):
     for maps in ((), ("--maps", tmp_path / "maps.cfl")):
         png = tmp_path / "picture.png"
         options = ("--png", png, *maps, "--steps", 8, "--backend", "onnxruntime")
-        done = cli("recon", tmp_path / "kspace.cfl", "-o", tmp_path / "out.cfl", *options)
+        done = cli("recon", tmp_path / "kspace.cfl", "-o", tmp_path / "out.cfl", *options, "--force")
         assert done.code == 0, done.err
         assert png.exists()
         with CflFile(tmp_path / "out.cfl") as ours, CflFile(tmp_path / "pics.cfl") as theirs:

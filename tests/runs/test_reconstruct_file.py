@@ -211,7 +211,7 @@ def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):
     reconstruct_file(simulated, tmp_path / "out.h5", replace(FAST, batch=3), Progress())
     assert heard == [(4, 0, 2), 3, 3, 1, 1]
     heard.clear()
-    settings = replace(FAST, batch=2, samples=3, slices=(0, 1), graph="reconstruct")
+    settings = replace(FAST, batch=2, samples=3, slices=(0, 1), graph="reconstruct", force=True)
     reconstruct_file(simulated, tmp_path / "out.h5", settings, Progress())
     assert heard == [(1, 0, 8), 4, 2, 2]
 
@@ -360,5 +360,5 @@ def test_whatever_it_is_info_says_so(simulated, tmp_path):
     other = tmp_path / "other.h5"
     with h5py.File(other, "w") as file:
         file["data"] = [1]
-    with pytest.raises(InputError, match="neither k-space nor a reconstruction: its datasets are data"):
+    with pytest.raises(InputError, match="neither k-space nor images: its datasets are data"):
         describe(other)

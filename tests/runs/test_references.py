@@ -60,7 +60,7 @@ def test_fully_sampled_k_space_is_a_reference_by_its_root_sum_of_squares(simulat
         assert not reference.has_complex_reference
         np.testing.assert_allclose(reference.read_reference(1), np.abs(images[1]), atol=1e-4)
     undersampled = write(tmp_path, kspace=kspace * (np.arange(64) % 2))
-    with pytest.raises(InputError, match="only 50% of its k-space was sampled in slice 0"):
+    with pytest.raises(InputError, match="only 51% of its k-space was sampled in slice 0"):
         evaluate_file(result, undersampled)
 
 

@@ -109,10 +109,10 @@ def test_a_run_that_fails_leaves_the_older_file_and_nothing_beside_it(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sample_file(path, SETTINGS, on_calls=stop)
+        sample_file(path, SETTINGS, on_calls=stop, force=True)
     assert [each.name for each in tmp_path.iterdir()] == ["s.h5"]
     assert path.read_bytes() == b"older"
-    sample_file(path, replace(SETTINGS, n_samples=1))
+    sample_file(path, replace(SETTINGS, n_samples=1), force=True)
     with h5py.File(path) as file:
         assert file["samples"].shape == (1, 32, 32)
 

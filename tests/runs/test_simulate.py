@@ -8,7 +8,13 @@ from sbim_deploy.kspace.fastmri import open_kspace
 from sbim_deploy.mri.combine import mvue
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_file, simulate_slice
+from sbim_deploy.runs.simulate import (
+    SimulateSettings,
+    brain_slice,
+    simulate_file,
+    simulate_slice,
+    why_refused,
+)
 
 SETTINGS = SimulateSettings(n_slices=2, n_coils=3, size=32, acceleration=2.0)
 
@@ -60,6 +66,37 @@ def test_a_scan_is_sampled_in_the_convention_that_is_asked_for(tmp_path):
     with open_kspace(path) as kspace:
         np.testing.assert_array_equal(kspace.mask, line_mask(168, 2, convention="published"))
     assert (line_mask(168, 2, convention="published") != line_mask(168, 2)).any()
+
+
+REFUSED = [
+    ({"acceleration": 8.0}, "1 calibration lines in the centre of k-space, expected at least 4"),
+    (
+        {"size": 16, "acceleration": 1.0, "phantom": "shepp-logan"},
+        "the energy is spread over rows and columns as in an image",
+    ),
+]
+
+
+@pytest.mark.parametrize("output_format", ["fastmri", "mrd"])
+@pytest.mark.parametrize(("change", "reason"), REFUSED)
+def test_simulate_says_what_recon_then_refuses(cli, tmp_path, change, reason, output_format):
+    settings = replace(SETTINGS, n_coils=4, **change)
+    path = tmp_path / "k.h5"
+    options = [f"--{name}={getattr(settings, name)}" for name in ("size", "acceleration", "phantom")]
+    made = cli("simulate", "-o", path, "--slices", 1, "--coils", 4, "--format", output_format, *options)
+    assert made.code == 0
+    assert f"warning: recon will refuse {path}: {reason}" in made.err
+    done = cli("recon", path, "-o", tmp_path / "out.h5", "--method", "zero-filled")
+    assert done.code == 2
+    assert reason in done.error_line
+
+
+def test_what_recon_takes_is_not_warned_of(cli, tmp_path):
+    path = tmp_path / "k.h5"
+    options = ("--slices", 1, "--coils", 1, "--size", 32, "--acceleration", 8)
+    assert "warning" not in cli("simulate", "-o", path, *options).err
+    assert cli("recon", path, "-o", tmp_path / "out.h5", "--method", "zero-filled").code == 0
+    assert why_refused(SimulateSettings()) is None
 
 
 @pytest.mark.parametrize(

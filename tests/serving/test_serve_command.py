@@ -81,6 +81,20 @@ def test_a_signal_lets_sessions_finish_and_ends_with_0(number):
     assert max(line["slices"] for line in ends) == 1
 
 
+def test_a_simulated_scan_comes_back_from_the_server_through_replay(cli, tmp_path):
+    scan, images = tmp_path / "scan.h5", tmp_path / "images.h5"
+    options = ("--format", "mrd", "--slices", 2, "--size", 64, "--coils", 4, "--acceleration", 2)
+    assert cli("simulate", "-o", scan, *options).code == 0
+    with process() as (_running, server):
+        asked = ("--port", server.port, "--config", "cg-sense")
+        done = cli("replay", scan, "-o", images, *asked)
+    assert done.code == 0, done.err
+    told = json.loads(cli("evaluate", images, "--reference", scan, "--json").out)
+    assert [each["index"] for each in told["slices"]] == [0, 1]
+    # Images of whole numbers may be brighter by a factor, which is told then.
+    assert (told["factor"] or told)["mean_reconstruction"]["psnr"] > 25
+
+
 def test_a_port_that_is_open_to_the_network_is_warned_of():
     with process("--host", "0.0.0.0") as (running, _server):
         running.terminate()

@@ -27,6 +27,7 @@ from mrd_client import (
 
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.mrd.messages import Close, ConfigFile, Header, Text
+from sbim_deploy.serving import session as session_module
 from sbim_deploy.serving.log import LOGGER, set_up_log
 
 OPENING = as_bytes(ConfigFile("default"), Header(header_xml()), Text(QUICK))
@@ -162,3 +163,55 @@ def test_bits_stored_by_the_scanner_are_used():
         (image,) = run_session(server, readouts(kspace_of(0)), xml=header_xml(extra=extra))
     assert 4095 < pixels(image).max() <= 2**15 - 1
     assert pixels(image).min() >= 0
+
+
+def wait_until(condition):
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_silent_connections_give_way_oldest_first_and_those_that_sent_data_do_not():
+    with serving(max_sessions=3) as server, connected(server) as busy:
+        begin(busy, "zero-filled", None)
+        lines = readouts(kspace_of(0))
+        busy.send(lines[0])
+        with connected(server) as first, connected(server) as second:
+            wait_until(lambda: server.open_sessions == 3 and sum(s.is_silent for s in server._sessions) == 2)
+            assert len(run_session(server, readouts(kspace_of(1), 1), "zero-filled", None)) == 1
+            assert "was ended for another" in receive_all(first)[0].text
+            begin(second, "zero-filled", None)  # is as good as before
+            second.send(Close())
+            assert receive_all(second) == []
+        for message in (*lines[1:], Close()):
+            busy.send(message)
+        assert len(receive_all(busy)) == 1
+
+
+def test_a_full_server_of_sessions_with_data_turns_others_away():
+    with serving(max_sessions=1) as server, connected(server) as busy:
+        begin(busy)
+        busy.send(readouts(kspace_of(0))[0])
+        wait_until(
+            lambda: (
+                [s.is_silent for s in server._sessions] == [False] and next(iter(server._sessions)).has_header
+            )
+        )
+        assert "1 sessions are open" in run_session(server, [])[0].text
+
+
+def test_a_connection_without_a_header_has_seconds_whatever_the_idle_timeout(monkeypatch):
+    monkeypatch.setattr(session_module, "OPENING_S", 0.2)
+    with serving(idle_timeout_s=300) as server:
+        for opening in ([], [ConfigFile("default")]):
+            with connected(server) as silent:
+                for message in opening:
+                    silent.send(message)
+                assert "no message came for 0.2 s" in receive_all(silent)[0].text
+        with connected(server) as slow:
+            begin(slow, "zero-filled", None)
+            time.sleep(0.4)
+            for message in (*readouts(kspace_of(0)), Close()):
+                slow.send(message)
+            assert len(receive_all(slow)) == 1

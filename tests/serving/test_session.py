@@ -9,8 +9,10 @@ import h5py
 import numpy as np
 import pytest
 from mrd_client import (
+    COILS,
     LIMITS,
     QUICK,
+    SIZE,
     attributes,
     begin,
     connected,
@@ -24,12 +26,27 @@ from mrd_client import (
     words,
 )
 
+from mrd_samples import sample_waveform
 from sbim_deploy import SamplerChoice, load_model
+from sbim_deploy.kspace import readouts as kspace_readouts
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mrd.file import open_mrd
-from sbim_deploy.mrd.messages import Close, ConfigFile, ConfigText, Error, Flag, Header, Image, Text
+from sbim_deploy.mrd.messages import (
+    ACQUISITION_HEADER,
+    Close,
+    ConfigFile,
+    ConfigText,
+    Error,
+    Flag,
+    Header,
+    Image,
+    Readout,
+    Text,
+)
 from sbim_deploy.mrd.orientation import Orientation
+from sbim_deploy.mrd.recording import open_scan
 from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.serving.memory import work_bytes
 from sbim_deploy.serving.session import configuration_of_xml
 from simulated_mrd import make_scan, write_mrd
 
@@ -243,7 +260,7 @@ def test_a_silent_client_is_let_go_in_words_and_one_that_waits_for_its_image_is_
 def test_sessions_beyond_the_number_allowed_are_turned_away_in_words():
     with serving(max_sessions=1) as server, connected(server) as first:
         begin(first)
-        while not server.open_sessions:
+        while not [session for session in list(server._sessions) if session.has_header]:
             time.sleep(0.01)
         with connected(server) as second:
             assert "1 sessions are open" in words(receive_all(second))[0]
@@ -252,11 +269,38 @@ def test_sessions_beyond_the_number_allowed_are_turned_away_in_words():
 
 
 def test_memory_over_the_bound_ends_the_session_in_words_and_comes_back():
-    with serving(max_memory_bytes=2**20) as server:
+    work = work_bytes((COILS, SIZE, SIZE), 16)
+    with serving(max_memory_bytes=work + 2**20) as server:
         many = [line for number in range(15) for line in readouts(kspace_of(number), number, last=False)]
-        assert "MiB" in words(run_session(server, many))[0] or "memory" in words(run_session(server, many))[0]
-        assert len(run_session(server, readouts(kspace_of(0)))) == 1
+        (said,) = words(run_session(server, many))
+        assert "MiB more" in said
+        assert "for the work on a slice" in said
+        assert isinstance(run_session(server, readouts(kspace_of(0)))[0], Image)
         assert server.buffered_bytes == 0
+
+
+def test_work_over_the_bound_is_refused_before_memory_is_taken(monkeypatch):
+    def taken(*_arguments):
+        raise AssertionError("memory was taken")
+
+    monkeypatch.setattr(kspace_readouts, "SliceBuffer", taken)
+    size, n_coils = 4096, 8
+    header = np.zeros((), ACQUISITION_HEADER)[()]
+    header["number_of_samples"], header["center_sample"] = 256, 128
+    header["active_channels"] = header["available_channels"] = n_coils
+    header["idx"]["kspace_encode_step_1"] = size // 2
+    hostile = Readout(header, np.ones((n_coils, 256), np.complex64))
+    with serving() as server:  # of 4 GiB
+        (said,) = words(run_session(server, [hostile], xml=header_xml(size)))
+        assert "the work on a slice would take" in said
+        assert "raise --max-memory" in said
+        assert server.buffered_bytes == 0
+
+
+def test_a_grid_that_readouts_cannot_fill_is_refused(server):
+    short = readouts(kspace_of(0))[:1]
+    (said,) = words(run_session(server, short, xml=header_xml(2048)))
+    assert "a readout has 48 samples where the grid has 2048" in said
 
 
 @pytest.mark.parametrize(("vendor", "asked"), [("SIEMENS", "auto"), ("none", "turned")])
@@ -275,18 +319,37 @@ def test_conjugated_raw_data_come_back_the_right_way_round(server, vendor, asked
 
 
 def test_raw_data_are_kept_only_where_asked_for_and_as_they_came(tmp_path):
-    from ismrmrd import Dataset
+    from ismrmrd import Acquisition, ProtocolDeserializer, Waveform, xsd
 
-    sent = readouts(kspace_of(0))
+    sent = [sample_waveform(), *readouts(kspace_of(0))]
     with serving(save_raw=tmp_path) as server:
         assert len(run_session(server, sent)) == 1
     (path,) = tmp_path.iterdir()
+    assert path.suffix == ".mrd"
     assert path.stat().st_mode & 0o077 == 0
-    kept = Dataset(str(path), "dataset", create_if_needed=False)
-    assert kept.number_of_acquisitions() == len(sent)
-    np.testing.assert_array_equal(kept.read_acquisition(5).data, sent[5].data)
-    assert b"Doe" in kept.read_xml_header()
-    kept.close()
+    assert b"Doe" in path.read_bytes()
+    with path.open("rb") as file:
+        header, waveform, *acquisitions = ProtocolDeserializer(file).deserialize()
+    assert isinstance(header, xsd.ismrmrdHeader)
+    assert isinstance(waveform, Waveform)
+    np.testing.assert_array_equal(waveform.data, sent[0].data)
+    assert len(acquisitions) == len(sent) - 1
+    for kept, readout in zip(acquisitions, sent[1:], strict=True):
+        assert isinstance(kept, Acquisition)
+        assert bytes(kept.getHead()) == readout.header.tobytes()
+        np.testing.assert_array_equal(kept.data, readout.data)
+
+
+def test_a_client_that_vanishes_leaves_what_it_sent_under_the_files_name(tmp_path):
+    sent = readouts(kspace_of(0))
+    with serving(save_raw=tmp_path) as server, connected(server) as stream:
+        begin(stream)
+        for readout in sent[:5]:
+            stream.send(readout)
+    (path,) = tmp_path.iterdir()
+    with open_scan(path) as scan:
+        assert (path.suffix, scan.n_readouts) == (".mrd", 5)
+        assert "cut off" in scan.remarks[0]
 
 
 GENERATOR = "ismrmrd_generate_cartesian_shepp_logan"

@@ -17,12 +17,13 @@ from mrd_client import (
     serving,
 )
 
+from sbim_deploy.errors import DeviceLostError
 from sbim_deploy.mrd.messages import Close
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
-from sbim_deploy.recon.classical import Classical
+from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.serving import worker
+from sbim_deploy.serving import session, worker
 
 
 class Broken:
@@ -118,6 +119,26 @@ def test_a_slow_engine_is_stopped_at_the_deadline_and_the_next_slice_runs(break_
         assert "fallback" not in " ".join(attributes(good)["ImageProcessingHistory"])
 
 
+def test_a_gpu_that_failed_is_told_as_unhealthy_and_later_slices_fall_back_at_once(break_engine, caplog):
+    steps = []
+
+    def fail():
+        steps.append(1)
+        raise DeviceLostError("the GPU failed (cudaStreamSynchronize: cudaErrorIllegalAddress)")
+
+    break_engine(fail)
+    with serving() as server:
+        assert server.healthy
+        for _ in range(2):
+            (image,) = run_session(server, readouts(kspace_of(0)))
+            assert "FALLBACK l1-wavelet (engine)" in attributes(image)["ImageComments"]
+        assert not server.healthy
+    assert len(steps) == 1  # the dead engine was not asked again
+    logged = [record.fields["words"] for record in caplog.records if record.getMessage() == "fallback"]
+    assert len(logged) == 2
+    assert all("cudaErrorIllegalAddress" in words for words in logged)
+
+
 def test_an_engine_that_hangs_keeps_nobody_waiting_and_is_told_as_unhealthy(break_engine):
     hang = threading.Event()
     break_engine(hang.wait)
@@ -157,3 +178,35 @@ def test_a_full_queue_holds_the_sockets_reading_and_loses_nothing(break_engine):
         assert server.queued_slices <= worker.QUEUE_LENGTH
         stream.send(Close())
         assert [int(image.header["slice"]) for image in receive_all(stream)] == list(range(14))
+
+
+def test_the_deadline_reaches_into_preparation(monkeypatch):
+    began, ended = threading.Event(), threading.Event()
+
+    def slow(_data, check):
+        began.set()
+        try:
+            while True:
+                check()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    with serving(deadline_s=0.3) as server:
+        with monkeypatch.context() as patched:
+            patched.setattr(session, "prepare", slow)
+            (late,) = run_session(server, readouts(kspace_of(0)))
+        assert "fallback: deadline" in attributes(late)["ImageProcessingHistory"]
+        assert began.is_set()
+        assert ended.wait(10)
+        (good,) = run_session(server, readouts(kspace_of(0)), "zero-filled", None)
+        assert "FALLBACK" not in attributes(good)["ImageComments"]
+
+
+@pytest.mark.parametrize("method", [Classical.L1_WAVELET, Classical.CG_SENSE])
+def test_images_without_the_network_can_be_ended_in_every_step(method):
+    problem, calls = prepare_slice(kspace_of(0)), []
+    classical_image(problem, method, lambda: calls.append(None))
+    assert len(calls) >= 12
+    with pytest.raises(TimeoutError):
+        classical_image(problem, method, lambda: raise_(TimeoutError()))

@@ -12,6 +12,7 @@ from distributed.scheduler import KilledWorker
 from tiny_study import FAST, JOB, Heard, conduct, images, left_behind
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.results.partial import (
     FinishedSlice,
     begin_run,
@@ -48,13 +49,15 @@ def test_bad_files_do_not_stop_the_others(client, scans, alone, tmp_path):
     bad.mkdir()
     whole = (scans / "scan0.h5").read_bytes()
     (bad / "truncated.h5").write_bytes(whole[:20_000])
-    for name in ("empty", "no_calibration"):
-        (bad / f"{name}.h5").write_bytes(whole)
-    with h5py.File(bad / "empty.h5", "a") as file:
+    # In a folder it would be left out: it holds no k-space.
+    empty = tmp_path / "empty.h5"
+    for path in (empty, bad / "no_calibration.h5"):
+        path.write_bytes(whole)
+    with h5py.File(empty, "a") as file:
         del file["kspace"]
     with h5py.File(bad / "no_calibration.h5", "a") as file:
         file["mask"][:] = np.arange(64) % 4 == 1
-    inputs = [bad, bad / "missing.h5", scans / "scan1.h5"]
+    inputs = [empty, bad, bad / "missing.h5", scans / "scan1.h5"]
     heard = Heard()
     records = conduct(client, study_files(inputs, out), progress=heard)
     assert [(record.name, record.state) for record in records] == [
@@ -95,21 +98,35 @@ def test_what_is_whole_is_kept_and_a_half_done_batch_is_completed_to_the_bit(cli
 def begin_again_without(output, missing, expected):
     """Put a result's slices back into the folder of a run that was stopped, but for the missing ones."""
     with open_result(output) as result:
-        begin_run(output, result.identity)
+        run = begin_run(output, result.identity)
         for place in set(range(3)) - missing:
             finished = FinishedSlice(
                 expected[place], result.read_zero_filled(place), result.residual[place], None
             )
-            save_slice(output, place, finished)
+            save_slice(output, place, finished, run)
     output.unlink()
 
 
-def test_without_resume_a_study_starts_over(client, scans, alone, tmp_path):
+def test_a_forced_study_starts_over(client, scans, alone, tmp_path):
     files = study_files([scans / "scan0.h5"], tmp_path)
     conduct(client, files)
     before = files[0].output.stat().st_mtime_ns
-    assert [record.state for record in conduct(client, files)] == ["done"]
+    (record,) = conduct(client, files)
+    assert record.state == "failed"
+    assert "is there already" in record.error
+    assert files[0].output.stat().st_mtime_ns == before
+    forced = replace(JOB, settings=replace(FAST, force=True))
+    assert [record.state for record in conduct(client, files, job=forced)] == ["done"]
     assert files[0].output.stat().st_mtime_ns != before
+
+
+def test_a_file_that_another_run_writes_is_left_to_it(client, scans, tmp_path):
+    files = study_files([scans / "scan0.h5", scans / "scan1.h5"], tmp_path)
+    with owning_file(files[0].output):
+        first, second = conduct(client, files)
+    assert (first.state, second.state) == ("failed", "done")
+    assert "is being written by another run" in first.error
+    assert left_behind(tmp_path) == []
 
 
 def test_a_run_with_other_settings_is_not_resumed(client, scans, tmp_path):

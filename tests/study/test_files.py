@@ -36,8 +36,20 @@ def test_folders_lists_and_files_go_together(tree):
     assert names("a", "list.txt", "c.h5") == ["x.h5", "y.h5", "z.h5", "c.h5"]
 
 
+def test_a_folder_gives_the_mrd_streams_that_a_server_kept_too(tree):
+    (tree / "a/kept.mrd").write_bytes(b"\3\0 and the rest of a stream")
+    (tree / "a/images.mrd").write_bytes(b"no stream")
+    # The other one is among them too: the study tells why it cannot be read.
+    assert names("a") == ["images.h5", "kept.h5", "x.h5", "y.h5"]
+
+
 def test_files_of_one_name_keep_their_folders(tree):
     assert names("a", "b") == ["a/x.h5", "a/y.h5", "b/x.h5", "b/z.h5"]
+
+
+def test_files_that_differ_by_their_suffix_alone_have_results_of_their_own(tree):
+    assert names("a/x.h5", "a/x.mrd", "a/y.npy") == ["x.h5", "x.mrd.h5", "y.h5"]
+    assert names("a/x.npy", "a/x.cfl", "b/x.npy") == ["a/x.npy.h5", "a/x.cfl.h5", "b/x.h5"]
 
 
 def test_results_are_hdf5_whatever_the_input_is_called(tree):
@@ -49,9 +61,9 @@ def test_results_are_hdf5_whatever_the_input_is_called(tree):
     [
         (["a", "a/x.h5"], "a/x.h5: is named twice among the inputs"),
         (["a/x.h5", "a/../a/x.h5"], "is named twice"),
-        (["a/x.h5", "a/x.mrd"], "both would be written to"),
+        (["a/x.h5", "a/x.mrd", "a/x.mrd.h5"], "both would be written to"),
         (["a/x.h5", "a/X.h5"], "both would be written to"),
-        (["empty"], "empty: holds no *.h5 files"),
+        (["empty"], "empty: holds no files of k-space (.h5, "),
         (["nothing.txt"], "nothing.txt: names no files"),
         (["missing.txt"], "missing.txt: cannot be read"),
         (["binary.txt"], "binary.txt: is not UTF-8 text"),

@@ -21,7 +21,10 @@ class Heard:
     """A progress that keeps what it hears."""
 
     def __init__(self):
-        self.records, self.fractions, self.engine = [], [], None
+        self.records, self.fractions, self.engine, self.without = [], [], None, []
+
+    def left_out(self, why):
+        self.without.append(why)
 
     def waiting(self, what):
         raise AssertionError(what)

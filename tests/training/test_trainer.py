@@ -300,3 +300,14 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the folder"):
         train(CONFIG, settings(), tmp_path / "file")
+
+
+def test_a_new_run_replaces_no_other_unless_it_is_forced(tmp_path):
+    (tmp_path / "checkpoint.pth").write_text("a month of training")
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"checkpoint\.pth: is there already; --resume goes on"):
+        train(CONFIG, settings(iterations=1), tmp_path)
+    assert (tmp_path / "checkpoint.pth").read_text() == "a month of training"
+    path = train(CONFIG, settings(iterations=1), tmp_path, force=True)
+    assert read_checkpoint(path).step == 1
+    assert (tmp_path / "note.txt").read_text() == "mine"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -27,7 +29,7 @@ from sbim_deploy.cli.triton import triton
 from sbim_deploy.cli.validate import validate
 from sbim_deploy.errors import SbimDeployError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="sbim-deploy",
@@ -80,12 +82,31 @@ for command in (
 
 
 def main() -> None:
-    """Run the program; an error that a user can act on is one line on stderr and an exit code."""
+    """Run the program; an error that a user can act on is one line on stderr and an exit code.
+
+    SIGTERM ends it as Ctrl-C does, so that temporary files go and outputs are free; a second one at once.
+    """
+    terminated = []
+
+    def terminate(*_signal: object) -> None:
+        terminated.append(True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    handles = before == signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if handles:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         app()
     except SbimDeployError as error:
         typer.echo(f"sbim-deploy: error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("sbim-deploy: interrupted", err=True)
-        sys.exit(INTERRUPTED)
+    except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first the second
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        typer.echo(f"sbim-deploy: {'terminated' if terminated else 'interrupted'}", err=True)
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
+    finally:
+        if handles:
+            signal.signal(signal.SIGTERM, before)

@@ -12,13 +12,15 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_json, print_table
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
 
 if TYPE_CHECKING:
     from sbim_deploy.models.folder import Model
     from sbim_deploy.runs.bench import Case, Measurement
 
 EAGER = "pytorch-eager"
+# By the names that engines give themselves.
+ON_GPU = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime-cuda-tf32")
 
 
 def bench(
@@ -28,12 +30,13 @@ def bench(
         list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
     ] = None,
     url: options.Url = None,
+    device: options.Device = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     sampling: options.ShortSampling,
     json: options.Json = False,
 ) -> None:
-    """Measure the backends, and PyTorch eager where it is installed, each in a process of its own."""
+    """Measure the backends, and PyTorch where it is installed, each in a process of its own."""
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.runs.bench import Case, check_case, machine
 
@@ -41,11 +44,12 @@ def bench(
     choice, _ = sampling.choose()
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
-    measured = _measure_all(loaded, case, _at_url(backend, url))
+    measured, missing = _measure_all(loaded, case, _at_url(backend, url), device)
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
     if json:
         print_json({"machine": machine(), "case": asdict(case), "score_flops": flops, "backends": rows})
+        _raise_first(missing)
         return
     _print(rows)
     arithmetic = 'GFLOP/s: pip install "sbim-deploy[export]"' if flops is None else f"{flops / 1e9:.1f} GFLOP"
@@ -54,6 +58,7 @@ def bench(
         f"{arithmetic}; a reconstruction is {case.choice.name} with {measured[0].network_calls} calls"
     )
     typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
+    _raise_first(missing)
 
 
 def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
@@ -65,35 +70,66 @@ def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
     return [options.backend_at(name, url) if name in options.SERVED else name for name in asked or ()]
 
 
-def _measure_all(model: Model, case: Case, asked: list[str] | None) -> list[Measurement]:
-    """Measure what was asked for, or what is here; what turns out not to be here is said."""
+def _raise_first(missing: list[SbimDeployError]) -> None:
+    if missing:
+        raise missing[0]
+
+
+def _measure_all(
+    model: Model, case: Case, asked: list[str] | None, device: int | None
+) -> tuple[list[Measurement], list[SbimDeployError]]:
+    """Measure what was asked for, or what is here; return it, and why others that were asked for are missing.
+
+    One that is missing does not stop the others.
+    """
     from sbim_deploy.models.backends import BEST_FIRST, check_backend, missing_reason
     from sbim_deploy.runs.bench import alone, measure_backend
 
     for name in asked or ():
         check_backend(name)
-    measured = []
+    measured: list[Measurement] = []
+    missing: list[SbimDeployError] = []
     for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
         note(f"measuring {name}")
+        if name in options.ON_GPUS:
+            name = options.backend_at(name, None, device)
         try:
             measured.append(alone(measure_backend, model.folder, name, case))
         except (BackendMissingError, EngineIncompatibleError) as error:
+            note(f"left out: {error}")
             if asked:
-                raise
+                missing.append(error)
+        except SbimDeployError as error:
             note(f"left out: {error}")
-    if importlib.util.find_spec("torch") is None:
-        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
-    else:
-        from sbim_deploy.export.eager import measure_eager
-
-        note(f"measuring {EAGER}")
-        try:
-            measured.append(alone(measure_eager, model.folder, case))
-        except BackendMissingError as error:
-            note(f"left out: {error}")
+            missing.append(error)
+    if not measured:
+        _raise_first(missing)
+    measured += _measure_pytorch(model, case, device, any(each.backend in ON_GPU for each in measured))
     if not measured:
         raise BackendMissingError('no backend is here: pip install "sbim-deploy[cpu]"')
-    return measured
+    return measured, missing
+
+
+def _measure_pytorch(model: Model, case: Case, device: int | None, on_gpu: bool) -> list[Measurement]:
+    """Measure PyTorch where it is installed, on the GPU if backends were on one: the baseline."""
+    from sbim_deploy.runs.bench import alone
+
+    if importlib.util.find_spec("torch") is None:
+        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
+        return []
+    from sbim_deploy.export.eager import GPU_BASELINE, has_cuda, measure_eager, measure_fastest_on_gpu
+
+    if on_gpu and not has_cuda():
+        note("the baseline is PyTorch on the CPU: the one that is installed has no CUDA")
+        on_gpu = False
+    note(f"measuring {GPU_BASELINE if on_gpu else EAGER}")
+    try:
+        if on_gpu:
+            return [alone(measure_fastest_on_gpu, model.folder, case, device or 0)]
+        return [alone(measure_eager, model.folder, case)]
+    except BackendMissingError as error:
+        note(f"left out: {error}")
+        return []
 
 
 def _count_flops(model: Model, case: Case) -> int | None:
@@ -108,7 +144,7 @@ def _count_flops(model: Model, case: Case) -> int | None:
 
 
 def _with_ratios(each: Measurement, measured: list[Measurement], flops: int | None) -> dict[str, Any]:
-    eager = next((other.score_ms for other in measured if other.backend == EAGER), None)
+    eager = next((other.score_ms for other in measured if other.backend.startswith("pytorch-")), None)
     return {
         **asdict(each),
         "gflops": None if flops is None else flops / each.score_ms / 1e6,
@@ -127,8 +163,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "outside %": ("outside_percent", ".1f"),
         "peak MB": ("peak_mb", ".0f"),
         "growth MB": ("growth_mb", ".0f"),
+        "GPU MB": ("gpu_mb", ".0f"),
         "GFLOP/s": ("gflops", ".0f"),
-        "x eager": ("ratio_to_eager", ".2f"),
+        "x PyTorch": ("ratio_to_eager", ".2f"),
     }
     print_table(
         ["backend", *columns],

@@ -47,7 +47,9 @@ def build(
     ] = None,
     workspace: Annotated[float | None, typer.Option(help="Memory for the builder's choices, in GiB.")] = None,
     opt_level: Annotated[int | None, typer.Option(help="The builder's effort, 0 to 5.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Build where an equal engine is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build, and replace an engine that is there.")
+    ] = False,
 ) -> None:
     """Build TensorRT engines from a model's graphs; TensorRT-RTX builds for a GPU that is elsewhere."""
     from sbim_deploy.engines.tensorrt_builder import BuildSettings
@@ -82,7 +84,7 @@ def build(
         for target in targets
     ]
     for request in requests:
-        target_capability(backend, request.settings.compute_capability)
+        target_capability(backend, request.settings.compute_capability, graphs)
     note(f"building {', '.join(graphs)}: seconds a graph with rtx, perhaps minutes with trt")
     for request in requests:
         for name in graphs:
@@ -90,6 +92,8 @@ def build(
             with progress_bar(f"building {name}", 100) as move:
                 built = build_engine_file(folder, manifest, name, request, partial(_show, move))
             note(_said(built, time.monotonic() - started))
+            if built.timing_cache:
+                note(built.timing_cache)
 
 
 def _show(move: Callable[[int], None], fraction: float) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sbim_deploy.cli import options
 from sbim_deploy.cli.evaluate import print_evaluation
 from sbim_deploy.cli.output import note
 from sbim_deploy.cli.recon import Pictures, run_recon
@@ -15,8 +16,10 @@ from sbim_deploy.errors import InputError
 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the files.")] = Path("demo"),
+    force: options.Force = False,
 ) -> None:
     """Simulate, reconstruct, score and draw, in one go: a first look."""
+    from sbim_deploy.io.overwriting import check_new
     from sbim_deploy.runs.evaluate import evaluate_file
     from sbim_deploy.runs.outputs import Output
     from sbim_deploy.runs.settings import ReconSettings
@@ -27,12 +30,14 @@ def demo(
     except OSError as error:
         raise InputError(f"{output}: cannot make the folder ({error.strerror}): name another one") from error
     kspace, result, picture = (output / name for name in ("kspace.h5", "reconstruction.h5", "montage.png"))
+    for path in (result, picture):
+        check_new(path, force)
     settings = SimulateSettings()
-    simulate_file(kspace, settings)
+    simulate_file(kspace, settings, force=force)
     note(
         f"{kspace}: {settings.n_slices} synthetic brain slices, {settings.n_coils} coils, "
         f"{settings.size} x {settings.size}, acceleration {settings.acceleration:g}"
     )
-    run_recon(kspace, Output(result), ReconSettings(), Pictures(png=picture))
+    run_recon(kspace, Output(result), ReconSettings(force=force), Pictures(png=picture))
     print_evaluation(evaluate_file(result, kspace))
     note(f"look at {picture}")

@@ -10,6 +10,8 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, print_json, print_table
 
+SCORES = ("NRMSE", "NMSE", "PSNR", "SSIM")
+
 if TYPE_CHECKING:
     from sbim_deploy.runs.coverage import Coverage, FileCoverage
     from sbim_deploy.runs.evaluate import Evaluation, Scores
@@ -17,31 +19,47 @@ if TYPE_CHECKING:
 
 def evaluate(
     *,
-    result: Annotated[Path, typer.Argument(help="A reconstruction that recon wrote.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="A result, or images in fastMRI's or MRD's HDF5, DICOM (file or folder), NIfTI, .cfl, .npy, "
+            ".npz or .mat."
+        ),
+    ],
     reference: Annotated[
         Path,
         typer.Option(
-            help="The k-space file with the reference image; or .npy, .npz, .mat: images, or full k-space."
+            help="The k-space file with the reference image, k-space with all of its samples, or images in "
+            "any of these formats."
         ),
     ],
+    data_range: Annotated[
+        str,
+        typer.Option(
+            help="What PSNR and SSIM take for the data range: the reference's maximum in each slice, or in "
+            "the volume, as fastMRI's tables do."
+        ),
+    ] = "slice",
     arrays: options.ArrayOptions,
     mask_below: Annotated[
         float, typer.Option(help="Set to zero where the reference is below this fraction of its maximum.")
     ] = 0.0,
     json: options.Json = False,
 ) -> None:
-    """Score a reconstruction against its reference.
+    """Score images against their reference.
 
-    NRMSE, PSNR and SSIM of the magnitude, with zero-filling beside it; the data range is the reference's
-    maximum. Where the result has a standard deviation, how well it tells the error.
+    NRMSE, NMSE, PSNR and SSIM of the magnitude, and of a result zero-filling beside it. Where the result has
+    a standard deviation, how well it tells the error.
     """
     from dataclasses import asdict
 
     from sbim_deploy.runs.coverage import measure_coverage
     from sbim_deploy.runs.evaluate import evaluate_file
 
-    evaluation = evaluate_file(result, reference, mask_below, arrays.reading)
-    coverage = measure_coverage(result, reference, arrays.reading)
+    evaluation = evaluate_file(images, reference, mask_below, arrays.reading, data_range)
+    coverage = measure_coverage(images, reference, arrays.reading)
+    for remark in evaluation.remarks:
+        note(remark)
     if json:
         print_json({**asdict(evaluation), "calibration": coverage and asdict(coverage)})
         return
@@ -51,14 +69,32 @@ def evaluate(
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the scores of each slice and their means."""
-    columns = ("slice", "NRMSE", "PSNR", "SSIM", "zero-filled NRMSE", "PSNR", "SSIM", "residual")
+    """Print the scores of each slice, their means, and what they are; no columns for what there is not."""
+    is_result = evaluation.mean_zero_filled is not None
+    columns = [
+        "slice",
+        *SCORES,
+        *((f"zero-filled {SCORES[0]}", *SCORES[1:], "residual") if is_result else ()),
+    ]
     rows = [
-        (str(each.index), *_cells(each.reconstruction), *_cells(each.zero_filled), f"{each.residual:.4f}")
+        _row(
+            str(each.index),
+            (each.reconstruction, each.zero_filled),
+            "" if each.residual is None else f"{each.residual:.4f}",
+        )
         for each in evaluation.slices
     ]
-    means = ("mean", *_cells(evaluation.mean_reconstruction), *_cells(evaluation.mean_zero_filled), "")
-    print_table(columns, [*rows, means])
+    rows.append(_row("mean", (evaluation.mean_reconstruction, evaluation.mean_zero_filled)))
+    if evaluation.volume is not None:
+        rows.append(_row("volume", (evaluation.volume, evaluation.volume_zero_filled)))
+    print_table(columns, rows)
+    typer.echo(evaluation.convention)
+
+
+def _row(name: str, scores: tuple[Scores, Scores | None], residual: str = "") -> list[str]:
+    of_images, of_zero_filled = scores
+    row = [name, *_cells(of_images)]
+    return row if of_zero_filled is None else [*row, *_cells(of_zero_filled), residual]
 
 
 def _print_coverage(coverage: FileCoverage) -> None:
@@ -89,5 +125,5 @@ def _fractions(coverage: Coverage) -> tuple[str, str]:
     return f"{coverage.within_one:.3f}", f"{coverage.within_two:.3f}"
 
 
-def _cells(scores: Scores) -> tuple[str, str, str]:
-    return f"{scores.nrmse:.4f}", f"{scores.psnr:.2f}", f"{scores.ssim:.4f}"
+def _cells(scores: Scores) -> tuple[str, str, str, str]:
+    return f"{scores.nrmse:.4f}", f"{scores.nmse:.5f}", f"{scores.psnr:.2f}", f"{scores.ssim:.4f}"

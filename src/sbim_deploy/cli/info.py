@@ -9,18 +9,26 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import print_json
+from sbim_deploy.cli.pipes import input_file
 
 
 def info(
     *,
-    path: Annotated[Path, typer.Argument(help='A k-space file, a result, a model folder, or "demo".')],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="k-space (- is stdin), a result, images (DICOM, NIfTI, MRD, .cfl, arrays), a model folder, "
+            'or "demo".'
+        ),
+    ],
     arrays: options.ArrayOptions,
     json: options.Json = False,
 ) -> None:
-    """Say what a k-space file, a result or a model folder is."""
+    """Say what a k-space file, a result, a file or folder of images, or a model folder is."""
     from sbim_deploy.runs.info import describe
 
-    description = describe(path, arrays.reading)
+    with input_file(path) as file:
+        description = describe(file, arrays.reading)
     if json:
         print_json(description)
     else:

@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 # Equal to samplers.choice.DEFAULT_SAMPLER, which would cost the import of numpy here; a test compares them.
 DEFAULT_SAMPLER = "dds"
 
+# Equal to those of models.backends; a test compares them.
 SERVED = ("triton", "triton-trt")
+ON_GPUS = ("auto", "trt", "rtx", "onnxruntime-cuda", "onnxruntime-cuda-tf32")
 MAX_SECRET_BYTES = 4096
 
 Backend = Annotated[
     str,
     typer.Option(
-        help="auto (the best that is here), onnxruntime, onnxruntime-cuda, openvino, trt, rtx, or, on a "
-        "server, triton or triton-trt."
+        help="auto (the best that is here), onnxruntime, onnxruntime-cuda, onnxruntime-cuda-tf32 (faster, "
+        "less exact), openvino, trt, rtx, or, on a server, triton or triton-trt."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -39,8 +41,15 @@ Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one tha
 Url = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The server's gRPC, for triton and triton-trt.")
 ]
+Device = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="The number of the GPU, where there are several; the first is 0."),
+]
 MaskConvention = Annotated[
     str, typer.Option(help="Where the fully sampled centre begins if its width is odd: centred or published.")
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace outputs that are there already; raw data are never replaced.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
 
@@ -89,11 +98,13 @@ class ImageOptions:
         Raises:
             InputError: one of them is none, or they do not go together.
         """
-        from sbim_deploy.mrd.identity import parse_identity_mode
+        from sbim_deploy.io.documents import find_named
+        from sbim_deploy.mrd.identity import IdentityMode
         from sbim_deploy.runs.outputs import ImageSettings
 
         salt = None if self.salt is None else _read_secret(self.salt)
-        return ImageSettings(parse_identity_mode(self.identity), salt, self.keep_grid, self.scale)
+        mode = find_named(IdentityMode, self.identity, "identity")
+        return ImageSettings(mode, salt, self.keep_grid, self.scale)
 
 
 @dataclass(frozen=True)
@@ -313,15 +324,25 @@ def parse_undersampling(text: str | None, convention: str = "centred") -> Unders
         raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error
 
 
-def backend_at(backend: str, url: str | None) -> str:
-    """Return the one name of a backend with its address, such as triton://127.0.0.1:8001."""
-    if url is None:
+def backend_at(backend: str, url: str | None, device: int | None = None) -> str:
+    """Return the one name of a backend with its address or its GPU, such as triton://127.0.0.1:8001, trt://1.
+
+    Raises:
+        InputError: the backend has no such thing, or the number is none.
+    """
+    if url is not None:
+        if backend not in SERVED:
+            raise InputError(
+                f"--url is {url[:80]!r} with --backend {backend}: only triton and triton-trt have one"
+            )
+        backend = f"{backend}://{url}"
+    if device is None:
         return backend
-    if backend not in SERVED:
-        raise InputError(
-            f"--url is {url[:80]!r} with --backend {backend}: only triton and triton-trt have one"
-        )
-    return f"{backend}://{url}"
+    if backend not in ON_GPUS:
+        raise InputError(f"--device is {device} with --backend {backend}: only {', '.join(ON_GPUS)} take one")
+    if not 0 <= device < 1000:
+        raise InputError(f"--device is {device}: expected a GPU's number, 0 for the first")
+    return f"{backend}://{device}" if device else backend
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 
 import typer
 
+from sbim_deploy.errors import SbimDeployError
+
 
 def print_json(value: Any) -> None:
     """Print JSON on stdout; numbers that JSON does not have become null."""
@@ -28,7 +30,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def note(text: str) -> None:
     """Print a line on stderr."""
-    typer.echo(text, err=True)
+    typer.echo(_called(text), err=True)
+
+
+_NAMES: dict[str, str] = {}  # what is said in place of a temporary file's path
+
+
+@contextmanager
+def calling(path: str, name: str) -> Iterator[None]:
+    """Say a name in place of a path in notes and errors while the block runs."""
+    _NAMES[path] = name
+    try:
+        yield
+    except SbimDeployError as error:
+        error.args = (_called(str(error)),)
+        raise
+    finally:
+        del _NAMES[path]
+
+
+def _called(text: str) -> str:
+    for path, name in _NAMES.items():
+        text = text.replace(path, name)
+    return text
 
 
 @contextmanager
@@ -37,7 +61,7 @@ def progress_bar(description: str, total: int | None, done: int = 0) -> Iterator
 
     Where stderr is no terminal there is no bar, and the caller's notes say what happens.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _done: None
         return
     from rich.console import Console

@@ -12,6 +12,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.cli.pipes import STANDARD, input_file, output_file
 from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
 
@@ -48,16 +49,25 @@ def recon(
     kspace: Annotated[
         list[Path],
         typer.Argument(
-            help="fastMRI or MRD (ISMRMRD) HDF5, Siemens' .dat, BART's .cfl, or an array in .npy, .npz or "
-            ".mat; or a study: several files, a folder (its *.h5), or a list (.txt)."
+            help="fastMRI or MRD (ISMRMRD), an MRD version 2 stream (- is stdin), Siemens' .dat, BART's "
+            ".cfl, or an array in .npy, .npz or .mat; or a study: several files, a folder (its files of "
+            "k-space), or a list (.txt)."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The file to write; a folder for DICOM, and for a study.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The file to write; a folder for DICOM, and for a study; - is stdout, as an MRD version 2 "
+            "stream.",
+        ),
     ],
     output_format: Annotated[
         str | None,
-        typer.Option("--format", help="h5, mrd, dicom, nifti or cfl; default by the output's name, else h5."),
+        typer.Option(
+            "--format", help="h5, mrd, mrd2, dicom, nifti or cfl; default by the output's name, else h5."
+        ),
     ] = None,
     orientation: Annotated[
         str,
@@ -113,6 +123,7 @@ def recon(
     batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: options.Backend = "auto",
     url: options.Url = None,
+    device: options.Device = None,
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
     ] = "step",
@@ -128,6 +139,7 @@ def recon(
     pictures: Pictures,
     images: options.ImageOptions,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    force: options.Force = False,
     cluster: Cluster,
     json: options.Json = False,
 ) -> None:
@@ -136,7 +148,8 @@ def recon(
     Several files, a folder or a .txt list of paths are a study: it runs on several processes, a file that
     cannot be read does not stop the others, and study.json in the output folder tells what became of each.
     """
-    from sbim_deploy.mrd.orientation import parse_orientation
+    from sbim_deploy.io.documents import find_named
+    from sbim_deploy.mrd.orientation import Orientation
     from sbim_deploy.runs.settings import ReconSettings
 
     classical = _parse_method(method, sampling)
@@ -151,15 +164,16 @@ def recon(
         map_method=map_method,
         map_sets=map_sets,
         noise=noise,
-        orientation=parse_orientation(orientation),
+        orientation=find_named(Orientation, orientation, "orientation"),
         slices=options.parse_slices(slices),
         batch=batch,
-        backend=options.backend_at(backend, url),
+        backend=options.backend_at(backend, url, device),
         threads=threads,
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=arrays.reading,
         resume=resume,
+        force=force,
     )
     if is_study(kspace):
         pictures.check_absent()
@@ -169,11 +183,16 @@ def recon(
         for name, value in asdict(images).items():
             if value != getattr(options.ImageOptions, name):
                 raise InputError(ONE_FILE.format(name.replace("_", "-")))
+        if STANDARD in (*kspace, output):
+            raise InputError("- is stdin or stdout, of one file: leave it out of a study")
         run_recon_study(kspace, output, settings, cluster, json)
         return
     cluster.check_absent()
-    made = _parse_output(output, output_format, images.settings)
-    provenance = run_recon(kspace[0], made, settings, pictures)
+    if output == STANDARD:
+        _check_stdout(output_format, resume, json)
+    with input_file(kspace[0]) as source, output_file(output) as target:
+        made = _parse_output(output, target, output_format, images.settings)
+        provenance = run_recon(source, made, settings, pictures)
     if json:
         from sbim_deploy.runs.findings import warnings
 
@@ -187,7 +206,8 @@ def run_recon(
     pictures: Pictures,
 ) -> Provenance:
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
-    from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.io.locks import owning_file
+    from sbim_deploy.io.overwriting import PAGE, PICTURE, check_name, check_new
     from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
@@ -197,30 +217,30 @@ def run_recon(
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
-    with open_source(kspace, settings.reading, settings.orientation) as source:
+    result = result_path(output)
+    with (
+        open_source(kspace, settings.reading, settings.orientation) as source,
+        owning_file(result),
+    ):
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}")
         for each in outputs:
-            for remark in check_output(each, source, settings.slices):
+            for remark in check_output(each, source, settings):
                 note(remark)
-        for picture in (pictures.png, pictures.report):
-            if picture is not None:
-                check_writable(picture)
-        result = result_path(output)
-        if not settings.resume and (n_finished := count_finished(result)):
+        for path, kind in ((pictures.png, PICTURE), (pictures.report, PAGE)):
+            if path is not None:
+                check_name(path, kind)
+                check_new(path, settings.force)
+        if settings.force and not settings.resume and (n_finished := count_finished(result)):
             note(
                 f"starting over: {n_finished} finished slices of a stopped run are left out "
                 "(--resume keeps them)"
             )
         residuals: list[tuple[int, int, float]] = []
         on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
-        try:
-            with _shown_progress() as progress:
-                provenance = reconstruct(source, result, settings, progress, on_residual)
-        except KeyboardInterrupt:
-            note(f"stopped: {count_finished(result)} finished slices are kept, go on with --resume")
-            raise
-        _write_outputs(outputs, result, source, pictures, residuals)
+        with _saying_what_is_kept(output), _shown_progress() as progress:
+            provenance = reconstruct(source, result, settings, progress, on_residual)
+        _write_outputs(outputs, result, source, pictures, residuals, settings.force)
     timings, plan = provenance.timings_s, provenance.plan
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
     samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
@@ -233,12 +253,27 @@ def run_recon(
     return provenance
 
 
+@contextmanager
+def _saying_what_is_kept(output: Output) -> Iterator[None]:
+    from sbim_deploy.results.partial import count_finished
+    from sbim_deploy.runs.outputs import result_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output.is_kept:
+            n_finished = count_finished(result_path(output))
+            note(f"stopped: {n_finished} finished slices are kept, go on with --resume")
+        raise
+
+
 def _write_outputs(
     outputs: Sequence[Output],
     result: Path,
     source: KspaceSource,
     pictures: Pictures,
     residuals: Sequence[tuple[int, int, float]],
+    force: bool,
 ) -> None:
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
     from sbim_deploy.pages.montage import write_result_montage
@@ -247,16 +282,17 @@ def _write_outputs(
 
     views = slice_views(source, outputs[0].images.keep_grid)
     if pictures.png is not None:
-        write_result_montage(pictures.png, result, source, views)
+        write_result_montage(pictures.png, result, source, views, force)
     if pictures.report is not None:
-        write_report(pictures.report, result, residuals, views)
+        write_report(pictures.report, result, residuals, views, force)
     try:
         for output in outputs:
-            remark = None if output.format == H5 else write_output(output, result, source)
+            remark = None if output.format == H5 else write_output(output, result, source, force)
             if remark is not None:
                 note(f"warning: {remark}")
     except (SbimDeployError, KeyboardInterrupt):
-        note("the images are reconstructed and kept: --resume writes them without reconstructing again")
+        if outputs[0].is_kept:
+            note("the images are reconstructed and kept: --resume writes them without reconstructing again")
         raise
     if all(output.path != result for output in outputs):
         result.unlink(missing_ok=True)
@@ -324,7 +360,21 @@ def _parse_method(method: str, sampling: options.Sampling) -> Classical | None:
     return Classical(method)
 
 
-def _parse_output(path: Path, wanted: str | None, images: ImageSettings) -> Output:
-    from sbim_deploy.runs.outputs import Output, format_by_name
+def _parse_output(named: Path, path: Path, wanted: str | None, images: ImageSettings) -> Output:
+    """Return what is written to ``path``, which stands for what the user named."""
+    from sbim_deploy.runs.outputs import MRD2, Output, format_by_name
 
+    if named == STANDARD:
+        return Output(path, MRD2, images, is_kept=False)
     return Output(path, wanted or format_by_name(path), images)
+
+
+def _check_stdout(wanted: str | None, resume: bool, json: bool) -> None:
+    """Refuse what does not go with images on stdout."""
+    from sbim_deploy.runs.outputs import MRD2
+
+    if wanted not in (None, MRD2):
+        raise InputError(f"-o - writes an MRD version 2 stream, not {wanted}: name a file for that")
+    for given, option in ((resume, "--resume"), (json, "--json")):
+        if given:
+            raise InputError(f"{option} and -o - are both given: name a file with -o, or leave {option} out")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="An MRD (ISMRMRD) HDF5 file of raw data.")],
+    file: Annotated[Path, typer.Argument(help="An MRD (ISMRMRD) file of raw data: HDF5, or a kept stream.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The MRD file of images to write.")],
     host: Annotated[str, typer.Option(help="The server's name or address.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The server's port.")] = 9002,
@@ -41,6 +41,7 @@ def replay(
     timeout: Annotated[
         float, typer.Option(help="Seconds that the server has for each image, and for a message.")
     ] = 60.0,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Send raw data to an MRD server as a scanner does, and keep the images that it returns.
@@ -50,16 +51,18 @@ def replay(
     from dataclasses import asdict
 
     from sbim_deploy.client.replay import ReplaySettings, parse_pace, replay_file
-    from sbim_deploy.mrd.file import open_mrd
+    from sbim_deploy.mrd.recording import open_scan
 
     settings = ReplaySettings(
         host, port, _configuration(config, config_file), _checked(parameters), parse_pace(pace), timeout
     )
-    with open_mrd(file) as scan:
-        n_readouts = scan.n_readouts
+    with open_scan(file) as scan:
+        n_readouts, remarks = scan.n_readouts, scan.remarks
+    for remark in remarks:
+        note(f"warning: {file}: {remark}")
     note(f"{file}: {n_readouts} readouts to {host}:{port}")
     with progress_bar("sending", n_readouts) as move_to:
-        report = replay_file(file, output, settings, move_to)
+        report = replay_file(file, output, settings, move_to, force=force)
     for line in report.notes:
         note(f"{host}:{port}: {line}")
     if json:

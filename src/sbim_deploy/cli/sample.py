@@ -43,11 +43,13 @@ def sample(
     batch: Annotated[int, typer.Option(help="Images computed together.")] = 4,
     backend: options.Backend = "auto",
     url: options.Url = None,
+    device: options.Device = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
+    force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Draw a model's own images, without data: what a prior knows."""
-    from sbim_deploy.io.atomic import check_writable
+    from sbim_deploy.io.overwriting import PICTURE, check_name, check_new
     from sbim_deploy.pages.montage import write_sample_grid
     from sbim_deploy.records import NOTICE
     from sbim_deploy.runs.sample import SampleSettings, sample_file
@@ -60,13 +62,14 @@ def sample(
         choice=SamplerChoice(sampler, steps, corrector_steps, langevin_step=langevin_step, eta=eta),
         seed=seed,
         batch=batch,
-        backend=options.backend_at(backend, url),
+        backend=options.backend_at(backend, url, device),
         threads=threads,
     )
     if png is not None:
         if png.resolve() == output.resolve():
             raise InputError(f"{png}: is named twice among the outputs: name another file")
-        check_writable(png)
+        check_name(png, PICTURE)
+        check_new(png, force)
     with ExitStack() as stack:
         moves = []
 
@@ -74,9 +77,9 @@ def sample(
             note(describe_engine(engine))
             moves.append(stack.enter_context(progress_bar(f"{n_samples} samples", n_samples * n_calls)))
 
-        provenance = sample_file(output, settings, started, lambda done: moves[0](done))
+        provenance = sample_file(output, settings, started, lambda done: moves[0](done), force)
     if png is not None:
-        write_sample_grid(png, output)
+        write_sample_grid(png, output, force)
     plan = provenance.plan
     note(
         f"{output}: {n_samples} samples, {size} x {size}, {plan.sampler} with {len(plan.rows)} network "

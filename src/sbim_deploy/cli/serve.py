@@ -22,6 +22,7 @@ def serve(
     port: Annotated[int, typer.Option(help="The port; 0 takes one that is free.")] = 9002,
     model: options.Model = Path("demo"),
     backend: options.Backend = "auto",
+    device: options.Device = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
     max_sessions: Annotated[int, typer.Option(help="Sessions at once; more are refused.")] = 16,
     idle_timeout: Annotated[float, typer.Option(help="Seconds that a client may be silent.")] = 300,
@@ -72,28 +73,30 @@ def serve(
     the scanner's own. Research use only.
     """
     with needs("serve"):
-        from sbim_deploy.mrd.identity import parse_identity_mode
-        from sbim_deploy.mrd.orientation import parse_orientation
+        from sbim_deploy.io.documents import find_named
+        from sbim_deploy.mrd.identity import IdentityMode
+        from sbim_deploy.mrd.orientation import Orientation
+        from sbim_deploy.recon.classical import Classical
         from sbim_deploy.serving.log import set_up_log
         from sbim_deploy.serving.parameters import LABEL_KEY, encode_label
         from sbim_deploy.serving.parameters import openrecon_label as make_label
         from sbim_deploy.serving.server import Server
-        from sbim_deploy.serving.settings import ServeSettings, is_loopback, parse_fallback
+        from sbim_deploy.serving.settings import ServeSettings, is_loopback
 
     settings = ServeSettings(
         host=host,
         port=port,
         model=model,
-        backend=backend,
+        backend=options.backend_at(backend, None, device),
         threads=threads,
         max_sessions=max_sessions,
         idle_timeout_s=idle_timeout,
         max_message_bytes=int(max_message * MIB),
         max_memory_bytes=int(max_memory * GIB),
         deadline_s=deadline,
-        fallback=parse_fallback(fallback),
-        orientation=parse_orientation(orientation),
-        identity=parse_identity_mode(identity),
+        fallback=find_named(Classical, fallback, "fallback"),
+        orientation=find_named(Orientation, orientation, "orientation"),
+        identity=find_named(IdentityMode, identity, "identity"),
         keep_grid=keep_grid,
         gadgetron=gadgetron,
         save_raw=save_raw,

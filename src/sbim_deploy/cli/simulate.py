@@ -9,10 +9,18 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, progress_bar
+from sbim_deploy.errors import InputError
 
 
 def simulate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The fastMRI HDF5 file to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
+    output_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="fastmri, or mrd: raw data for replay and serve, with noise readouts and oversampling.",
+        ),
+    ] = "fastmri",
     slices: Annotated[int, typer.Option(help="Slices; there are 16 different brains.")] = 4,
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     size: Annotated[int, typer.Option(help="Rows and columns.")] = 128,
@@ -24,16 +32,27 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Seed of phase, noise and random lines.")] = 0,
     phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
     mask_convention: options.MaskConvention = "centred",
+    force: options.Force = False,
 ) -> None:
     """Simulate a scan whose truth is known, from synthetic slices."""
-    from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
+    from sbim_deploy.runs.simulate import SimulateSettings, simulate_file, why_refused
+    from sbim_deploy.runs.simulate_mrd import simulate_mrd
 
+    writers = {"fastmri": simulate_file, "mrd": simulate_mrd}
+    if output_format not in writers:
+        raise InputError(f"unknown format {output_format!r}: expected one of {', '.join(writers)}")
     settings = SimulateSettings(
         slices, coils, size, acceleration, pattern, noise, seed, phantom, mask_convention
     )
     with progress_bar(f"{slices} slices", slices) as move_to:
-        effective = simulate_file(output, settings, move_to)
+        effective = writers[output_format](output, settings, move_to, force)
     note(
         f"{output}: {slices} slices, {coils} coils, {size} x {size}, acceleration {acceleration:g} nominal, "
         f"{effective:.2f} effective"
     )
+    reason = why_refused(settings)
+    if reason is not None:
+        note(
+            f"warning: recon will refuse {output}: {reason}; a larger --size or a smaller --acceleration "
+            f"leaves more lines, and where only maps are wanting --maps {output} takes the simulated ones"
+        )

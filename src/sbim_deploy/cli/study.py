@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,7 +76,10 @@ def run_recon_study(
     try:
         with ExitStack() as stack:
             progress = _Progress(stack)
-            stack.callback(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, progress.interrupt))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.signal(number, progress.interrupt)
+                progress.before[number] = before
+                stack.callback(signal.signal, number, before)
             report = run_study(inputs, folder, settings, progress)
     except KeyboardInterrupt:
         note("stopped: what is finished is kept, go on with --resume")
@@ -103,11 +107,18 @@ class _Progress:
         self._move_to: Callable[[float], None] = lambda _done: None
         self._n_ended = self._n_files = 0
         self._interrupted = False
+        self.before: dict[int, object] = {}  # what signals did, for each
 
-    def interrupt(self, *_signal: object) -> None:
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Stop the study: where Python cannot pass the exception on, as in a callback, at the next step."""
         self._interrupted = True
+        before = self.before[number]
+        if callable(before):
+            before(number, frame)
         raise KeyboardInterrupt
+
+    def left_out(self, why: str) -> None:
+        note(f"left out: {why}")
 
     def waiting(self, what: str) -> None:
         note(f"waiting for a worker: {what}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, progress_bar
 from sbim_deploy.errors import InputError
@@ -56,6 +57,7 @@ def train(
     compile_: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile: minutes first, then faster.")
     ] = None,
+    force: options.Force = False,
 ) -> None:
     """Train a score network on synthetic brains.
 
@@ -111,6 +113,6 @@ def train(
             suffix = "" if held_out is None else f"  held-out {held_out:.5f}"
             note(f"step {step}  loss {loss:.5f}{suffix}" if step else f"before  {suffix.strip()}")
 
-        path = train_network(network_config, settings, output, checkpoint, report)
+        path = train_network(network_config, settings, output, checkpoint, report, force)
     source = output / PIPELINE_NAME if preserving else f"{path} --config {config}"
     note(f"{path}: export it with: sbim-deploy export {source} -o MODEL_DIR")

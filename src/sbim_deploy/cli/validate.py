@@ -9,7 +9,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
-from sbim_deploy.cli.output import describe_engine, print_json, print_table
+from sbim_deploy.cli.output import describe_engine, note, print_json, print_table
 from sbim_deploy.errors import InputError, ParityError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def validate(
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     backend: options.Backend = "auto",
     url: options.Url = None,
+    device: options.Device = None,
     json: options.Json = False,
 ) -> None:
     """Check a model's checksums, and its graphs against PyTorch.
@@ -35,15 +36,15 @@ def validate(
     from sbim_deploy.models.backends import open_engine
     from sbim_deploy.models.folder import load_model
     from sbim_deploy.recon.parity import check_image, check_model
-    from sbim_deploy.recon.self_check import levels_without_gain
-    from sbim_deploy.runs.denoising import measure_noise_left
+    from sbim_deploy.recon.self_check import levels_without_gain, wrong_scale
+    from sbim_deploy.runs.denoising import find_better_scale, measure_noise_left
 
     diffusers_folder = checkpoint is not None and checkpoint.is_dir()
     if not diffusers_folder and (checkpoint is None) != (config is None):
         raise InputError(
             "--checkpoint and --config go together, but for a diffusers folder: give both or none"
         )
-    backend = options.backend_at(backend, url)
+    backend = options.backend_at(backend, url, device)
     loaded = load_model(model)
     engine = open_engine(loaded, "score", backend).description
     against_checkpoint: list[Parity] = []
@@ -60,12 +61,14 @@ def validate(
     results += against_checkpoint
     manifest = loaded.manifest
     network = open_engine(loaded, "score", backend)
-    noise_left = measure_noise_left(
+    asked = (
         lambda x, sigma: network.run({"x": x, "sigma": sigma})["score"],
         manifest.channels,
         manifest.size_multiple,
         manifest.noise_levels,
     )
+    noise_left, factor = measure_noise_left(*asked), find_better_scale(*asked)
+    better_scale = None if factor is None else factor * manifest.image_scale
     if json:
         print_json(
             {
@@ -77,6 +80,8 @@ def validate(
                 "parity": [asdict(r) for r in results],
                 "image_ssim": image_ssim,
                 "noise_left": noise_left,
+                "image_scale": manifest.image_scale,
+                "better_image_scale": better_scale,
             }
         )
     else:
@@ -89,9 +94,12 @@ def validate(
         typer.echo(f"{loaded.manifest.dtype} costs, in PyTorch at export: {costs}")
         shares = ", ".join(f"{share:.0%} at {level}" for level, share in noise_left.items())
         typer.echo(f"noise that the network leaves in brain slices: {shares}")
+        typer.echo(f"image scale: {manifest.image_scale:g}")
     failed = [result.name for result in results if not result.passed]
     if failed:
         raise ParityError(f"{model}: {len(failed)} of {len(results)} comparisons failed: {', '.join(failed)}")
+    if better_scale is not None:
+        note(f"warning: the model {wrong_scale(better_scale)}")
     if found := levels_without_gain(noise_left):
         raise ParityError(
             f"{model}: the network leaves the noise in brain slices ({'; '.join(found)}), so that it is no "

@@ -14,7 +14,8 @@ import numpy as np
 
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.io.hdf5 import writing
-from sbim_deploy.mrd.file import HEADERS_AT_ONCE, MrdFile, open_mrd
+from sbim_deploy.io.overwriting import HDF5, check_name
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE
 from sbim_deploy.mrd.images import MrdImageFile
 from sbim_deploy.mrd.messages import (
     Close,
@@ -29,6 +30,7 @@ from sbim_deploy.mrd.messages import (
     Readout,
     Text,
 )
+from sbim_deploy.mrd.recording import MrdScan, open_scan
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
 
@@ -123,6 +125,7 @@ def replay_file(
     settings: ReplaySettings,
     report_sent: Callable[[int], None] = lambda _n: None,
     report_image: Callable[[ReceivedImage], None] = lambda _image: None,
+    force: bool = False,
 ) -> ReplayReport:
     """Send an MRD file to a server as a scanner does, and write the images that it returns to another.
 
@@ -134,14 +137,16 @@ def replay_file(
         settings: the server, the configuration and the pace.
         report_sent: takes the number of readouts sent so far.
         report_image: takes each image's times, in the thread that receives.
+        force: whether an output that is there is replaced.
 
     Raises:
         InputError: the file is not MRD, the output cannot be written, or no server is at the address.
         ReplayError: the server reported an error, broke the protocol, went away or sent no image.
     """
-    with open_mrd(path) as scan:
+    check_name(output, HDF5)
+    with open_scan(path) as scan:
         check_pace(settings.pace, scan)
-        with writing(output) as hdf5:
+        with writing(output, force) as hdf5:
             stream = _connect(settings)
             session = _Session(stream, MrdImageFile(hdf5, scan.xml), settings, report_image)
             with ThreadPoolExecutor(1) as pool, stream:
@@ -172,7 +177,7 @@ def parse_pace(text: str) -> Pace:
     return Pace(milliseconds / 1000)
 
 
-def check_pace(pace: Pace, scan: MrdFile) -> None:
+def check_pace(pace: Pace, scan: MrdScan) -> None:
     """Check that a file has the time stamps that its pace needs.
 
     Raises:
@@ -233,7 +238,7 @@ class _Session:
         self._notes: list[str] = []
         self._complaints: list[str] = []
 
-    def send(self, scan: MrdFile, receiving: Future[None], report_sent: Callable[[int], None]) -> None:
+    def send(self, scan: MrdScan, receiving: Future[None], report_sent: Callable[[int], None]) -> None:
         """Send the session from the configuration to CLOSE, until the server ends it."""
         self._stream.send(self._settings.config)
         self._stream.send(Header(_header_text(scan)))
@@ -337,7 +342,7 @@ def _connect(settings: ReplaySettings) -> SocketStream:
     return SocketStream(connection, settings.timeout_s, settings.timeout_s)
 
 
-def _header_text(scan: MrdFile) -> str:
+def _header_text(scan: MrdScan) -> str:
     try:
         return scan.xml.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,9 +12,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
+from sbim_deploy.errors import BackendMissingError, DeviceLostError, InputError, SbimDeployError
 
-NO_GPU = {"cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorSystemDriverMismatch"}
+# What keeps the GPU from being used at all, by CUDA's code: its name, and the way out.
+NO_GPU = {
+    3: ("cudaErrorInitializationError", "the driver does not start: restart the program, then the machine"),
+    35: ("cudaErrorInsufficientDriver", ""),  # driver_too_old says it
+    46: (
+        "cudaErrorDevicesUnavailable",
+        "every GPU is busy or held by another program: nvidia-smi shows which; end it, or wait",
+    ),
+    100: (
+        "cudaErrorNoDevice",
+        "no NVIDIA GPU is seen here: run it on the machine with the GPU, or check CUDA_VISIBLE_DEVICES",
+    ),
+    802: (
+        "cudaErrorSystemNotReady",
+        "the GPUs are not ready: start NVIDIA's Fabric Manager, or wait until the driver has started",
+    ),
+    803: (
+        "cudaErrorSystemDriverMismatch",
+        "the driver's kernel module and its libraries are of different versions: restart the machine",
+    ),
+    804: (
+        "cudaErrorCompatNotSupportedOnDevice",
+        "CUDA's compatibility libraries do not support this GPU: update the driver, or take cuda-compat "
+        "out of LD_LIBRARY_PATH",
+    ),
+}
+NO_SUCH_DEVICE = 101
+# After these every call of the process fails, whatever it does.
+LOST = {
+    214: "cudaErrorECCUncorrectable",
+    220: "cudaErrorNvlinkUncorrectable",
+    226: "cudaErrorContained",
+    700: "cudaErrorIllegalAddress",
+    702: "cudaErrorLaunchTimeout",
+    709: "cudaErrorContextIsDestroyed",
+    710: "cudaErrorAssert",
+    714: "cudaErrorHardwareStackError",
+    715: "cudaErrorIllegalInstruction",
+    716: "cudaErrorMisalignedAddress",
+    717: "cudaErrorInvalidAddressSpace",
+    718: "cudaErrorInvalidPc",
+    719: "cudaErrorLaunchFailure",
+    721: "cudaErrorTensorMemoryLeak",
+    806: "cudaErrorMpsRpcFailure",
+    810: "cudaErrorMpsClientTerminated",
+}
 MIB = 1024**2
 
 
@@ -45,22 +91,76 @@ def call(name: str, *arguments: Any) -> Any:
 
     Raises:
         BackendMissingError: there is no driver or no GPU.
-        InputError: the GPU's memory, or page-locked memory, is used up.
+        InputError: the GPU's memory, or page-locked memory, is used up; or there is no such GPU.
+        DeviceLostError: the GPU failed, and this process cannot use it any more.
         SbimDeployError: any other error, with the names of the call and of the error.
     """
     status, *values = getattr(runtime(), name)(*arguments)
     if status != 0:
-        raise _error(name, status.name, arguments)
+        raise _error(name, status, arguments)
     return values[0] if len(values) == 1 else tuple(values)
 
 
-def current_device() -> Device:
-    """Return the GPU of this machine that is in use.
+def known_error(code: int, where: str, runtime_version: str | None = None) -> SbimDeployError | None:
+    """Return the error of a code of CUDA that tells why no GPU can be used now, or None for other codes.
+
+    ``where`` is the call or the package that got it, ``runtime_version`` the CUDA that it needs, as
+    13.0; None is that of cuda-bindings.
+    """
+    if code == NO_SUCH_DEVICE:
+        return InputError(f"--device: this machine has no GPU of that number, the first is 0 ({where})")
+    if code in LOST:
+        return DeviceLostError(
+            f"the GPU failed ({where}: {LOST[code]}), and this program cannot use it any more: start it "
+            "again; the system's log (Xid) tells more"
+        )
+    if code not in NO_GPU:
+        return None
+    name, way_out = NO_GPU[code]
+    if not way_out:
+        way_out = driver_too_old(runtime_version or _dotted(runtime().cudaRuntimeGetVersion()[1]))
+    return BackendMissingError(f"{way_out}; or choose another backend ({where}: {name})")
+
+
+def raise_if_lost(where: str) -> None:
+    """Raise DeviceLostError where the GPU failed before ``where``, which a package does not tell itself."""
+    (status,) = runtime().cudaGetLastError()
+    if int(status) in LOST and (error := known_error(int(status), where)):
+        raise error
+
+
+def driver_too_old(runtime_version: str) -> str:
+    """Return a line with the driver's version, which the system tells without CUDA, and the runtime's."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return f"no NVIDIA driver is installed here, and CUDA {runtime_version} needs one"
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return (
+        f"the NVIDIA driver is too old: it is for CUDA {_dotted(version.value)}, and CUDA {runtime_version} "
+        "is needed: update the driver"
+    )
+
+
+def use_device(index: int) -> None:
+    """Let this thread's calls go to a GPU. Each thread has its own, 0 at first, so each that calls says it.
 
     Raises:
-        BackendMissingError: there is none, or no driver for it.
+        InputError: there is no GPU of this number.
+        BackendMissingError: there is none at all, or no driver for it.
     """
-    properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
+    call("cudaSetDevice", index)
+
+
+def current_device(index: int = 0) -> Device:
+    """Return a GPU of this machine, which this thread's calls go to from now on.
+
+    Raises:
+        InputError, BackendMissingError: see :func:`use_device`.
+    """
+    use_device(index)
+    properties = call("cudaGetDeviceProperties", index)
     name = properties.name
     return Device(
         name.decode(errors="replace") if isinstance(name, bytes) else str(name),
@@ -142,8 +242,9 @@ def capture(stack: ExitStack, stream: Any, enqueue: Callable[[], None]) -> Any:
     return executable
 
 
-def free_after(stack: ExitStack, streams: Sequence[Any]) -> None:
-    """Free what a stack holds, once the streams' work is over."""
+def free_after(stack: ExitStack, streams: Sequence[Any], device: int) -> None:
+    """Free what a stack holds on a GPU, once the streams' work is over, in whatever thread this is."""
+    _release("cudaSetDevice", device)
     for stream in streams:
         _release("cudaStreamSynchronize", stream)
     stack.close()
@@ -155,15 +256,17 @@ def _release(name: str, resource: Any) -> None:
     getattr(runtime(), name)(resource)
 
 
-def _error(name: str, status: str, arguments: tuple[Any, ...]) -> SbimDeployError:
-    if status in NO_GPU:
-        return BackendMissingError(
-            f"no NVIDIA GPU with a driver can be used here ({name}: {status}): "
-            "run it on the machine with the GPU, or choose another backend"
-        )
-    if status == "cudaErrorMemoryAllocation":
+def _error(name: str, status: Any, arguments: tuple[Any, ...]) -> SbimDeployError:
+    known = known_error(int(status), name)
+    if known is not None:
+        return known
+    if status.name == "cudaErrorMemoryAllocation":
         asked = f" for {arguments[0] / MIB:.0f} MiB" if name.startswith("cudaMalloc") else ""
         return InputError(
             f"the GPU is out of memory ({name}{asked}): take a smaller batch, or free the GPU's memory"
         )
-    return SbimDeployError(f"CUDA failed: {name} returned {status}")
+    return SbimDeployError(f"CUDA failed: {name} returned {status.name}")
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError, SbimDeployError
+
+MAX_REASON_LENGTH = 300
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -66,6 +72,26 @@ class Engine(Protocol):
             ValueError: names, dtypes or shapes are not the graph's.
         """
         ...
+
+
+@contextmanager
+def running(path: Path, name: str, inputs: Arrays) -> Iterator[None]:
+    """Turn what an engine raises when it runs a graph into one line: memory that is not there, above all.
+
+    Raises:
+        InputError: the engine cannot run the graph.
+    """
+    try:
+        yield
+    except (SbimDeployError, ValueError):
+        raise
+    except Exception as error:  # engines raise exceptions of their own
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+        shapes = ", ".join(f"{each} {array.shape}" for each, array in inputs.items() if array.ndim > 1)
+        raise InputError(
+            f"{path}: {name} cannot run it on {shapes} ({reason}); take a smaller batch or image, or another "
+            "model or backend"
+        ) from error
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Arrays) -> None:

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
+from sbim_deploy.engines import onnxruntime_cuda
+from sbim_deploy.engines.engine import (
+    Arrays,
+    Recurrence,
+    TensorSpec,
+    check_changed,
+    check_inputs,
+    running,
+)
+from sbim_deploy.engines.kept_recurrence import RecurrenceKeeper
+from sbim_deploy.engines.onnx_elu import put_elu_back
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
+NAME = "ONNX Runtime"
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
-DEVICES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-BACKENDS = {"CPUExecutionProvider": "onnxruntime", "CUDAExecutionProvider": "onnxruntime-cuda"}
+CPU, CUDA, CUDA_TF32 = "onnxruntime", "onnxruntime-cuda", "onnxruntime-cuda-tf32"
+BACKENDS = (CPU, CUDA, CUDA_TF32)
+"""The last computes FP32 models in TF32, which only those get who name it."""
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(float16)": np.float16}
 
 
@@ -25,30 +38,42 @@ class OnnxRuntimeEngine:
     Args:
         path: the graph; its external weights lie beside it.
         threads: threads inside an operator; None is one for each core.
-        provider: the execution provider to run on.
+        backend: one of ``BACKENDS``, which decides on the provider and the precision.
+        device_index: the number of the GPU; the CPU has none.
 
     Raises:
         BackendMissingError: ONNX Runtime is not installed, has no such provider, or no GPU to run it on.
         InputError: the graph cannot be loaded.
+        EngineIncompatibleError: it does not run where and how it was asked to.
     """
 
-    def __init__(self, path: Path, threads: int | None = None, provider: str = "CPUExecutionProvider"):
+    def __init__(self, path: Path, threads: int | None = None, backend: str = CPU, device_index: int = 0):
+        self._path = path
         onnxruntime = _import_onnxruntime()
+        provider = "CPUExecutionProvider" if backend == CPU else onnxruntime_cuda.PROVIDER
         available = onnxruntime.get_available_providers()
         if provider not in available:
             raise BackendMissingError(
                 f"onnxruntime {onnxruntime.__version__} has no {provider}, only {', '.join(available)}: "
                 'install "sbim-deploy[gpu]" for CUDA, or choose another backend'
             )
-        if provider == "CUDAExecutionProvider":
-            _check_cuda(onnxruntime)
+        given: dict[str, str] = {}
+        model: Path | bytes = path
+        n_elu = 0
+        if backend != CPU:
+            onnxruntime_cuda.check_device(onnxruntime, device_index)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if backend != CPU:
+            given = onnxruntime_cuda.provider_options(backend == CUDA_TF32, device_index)
+            options.add_session_config_entry(*onnxruntime_cuda.RECORD_ASSIGNMENT)
+            options.add_session_config_entry(onnxruntime_cuda.WEIGHTS_FOLDER, str(path.parent.absolute()))
+            model, n_elu = _with_elu(path)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                path, sess_options=options, providers=[provider], enable_fallback=0
+                model, sess_options=options, providers=[(provider, given)], enable_fallback=0
             )
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -56,14 +81,26 @@ class OnnxRuntimeEngine:
         in_use = self._session.get_providers()
         if in_use[0] != provider:
             raise EngineIncompatibleError(f"{path}: asked for {provider}, got {in_use[0]}: not run")
-        self._device = DEVICES[provider]
+        self._device = ("cpu", 0) if backend == CPU else ("cuda", device_index)
+        # On the CPU a new one takes no longer than another start.
+        self._keeper = None if backend == CPU else RecurrenceKeeper()
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.inputs = {node.name: _spec(node) for node in self._session.get_inputs()}
         self.description: Mapping[str, str] = {
-            "backend": BACKENDS[provider],
+            "backend": backend,
             "version": onnxruntime.__version__,
             "provider": provider,
         }
+        if backend != CPU:
+            onnxruntime_cuda.check_options(self._session, given, path)
+            tf32 = onnxruntime_cuda.TF32_COST if backend == CUDA_TF32 else "off"
+            on_cpu = onnxruntime_cuda.nodes_on_cpu(self._session, path)
+            self.description = {**self.description, "tf32": tf32, "nodes_on_cpu": on_cpu}
+            self.description = {
+                **self.description,
+                "device_index": str(device_index),
+                "elu": f"{n_elu} put back",
+            }
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Return the outputs by name.
@@ -72,7 +109,8 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        outputs = self._session.run(self._output_names, dict(inputs))
+        with running(self._path, NAME, inputs), _cuda_errors():
+            outputs = self._session.run(self._output_names, dict(inputs))
         return dict(zip(self._output_names, outputs, strict=True))
 
     def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
@@ -82,14 +120,23 @@ class OnnxRuntimeEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        return _BoundRecurrence(self._session, self._device, state, output, inputs)
+
+        def make() -> _BoundRecurrence:
+            return _BoundRecurrence(self._path, self._session, self._device, state, output, inputs)
+
+        if self._keeper is None:
+            return make()
+        with _cuda_errors():
+            return self._keeper.begin(state, output, inputs, make)
 
 
 class _BoundRecurrence:
     """A recurrence on two bindings of one session, which write to the two buffers of the state in turn."""
 
-    def __init__(self, session: Any, device: str, state: str, output: str, inputs: Arrays):
-        self._session = session
+    def __init__(
+        self, path: Path, session: Any, device: tuple[str, int], state: str, output: str, inputs: Arrays
+    ):
+        self._path, self._session, self._state = path, session, state
         self._begun = dict(inputs)
         self._values = {name: _copy(array, device) for name, array in inputs.items()}
         self._now, self._next = (_copy(inputs[state], device) for _ in range(2))
@@ -97,6 +144,19 @@ class _BoundRecurrence:
             self._bind(state, output, source, target)
             for source, target in ((self._now, self._next), (self._next, self._now))
         )
+
+    def restart(self, inputs: Arrays) -> None:
+        """Begin again from ``inputs``, all of them and of the same shapes, in the same memory."""
+        check_changed(self._begun, inputs)
+        self._begun = dict(inputs)
+        for name, array in inputs.items():
+            value = self._now if name == self._state else self._values[name]
+            value.update_inplace(np.ascontiguousarray(array))
+
+    def close(self) -> None:
+        """Free its memory."""
+        self._binding = self._other = self._now = self._next = None
+        self._values = {}
 
     def _bind(self, state: str, output: str, source: Any, target: Any) -> Any:
         binding = self._session.io_binding()
@@ -108,16 +168,39 @@ class _BoundRecurrence:
     def advance(self, changed: Arrays) -> None:
         """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
         check_changed(self._begun, changed)
-        for name, array in changed.items():
-            self._values[name].update_inplace(np.ascontiguousarray(array))
-        self._session.run_with_iobinding(self._binding)
+        with running(self._path, NAME, self._begun), _cuda_errors():
+            for name, array in changed.items():
+                self._values[name].update_inplace(np.ascontiguousarray(array))
+            self._session.run_with_iobinding(self._binding)
         self._now, self._next = self._next, self._now
         self._binding, self._other = self._other, self._binding
 
     def read(self) -> NDArray[Any]:
         """Return a copy of the state."""
-        state: NDArray[Any] = np.array(self._now.numpy())
+        with _cuda_errors():
+            state: NDArray[Any] = np.array(self._now.numpy())
         return state
+
+
+def _with_elu(path: Path) -> tuple[bytes, int]:
+    try:
+        return put_elu_back(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+
+
+@contextmanager
+def _cuda_errors() -> Iterator[None]:
+    """Turn an exception that tells of the GPU into the error that says what to do."""
+    import onnxruntime
+
+    try:
+        yield
+    except Exception as error:
+        known = onnxruntime_cuda.as_cuda_error(onnxruntime, error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def _import_onnxruntime() -> Any:
@@ -137,18 +220,6 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _check_cuda(onnxruntime: Any) -> None:
-    """Put a number on the GPU, since the provider is listed wherever its package is, even without a GPU."""
-    try:
-        onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise BackendMissingError(
-            f"onnxruntime {onnxruntime.__version__} has CUDA but cannot use a GPU here: check the driver, or "
-            f"choose another backend ({reason})"
-        ) from error
-
-
 def _is_installed(distribution: str) -> bool:
     try:
         importlib.metadata.version(distribution)
@@ -157,11 +228,11 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _copy(array: NDArray[Any], device: str) -> Any:
+def _copy(array: NDArray[Any], device: tuple[str, int]) -> Any:
     from onnxruntime import OrtValue
 
     # On the CPU an OrtValue is the array's own memory, which update_inplace would write to.
-    return OrtValue.ortvalue_from_numpy(np.array(array, order="C"), device, 0)
+    return OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *device)
 
 
 def _spec(node: Any) -> TensorSpec:

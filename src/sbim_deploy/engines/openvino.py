@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_changed, check_inputs
+from sbim_deploy.engines.engine import (
+    Arrays,
+    Recurrence,
+    TensorSpec,
+    check_changed,
+    check_inputs,
+    running,
+)
 from sbim_deploy.errors import BackendMissingError, InputError
 
 # A volume has batches of one shape, and a last one of another. Each graph holds a copy of the weights.
 MAX_COMPILED = 2
+NAME = "OpenVINO"
 
 
 class OpenVinoEngine:
@@ -34,6 +42,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, path: Path, inputs: Mapping[str, TensorSpec], threads: int | None = None):
+        self._path = path
         self._openvino = _import_openvino()
         self.inputs = inputs
         self._core = self._openvino.Core()
@@ -66,7 +75,8 @@ class OpenVinoEngine:
         }
         for name, array in outputs.items():
             request.set_tensor(name, self._tensor(array))
-        request.infer()
+        with running(self._path, NAME, inputs):
+            request.infer()
         return outputs
 
     def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
@@ -79,7 +89,7 @@ class OpenVinoEngine:
         request = self._request(inputs).get_compiled_model().create_infer_request()
         tensors = {name: self._tensor(np.array(array, order="C")) for name, array in inputs.items()}
         other = self._tensor(np.array(inputs[state], order="C"))
-        return _BoundRecurrence(request, state, output, tensors, other)
+        return _BoundRecurrence(self._path, request, state, output, tensors, other)
 
     def _request(self, inputs: Arrays) -> Any:
         """Return a request of the model compiled for the shapes of ``inputs``."""
@@ -95,7 +105,8 @@ class OpenVinoEngine:
             model = self._model.clone()
             model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
             shorten_convolutions(model)
-            compiled = self._core.compile_model(model, "CPU", self._settings)
+            with running(self._path, NAME, inputs):
+                compiled = self._core.compile_model(model, "CPU", self._settings)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the graph does not take the shapes {shapes}: {reason}") from error
@@ -109,8 +120,10 @@ class OpenVinoEngine:
 class _BoundRecurrence:
     """A recurrence on one request, whose state and output change places after every run."""
 
-    def __init__(self, request: Any, state: str, output: str, tensors: dict[str, Any], other: Any):
-        self._request = request
+    def __init__(
+        self, path: Path, request: Any, state: str, output: str, tensors: dict[str, Any], other: Any
+    ):
+        self._path, self._request = path, request
         self._state, self._output = state, output
         self._begun = {name: tensor.data for name, tensor in tensors.items()}
         # These hold the memory that the request reads and writes.
@@ -126,7 +139,8 @@ class _BoundRecurrence:
             (self._now if name == self._state else self._tensors[name]).data[...] = array
         self._request.set_tensor(self._state, self._now)
         self._request.set_tensor(self._output, self._next)
-        self._request.infer()
+        with running(self._path, NAME, self._begun):
+            self._request.infer()
         self._now, self._next = self._next, self._now
 
     def read(self) -> NDArray[Any]:

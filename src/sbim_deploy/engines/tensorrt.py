@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.engines import cuda
 from sbim_deploy.engines.engine import Arrays, Recurrence, TensorSpec, check_inputs
+from sbim_deploy.engines.kept_recurrence import RecurrenceKeeper
 from sbim_deploy.engines.tensorrt_builder import Range, Shape, import_package, logger_of, take_errors
 from sbim_deploy.engines.tensorrt_recurrence import DTYPES, FixedContext, TensorRTRecurrence
 from sbim_deploy.errors import EngineIncompatibleError
@@ -43,6 +44,7 @@ class TensorRTEngine:
         inputs: the graph's inputs and their shapes, with names for free sizes.
         ranges: the sizes that the engine was built for, by dimensions' names.
         runtime_cache: kernels of TensorRT-RTX; None keeps none.
+        device_index: the number of the GPU.
 
     Raises:
         BackendMissingError: the package is not installed, or there is no GPU.
@@ -56,9 +58,11 @@ class TensorRTEngine:
         inputs: Mapping[str, Shape],
         ranges: Mapping[str, Range],
         runtime_cache: RuntimeCache | None = None,
+        device_index: int = 0,
     ):
         trt = import_package(backend)
-        device = cuda.current_device()
+        device = cuda.current_device(device_index)
+        self._device = device_index
         logger_of(trt).errors.clear()
         self._trt, self._ranges = trt, ranges
         self._runtime = trt.Runtime(logger_of(trt))
@@ -81,8 +85,10 @@ class TensorRTEngine:
             "backend": DISTRIBUTIONS[backend],
             "version": str(trt.__version__),
             "device": f"{device.name}, compute capability {device.compute_capability / 10:.1f}",
+            "device_index": str(device_index),
             "cuda_graph": "none yet",
         }
+        self._keeper = RecurrenceKeeper()
         self._last_run: _Run | None = None
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -110,11 +116,15 @@ class TensorRTEngine:
             EngineIncompatibleError: the engine was not built for such sizes.
         """
         self._check(inputs)
-        return TensorRTRecurrence(self, state, output, inputs)
+        return self._keeper.begin(
+            state, output, inputs, lambda: TensorRTRecurrence(self, state, output, inputs)
+        )
 
     def close(self) -> None:
         """Free what is on the GPU, the weights as soon as the last recurrence is gone too."""
+        self._keeper.drop()
         self._forget_run()
+        cuda.use_device(self._device)
         self._engine = self._runtime = self._runtime_config = self._kernels = None
 
     def __enter__(self) -> Self:
@@ -152,6 +162,7 @@ class TensorRTEngine:
     def _check(self, inputs: Arrays) -> None:
         if self._engine is None:
             raise ValueError("the engine is closed: open it again")
+        cuda.use_device(self._device)
         check_inputs(self.inputs, inputs)
         for name, spec in self.inputs.items():
             for got, size in zip(inputs[name].shape, spec.shape, strict=True):
@@ -205,7 +216,8 @@ class _Run:
             self._fixed = engine.fix(self.shapes, stack)
             self._addresses = {name: cuda.allocate(stack, array.nbytes) for name, array in inputs.items()}
             self._addresses |= self._fixed.allocate_outputs(stack)
-            self._free = weakref.finalize(self, cuda.free_after, stack.pop_all(), [self._stream])
+            device = cuda.call("cudaGetDevice")
+            self._free = weakref.finalize(self, cuda.free_after, stack.pop_all(), [self._stream], device)
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         kept = {name: np.ascontiguousarray(array) for name, array in inputs.items()}

@@ -21,6 +21,8 @@ MAX_CHARACTERS = 600
 
 DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16"}
 GIB = 1024**3
+# Of a tensor that is too large, to have or to number its elements.
+TOO_WIDE = ("OutOfMemory", "out of memory", "volume", "too large", "overflow")
 
 Progress = Callable[[float], None]
 Shape = tuple[int | str, ...]
@@ -92,6 +94,22 @@ def known_capabilities(trt: Any) -> list[int]:
     """Return the compute capabilities that TensorRT-RTX builds for, such as 89; none for TensorRT."""
     names = getattr(trt, "ComputeCapability", None)
     return sorted(int(name[2:]) for name in getattr(names, "__members__", {}) if name.startswith("SM"))
+
+
+def check_supported(trt: Any, gpu: str, capability: int) -> None:
+    """Raise BackendMissingError where TensorRT-RTX does not run on a GPU; TensorRT is not asked.
+
+    Args:
+        trt: the package.
+        gpu: the GPU's name.
+        capability: its compute capability, 90 for 9.0.
+    """
+    known = known_capabilities(trt)
+    if known and capability not in known:
+        raise BackendMissingError(
+            f"TensorRT-RTX {trt.__version__} does not support {gpu}, compute capability {capability / 10:.1f}"
+            f", but {', '.join(f'{each / 10:.1f}' for each in known)}: take --backend trt or onnxruntime-cuda"
+        )
 
 
 @cache
@@ -174,7 +192,10 @@ def build_engine(
     on_progress: Progress,
     timing_cache: bytes = b"",
 ) -> tuple[Any, bytes]:
-    """Return the engine as a buffer to write, and the timing cache, which is empty for TensorRT-RTX.
+    """Return the engine as a buffer to write, and the timing cache to keep.
+
+    The cache is empty where there is none to keep: TensorRT-RTX has none, and one of another GPU or version,
+    which TensorRT refuses, is left alone.
 
     ``ranges`` are by dimensions' names, all that the inputs have; ``on_progress`` gets the fraction done;
     ``timing_cache`` is what an earlier build returned.
@@ -185,18 +206,18 @@ def build_engine(
     trt = network.trt
     config = _configured(network, settings)
     config.add_optimization_profile(_profile(network, ranges))
-    has_timing_cache = not hasattr(trt, "ComputeCapability")
-    if has_timing_cache:
-        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+    has_timing_cache = not hasattr(trt, "ComputeCapability") and _set_timing_cache(config, timing_cache)
     monitor = _make_monitor(trt, on_progress)
     config.progress_monitor = monitor
     serialised = network.builder.build_serialized_network(network.definition, config)
     if monitor.stopped_by is not None:
         raise monitor.stopped_by
     if serialised is None:
-        raise InputError(f"{network.path}: TensorRT cannot build it: {take_errors(trt)}")
+        raise _build_failed(network, ranges, settings)
     on_progress(1.0)
-    return serialised, bytes(config.get_timing_cache().serialize()) if has_timing_cache else b""
+    measured = config.get_timing_cache() if has_timing_cache else None
+    tactics = None if measured is None else measured.serialize()
+    return serialised, b"" if tactics is None else bytes(tactics)
 
 
 def _shape(tensor: Any) -> Shape:
@@ -214,7 +235,7 @@ def _configured(network: Network, settings: BuildSettings) -> Any:
     # The engine is given the memory that its present shapes need, not that of the largest.
     config.set_preview_feature(trt.PreviewFeature.RUNTIME_ACTIVATION_RESIZE_10_10, True)
     if settings.workspace_gib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(settings.workspace_gib * GIB))
+        _limit_workspace(trt, config, settings.workspace_gib)
     if settings.opt_level is not None:
         config.builder_optimization_level = settings.opt_level
     if hasattr(trt, "ComputeCapability"):
@@ -226,6 +247,39 @@ def _configured(network: Network, settings: BuildSettings) -> Any:
         # TensorRT-RTX can be captured in a CUDA graph only where it allocates nothing itself.
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     return config
+
+
+def _set_timing_cache(config: Any, stored: bytes) -> bool:
+    """Give a build the measurements of an earlier one, and tell whether TensorRT takes them."""
+    cache = config.create_timing_cache(stored)
+    return cache is not None and bool(config.set_timing_cache(cache, False))
+
+
+def _limit_workspace(trt: Any, config: Any, gib: float) -> None:
+    pool, n_bytes = trt.MemoryPoolType.WORKSPACE, int(gib * GIB)
+    config.set_memory_pool_limit(pool, n_bytes)
+    if config.get_memory_pool_limit(pool) != n_bytes:  # it returns nothing where it does not take it
+        raise InputError(
+            f"--workspace is {gib:g} GiB, which TensorRT does not take: give less, or leave it out"
+        )
+
+
+def _build_failed(network: Network, ranges: Mapping[str, Range], settings: BuildSettings) -> InputError:
+    """Return the error of a build that failed, with the option to change where TensorRT's words tell."""
+    reason = take_errors(network.trt)
+    if settings.workspace_gib is not None and "workspace" in reason.lower():
+        return InputError(
+            f"{network.path}: --workspace is {settings.workspace_gib:g} GiB, too little for any kernel of "
+            "one of its layers: give more, or leave it out"
+        )
+    if any(word in reason for word in TOO_WIDE):
+        used = {size for shape in network.inputs.values() for size in shape}
+        greatest = ", ".join(f"{name} {each.maximum}" for name, each in ranges.items() if name in used)
+        return InputError(
+            f"{network.path}: the greatest sizes need more memory than TensorRT can have ({greatest}): "
+            "narrow --batch, --coils, --size or --lines"
+        )
+    return InputError(f"{network.path}: TensorRT cannot build it: {reason}")
 
 
 def _profile(network: Network, ranges: Mapping[str, Range]) -> Any:

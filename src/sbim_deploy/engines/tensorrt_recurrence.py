@@ -48,7 +48,10 @@ class FixedContext:
             self._must(self._context.set_input_shape(name, shape), f"the shape {shape} of input {name!r}")
         unknown = self._context.infer_shapes()
         self._must(not unknown, f"the shapes: it does not know those of {unknown}")
-        n_bytes = int(self._context.update_device_memory_size_for_shapes())
+        # 0 says that it failed, or that nothing is needed. What the engine needs at its greatest always does.
+        n_bytes = int(self._context.update_device_memory_size_for_shapes()) or int(
+            self._context.engine.get_device_memory_size_for_profile_v2(0)
+        )
         if n_bytes:
             self._context.set_device_memory(cuda.allocate(stack, n_bytes), n_bytes)
         self.outputs = {
@@ -73,6 +76,7 @@ class FixedContext:
 
         Raises:
             SbimDeployError: TensorRT refuses.
+            DeviceLostError: it refuses because the GPU failed before.
         """
         for name, address in addresses.items():
             self._must(self._context.set_tensor_address(name, address), f"the address of {name!r}")
@@ -80,6 +84,7 @@ class FixedContext:
 
     def _must(self, done: bool, what: str) -> None:
         if not done:
+            cuda.raise_if_lost("TensorRT")
             raise SbimDeployError(f"TensorRT refuses {what}: {take_errors(self._trt)}")
 
 
@@ -111,12 +116,16 @@ class TensorRTRecurrence:
 
     The first step runs plainly, since TensorRT finishes its preparations in it. After it each turn is
     captured once and then replayed. Where that fails, every step runs plainly, and the description says why.
+    Both graphs are of one context, as NVIDIA's own EngineExecutor keeps a graph for each set of bindings of
+    its one (TensorRT Edge-LLM 0.8, C++ API): they never run at once, since both run on one stream.
     """
 
     def __init__(self, engine: LoadedEngine, state: str, output: str, inputs: Arrays):
-        self._engine, self._state_name, self._output = engine, state, output
+        self._state_name, self._output = state, output
+        self._engine = weakref.ref(engine)  # which may keep this recurrence
         self._begun = dict(inputs)
-        self._check_names()
+        self._check_names(engine)
+        self._device = cuda.call("cudaGetDevice")
         shapes = {name: array.shape for name, array in inputs.items()}
         with ExitStack() as stack:
             self._compute, self._upload = cuda.new_stream(stack), cuda.new_stream(stack)
@@ -132,20 +141,28 @@ class TensorRTRecurrence:
                 shared | {state: source, output: target} for source, target in (ends, reversed(ends))
             ]
             self._stack = stack.pop_all()
-        self._free = weakref.finalize(self, cuda.free_after, self._stack, [self._upload, self._compute])
+        streams = [self._upload, self._compute]
+        self._free = weakref.finalize(self, cuda.free_after, self._stack, streams, self._device)
         self._staging: list[dict[str, NDArray[Any]]] = [{}, {}]
         self._behind: list[set[str]] = [set(), set()]
         self._graphs: list[Any] = [None, None]
         self._is_warm, self._may_capture = False, True
         self._turn = 0
-        whole = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        for name, array in whole.items():
-            cuda.upload(self._bound[0][name], array, self._compute)
-        cuda.call("cudaStreamSynchronize", self._compute)
+        self._fill()
+
+    def restart(self, inputs: Arrays) -> None:
+        """Begin again from ``inputs``, all of them and of the same shapes, with what is captured already."""
+        self._enter()
+        check_changed(self._begun, inputs)
+        for stream in (self._upload, self._compute):
+            cuda.call("cudaStreamSynchronize", stream)
+        self._begun = dict(inputs)
+        self._behind, self._turn = [set(), set()], 0
+        self._fill()
 
     def advance(self, changed: Arrays) -> None:
         """Run the graph once; see :class:`sbim_deploy.engines.engine.Recurrence`."""
-        self._check_open()
+        self._enter()
         check_changed(self._begun, changed)
         if self._state_name in changed:
             raise ValueError(f"input {self._state_name!r} is the state, expected other inputs to change")
@@ -159,7 +176,7 @@ class TensorRTRecurrence:
 
     def read(self) -> NDArray[Any]:
         """Return a copy of the state, once every step is over."""
-        self._check_open()
+        self._enter()
         like = self._begun[self._state_name]
         return cuda.download(self._bound[self._turn][self._state_name], like.shape, like.dtype, self._compute)
 
@@ -172,6 +189,15 @@ class TensorRTRecurrence:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _fill(self) -> None:
+        """Upload the inputs that a recurrence begins with, to both turns where each has a copy."""
+        whole = {name: np.ascontiguousarray(array) for name, array in self._begun.items()}
+        for name, array in whole.items():
+            cuda.upload(self._bound[0][name], array, self._compute)
+            if name in self._staging[1]:
+                cuda.upload(self._bound[1][name], array, self._compute)
+        cuda.call("cudaStreamSynchronize", self._compute)
 
     def _give_copies(self, changed: Arrays) -> None:
         """Give the turns a copy each of the inputs that change for the first time."""
@@ -211,7 +237,8 @@ class TensorRTRecurrence:
         else:
             cuda.call("cudaGraphLaunch", self._graphs[turn], self._compute)
         if not self._is_warm:
-            self._engine.keep_runtime_cache()
+            if engine := self._engine():
+                engine.keep_runtime_cache()
             self._is_warm = True
 
     def _captured(self, turn: int) -> Any:
@@ -224,15 +251,19 @@ class TensorRTRecurrence:
             )
         except SbimDeployError as error:
             self._may_capture, self._graphs = False, [None, None]
-            self._engine.say_cuda_graph(f"none, every step is enqueued: {error}")
+            self._say(f"none, every step is enqueued: {error}")
             return None
-        self._engine.say_cuda_graph("replayed")
+        self._say("replayed")
         return graph
 
-    def _check_names(self) -> None:
+    def _say(self, text: str) -> None:
+        if engine := self._engine():
+            engine.say_cuda_graph(text)
+
+    def _check_names(self, engine: LoadedEngine) -> None:
         for what, name, known in (
-            ("input", self._state_name, self._engine.inputs),
-            ("output", self._output, self._engine.outputs),
+            ("input", self._state_name, engine.inputs),
+            ("output", self._output, engine.outputs),
         ):
             if name not in known:
                 raise ValueError(f"{what} {name!r} is unknown, expected one of {sorted(known)}")
@@ -246,6 +277,8 @@ class TensorRTRecurrence:
                 f"as input {self._state_name!r}"
             )
 
-    def _check_open(self) -> None:
+    def _enter(self) -> None:
+        """Turn this thread to the recurrence's GPU."""
         if not self._free.alive:
             raise ValueError("the recurrence is closed: begin another one")
+        cuda.use_device(self._device)

@@ -214,7 +214,8 @@ def write_page(path: Path, settings: ExperimentSettings, finished: Finished, lin
         "</main>",
         f'<footer><p class="soft">sbim-deploy {version}. {NOTICE}</p></footer>',
     ]
-    html.write_page(path, settings.title, html.page_asset("experiment.css"), "\n".join(body))
+    style = html.page_asset("experiment.css")
+    html.write_page(path, settings.title, style, "\n".join(body), force=True)  # the store checked its folder
 
 
 def _score_tables(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:

@@ -33,6 +33,7 @@ from sbim_deploy.experiment.scores import masked_scores
 from sbim_deploy.experiment.settings import ExperimentSettings, Levels, Simulation
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.locks import owning_folder
 from sbim_deploy.models.folder import Model, NoiseLevels, load_model
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.metrics import nrmse
@@ -97,7 +98,22 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     engine = next(iter(samplers.values())).engine
     identity = _identity(settings, model, dict(engine.description), versions)
     keys = _keys(settings, methods)
-    store = Store(folder, identity, keys, _shown(settings, keys))
+    calls = {name: sampler.n_calls for name, sampler in samplers.items()}
+    with owning_folder(folder):
+        store = Store(folder, identity, keys, _shown(settings, keys))
+        _fill(store, settings, present, samplers, progress)
+    return Finished(store, identity, methods, left_out, calls)
+
+
+def _fill(
+    store: Store,
+    settings: ExperimentSettings,
+    present: tuple[str, ...],
+    samplers: dict[str, Reconstructor],
+    progress: Progress,
+) -> None:
+    """Make what a store lacks."""
+    keys = (*store.results, *store.pending)
     progress.started(len(keys), len(store.results))
     if store.pending:
         _tune_peers(settings, present, store, progress)
@@ -107,8 +123,6 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
             _run_slice(
                 settings, setting, full_slice(settings, scan, index), slice_keys, solvers, store, progress
             )
-    calls = {name: sampler.n_calls for name, sampler in samplers.items()}
-    return Finished(store, identity, methods, left_out, calls)
 
 
 def tune(name: str, setting: Setting, slices: Sequence[FullSlice], settings: ExperimentSettings) -> Tuned:
@@ -149,7 +163,9 @@ def _run_slice(
             scan=key.scan,
             slice=key.slice,
             method=key.method,
-            **asdict(scores),
+            nrmse=scores.nrmse,
+            psnr=scores.psnr,
+            ssim=scores.ssim,
             **dict(zip(("masked_psnr", "masked_ssim"), masked_scores(image, full.reference), strict=True)),
             residual=residual,
             seconds=seconds,

@@ -15,7 +15,7 @@ from sbim_deploy.mri.masks import effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.records import ComplexArray, FloatArray
-from sbim_deploy.runs.evaluate import reference_magnitude
+from sbim_deploy.runs.pairing import reference_magnitude
 from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_object
 from sbim_deploy.runs.volume import volume_slice
 

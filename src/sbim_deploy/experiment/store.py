@@ -9,15 +9,17 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.scans import Setting
 from sbim_deploy.experiment.scores import Interval, mean_interval, standard_deviation
+from sbim_deploy.experiment.settings import Metric
 from sbim_deploy.io.atomic import check_writable, replacing
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.locks import FOLDER_LOCK
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import check_same_run
 
@@ -25,7 +27,7 @@ IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "i
 METHODS = ("method ", "peer ")
 ANOTHER_FOLDER = "name another folder"
 
-METRICS = ("psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim")
+METRICS: tuple[str, ...] = get_args(Metric)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Store:
         try:
             if not record.is_file():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                if any(self.folder.iterdir()):
+                if any(path.name != FOLDER_LOCK for path in self.folder.iterdir()):
                     raise InputError(f"{self.folder}: holds other files; {ANOTHER_FOLDER}")
                 (self.folder / IMAGES).mkdir()
                 _write_text(self.folder / RESULTS, HEADER)

@@ -20,8 +20,16 @@ from torch import Tensor, nn
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 from sbim_deploy.io.atomic import replacing
-from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, convert, read_yaml
-from sbim_deploy.models.folder import Levels, NoiseLevels
+from sbim_deploy.io.documents import (
+    Count,
+    Line,
+    Natural,
+    NonNegative,
+    Positive,
+    convert,
+    read_yaml,
+)
+from sbim_deploy.models.folder import Channels, Levels, NoiseLevels, Width
 
 UNET_WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 UNET_PARAMETER = "conv_in.weight"  # which no NCSNv2 has
@@ -61,7 +69,7 @@ class LoadedNetwork:
     """A network with the weights that were chosen, and where it came from.
 
     ``network`` maps x (n, channels, H, W) and sigma (n,) to the score; H and W are multiples of
-    ``size_multiple``.
+    ``size_multiple``. ``image_scale`` is the 99th percentile that the images of its training had.
     """
 
     network: nn.Module
@@ -70,6 +78,7 @@ class LoadedNetwork:
     ema: bool
     size_multiple: int
     levels: NoiseLevels
+    image_scale: float = 1.0
 
 
 def weights_file(path: Path) -> Path:
@@ -83,14 +92,14 @@ def unet_folder(folder: Path) -> Path:
 
 
 class _Data(TypedDict, total=False):
-    channels: Required[Count]
+    channels: Required[Channels]
     logit_transform: bool
     rescaled: bool
-    dataset: str
+    dataset: Line
 
 
 class _Network(TypedDict, total=False):
-    ngf: Required[Count]
+    ngf: Required[Width]
     sigma_begin: Required[Positive]
     sigma_end: Required[Positive]
     num_classes: Required[Levels]
@@ -114,7 +123,7 @@ class _Document(TypedDict, total=False):
     data: Required[_Data]
     model: Required[_Network]
     sampling: _Sampling
-    anatomy: str
+    anatomy: Line
 
 
 def read_config(path: Path) -> NetworkConfig:
@@ -174,12 +183,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: not a checkpoint of tensors alone (loaded with weights_only, so that no code "
-            "in it can run)"
+            "in it can run); where you trust it, save its network.state_dict() in its own environment, as "
+            "docs/networks.md shows, and export that"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # whatever the unpickler meets in it
         raise InputError(f"{path}: truncated or not a PyTorch checkpoint") from error
+    if isinstance(content, Mapping) and isinstance(content.get("net"), Mapping):
+        # As InverseBench saves it: {"net", "ema", "optimizer", "step"}.
+        content = [content["net"], content.get("optimizer"), 0, content.get("step"), content.get("ema")]
     if isinstance(content, Mapping) and content and all(map(torch.is_tensor, content.values())):
-        return Checkpoint(_without_prefix(content), None, {}, 0, 0)
+        return Checkpoint(_state_dict(content, path), None, {}, 0, 0)
     if not isinstance(content, list) or len(content) < 4 or not isinstance(content[0], Mapping):
         raise InputError(
             f"{path}: expected the published layout [state dict, optimiser, epoch, step(, EMA)], "
@@ -188,9 +201,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     ema = content[4] if len(content) > 4 and isinstance(content[4], Mapping) else None
     optimizer = content[1] if isinstance(content[1], Mapping) else {}
     epoch, step = (value if isinstance(value, int) else 0 for value in content[2:4])
-    return Checkpoint(
-        _without_prefix(content[0]), _without_prefix(ema) if ema else None, optimizer, epoch, step
-    )
+    raw = _state_dict(content[0], path)
+    return Checkpoint(raw, _state_dict(ema, path) if ema else None, optimizer, epoch, step)
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -213,12 +225,13 @@ def build_network(config: NetworkConfig, weights: Mapping[str, Tensor], source: 
     Raises:
         InputError: names or shapes do not fit any member at the config's ngf and channels.
     """
-    network = ScoreNetwork(
-        ARCHITECTURES[architecture_of(weights, source)], config.ngf, config.channels, config.centred_input
-    )
+    architecture = ARCHITECTURES[architecture_of(weights, source)]
+    with torch.device("meta"):  # compared before memory is taken
+        network = ScoreNetwork(architecture, config.ngf, config.channels, config.centred_input)
     parameters = {name: tensor for name, tensor in weights.items() if name != SIGMAS_KEY}
     says = f"the config (ngf {config.ngf}, {config.channels} channels)"
     check_weights(parameters, network.state_dict(), source, says)
+    network = ScoreNetwork(architecture, config.ngf, config.channels, config.centred_input)
     network.load_state_dict(parameters)
     return network.eval()
 
@@ -261,7 +274,19 @@ def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:
     raise InputError(f"{source}: residual stages {sorted(stages)} are none of {', '.join(ARCHITECTURES)}")
 
 
-def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _state_dict(weights: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Return weights by their names without the prefix, each a plain tensor of numbers."""
+    for name, tensor in weights.items():
+        if not isinstance(name, str):
+            raise InputError(
+                f"{path}: a parameter is called {name!r:.60}, expected a name; is it a checkpoint?"
+            )
+        if not torch.is_tensor(tensor):
+            raise InputError(f"{path}: {name!r:.60} is a {type(tensor).__name__}, expected a tensor")
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            raise InputError(
+                f"{path}: {name!r:.60} has no plain numbers (a meta, sparse or quantised tensor)"
+            )
     return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.export.checkpoint import (
@@ -12,14 +16,18 @@ from sbim_deploy.export.checkpoint import (
     read_checkpoint,
     read_config,
 )
+from sbim_deploy.export.edm import load_edm
+from sbim_deploy.export.guided_diffusion import load_guided_diffusion
 from sbim_deploy.export.network import ARCHITECTURES
+from sbim_deploy.io.documents import read_yaml
 from sbim_deploy.models.folder import NoiseLevels
 
 
 def load_network(path: Path, config_path: Path | None = None, ema: bool | None = None) -> LoadedNetwork:
-    """Load a checkpoint in the published layout, with its YAML, or a folder that diffusers wrote.
+    """Load a checkpoint with its YAML or JSON, or a folder that diffusers wrote.
 
-    ``ema`` None takes the EMA weights where the checkpoint has them.
+    The configuration tells which network it is: an NCSNv2, one of EDM's, or guided-diffusion's UNet. ``ema``
+    None takes the EMA weights where the checkpoint has them.
 
     Raises:
         InputError: a file is not what it must be, or EMA weights are asked for and there are none.
@@ -33,16 +41,35 @@ def load_network(path: Path, config_path: Path | None = None, ema: bool | None =
         return _load_unet(path)
     if config_path is None:
         raise InputError(f"{path}: a checkpoint needs the YAML beside it: name it with --config")
+    stored = read_yaml(config_path, "export")
+    if (edm := _edm_options(stored)) is not None:
+        return load_edm(edm, *_chosen_weights(path, ema), config_path, path)
+    if isinstance(stored.get("model"), dict) and "num_channels" in stored["model"]:
+        return load_guided_diffusion(stored, *_chosen_weights(path, ema), config_path, path)
     return _load_ncsnv2(path, config_path, ema)
+
+
+def _edm_options(stored: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return an EDMPrecond's options: the document, its ``model`` (InverseBench) or ``network_kwargs``."""
+    for options in (stored, stored.get("model"), stored.get("network_kwargs")):
+        if isinstance(options, dict) and "model_type" in options:
+            return options
+    return None
+
+
+def _chosen_weights(path: Path, ema: bool | None) -> tuple[Mapping[str, Tensor], bool]:
+    """Return a checkpoint's weights, and whether they are the EMA's."""
+    checkpoint = read_checkpoint(path)
+    if ema and checkpoint.ema is None:
+        raise InputError(f"{path}: it has no EMA weights: leave --ema out, or use --raw")
+    if checkpoint.ema is None or ema is False:
+        return checkpoint.raw, False
+    return checkpoint.ema, True
 
 
 def _load_ncsnv2(path: Path, config_path: Path, ema: bool | None) -> LoadedNetwork:
     config = read_config(config_path)
-    checkpoint = read_checkpoint(path)
-    if ema and checkpoint.ema is None:
-        raise InputError(f"{path}: it has no EMA weights: leave --ema out, or use --raw")
-    use_ema = checkpoint.ema is not None if ema is None else ema
-    weights = checkpoint.ema if use_ema and checkpoint.ema is not None else checkpoint.raw
+    weights, use_ema = _chosen_weights(path, ema)
     architecture = architecture_of(weights, path)
     return LoadedNetwork(
         build_network(config, weights, path),

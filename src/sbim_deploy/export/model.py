@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ from sbim_deploy.export.checkpoint import LoadedNetwork, weights_file
 from sbim_deploy.export.graphs import DEFAULT_OPSET, WEIGHTS_NAME, export_graphs
 from sbim_deploy.export.load import load_network
 from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
-from sbim_deploy.io.atomic import check_writable, replacing_folder
+from sbim_deploy.export.scores import in_runtime_units
+from sbim_deploy.io.atomic import check_folder_place, replacing_folder
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.folder import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -27,14 +30,15 @@ from sbim_deploy.models.folder import (
     SamplingDefaults,
     describe_file,
     prior_of,
+    read_manifest,
     write_manifest,
 )
 from sbim_deploy.models.reference import REFERENCE_NAME, ParityReference, write_reference
 from sbim_deploy.mri.metrics import ssim
 from sbim_deploy.recon.channels import from_channels, to_channels
-from sbim_deploy.recon.parity import WHOLE_CHOICE, noisy_phantom, whole_image
+from sbim_deploy.recon.parity import WHOLE_CHOICE, fitting, noisy_phantom, whole_image
 from sbim_deploy.records import ComplexArray, FloatArray
-from sbim_deploy.runs.denoising import Score, measure_noise_left
+from sbim_deploy.runs.denoising import Score, find_better_scale, measure_noise_left
 from sbim_deploy.samplers.choice import DDS_N_CG, make_plan
 from sbim_deploy.samplers.plan import Plan
 
@@ -53,14 +57,20 @@ def scores_of(
     grid: tuple[int, int] = REFERENCE_GRID,
     seed: int = 0,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return noisy phantoms x, their sigma, and PyTorch's scores of them, computed in double precision."""
+    """Return noisy phantoms x, their sigma, and PyTorch's scores of them, computed in double precision.
+
+    In single where a module of the user's own insists on it.
+    """
     images = [to_channels(noisy_phantom(grid, sigma, seed + i)) for i, sigma in enumerate(sigmas)]
     # A network of another number of channels sees the two of them over and over.
     x = np.stack([np.resize(image, (channels, *grid)) for image in images])
     sigma = np.array(sigmas, dtype=np.float32)
     with torch.inference_mode():
-        exact = copy.deepcopy(network).double()
-        score = exact(torch.from_numpy(x).double(), torch.from_numpy(sigma).double()).numpy()
+        try:
+            exact = copy.deepcopy(network).double()
+            score = exact(torch.from_numpy(x).double(), torch.from_numpy(sigma).double()).numpy()
+        except RuntimeError:
+            score = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
     return x, sigma, score.astype(np.float32)
 
 
@@ -121,17 +131,44 @@ def export_model(
     dtype: str = "fp32",
     opset: int | None = None,
     announce: Callable[[str], None] = lambda _stage: None,
+    force: bool = False,
+    image_scale: float = 1.0,
 ) -> ModelManifest:
     """Write a model folder: its graphs, their weights and the manifest.
 
     ``checkpoint_path`` is a checkpoint with its YAML, or a folder that diffusers wrote, without.
     ``dtype`` is the convolutions' precision: fp32, fp16 or bf16, see :mod:`sbim_deploy.export.precision`.
-    ``announce`` is told what begins, once the input is known to be good.
+    ``announce`` is told what begins, once the input is known to be good. ``image_scale`` is the 99th
+    percentile of the magnitude of the images that the network was trained on.
 
-    An older model folder of this name is replaced, once the new one is whole.
+    With ``force`` an older model of this name is replaced, once the new one is whole. What else its folder
+    holds is kept: ``engines``, and whatever a user put there.
 
     Raises:
-        InputError: bad input, an opset out of range, or a folder that is there and is no model's.
+        InputError: bad input, an opset out of range, or a folder that is there and may not be replaced.
+    """
+
+    def load() -> tuple[LoadedNetwork, str]:
+        loaded = in_runtime_units(load_network(checkpoint_path, config_path, ema), image_scale)
+        return loaded, file_sha256(weights_file(checkpoint_path))
+
+    return export_network(load, folder, dtype, opset, announce, force)
+
+
+def export_network(
+    load: Callable[[], tuple[LoadedNetwork, str]],
+    folder: Path,
+    dtype: str = "fp32",
+    opset: int | None = None,
+    announce: Callable[[str], None] = lambda _stage: None,
+    force: bool = False,
+) -> ModelManifest:
+    """Write a model folder of the network that ``load`` returns, with the SHA-256 of its weights.
+
+    ``load`` is called once the folder is known to be good. The others are those of :func:`export_model`.
+
+    Raises:
+        InputError: what :func:`export_model` raises.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
@@ -139,23 +176,42 @@ def export_model(
     opset = opset or max(DEFAULT_OPSET, lowest)
     if not lowest <= opset <= MAX_OPSET:
         raise InputError(f"opset is {opset}: expected {lowest} to {MAX_OPSET} for {dtype}")
-    if (
-        folder.exists()
-        and not (folder / MANIFEST_NAME).is_file()
-        and (folder.is_file() or any(folder.iterdir()))
-    ):
-        raise InputError(f"{folder}: is there already and is no model folder: name another one")
-    check_writable(folder.parent / f"{folder.name}.manifest")
-    loaded = load_network(checkpoint_path, config_path, ema)
-    with replacing_folder(folder) as made:
-        manifest = _write(loaded, made, checkpoint_path, folder.name, dtype, opset, announce)
+    check_folder_place(folder)
+    with owning_file(folder):
+        replaced = check_model_place(folder, force)
+        loaded, weights_sha256 = load()
+        with replacing_folder(folder, replaced) as made:
+            manifest = _write(loaded, made, weights_sha256, folder.resolve().name, dtype, opset, announce)
     return manifest
+
+
+def check_model_place(folder: Path, force: bool) -> list[str]:
+    """Check that a model may be written into a folder, and return the older one's files, which it replaces.
+
+    Raises:
+        InputError: a model is there, without ``force``; or something else is.
+    """
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return []
+    if not (folder / MANIFEST_NAME).is_file():
+        raise InputError(f"{folder}: is there already and is no model folder: name another one")
+    if not force:
+        raise InputError(
+            f"{folder}: is a model already; give --force to replace its files, keep what else is there, or "
+            "name another folder"
+        )
+    return [MANIFEST_NAME, *read_manifest(folder).files]
+
+
+def _normalisation(image_scale: float) -> str:
+    """Say which images the network sees."""
+    return NORMALISATION if image_scale == 1 else f"{NORMALISATION}, times {image_scale:g} in the graphs"
 
 
 def _write(
     loaded: LoadedNetwork,
     folder: Path,
-    checkpoint_path: Path,
+    weights_sha256: str,
     name: str,
     dtype: str,
     opset: int,
@@ -169,7 +225,7 @@ def _write(
     graphs = export_graphs(network, folder, config.channels, multiple, opset)
     announce("computing scores and an image with PyTorch, for validate to compare with")
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
-    scores = scores_of(loaded.network, sigmas, config.channels)
+    scores = scores_of(loaded.network, sigmas, config.channels, fitting(REFERENCE_GRID, multiple))
     cost = score_cost(network, *scores)
     image = np.empty((0, 0), np.complex64)
     if config.channels == 2:
@@ -177,7 +233,9 @@ def _write(
         if dtype != "fp32":
             cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
+    announce("measuring how much noise the network leaves in slices of brains, at several scales")
     noise_left = measure_noise_left(_scores_by(loaded.network), config.channels, multiple, levels)
+    factor = find_better_scale(_scores_by(loaded.network), config.channels, multiple, levels)
     files = [WEIGHTS_NAME, REFERENCE_NAME, *(f"{graph}.onnx" for graph in graphs)]
     manifest = ModelManifest(
         format_version=FORMAT_VERSION,
@@ -188,13 +246,13 @@ def _write(
         size_multiple=multiple,
         noise_levels=levels,
         sampling=sampling,
-        normalisation=NORMALISATION,
+        normalisation=_normalisation(loaded.image_scale),
         ema=loaded.ema,
         dtype=str(DTYPES[dtype]).removeprefix("torch."),
         opset=opset,
         n_cg=DDS_N_CG,
         precision_cost=cost,
-        checkpoint_sha256=file_sha256(weights_file(checkpoint_path)),
+        checkpoint_sha256=weights_sha256,
         training_data=config.dataset,
         intended_use=INTENDED_USE,
         anatomy=config.anatomy,
@@ -208,6 +266,8 @@ def _write(
         files={file: describe_file(folder / file) for file in sorted(files)},
         graphs=graphs,
         noise_left=noise_left,
+        image_scale=loaded.image_scale,
+        better_image_scale=None if factor is None else factor * loaded.image_scale,
     )
     write_manifest(folder, manifest)
     return manifest

@@ -11,11 +11,19 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import weights_file
 from sbim_deploy.export.load import load_network
 from sbim_deploy.export.model import scores_of, three_levels
+from sbim_deploy.export.scores import in_runtime_units
 from sbim_deploy.export.updates import make_updates
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.backends import open_engine, precision_of
 from sbim_deploy.models.folder import Model
-from sbim_deploy.recon.parity import fused_kinds, step_of, step_problem, step_tensors, tolerance
+from sbim_deploy.recon.parity import (
+    fitting,
+    fused_kinds,
+    step_of,
+    step_problem,
+    step_tensors,
+    tolerance,
+)
 
 OTHER_GRID = (80, 96)
 
@@ -31,30 +39,36 @@ def check_against_checkpoint(
     manifest = model.manifest
     if file_sha256(weights_file(checkpoint_path)) != manifest.checkpoint_sha256:
         raise InputError(f"{checkpoint_path}: {model.folder} was exported from another checkpoint")
-    network = load_network(checkpoint_path, config_path, manifest.ema).network
+    loaded = load_network(checkpoint_path, config_path, manifest.ema)
+    network = in_runtime_units(loaded, manifest.image_scale).network
     levels = manifest.noise_levels
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
-    x, sigma_of, expected = scores_of(network, sigmas, manifest.channels, OTHER_GRID, seed=100)
+    multiple = manifest.size_multiple
+    grid = fitting(OTHER_GRID, multiple)
+    x, sigma_of, expected = scores_of(network, sigmas, manifest.channels, grid, seed=100)
     network = network.double()
-    got = open_engine(model, "score", backend).run({"x": x, "sigma": sigma_of})["score"]
+    score = open_engine(model, "score", backend)
+    precision = precision_of(score.description, manifest)
+    got = score.run({"x": x, "sigma": sigma_of})["score"]
     results = [
-        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected[i], tolerance(sigma, manifest.dtype))
+        compare(f"score, sigma {sigma:g}, PyTorch", got[i], expected[i], tolerance(sigma, precision))
         for i, sigma in enumerate(sigmas)
     ]
     for kind in fused_kinds(manifest):
         engine = open_engine(model, f"step-{kind}", backend)
         update = make_updates(manifest.n_cg)[kind].double()
         for sigma in sigmas:
-            inputs = step_tensors(step_of(kind, sigma, manifest.n_cg), step_problem(kind, sigma, seed=100))
+            problem = step_problem(kind, sigma, seed=100, size_multiple=multiple)
+            inputs = step_tensors(step_of(kind, sigma, manifest.n_cg), problem)
             tensors = {name: torch.from_numpy(array).double() for name, array in inputs.items()}
             with torch.inference_mode():
-                score = network(tensors["x"], tensors["sigma"])
+                scored = network(tensors["x"], tensors["sigma"])
                 wanted = update(
-                    score,
+                    scored,
                     *(tensors[name] for name in update.inputs),
                     tuple(tensors[name] for name in update.operator.inputs),
                 )
-            limit = tolerance(sigma, manifest.dtype)
+            limit = tolerance(sigma, precision)
             name = f"step-{kind}, sigma {sigma:g}, PyTorch"
             results.append(compare(name, engine.run(inputs)["x_next"], wanted.numpy(), limit))
     return results

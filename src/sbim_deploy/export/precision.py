@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ConvMeanPool, ScoreNetwork
+from sbim_deploy.export.scores import ScaledScore
 
 
 def fold_mean_pools(network: nn.Module) -> nn.Module:
@@ -57,6 +58,8 @@ def in_precision(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """
     if dtype == torch.float32:
         return network
+    if isinstance(network, ScaledScore):
+        return ScaledScore(in_precision(network.network, dtype), network.scale).eval()
     if not isinstance(network, ScoreNetwork):
         raise InputError(f"dtype is {dtype}: expected fp32, half precision is for NCSNv2 networks alone")
     network = copy.deepcopy(network)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
+
+from sbim_deploy.errors import InputError
 
 Inputs = Mapping[str, tuple[Tensor, dict[int, Any]]]
 """Tensors to trace with by the names of inputs, each with the names of its free axes."""
@@ -58,7 +64,47 @@ class Sample:
 
 
 def trace(module: nn.Module, inputs: Sequence[Inputs], output: str, opset: int) -> onnx.ModelProto:
-    """Trace a module that takes the first of ``inputs`` one by one and each of the others as a tuple."""
+    """Trace a module that takes the first of ``inputs`` one by one and each of the others as a tuple.
+
+    Raises:
+        InputError: the module does what ONNX does not have, or what depends on values; with the operation.
+    """
+    try:
+        # Of a module that fails the exporter prints all that it has traced.
+        with redirect_stderr(StringIO()), redirect_stdout(StringIO()), _without_logs():
+            model = _trace(module, inputs, output, opset)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise InputError(f"the network cannot be traced: {_operation(error)}") from error
+    _strip_origins(model)
+    return model
+
+
+def _operation(error: Exception) -> str:
+    """Return the operation that an error of the exporter is about, and what is wrong with it."""
+    text = str(error)
+    if found := re.search(r"op='([\w.]+)'", text):
+        return f"ONNX has no operator for {found[1]}: write it with others"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = str(cause).strip().partition("\n")[0][:200]
+    if found := re.search(r'raised this error:\s+File "(.*?)", line (\d+), in \w+\s+(\S.*)', str(cause)):
+        place, line, code = found.groups()
+        return f"{code.strip()[:120]} ({Path(place).name}, line {line}) is no fixed operation: {reason}"
+    return f"{type(cause).__name__}: {reason}"
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _trace(module: nn.Module, inputs: Sequence[Inputs], output: str, opset: int) -> onnx.ModelProto:
     tensors, shapes = (
         (
             *(pair[i] for pair in inputs[0].values()),
@@ -66,8 +112,6 @@ def trace(module: nn.Module, inputs: Sequence[Inputs], output: str, opset: int) 
         )
         for i in (0, 1)
     )
-    # Warnings about operators of torchvision, which no network here uses.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # torch.export's own use of what it deprecates; nothing of it is ours to mend.
         warnings.simplefilter("ignore")
@@ -85,7 +129,6 @@ def trace(module: nn.Module, inputs: Sequence[Inputs], output: str, opset: int) 
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    _strip_origins(model)
     return model
 
 

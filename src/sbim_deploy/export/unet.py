@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal, Required, TypedDict, get_args
+from typing import Annotated, Any, Literal, Required, TypedDict
 
-import numpy as np
 import torch
 from diffusers import UNet2DModel
 from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import (
@@ -25,61 +22,15 @@ from sbim_deploy.export.checkpoint import (
     unet_folder,
     weights_file,
 )
+from sbim_deploy.export.scores import LANGEVIN_STEP, Prediction, StepEmbedding, VarianceExploding, betas_of
 from sbim_deploy.io.documents import convert, read_object, real, whole
 from sbim_deploy.models.folder import VP, NoiseLevels
 from sbim_deploy.samplers.schedules import Sigmas, variance_preserving
-
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-PREDICTIONS: tuple[str, ...] = get_args(Prediction)
-
-
-class VarianceExploding(nn.Module):
-    """A score s(x, sigma): (n, channels, H, W) and (n,) to (n, channels, H, W), as the samplers take it.
-
-    ``network(x_VP, t)`` predicts the noise, the velocity (Salimans and Ho 2022, arXiv:2202.00512, appendix D)
-    or the image at step t of a schedule; ``sigmas`` are that schedule's levels, largest first.
-    """
-
-    def __init__(self, network: nn.Module, sigmas: Sigmas, prediction: str):
-        super().__init__()
-        self.network, self.prediction = network, prediction
-        knots = torch.from_numpy(sigmas[::-1].astype(np.float32))
-        if not bool((knots[1:] > knots[:-1]).all()):
-            raise InputError(f"{len(sigmas)} levels lie too close together for single precision")
-        rates = 1 / (knots[1:].double() / knots[:-1].double()).log()
-        self.register_buffer("knots", knots, persistent=False)
-        # Steps per unit of log sigma, none beyond the last level.
-        self.register_buffer("rates", torch.cat([rates, torch.zeros(1)]).float(), persistent=False)
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Return the score of ``x`` at the noise levels ``sigma``."""
-        t, sigma = self.timestep(sigma), sigma[:, None, None, None]
-        shrink = 1 / torch.sqrt(1 + sigma.square())  # sqrt(a_t); sqrt(1 - a_t) is sigma shrink
-        x_vp = x * shrink
-        predicted: Tensor = self.network(x_vp, t)
-        if self.prediction == "sample":
-            return (predicted - x) / sigma.square()
-        if self.prediction == "v_prediction":
-            predicted = shrink * (predicted + sigma * x_vp)
-        return -predicted / sigma
-
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """Return the step of each sigma, (n,) to (n,), linear in the log-SNR between the schedule's steps.
-
-        A step's own sigma gives it exactly; levels beyond the schedule give its ends.
-        """
-        knots, rates = self.get_buffer("knots"), self.get_buffer("rates")
-        index = (sigma[:, None] >= knots[1:]).sum(dim=1)
-        passed = torch.log(sigma / knots[index]) * rates[index]
-        return index + passed.clamp(min=0)
-
 
 ARCHITECTURE = "UNet2DModel"
 PICKLE_NAME = "diffusion_pytorch_model.bin"
 SCHEDULER_NAME = "scheduler_config.json"
 MAX_WEIGHTS_BYTES = 4 * 1024**3
-# Of Jalal et al. 2021, who step 5e-5 (sigma / 0.0066)^2: a model of other levels takes the same steps.
-LANGEVIN_STEP = 5e-5 / 0.0066**2
 
 Width = Annotated[int, whole(1, 4096)]
 Fraction = Annotated[float, real(0, 1)]
@@ -179,35 +130,13 @@ class _Prediction(nn.Module):
         super().__init__()
         self.unet = unet
         config = unet.config
-        unet.time_proj = _StepEmbedding(
+        unet.time_proj = StepEmbedding(
             config.block_out_channels[0], config.flip_sin_to_cos, config.freq_shift
         )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         predicted: Tensor = self.unet(x, t, return_dict=False)[0]
         return predicted
-
-
-class _StepEmbedding(nn.Module):
-    """The library's embedding of the step, with its frequencies as numbers that every backend shares.
-
-    At step 999 the last bit of a frequency, on which exponentials differ, is 6e-5 of a radian.
-    """
-
-    def __init__(self, n_channels: int, cosines_first: bool, shift: float):
-        super().__init__()
-        self.cosines_first, self.odd = cosines_first, n_channels % 2
-        half = n_channels // 2
-        exponents = torch.arange(half, dtype=torch.float64) / (half - shift)
-        frequencies = torch.exp(-math.log(10_000) * exponents).float()
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, t: Tensor) -> Tensor:
-        # In single precision whatever the network's: so it was trained.
-        angles = t[:, None].float() * self.get_buffer("frequencies").float()
-        parts = [torch.sin(angles), torch.cos(angles)]
-        embedded = torch.cat(parts[::-1] if self.cosines_first else parts, dim=-1)
-        return F.pad(embedded, (0, 1)) if self.odd else embedded
 
 
 def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -268,7 +197,7 @@ def _read_schedule(folder: Path) -> tuple[Sigmas, Prediction]:
     stored = convert(read_object(path, CHECK), _SchedulerOptions, str(path), CHECK)
     try:
         sigmas = variance_preserving(
-            _betas(
+            betas_of(
                 stored["beta_schedule"],
                 stored["beta_start"],
                 stored["beta_end"],
@@ -278,14 +207,3 @@ def _read_schedule(folder: Path) -> tuple[Sigmas, Prediction]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return sigmas, stored.get("prediction_type", "epsilon")
-
-
-def _betas(schedule: str, start: float, end: float, n_steps: int) -> Sigmas:
-    """Return the variances that the steps of diffusers' schedules add, first step first."""
-    if schedule == "linear":
-        return np.linspace(start, end, n_steps)
-    if schedule == "scaled_linear":
-        return np.linspace(start**0.5, end**0.5, n_steps) ** 2
-    # Nichol and Dhariwal 2021 (arXiv:2102.09672), equation 17, with their cap.
-    kept: Sigmas = np.cos((np.linspace(0, 1, n_steps + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - kept[1:] / kept[:-1], 0.999)

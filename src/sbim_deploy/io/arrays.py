@@ -32,6 +32,7 @@ from sbim_deploy.io.hdf5 import (
     MAX_SLICE_BYTES,
     dataset_names,
     find_dataset,
+    is_hdf5,
     open_hdf5,
     reading,
 )
@@ -115,7 +116,7 @@ def is_array_file(path: Path) -> bool:
     start = _first_bytes(path)
     if start.startswith((NPY_MAGIC, NPZ_MAGIC, matlab.MAGIC, MATLAB_73)):
         return True
-    return path.suffix in (".npy", ".npz", ".mat") and not _is_hdf5(path)
+    return path.suffix in (".npy", ".npz", ".mat") and not is_hdf5(path)
 
 
 def open_arrays(path: Path) -> ArrayFile:
@@ -131,7 +132,7 @@ def open_arrays(path: Path) -> ArrayFile:
         return _open_npz(path)
     if start.startswith(matlab.MAGIC):
         return _open_matlab(path)
-    if not os.path.exists(path) or _is_hdf5(path):
+    if not os.path.exists(path) or is_hdf5(path):
         return _open_hdf5(path)
     raise InputError(
         f"{path}: is no array that can be read: expected .npy or .npz of NumPy, or .mat of MATLAB "
@@ -324,10 +325,3 @@ def _first_bytes(path: Path) -> bytes:
             return file.read(32)
     except OSError:
         return b""
-
-
-def _is_hdf5(path: Path) -> bool:
-    try:
-        return bool(h5py.is_hdf5(path))
-    except OSError:
-        return False

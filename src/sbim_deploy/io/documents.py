@@ -13,6 +13,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
@@ -39,6 +40,8 @@ MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**53
 MAX_FAULTS = 3
 MAX_NAMES = 20
+MAX_NAME_SHOWN = 40
+ESCAPED_SURROGATE = "\\ud"
 
 
 def whole(least: int, most: int = MAX_NUMBER) -> Meta:
@@ -52,6 +55,11 @@ def real(low: float, high: float) -> Meta:
     return Meta(ge=low, le=high, extra={"expected": f"a number from {low:g} to {high:g}"})
 
 
+def one_of(*names: str) -> Meta:
+    """Return the texts that are taken, with the words for them."""
+    return Meta(pattern=rf"^({'|'.join(names)})\Z", extra={"expected": f"one of {', '.join(names)}"})
+
+
 Count = Annotated[int, whole(1)]
 Natural = Annotated[int, whole(0)]
 # Bounds refuse NaN and infinities too.
@@ -62,22 +70,46 @@ Sha256 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"expected": "64 lower-case hexadecimal digits"})
 ]
 
+# Text that is printed on one line: no control characters, no line ends of Unicode, no halves of characters.
+Line = Annotated[
+    str,
+    Meta(
+        pattern="^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{0,1000}\\Z",
+        extra={"expected": "one line of text, of at most 1000 letters"},
+    ),
+]
+
 T = TypeVar("T")
+Named = TypeVar("Named", bound=StrEnum)
 
 
-def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
-    """Parse one JSON object; ``where`` names its place in the error message.
+def parse_object(
+    text: str | bytes, where: str, way_out: str = "write it anew or fetch it again"
+) -> dict[str, Any]:
+    """Parse one JSON object; ``where`` names its place in the error message, which ``way_out`` ends.
 
     Raises:
-        InputError: the text is not UTF-8, not strict JSON (NaN is not) or not an object.
+        InputError: the text is not UTF-8, not strict JSON (NaN is not) or not an object, or a string in it
+            is no text (half a surrogate pair).
     """
     try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        text.encode()
         parsed = json.loads(text, parse_constant=_refuse_constant)
+        if ESCAPED_SURROGATE in text.lower():
+            # Alone it is no character, and cannot be printed.
+            json.dumps(parsed, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON ({error}); write it anew or fetch it again") from error
+        raise InputError(f"{where}: is not JSON ({_one_line(error)}); {way_out}") from error
     if not isinstance(parsed, dict):
         raise InputError(f"{where}: got a JSON {type(parsed).__name__}, expected an object")
     return parsed
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "a string holds half a surrogate pair"
+    return " ".join(str(error).split())
 
 
 def format_object(value: dict[str, Any], indent: int | None = None) -> str:
@@ -289,3 +321,16 @@ _short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, 60, 60, 
 def _shown(value: object) -> str:
     # A short YAML can hold a list that is endless when it is written out.
     return _short.repr(value)
+
+
+def find_named(kind: type[Named], text: str, what: str) -> Named:
+    """Return the member of an enumeration that a name stands for; ``what`` it is the error says.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(kind)
+        raise InputError(f"unknown {what} {text[:MAX_NAME_SHOWN]!r}: expected one of {known}") from None

@@ -16,14 +16,16 @@ from h5py import h5t
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.io.hdf5_trial import try_hdf5
+from sbim_deploy.io.overwriting import new_file
+from sbim_deploy.io.yardl import is_yardl
 
 MAX_SLICE_BYTES = 2 * 1024**3
 MAX_JSON_BYTES = 64 * 1024**2
 MAX_NAMES_SHOWN = 10
 MAX_REASON_LENGTH = 160
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 T = TypeVar("T")
 
@@ -44,6 +46,14 @@ class OpenFile:
         self._file.close()
 
 
+def is_hdf5(path: Path) -> bool:
+    """Tell by its first bytes whether a file is HDF5; False where it cannot be read."""
+    try:
+        return bool(h5py.is_hdf5(path))
+    except OSError:
+        return False
+
+
 def open_hdf5(path: Path) -> h5py.File:
     """Open an HDF5 file for reading, once a child process has read it, see :mod:`sbim_deploy.io.hdf5_trial`.
 
@@ -55,6 +65,8 @@ def open_hdf5(path: Path) -> h5py.File:
         raise InputError(f"{path}: no such file; check the path")
     if not os.path.isfile(path):
         raise InputError(f"{path}: is not a plain file, expected an HDF5 file; name the file itself")
+    if is_yardl(path):
+        raise InputError(f"{path}: is an MRD version 2 stream, expected an HDF5 file; recon and info read it")
     with reading(path, "the file"):
         if h5py.is_hdf5(path):
             try_hdf5(path)
@@ -88,13 +100,15 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[h5py.File]:
+def writing(path: Path, force: bool = False, over_simulated: bool = False) -> Iterator[h5py.File]:
     """Yield a new HDF5 file that appears at ``path`` whole or not at all.
+
+    What may be replaced, :func:`sbim_deploy.io.overwriting.check_new` tells.
 
     Raises:
         InputError: the output cannot be written, before or during the writing.
     """
-    with replacing(path) as temporary:
+    with new_file(path, force, over_simulated) as temporary:
         # Without a chunk cache a failed write is met here, not when a dataset is freed.
         file = h5py.File(temporary, "w", rdcc_nbytes=0)
         try:

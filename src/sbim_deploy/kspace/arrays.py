@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.arrays import ArrayFile, StoredArray, open_arrays
+from sbim_deploy.io.arrays import ArrayFile, StoredArray, is_array_file, open_arrays
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES, as_finite
 from sbim_deploy.io.layouts import (
     COIL,
@@ -25,9 +25,10 @@ from sbim_deploy.io.layouts import (
     layout_of_sizes,
     named_layout,
 )
+from sbim_deploy.kspace.bare import BareKspace
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.orientation import conjugation_remark
-from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import BoolArray, ComplexArray, Vector
 
 KSPACE_NAMES = ("kspace", "ksp", "k_space", "k-space", "kdata", "data")
 MAPS_NAMES = ("s_maps", "maps", "mps", "sens", "sensitivities", "csm", "coil_maps")
@@ -36,7 +37,7 @@ MASK_NAME = "mask"
 _ITEM_BYTES = 8
 
 
-class ArrayKspace:
+class ArrayKspace(BareKspace):
     """k-space in an open file of arrays; use it in a ``with`` statement.
 
     What is zero in every coil was not sampled, where there is no array ``mask`` beside it.
@@ -86,18 +87,6 @@ class ArrayKspace:
         own = None if self._mask is None else self._mask.of_slice(index)
         kspace = kspace if own is None else kspace * own
         return kspace.conj() if self.conjugated else kspace
-
-    def read_calibration(self, index: int) -> ComplexArray | None:
-        """Return None: the lines to estimate maps from are in the slice itself."""
-        return None
-
-    def read_noise(self, index: int) -> float | None:
-        """Return None: such a file does not tell the level of its noise."""
-        return None
-
-    def geometry(self, index: int) -> SliceGeometry | None:
-        """Return None: such a file does not say where a slice lies."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types; what was assumed of it stands under ``assumed``."""
@@ -155,6 +144,18 @@ def open_array_kspace(path: Path, reading: Reading) -> ArrayKspace:
     except BaseException:
         file.__exit__()
         raise
+
+
+def names_kspace(path: Path) -> bool:
+    """Tell whether a file of NumPy or MATLAB has an array that is called k-space, beside which images may be.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not is_array_file(path):
+        return False
+    with open_arrays(path) as file:
+        return any(name.lower() in KSPACE_NAMES and each.is_complex for name, each in file.arrays.items())
 
 
 def open_array_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> ArrayMaps:

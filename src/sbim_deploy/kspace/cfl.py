@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.io.layouts import MAX_COILS
+from sbim_deploy.io.overwriting import check_new, new_file
+from sbim_deploy.io.raw_data import CFL_CREATOR
+from sbim_deploy.kspace.bare import BareKspace
 from sbim_deploy.mrd.orientation import conjugation_remark
-from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, Vector
 
 SUFFIX = ".cfl"
 N_AXES = 16
@@ -98,7 +101,7 @@ class CflFile:
         return coils
 
 
-class CflKspace(CflFile):
+class CflKspace(BareKspace, CflFile):
     """k-space of BART; what is zero in every coil was not sampled, for there is no mask.
 
     Attributes:
@@ -119,18 +122,6 @@ class CflKspace(CflFile):
         """
         kspace = self.read_coils(index)
         return kspace.conj() if self.conjugated else kspace
-
-    def read_calibration(self, index: int) -> ComplexArray | None:
-        """Return None: the lines to estimate maps from are in the slice itself."""
-        return None
-
-    def read_noise(self, index: int) -> float | None:
-        """Return None: such a file does not tell the level of its noise."""
-        return None
-
-    def geometry(self, index: int) -> SliceGeometry | None:
-        """Return None: BART's files do not say where a slice lies."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
@@ -159,8 +150,10 @@ def is_cfl(path: Path) -> bool:
     return path.suffix == SUFFIX
 
 
-def check_cfl(path: Path) -> None:
+def check_cfl(path: Path, force: bool = False) -> None:
     """Check that the two files of an array can be written, before long work.
+
+    With ``force`` they may be there, if this program has written them.
 
     Raises:
         InputError: the name does not end in .cfl, or a file cannot be written.
@@ -168,30 +161,34 @@ def check_cfl(path: Path) -> None:
     if not is_cfl(path):
         raise InputError(f"{path}: the name must end in {SUFFIX}; name the output so")
     for each in (path, path.with_suffix(".hdr")):
-        check_writable(each)
+        check_new(each, force)
 
 
-def write_cfl(path: Path, array: NDArray[Any]) -> None:
+def write_cfl(path: Path, array: NDArray[Any], force: bool = False) -> None:
     """Write an array of BART's axes, at most 16; the two files appear whole, or none that BART reads.
+
+    The header says that this program wrote the array, which may then be replaced with ``force``.
 
     Raises:
         InputError: see :func:`check_cfl`, or the disk is full.
     """
-    check_cfl(path)
+    check_cfl(path, force)
     check_free_space(path.parent, array.size * _ITEM_BYTES)
     sizes = [*array.shape, *[1] * (N_AXES - array.ndim)]
     header = path.with_suffix(".hdr")
-    with replacing(header) as header_temporary:
-        header_temporary.write_text("# Dimensions\n" + " ".join(map(str, sizes)) + "\n", encoding="ascii")
-        with replacing(path) as temporary:
+    with new_file(header, force) as header_temporary:
+        lines = ("# Dimensions", " ".join(map(str, sizes)), "# Creator", CFL_CREATOR, "")
+        header_temporary.write_text("\n".join(lines), encoding="ascii")
+        with new_file(path, force) as temporary:
             with temporary.open("wb") as file:
                 for last in range(array.shape[-1]):
                     array[..., last].astype("<c8").ravel(order="F").tofile(file)
             # Without a header the new array is nothing to anyone until its own one is there.
-            header.unlink(missing_ok=True)
+            if force:
+                header.unlink(missing_ok=True)
 
 
-def write_cfl_images(path: Path, images: ComplexArray) -> None:
+def write_cfl_images(path: Path, images: ComplexArray, force: bool = False) -> None:
     """Write complex images (slices, rows, columns) with rows and columns first and slices at axis 13.
 
     Raises:
@@ -199,7 +196,7 @@ def write_cfl_images(path: Path, images: ComplexArray) -> None:
     """
     n_slices, rows, columns = images.shape
     moved = np.moveaxis(images, 0, -1)
-    write_cfl(path, moved.reshape((rows, columns, *[1] * (SLICE - 2), n_slices)))
+    write_cfl(path, moved.reshape((rows, columns, *[1] * (SLICE - 2), n_slices)), force)
 
 
 def open_cfl_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> CflMaps:

@@ -39,14 +39,15 @@ from sbim_deploy.io.layouts import (
     Reading,
     named_layout,
 )
-from sbim_deploy.kspace.image_grid import image_grid, measured_array
+from sbim_deploy.kspace.bare import BareKspace
+from sbim_deploy.kspace.image_grid import image_grid, is_square_crop, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
 from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 from sbim_deploy.mri.combine import resample_maps
-from sbim_deploy.mri.fourier import centre_pad, centred_fft, centred_ifft, turned
-from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray, SliceGeometry
+from sbim_deploy.mri.fourier import centre_pad, turned, zero_filled_interpolation
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, FloatArray
 
 COIL_AXES = ("slices", "coils", "rows", "columns")
 SET_AXES = ("slices", "sets", *COIL_AXES[1:])
@@ -54,7 +55,7 @@ IMAGE_AXES = ("slices", "rows", "columns")
 REFERENCE_NAMES = ("reference", "reconstruction_rss", "reconstruction_esc")
 
 
-class KspaceFile(OpenFile):
+class KspaceFile(BareKspace, OpenFile):
     """An open fastMRI file, checked; use it in a ``with`` statement.
 
     Attributes:
@@ -73,6 +74,7 @@ class KspaceFile(OpenFile):
         remarks: what was assumed of the header, a sentence each.
         reference_name: the dataset that ``read_reference`` reads, or None.
         has_complex_reference: whether it has a phase.
+        reference_is_square: whether it is cropped square to the narrower side of k-space.
         conjugated: whether k-space is conjugated as it is read, and the reference turned with it.
         has_maps: whether the file holds coil maps, dataset ``s_maps``.
     """
@@ -97,9 +99,11 @@ class KspaceFile(OpenFile):
         self.mask: BoolArray | None = mask
         self._maps = _find_maps(file, path, self.n_slices, self.n_coils, [self.stored_shape])
         self.has_maps = self._maps is not None
-        self._reference = self._find_reference()
-        self.has_complex_reference = self._reference is not None and self._reference.dtype.kind == "c"
-        self.reference_name: str | None = self._reference and self._reference.name.strip("/")
+        self._reference = found = self._find_reference()
+        self.has_complex_reference = found is not None and found.dtype.kind == "c"
+        self.reference_name: str | None = found and found.name.strip("/")
+        shapes = self.stored_shape, (self.n_rows, self.n_columns)
+        self.reference_is_square = found is not None and is_square_crop(found.shape[1:], *shapes)
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the k-space of one slice, complex64 (coils, rows, columns).
@@ -114,18 +118,6 @@ class KspaceFile(OpenFile):
         shape = (self.n_rows, self.n_columns)
         kspace = kspace if shape == self.stored_shape else centre_pad(kspace, shape)
         return kspace.conj() if self.conjugated else kspace
-
-    def read_calibration(self, index: int) -> ComplexArray | None:
-        """Return None: the lines to estimate maps from are in the slice itself."""
-        return None
-
-    def read_noise(self, index: int) -> float | None:
-        """Return None: such a file does not tell the level of its noise."""
-        return None
-
-    def geometry(self, index: int) -> SliceGeometry | None:
-        """Return None: fastMRI files do not say how the patient lay."""
-        return None
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
@@ -146,7 +138,8 @@ class KspaceFile(OpenFile):
     def read_reference(self, index: int) -> ComplexArray | FloatArray:
         """Read the reference image of one slice, complex64 or float32 (rows, columns), perhaps cropped.
 
-        One of the pixels of k-space as it is stored is interpolated, as k-space is.
+        One of the pixels of k-space as it is stored is interpolated, as k-space is, along the axes that it
+        has all of.
 
         Raises:
             InputError: no reference, no such slice, or damaged or non-finite data.
@@ -155,13 +148,13 @@ class KspaceFile(OpenFile):
             raise InputError(f"{self.path}: no reference image, expected one of {', '.join(REFERENCE_NAMES)}")
         dtype = np.complex64 if self._reference.dtype.kind == "c" else np.float32
         image: ComplexArray | FloatArray = read_finite(self._reference, self.path, index, dtype)
-        shape = (self.n_rows, self.n_columns)
         if self.conjugated:
             image = turned(image).conj()
-        if image.shape != self.stored_shape or shape == self.stored_shape:
-            return image
-        finer = centred_ifft(centre_pad(centred_fft(image), shape)).astype(np.complex64)
-        return finer if dtype is np.complex64 else np.abs(finer)
+        if image.shape == self.stored_shape or self.reference_is_square:
+            for axis, size in enumerate((self.n_rows, self.n_columns)):
+                if image.shape[axis] == self.stored_shape[axis] < size:
+                    image = zero_filled_interpolation(image, axis, size)
+        return image if dtype is np.complex64 or np.isrealobj(image) else np.abs(image)
 
     def _set_geometry(self, geometry: Encoding | None) -> None:
         self.n_rows, self.n_columns = self.stored_shape
@@ -337,6 +330,7 @@ def write_kspace(
     mask: BoolArray,
     voxel_mm: tuple[float, float, float],
     provenance: dict[str, Any],
+    force: bool = False,
 ) -> None:
     """Write slices of one size as they come; the file appears whole or not at all.
 
@@ -346,11 +340,12 @@ def write_kspace(
         mask: sampled positions, (columns,) or (rows, columns).
         voxel_mm: (row, column, slice) size of a voxel.
         provenance: how the slices came about, stored as JSON in the attribute ``provenance``.
+        force: whether a file that is there is replaced; no scan is, unless it was simulated.
 
     Raises:
         InputError: the file cannot be written, or there is no slice.
     """
-    with writing(path) as file:
+    with writing(path, force, over_simulated=True) as file:
         n_slices = 0
         for each in slices:
             check_free_space(path.parent, each.kspace.nbytes + each.maps.nbytes + each.reference.nbytes)

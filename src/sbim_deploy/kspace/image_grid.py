@@ -17,6 +17,7 @@ from sbim_deploy.records import Vector
 
 MAX_RATIO = 64  # of the two fields of view
 MAX_OVERSAMPLING = 8
+MAX_PADDING = 8  # of k-space with zeros, along each axis
 EXTENT_TOLERANCE = 0.02  # of two fields of view that are the same, or one a multiple of the other
 PIXEL_TOLERANCE = 1.0  # headers round: half a pixel at either edge
 
@@ -151,6 +152,12 @@ def image_grid(rows: MeasuredAxis, columns: MeasuredAxis, recon: Space, where: s
         for place, (name, axis) in enumerate(((READOUT, rows), (PHASE, columns)))
     ]
     shape = (fits[0].grid, fits[1].grid)
+    for name, axis, fit in zip((READOUT, PHASE), (rows, columns), fits, strict=True):
+        if fit.grid > MAX_PADDING * axis.samples:
+            raise InputError(
+                f"{where}: reconSpace asks for {fit.grid} samples along the {name} where {axis.samples} are "
+                f"measured, expected at most {MAX_PADDING} times as many; check the matrix sizes"
+            )
     if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
         raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
     said = [rows.remark, columns.remark, *(fit.remark for fit in fits)]
@@ -160,6 +167,24 @@ def image_grid(rows: MeasuredAxis, columns: MeasuredAxis, recon: Space, where: s
         image_shape=(fits[0].pixels, fits[1].pixels),
         voxel_mm=(fits[0].voxel_mm, fits[1].voxel_mm, recon.field_of_view_mm[2] / recon.matrix_size[2]),
         remarks=tuple(remark for remark in said if remark is not None),
+    )
+
+
+def is_square_crop(image: tuple[int, int], stored: tuple[int, int], grid: tuple[int, int]) -> bool:
+    """Tell whether an image is square with the narrower side of k-space: fastMRI crops references so.
+
+    k-space of 640 x 203 samples has one of 203 x 203 pixels where others have reconSpace's 320 x 320
+    (crop_size in fastmri/data/transforms.py). Pixels are k-space's own; along an axis that ``grid`` pads to
+    finer ones the image has to have all of them, or it could not be interpolated.
+
+    Args:
+        image: (rows, columns) of the image.
+        stored: (rows, columns) of k-space in the file.
+        grid: (rows, columns) that these are padded to.
+    """
+    side = min(stored)
+    return image == (side, side) != stored and all(
+        samples in (side, padded) for samples, padded in zip(stored, grid, strict=True)
     )
 
 

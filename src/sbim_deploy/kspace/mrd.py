@@ -97,8 +97,10 @@ class MrdIndex:
             self._grids[space] = self._make_grid(space, reach)
         self.image = self._one_grid()
         left_out = {kind: self.dropped[kind] for kind in (OTHER_CHANNELS, BEYOND) if self.dropped[kind]}
-        self.remarks = self.image.remarks + tuple(
-            f"{count} readouts are left out: {kind}" for kind, count in left_out.items()
+        self.remarks = (
+            file.remarks
+            + self.image.remarks
+            + tuple(f"{count} readouts are left out: {kind}" for kind, count in left_out.items())
         )
 
     def _sort(self, n_coils: int | None = None) -> Counter[int]:
@@ -323,7 +325,6 @@ class MrdKspace:
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,
             "assumed": [
-                *self._file.remarks,
                 *self._index.remarks,
                 *self._assembler.noise.remarks(self.n_coils),
                 *self._assembler.sign_remarks,

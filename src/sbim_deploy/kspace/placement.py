@@ -33,6 +33,7 @@ class NotFiniteError(InputError):
     """The samples of a readout are not finite, which spoils its slice and no other."""
 
 
+MAX_UNFILLED = 32  # of a grid's samples, and of its lines, one in so many must be measured
 FEW_LINES = 16  # limits may go beyond the encoded lines by one in so many
 
 
@@ -162,6 +163,21 @@ def _lines_beyond(n_lines: int, limits: Limit) -> int:
     above = (n_lines - 1 - n_lines // 2) - (limits.maximum - limits.center)
     beyond = max(-below, 0) + max(-above, 0)
     return beyond if beyond <= max(n_lines // FEW_LINES, 1) else 0
+
+
+def check_fills(header: np.void, grid: Grid, where: str) -> None:
+    """Refuse a readout that is too short for its grid: not even many of them could fill it.
+
+    Raises:
+        InputError: it has fewer samples than one in 32 of the grid's.
+    """
+    first, last = _kept_samples(header)
+    wanted = grid.image.measured[0]
+    if last - first > 0 and (last - first) * MAX_UNFILLED < wanted:
+        raise InputError(
+            f"{where}: a readout has {last - first} samples where the grid has {wanted}, expected at least "
+            f"one in {MAX_UNFILLED}; check the encoded matrix"
+        )
 
 
 def readout_reach(header: np.void) -> int:

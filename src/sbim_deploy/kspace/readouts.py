@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
@@ -20,6 +19,7 @@ from sbim_deploy.kspace.placement import (
     NOISE,
     Grid,
     NotFiniteError,
+    check_fills,
     check_is_2d_cartesian,
     encoding_index,
     is_beyond,
@@ -35,6 +35,7 @@ from sbim_deploy.kspace.slice_buffer import (
     Key,
     SliceBuffer,
     describe_key,
+    middle_columns,
     place_of_key,
     slice_key,
 )
@@ -44,9 +45,9 @@ from sbim_deploy.mrd.orientation import Orientation, conjugation_remark, is_conj
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
 from sbim_deploy.records import ComplexArray
 
+Admit = Callable[[int, tuple[int, int, int]], None]
 BEYOND = "beyond the encoded lines"
 FINISHED_SHARE = 8  # of the memory is for slices that may get another average
-MAX_KEPT_LINES = 48  # of a slice's own centre, for another repetition that has none
 
 
 class SliceAssembler:
@@ -62,8 +63,8 @@ class SliceAssembler:
         max_bytes: the most that slices in progress may take together, or None for no bound but one slice's.
         reaches: the largest reach (:func:`sbim_deploy.kspace.placement.readout_reach`) of the readouts of
             each encoding space, where they are all known before the first comes.
-
         orientation: of the raw data.
+        admit: given the bytes that slices will take, before they do, and one's (coil, rows, columns).
 
     Attributes:
         conjugated: whether the slices' k-space is conjugated.
@@ -78,6 +79,7 @@ class SliceAssembler:
         max_bytes: int | None = None,
         reaches: Mapping[int, int] | None = None,
         orientation: Orientation = Orientation.AUTO,
+        admit: Admit = lambda _n_bytes, _shape: None,
     ) -> None:
         self.conjugated = is_conjugated(orientation, header.protocol.vendor)
         self.dropped: Counter[str] = Counter()
@@ -85,6 +87,7 @@ class SliceAssembler:
         self.noise = NoiseScan(header.noise_bandwidth)
         self._header = header
         self._max_bytes = max_bytes
+        self._admit, self._padding = admit, 1.0
         self._channels = ReadoutChannels()
         self._partitions: dict[int, int] = {}
         self._spoiled: dict[Key, str] = {}
@@ -97,6 +100,11 @@ class SliceAssembler:
         self._kept: dict[tuple[int, int], CalibrationLines] = {}
         self._done: set[Key] = set()
         self._waiting: list[Key] = []
+
+    @property
+    def n_whole_bytes(self) -> int:
+        """The memory that slices in progress take, padded as they will be."""
+        return int(self.n_bytes * self._padding)
 
     def add(self, readout: Readout) -> list[AssembledSlice]:
         """Take a readout, and return the slices that it completes.
@@ -246,6 +254,8 @@ class SliceAssembler:
                 f"{where}: a readout reaches {reach} samples from its centre, those of slices that are "
                 f"complete were taken for {settled.image.measured[0]} in all; send readouts of one length"
             )
+        check_fills(header, grid, where)
+        self._ask(grid, self.n_bytes * (grid.placed[0] / known.placed[0] - 1) if known else 0)
         self._grids[encoding] = grid
         for key, buffer in (*self._images.items(), *self._calibrations.items()):
             if key[0].encoding == encoding:
@@ -270,9 +280,17 @@ class SliceAssembler:
                     f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "
                     f"expected at most {MAX_SLICE_BYTES} and {self._max_bytes}; allow more memory"
                 )
+            self._ask(grid, wanted)
             buffers[key] = SliceBuffer(grid, n_coils)
             self.n_bytes += buffers[key].n_bytes
         return buffers[key]
+
+    def _ask(self, grid: Grid, n_more: float) -> None:
+        """Ask whether slices on a grid may take more bytes, once whole and worked on."""
+        rows, columns = (max(sizes) for sizes in zip(grid.placed, grid.image.shape, strict=True))
+        self._padding = max(self._padding, rows * columns / (grid.placed[0] * grid.placed[1]))
+        n_coils = self._channels.n_coils or 1
+        self._admit(int((self.n_bytes + n_more) * self._padding), (n_coils, rows, columns))
 
     def _is_last_average(self, header: np.void) -> bool:
         limit = self._header.encodings[int(header["encoding_space_ref"])].average
@@ -298,6 +316,8 @@ class SliceAssembler:
             self._spoiled.setdefault(key, str(error))
         image = self._settled.setdefault(series.encoding, self._settle(series.encoding)).image
         buffer = buffer.fitted(image)
+        if (few := buffer.too_few_lines(image.measured[1])) is not None:
+            self._spoiled.setdefault(key, f"{describe_key(key)}: {few}")
         assert buffer.header is not None
         dwell = dwell_us(buffer.header)
         matrix = self.noise.whitening(buffer.n_coils, dwell)
@@ -359,7 +379,7 @@ class SliceAssembler:
         if kept is not None and (kept.separate or own_width < MIN_CALIB_LINES) and kept.width > own_width:
             return kept
         if own_width >= MIN_CALIB_LINES and (kept is None or not kept.separate):
-            self._keep(place_of, CalibrationLines(key[0], _middle(centre), kspace, False))
+            self._keep(place_of, CalibrationLines(key[0], middle_columns(centre), kspace, False))
         return None
 
     def _keep(self, place_of: tuple[int, int], lines: CalibrationLines) -> None:
@@ -378,8 +398,3 @@ class SliceAssembler:
     def _separate(self, key: Key, matrix: ComplexArray | None, image: ImageGrid) -> CalibrationLines:
         buffer = self._calibrations[key].fitted(image)
         return CalibrationLines(key[0], buffer.columns(), buffer.averaged(matrix), True)
-
-
-def _middle(columns: NDArray[np.intp]) -> NDArray[np.intp]:
-    cut = max(len(columns) - MAX_KEPT_LINES, 0)
-    return columns[cut // 2 : len(columns) - (cut - cut // 2)]

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.kspace.image_grid import ImageGrid
-from sbim_deploy.kspace.placement import Grid, is_nearer
+from sbim_deploy.kspace.placement import MAX_UNFILLED, Grid, is_nearer
 from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.whitening import mix_coils
 from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
+
+MAX_KEPT_LINES = 48
 
 
 @dataclass(frozen=True, order=True)
@@ -109,7 +111,7 @@ class SliceBuffer:
         self.n_readouts = 0
         self._center_line = grid.center_line
         self._sums: ComplexArray = np.zeros((n_coils, *grid.placed), np.complex64)
-        self._counts = np.zeros(grid.placed, np.uint16)
+        self._counts = np.zeros(grid.placed, np.uint32)
 
     @property
     def n_bytes(self) -> int:
@@ -171,6 +173,13 @@ class SliceBuffer:
         counts = self._counts[self._counts > 0].astype(np.float64)
         return float(np.sqrt(np.mean(1 / counts)))
 
+    def too_few_lines(self, n_lines: int) -> str | None:
+        """Say that too few of a grid's lines were measured for an image; None where there are enough."""
+        measured = len(self.columns())
+        if measured * MAX_UNFILLED >= n_lines:
+            return None
+        return f"{measured} of {n_lines} lines were measured, expected at least one in {MAX_UNFILLED}"
+
     def columns(self) -> NDArray[np.intp]:
         """Return the columns that have samples."""
         return np.flatnonzero(self._counts.sum(axis=0))
@@ -216,3 +225,9 @@ def centre_run(columns: NDArray[np.intp], n_columns: int) -> NDArray[np.intp]:
     sampled[0, columns] = True
     block = calibration_block(sampled, (1, n_columns))[1]
     return np.arange(block.start, block.stop)
+
+
+def middle_columns(columns: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return the middle of some columns: what is kept of a slice's own centre for another repetition."""
+    cut = max(len(columns) - MAX_KEPT_LINES, 0)
+    return columns[cut // 2 : len(columns) - (cut - cut // 2)]

@@ -13,17 +13,23 @@ from sbim_deploy.io.arrays import find_array, is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, find_dataset, open_as
 from sbim_deploy.io.hdf5 import reading as reading_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.io.yardl import is_yardl
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
-from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.file import MrdFile, RawFile, is_mrd
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
+from sbim_deploy.mrd.recording import MrdRecording, is_recording
+from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
 KSPACE = "kspace"  # fastMRI's name of the dataset
+# What the names of files end in that are read here; what is in a file, its content tells. BART's .hdr goes
+# with its .cfl.
+SUFFIXES = (".h5", ".hdf5", ".mrd", ".mrd2", ".bin", ".dat", ".cfl", ".npy", ".npz", ".mat")
 
 
 class KspaceSource(Protocol):
@@ -78,7 +84,7 @@ class MapsSource(Protocol):
 def open_source(
     path: Path, reading: Reading = GUESSED, orientation: Orientation = Orientation.AUTO
 ) -> KspaceSource:
-    """Open a file of k-space: MRD, fastMRI, Siemens' twix, BART's .cfl, or arrays of NumPy, MATLAB and HDF5.
+    """Open a file of k-space: MRD of version 1 or 2, fastMRI, Siemens' twix, BART's .cfl, or any array.
 
     ``reading`` says how an array is read, and goes with files that do not say it themselves.
 
@@ -103,19 +109,27 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
         return CflKspace(path)
     if is_array_file(path):
         return open_array_kspace(path, reading)
+    if is_yardl(path):
+        _check_unread(path, "MRD files", reading)
+        return _kspace_of(Version2File(path))
     if is_twix(path):
         _check_unread(path, "Siemens' raw data", reading)
-        return _open_twix(path)
+        return _kspace_of(TwixFile(path))
+    if is_recording(path):
+        _check_unread(path, "MRD files", reading)
+        return _kspace_of(MrdRecording(path))
     source = open_as(path, lambda file, path: _source_of(file, path, reading))
     return open_array_kspace(path, reading) if source is None else source
 
 
-def _open_twix(path: Path) -> MrdKspace:
-    file = TwixFile(path)
+def _kspace_of(file: RawFile) -> MrdKspace:
+    """Return open readouts as k-space; what is no k-space is closed."""
     try:
+        if isinstance(file, Version2File):
+            file.check_readouts()
         return MrdKspace(file)
     except BaseException:
-        file.__exit__()
+        file.__exit__(None, None, None)
         raise
 
 

@@ -308,14 +308,8 @@ def _protocol(texts: ProtocolTexts) -> Protocol:
     contrasts = max(texts.whole("lContrasts", 1), 1)
     return Protocol(
         patient_position=texts.looked_up("tPatientPosition") or texts.looked_up("sPatPosition"),
-        protocol_name=texts.text("tProtocolName"),
-        sequence_name=texts.text("tSequenceFileName"),
-        series_description=texts.text("tProtocolName"),
-        frame_of_reference_uid=texts.looked_up("tFrameOfReference"),
-        body_part=texts.looked_up("tBodyPartExamined"),
         vendor=vendor if vendor.upper().startswith(VENDOR) else VENDOR,
         model=texts.looked_up("ManufacturersModelName"),
-        institution=texts.looked_up("InstitutionName"),
         field_strength_t=_positive(texts.looked_up("flMagneticFieldStrength")),
         resonance_frequency_hz=_positive(texts.values.get("sTXSPEC.asNucleusInfo[0].lFrequency")),
         tr_ms=texts.times("alTR", 1, 1000.0),

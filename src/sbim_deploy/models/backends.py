@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine, TensorSpec
-from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
+from sbim_deploy.engines.onnxruntime import CUDA_TF32, OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
 from sbim_deploy.engines.triton import TritonEngine
 from sbim_deploy.engines.triton_client import check_address
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.models.engine_folder import ENGINES, graph_hashes, open_tensorrt, read_records
-from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.models.folder import Model, ModelManifest, graph_beside_weights
 
 SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 """What follows a graph's name in a served model's, by backend: ONNX Runtime's, and TensorRT's."""
@@ -26,7 +26,12 @@ SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
 SERVED = tuple(SUFFIXES)
 """Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
-BACKENDS = ("auto", *BEST_FIRST, *SERVED)
+BACKENDS = ("auto", *BEST_FIRST, CUDA_TF32, *SERVED)
+TF32 = "tf32"
+LINES_MULTIPLE = 8
+"""Sampled lines are padded with zeros to a multiple: engines then need not compile for each mask's number."""
+ON_GPUS = ("auto", "trt", "rtx", "onnxruntime-cuda", CUDA_TF32)
+"""They take the number of a GPU, such as trt://1; ``auto`` has it for those that take one."""
 
 
 def served_name(manifest: ModelManifest, graph: str, backend: str = "triton") -> str:
@@ -97,7 +102,9 @@ def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | 
     if f"{graph}.onnx" not in model.manifest.files:
         raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
     if backend == "auto":
-        return _open_best(model, graph, threads)
+        return _open_best(model, graph, threads, "")
+    if backend.startswith("auto://"):
+        return _open_best(model, graph, threads, backend.removeprefix("auto"))
     engine = _open(model, graph, backend, threads)
     engine.description = {**engine.description, "chosen": "asked for"}
     return engine
@@ -114,8 +121,9 @@ def check_backend(backend: str) -> None:
                 f"backend {name} needs the server's address: give --url HOST:PORT, or --backend {name}://HOST:PORT"
             )
         check_address(address)
-    elif name != backend:
-        raise InputError(f"backend {name} takes no address, got {backend!r}: leave it out")
+    elif name != backend and not (name in ON_GPUS and re.fullmatch(r"\d{1,3}", address, re.ASCII)):
+        wanted = "a GPU's number, such as 0" if name in ON_GPUS else "no address"
+        raise InputError(f"backend {name} takes {wanted}, got {backend!r}")
 
 
 def backend_of(description: Mapping[str, str]) -> str:
@@ -123,7 +131,14 @@ def backend_of(description: Mapping[str, str]) -> str:
     name = description["backend"]
     if name in SERVED:
         return f"{name}://{description['url']}"
-    return {distribution: asked for asked, distribution in DISTRIBUTIONS.items()}.get(name, name)
+    asked = {distribution: asked for asked, distribution in DISTRIBUTIONS.items()}.get(name, name)
+    index = description.get("device_index", "0")
+    return asked if index == "0" else f"{asked}://{index}"
+
+
+def precision_of(description: Mapping[str, str], manifest: ModelManifest) -> str:
+    """Return the precision that an engine computes in: ``tf32`` where that was asked for, or the model's."""
+    return TF32 if description["backend"] == CUDA_TF32 else manifest.dtype
 
 
 def is_served(backend: str) -> bool:
@@ -135,19 +150,19 @@ def missing_reason(model: Model, graph: str, backend: str) -> str | None:
     """Say in a few words why a backend cannot be here, or None where it may be, without importing it."""
     if backend in ("trt", "rtx"):
         return None if read_records(model.folder / ENGINES, graph, backend) else "no engine built"
-    if backend == "onnxruntime-cuda":
+    if backend in ("onnxruntime-cuda", CUDA_TF32):
         return None if _is_distributed("onnxruntime-gpu") else "onnxruntime-gpu not installed"
     package = {"openvino": "openvino", "onnxruntime": "onnxruntime"}[backend]
     return None if importlib.util.find_spec(package) is not None else "not installed"
 
 
-def _open_best(model: Model, graph: str, threads: int | None) -> Engine:
+def _open_best(model: Model, graph: str, threads: int | None, address: str) -> Engine:
     passed: list[str] = []
     for backend in BEST_FIRST:
         reason = missing_reason(model, graph, backend)
         if reason is None:
             try:
-                engine = _open(model, graph, backend, threads)
+                engine = _open(model, graph, backend + (address if backend in ON_GPUS else ""), threads)
             except (BackendMissingError, EngineIncompatibleError) as error:
                 reason = str(error)
             else:
@@ -161,24 +176,30 @@ def _open_best(model: Model, graph: str, threads: int | None) -> Engine:
 
 
 def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine:
-    path = model.folder / f"{graph}.onnx"
     name, _, address = backend.partition("://")
     if name in SERVED:
         if threads is not None:
             raise InputError(f"threads is {threads}: backend {name} computes with the server's: leave it out")
         return open_served(model, graph, name, address)
-    if backend in ("trt", "rtx"):
-        return open_tensorrt(model.folder, model.manifest, graph, backend)
-    if backend == "onnxruntime-cuda":
-        return OnnxRuntimeEngine(path, threads, "CUDAExecutionProvider")
-    if backend == "openvino":
-        return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
-    if model.manifest.dtype == "bfloat16":
-        raise EngineIncompatibleError(
-            f"{path}: ONNX Runtime has no bfloat16 convolutions on the CPU: use --backend openvino, an "
-            "engine made by sbim-deploy build, or a model exported in fp16"
+    device_index = int(address or 0)
+    if name in ("trt", "rtx"):
+        return open_tensorrt(model.folder, model.manifest, graph, name, device_index=device_index)
+    if name == CUDA_TF32 and model.manifest.dtype != "float32":
+        raise InputError(
+            f"backend {name}: {model.folder} computes in {model.manifest.dtype}, TF32 is for float32: "
+            "take onnxruntime-cuda"
         )
-    return OnnxRuntimeEngine(path, threads)
+    if name == "onnxruntime" and model.manifest.dtype == "bfloat16":
+        raise EngineIncompatibleError(
+            f"{model.folder / graph}.onnx: ONNX Runtime has no bfloat16 convolutions on the CPU: use "
+            "--backend openvino, an engine made by sbim-deploy build, or a model exported in fp16"
+        )
+    with graph_beside_weights(model.folder, graph) as path:
+        if name in ("onnxruntime-cuda", CUDA_TF32):
+            return OnnxRuntimeEngine(path, threads, name, device_index)
+        if backend == "openvino":
+            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
+        return OnnxRuntimeEngine(path, threads)
 
 
 def _is_distributed(name: str) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +17,16 @@ from sbim_deploy.engines.tensorrt_builder import (
     Range,
     build_engine,
     check_precision,
+    check_supported,
     import_package,
     known_capabilities,
     parse_graph,
 )
 from sbim_deploy.errors import BackendMissingError, ChecksumError, InputError
-from sbim_deploy.io.atomic import check_writable, replacing
+from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.locks import owning_file
+from sbim_deploy.io.overwriting import check_new
+from sbim_deploy.models.backends import LINES_MULTIPLE
 from sbim_deploy.models.engine_folder import (
     CACHE_SUFFIX,
     FORMAT_VERSION,
@@ -32,10 +37,11 @@ from sbim_deploy.models.engine_folder import (
     read_record,
     write_engine,
 )
-from sbim_deploy.models.folder import ModelManifest
+from sbim_deploy.models.folder import ModelManifest, graph_beside_weights
 
 BATCH, COILS, PLAN_ROWS = Range(1, 1, 8), Range(1, 8, 32), Range(1, 32, 2048)
 SIZES = (64, 320, 512)
+TURING = 75
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,15 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build came to: the engine's file and its record, or those that were there and are equal."""
+    """What a build came to: the engine's file and its record, or those that were there and are equal.
+
+    ``timing_cache`` says in words what became of the timing cache, where it was not kept.
+    """
 
     path: Path
     record: EngineRecord
     was_there: bool
+    timing_cache: str = ""
 
 
 def select_graphs(manifest: ModelManifest, kind: str) -> list[str]:
@@ -98,7 +108,12 @@ def shape_ranges(
     """
     multiple = manifest.size_multiple
     if size and any(length < 1 or length % multiple for length in size):
-        raise InputError(f"size is {size[0]}x{size[1]}: expected multiples of {multiple} for this model")
+        raise InputError(f"--size is {size[0]}x{size[1]}: expected multiples of {multiple} for this model")
+    if size == (multiple, multiple):
+        raise InputError(
+            f"--size is {size[0]}x{size[1]}: it leaves one pixel at the network's coarsest level, which has "
+            f"no norm; expected at least {2 * multiple} rows or columns"
+        )
     default = Range(*(-(-length // multiple) * multiple for length in SIZES))
     rows, columns = (Range(n, n, n) for n in size) if size else (default, default)
     factor = f"{multiple}*" if multiple > 1 else ""
@@ -107,37 +122,53 @@ def shape_ranges(
         "coil": coils,
         f"{factor}h": rows,
         f"{factor}w": columns,
-        "line": lines or _lines(columns),
-        "row_line": lines or _lines(rows),
+        "line": _padded(lines or _lines(columns)),
+        "row_line": _padded(lines or _lines(rows)),
         "rows": PLAN_ROWS,
     }
 
 
-def target_capability(backend: str, asked: int | None) -> int:
-    """Return the compute capability to build for; None asks for that of the GPU that is here.
+def target_capability(backend: str, asked: int | None, graphs: Sequence[str] = ("score",)) -> int:
+    """Return the compute capability to build graphs for; None asks for that of the GPU that is here.
 
     Raises:
-        InputError: one that the backend cannot build for.
-        BackendMissingError: the package is not installed, or the GPU that is needed is not here.
+        InputError: one that the backend cannot build for, or not these graphs.
+        BackendMissingError: the package is not installed, or the GPU that is here is none that it supports.
     """
     if asked is not None and backend == "trt":
         raise InputError(
             f"sm is {asked}: TensorRT builds only for the GPU that is here; leave --sm out, "
             "or take --backend rtx"
         )
-    known = known_capabilities(import_package(backend))
+    trt = import_package(backend)
+    known = known_capabilities(trt)
     if asked is not None:
         if asked not in known:
             raise InputError(f"sm is {asked}: expected one of {', '.join(map(str, known))}; 8.9 is 89")
+        _check_turing(asked, graphs)
         return asked
     try:
-        return current_device().compute_capability
+        device = current_device()
     except BackendMissingError as error:
         if backend == "trt":
             hint = "TensorRT builds only where the GPU is; --backend rtx with --sm builds without one"
         else:
             hint = "name the GPU that will run the engine, such as --sm 89, to build without one"
         raise BackendMissingError(f"{error}; {hint}") from error
+    check_supported(trt, device.name, device.compute_capability)
+    if backend == "rtx":
+        _check_turing(device.compute_capability, graphs)
+    return device.compute_capability
+
+
+def _check_turing(capability: int, graphs: Sequence[str]) -> None:
+    fused = [graph for graph in graphs if graph != "score"]
+    if capability == TURING and fused:
+        raise InputError(
+            f"sm is {capability}: TensorRT-RTX has no matrix products in FP32 for Turing, which "
+            f"{', '.join(fused)} cannot do without: build --graph score, and reconstruct with recon --graph "
+            "score"
+        )
 
 
 def build_engine_file(
@@ -156,32 +187,46 @@ def build_engine_file(
         BackendMissingError: the package is not installed, or the GPU that is needed is not here.
         EngineIncompatibleError: the graph's precision is not the manifest's.
     """
-    capability = target_capability(request.backend, request.settings.compute_capability)
+    capability = target_capability(request.backend, request.settings.compute_capability, [graph])
     hashes = graph_hashes(folder, manifest, graph)
-    network = parse_graph(import_package(request.backend), folder / f"{graph}.onnx")
+    with graph_beside_weights(folder, graph) as path:
+        network = parse_graph(import_package(request.backend), path)
     check_precision(network, manifest.dtype)
     record = _record_of(network, manifest, hashes, capability, request)
     path = request.output / engine_file_name(record)
     if not request.force and _is_there(path, record):
         return BuiltEngine(path, record, was_there=True)
     _make_folder(request.output)
-    check_writable(path)
-    serialised = _build(network, request, on_progress)
-    path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
-    write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
-    return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False)
+    with owning_file(path):
+        _check_engine_place(path, request.force)
+        serialised, tactics = _build(network, request, on_progress)
+        path.with_suffix(CACHE_SUFFIX).unlink(missing_ok=True)  # kernels of the engine that this one replaces
+        write_engine(request.output, record, lambda temporary: temporary.write_bytes(serialised))
+        said = "" if request.timing_cache is None else _keep_timing_cache(request.timing_cache, tactics)
+    return BuiltEngine(path, read_record(path.with_suffix(".json")), was_there=False, timing_cache=said)
 
 
-def _build(network: Network, request: BuildRequest, on_progress: Progress) -> memoryview:
+def _build(network: Network, request: BuildRequest, on_progress: Progress) -> tuple[memoryview, bytes]:
     tactics = b""
     if request.timing_cache is not None:
-        check_writable(request.timing_cache)
+        check_new(request.timing_cache, force=True)  # it is read, and added to
         tactics = request.timing_cache.read_bytes() if request.timing_cache.exists() else b""
     serialised, tactics = build_engine(network, request.ranges, request.settings, on_progress, tactics)
-    if request.timing_cache is not None:
-        with replacing(request.timing_cache) as temporary:
+    return memoryview(serialised), tactics
+
+
+def _keep_timing_cache(path: Path, tactics: bytes) -> str:
+    """Write the timing cache, once the engine is safe, and say in words where it was not kept."""
+    if not tactics:
+        return (
+            f"{path}: TensorRT refused it (made on another GPU, or by another version); it was left as it is"
+        )
+    try:
+        with replacing(path) as temporary:
             temporary.write_bytes(tactics)
-    return memoryview(serialised)
+    except InputError as error:
+        return f"the timing cache was not kept: {error}"
+    return ""
 
 
 def _record_of(
@@ -227,8 +272,24 @@ def _is_there(path: Path, record: EngineRecord) -> bool:
     return replace(found, **made) == record
 
 
+def _check_engine_place(path: Path, force: bool) -> None:
+    """Refuse to replace an engine that was built otherwise, unless that was asked for."""
+    if os.path.lexists(path) and not force:
+        raise InputError(
+            f"{path}: is there already, built for other sizes or damaged; give --force to replace it, or "
+            "name another folder with -o"
+        )
+    check_new(path, force)
+
+
 def _lines(length: Range) -> Range:
     return Range(1, max(1, length.optimum // 4), length.maximum)
+
+
+def _padded(lines: Range) -> Range:
+    """Return the range that holds the lines once they are padded."""
+    best, most = (-(-n // LINES_MULTIPLE) * LINES_MULTIPLE for n in (lines.optimum, lines.maximum))
+    return Range(lines.minimum, best, most)
 
 
 def _make_folder(folder: Path) -> None:

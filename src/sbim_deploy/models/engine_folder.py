@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from sbim_deploy.engines.cuda import current_device
 from sbim_deploy.engines.tensorrt import RuntimeCache, TensorRTEngine
-from sbim_deploy.engines.tensorrt_builder import Range, import_package
+from sbim_deploy.engines.tensorrt_builder import Range, check_supported, import_package
 from sbim_deploy.errors import ChecksumError, EngineIncompatibleError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import (
@@ -24,10 +24,11 @@ from sbim_deploy.io.documents import (
     check_version,
     convert,
     format_object,
+    one_of,
     read_object,
 )
 from sbim_deploy.io.hashing import file_sha256
-from sbim_deploy.models.folder import ModelManifest
+from sbim_deploy.models.folder import WEIGHTS, ModelManifest
 
 FORMAT_VERSION = 1
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -38,13 +39,7 @@ _HASH_LETTERS = 8
 GraphName = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z", extra={"expected": "a plain name"})
 ]
-Precision = Annotated[
-    str,
-    Meta(
-        pattern=rf"^({'|'.join(PRECISIONS)})\Z",
-        extra={"expected": f"one of {', '.join(PRECISIONS)}"},
-    ),
-]
+Precision = Annotated[str, one_of(*PRECISIONS)]
 Sizes = Annotated[
     Sequence[Count],
     Meta(min_length=3, max_length=3, extra={"expected": "a list of [least, best, greatest]"}),
@@ -161,14 +156,18 @@ def read_engine(path: Path, record: EngineRecord) -> bytes:
 
 
 ENGINES = "engines"
-WEIGHTS = "weights.bin"
 CACHE_SUFFIX = ".cache"
 
 
 def open_tensorrt(
-    folder: Path, manifest: ModelManifest, graph: str, backend: str, engines: Path | None = None
+    folder: Path,
+    manifest: ModelManifest,
+    graph: str,
+    backend: str,
+    engines: Path | None = None,
+    device_index: int = 0,
 ) -> TensorRTEngine:
-    """Open the engine of a graph for the GPU that is here, ``backend`` being ``trt`` or ``rtx``.
+    """Open the engine of a graph for the GPU of a number, ``backend`` being ``trt`` or ``rtx``.
 
     ``engines`` is the folder they were built into; None is the model's own. The model's files must have been
     verified. Everything is compared before the engine is deserialised, and what needs no GPU before one is
@@ -176,7 +175,7 @@ def open_tensorrt(
 
     Raises:
         InputError: the model has no such graph, or a record is damaged.
-        BackendMissingError: the package is not installed, or there is no GPU.
+        BackendMissingError: the package is not installed, or there is no GPU that it supports.
         EngineIncompatibleError: no engine fits: the message says what the nearest one was built for.
         ChecksumError: the engine's file is not the one that its record describes.
     """
@@ -200,7 +199,9 @@ def open_tensorrt(
     records = read_records(where, graph, backend)
     if records:
         records = _fitting(records, expected, way_out)
-    capability = current_device().compute_capability
+    device = current_device(device_index)
+    capability = device.compute_capability
+    check_supported(trt, device.name, capability)
     if not records:
         missing = f"{where}: there is no {backend} engine of {graph}"
         raise EngineIncompatibleError(f"{missing}; {way_out(capability)}")
@@ -212,6 +213,7 @@ def open_tensorrt(
         {name: tuple(shape) for name, shape in record.inputs.items()},
         {name: Range(*sizes) for name, sizes in record.shapes.items()},
         _runtime_cache(path.with_suffix(CACHE_SUFFIX)),
+        device_index,
     )
 
 

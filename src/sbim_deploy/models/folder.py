@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +18,7 @@ from msgspec import Meta
 from sbim_deploy.errors import ChecksumError, InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import (
-    Count,
+    Line,
     Natural,
     NonNegative,
     Number,
@@ -24,6 +27,7 @@ from sbim_deploy.io.documents import (
     check_version,
     convert,
     format_object,
+    one_of,
     read_object,
     whole,
 )
@@ -31,13 +35,19 @@ from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.samplers.choice import Prior
 
 MANIFEST_NAME = "manifest.json"
+WEIGHTS = "weights.bin"
 FORMAT_VERSION = 5
+WEIGHTS = "weights.bin"
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
 
 Dtype = Literal["float16", "float32", "int64"]
-Levels = Annotated[int, whole(2)]
+Levels = Annotated[int, whole(2, 100_000)]
+Channels = Annotated[int, whole(1, 64)]
+# Wider than any published network by far; what is read decides what is allocated.
+Width = Annotated[int, whole(1, 1024)]
+Precision = Annotated[str, one_of("float32", "float16", "bfloat16")]
 FileName = Annotated[
     str,
     Meta(
@@ -85,7 +95,7 @@ class SamplingDefaults:
     """The annealed Langevin settings that the model's authors used."""
 
     step_lr: Positive
-    n_steps_each: Count
+    n_steps_each: Annotated[int, whole(1, 10_000)]
     data_weight: NonNegative
     start_level: Natural
 
@@ -127,35 +137,43 @@ class ModelManifest:
     error of the score at three levels, the NRMSE and the SSIM of an image. ``graphs`` are by the names of
     their files without the suffix. ``noise_left`` is the share of the noise that the network leaves in
     images, by level; it is empty where that was not measured.
+
+    Graphs and levels are of images whose 99th percentile is 1. The network was trained where it is
+    ``image_scale``, by which the graphs multiply what comes in; ``better_image_scale`` is where it removes
+    clearly more of the noise than at that, None where there is none.
     """
 
     format_version: int
-    name: str
-    architecture: str
-    ngf: Count
-    channels: Count
-    size_multiple: Count
+    name: Annotated[Line, Meta(min_length=1)]
+    architecture: Line
+    ngf: Width
+    channels: Channels
+    size_multiple: Annotated[int, whole(1, 512)]
     noise_levels: NoiseLevels
     sampling: SamplingDefaults
-    normalisation: str
+    normalisation: Line
     ema: bool
-    dtype: str
-    opset: Count
-    n_cg: Count
-    precision_cost: Mapping[str, Number]
+    dtype: Precision
+    opset: Annotated[int, whole(1, 1000)]
+    n_cg: Annotated[int, whole(1, 10_000)]
+    precision_cost: Mapping[Line, Number]
     checkpoint_sha256: Sha256
-    training_data: str
-    intended_use: str
-    anatomy: str
-    exported_with: Mapping[str, str]
+    training_data: Line
+    intended_use: Line
+    anatomy: Line
+    exported_with: Mapping[Line, Line]
     files: Annotated[
         Mapping[FileName, FileEntry], Meta(min_length=1, extra={"expected": "the files of the model"})
     ]
     graphs: Mapping[FileName, GraphEntry]
-    noise_left: Mapping[str, Number] = field(default_factory=dict)
+    noise_left: Mapping[Line, Number] = field(default_factory=dict)
+    image_scale: Positive = 1.0
+    better_image_scale: Positive | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError for a start beyond the last level, and graphs that are not those of the files."""
+        """Raise InputError for a start beyond the last level, and files that are not those of the graphs."""
+        if WEIGHTS not in self.files:
+            raise InputError(f"files are {sorted(self.files)[:20]}, expected {WEIGHTS} among them")
         files = {Path(name).stem for name in self.files if name.endswith(".onnx")}
         if files != self.graphs.keys():
             raise InputError(
@@ -261,6 +279,41 @@ def load_model(name: str | Path) -> Model:
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
     return Model(folder, manifest, model_digest(manifest))
+
+
+@contextmanager
+def graph_beside_weights(folder: Path, graph: str) -> Iterator[Path]:
+    """Yield the path of a graph whose weights lie beside it, neither of them a link, to be opened from there.
+
+    Engines refuse weights that a link leads to outside the graph's folder, as it does in the cache of Hugging
+    Face and in DVC's. Where there is a link, both files are put into a temporary folder, by a hard link or
+    a copy, for the time that the graph is opened.
+
+    Raises:
+        InputError: there is no room for a copy.
+    """
+    files = [folder / f"{graph}.onnx", folder / WEIGHTS]
+    if not any(file.is_symlink() for file in files):
+        yield files[0]
+        return
+    with tempfile.TemporaryDirectory(prefix="sbim-deploy-", ignore_cleanup_errors=True) as temporary:
+        for file in files:
+            if file.exists():
+                _place(file.resolve(), Path(temporary) / file.name)
+        yield Path(temporary) / files[0].name
+
+
+def _place(file: Path, where: Path) -> None:
+    try:
+        os.link(file, where)
+    except OSError:  # on another disk, or not ours
+        try:
+            shutil.copyfile(file, where)
+        except OSError as error:
+            raise InputError(
+                f"{file}: is reached by a link and cannot be copied to {where.parent} ({error.strerror}); "
+                "free the space, set TMPDIR, or copy the model folder without links"
+            ) from error
 
 
 def sampling_prior(manifest: ModelManifest) -> Prior:

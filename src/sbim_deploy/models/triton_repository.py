@@ -14,20 +14,20 @@ import numpy as np
 from sbim_deploy import __version__
 from sbim_deploy.engines.tensorrt_builder import Range
 from sbim_deploy.errors import ChecksumError, InputError
-from sbim_deploy.io.atomic import check_free_space, replacing_folder
+from sbim_deploy.io.atomic import check_folder_place, check_free_space, replacing_folder
 from sbim_deploy.io.documents import format_object
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import identity, served_name, tensor_specs
 from sbim_deploy.models.engine_build import shape_ranges
 from sbim_deploy.models.engine_folder import (
     ENGINES,
-    WEIGHTS,
     EngineRecord,
     graph_hashes,
     read_engine,
     read_records,
 )
-from sbim_deploy.models.folder import Model
+from sbim_deploy.models.folder import WEIGHTS, Model
 from sbim_deploy.models.triton_config import (
     ONES,
     VERSION,
@@ -198,15 +198,23 @@ def write_repository(
 ) -> WrittenRepository:
     """Write the repository of a model's graphs, and of the TensorRT engines that it has.
 
-    An older repository of this name is replaced, with ``force``, once the new one is whole. The model's files
-    must have been verified.
+    An older repository of this name is replaced, with ``force``, once the new one is whole; files in it that
+    it does not list are kept. The model's files must have been verified.
 
     Raises:
         InputError: settings that the model does not take, a folder that may not be replaced, or a full disk.
         BackendMissingError: tritonclient is not installed.
         ChecksumError: an engine's file is not that of its record, or a copy is not the original.
     """
-    _check_replaceable(folder, force)
+    check_folder_place(folder)
+    with owning_file(folder):
+        return _write_repository(model, folder, settings, force)
+
+
+def _write_repository(
+    model: Model, folder: Path, settings: ServingSettings, force: bool
+) -> WrittenRepository:
+    replaced = _check_replaceable(folder, force)
     coils = Range(settings.coils, settings.coils, settings.coils)
     ranges = shape_ranges(model.manifest, coils=coils, size=settings.size)
     files = model.manifest.files
@@ -214,7 +222,7 @@ def write_repository(
     if not graphs:
         raise InputError(f"{model.folder}: the model has no graphs: export it again")
     engines, left_out = choose_engines(model, graphs, settings.device)
-    with replacing_folder(folder) as made:
+    with replacing_folder(folder, replaced) as made:
         needed = sum(files[f"{graph}.onnx"].bytes for graph in graphs) + files[WEIGHTS].bytes + SMALL_FILES
         check_free_space(folder.parent, needed)
         writer = _Writer(model, settings, made)
@@ -227,9 +235,10 @@ def write_repository(
     return written
 
 
-def _check_replaceable(folder: Path, force: bool) -> None:
+def _check_replaceable(folder: Path, force: bool) -> list[str]:
+    """Return the files of the older repository, which the new one replaces."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
+        return []
     if not (folder / RECORD).is_file():
         raise InputError(f"{folder}: is there already and is no repository of sbim-deploy: name another one")
     if not force:
@@ -237,6 +246,10 @@ def _check_replaceable(folder: Path, force: bool) -> None:
             f"{folder}: is there already, with what may have been changed in it: name another one, or "
             "replace it with --force"
         )
+    listed = (
+        (folder / SUMS).read_text(encoding="utf-8", errors="replace") if (folder / SUMS).is_file() else ""
+    )
+    return [RECORD, SUMS, README, *(line.partition("  ")[2] for line in listed.splitlines())]
 
 
 @dataclass

@@ -30,6 +30,7 @@ MAX_CHUNK_BYTES = 256 * 1024**2
 HEADERS_AT_ONCE = 4096
 MAX_COMPRESSION = 1032  # of deflate
 
+TEXT = h5py.string_dtype("ascii")  # of UTF-8's bytes: the C library reads no other kind of string
 _FLOATS = h5py.vlen_dtype(np.float32)
 _SAMPLES = np.dtype([("traj", _FLOATS), ("data", _FLOATS)])
 _RECORD = np.dtype([("head", ACQUISITION_HEADER), ("traj", _FLOATS), ("data", _FLOATS)])
@@ -42,9 +43,12 @@ class RawFile(Protocol):
     path: Path
     format: str
     header: MrdHeader
-    n_readouts: int
     remarks: tuple[str, ...]
     facts: Mapping[str, Any]
+
+    @property
+    def n_readouts(self) -> int:
+        """The readouts of every kind."""
 
     def __exit__(self, *_error: Any) -> None:
         """Close it."""
@@ -67,6 +71,7 @@ class MrdFile(OpenFile):
         xml: the header's text.
         header: what it says.
         n_readouts: readouts of every kind.
+        remarks: none; a kept stream has some (:class:`sbim_deploy.mrd.recording.MrdRecording`).
     """
 
     format = "MRD (ISMRMRD HDF5)"
@@ -157,7 +162,7 @@ def create_group(file: h5py.File, xml: bytes | None = None) -> h5py.Group:
     """Create the group of a file that holds everything else, with the header's text where there is one."""
     group = file.create_group(DEFAULT_GROUP)
     if xml is not None:
-        group.create_dataset("xml", data=np.array([xml], object), dtype=h5py.string_dtype())
+        group.create_dataset("xml", data=np.array([xml], object), dtype=TEXT)
     return group
 
 

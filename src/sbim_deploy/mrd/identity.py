@@ -23,7 +23,6 @@ from sbim_deploy.io.dicom_values import (
     as_uid,
 )
 from sbim_deploy.mrd import xml
-from sbim_deploy.mrd.xml import MAX_SHOWN
 
 
 class IdentityMode(StrEnum):
@@ -31,19 +30,6 @@ class IdentityMode(StrEnum):
 
     ANONYMOUS = "anonymous"
     KEEP = "keep"
-
-
-def parse_identity_mode(text: str) -> IdentityMode:
-    """Return a mode by its name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    try:
-        return IdentityMode(text)
-    except ValueError:
-        known = ", ".join(IdentityMode)
-        raise InputError(f"unknown identity {text[:MAX_SHOWN]!r}: expected one of {known}") from None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.mrd.file import create_group
+from sbim_deploy.mrd.file import TEXT, create_group
 from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.messages import IMAGE_HEADER, Image
 from sbim_deploy.mri.views import ON_GRID, View, upright_view
@@ -23,7 +23,7 @@ MAX_BITS = 15  # what a signed pixel holds
 _VERSION = 1
 _MAGNITUDE = 1
 _INT16 = 2
-_MAX_INDEX = 2**16 - 1
+MAX_INDEX = 2**16 - 1
 
 _FROM_READOUT = (
     "measurement_uid",
@@ -99,8 +99,8 @@ def image_header(
         InputError: a size or a number that a header cannot hold.
     """
     for name, value in (("size", max(shape)), ("number", image_index), ("series number", series_index)):
-        if not 0 <= value <= _MAX_INDEX:
-            raise InputError(f"MRD image: {name} is {value}, expected 0 to {_MAX_INDEX}; split the series")
+        if not 0 <= value <= MAX_INDEX:
+            raise InputError(f"MRD image: {name} is {value}, expected 0 to {MAX_INDEX}; split the series")
     header: np.void = np.zeros((), IMAGE_HEADER)[()]  # type: ignore[assignment]
     if acquisition is not None:
         for name in _FROM_READOUT:
@@ -192,7 +192,8 @@ class MrdImageFile:
             self._series[key] = self._add_series(*key)
         group = self._series[key]
         index = group["header"].shape[0]
-        for name, value in (("header", image.header), ("attributes", image.attributes), ("data", pixels)):
+        attributes = image.attributes.encode(errors="surrogatepass")
+        for name, value in (("header", image.header), ("attributes", attributes), ("data", pixels)):
             group[name].resize(index + 1, axis=0)
             group[name][index] = value
 
@@ -200,7 +201,7 @@ class MrdImageFile:
         n_alike = sum(key[0] == number for key in self._series)
         group = self._group.create_group(f"image_{number}" + (f"_{n_alike + 1}" if n_alike else ""))
         group.create_dataset("header", (0,), IMAGE_HEADER, maxshape=(None,), chunks=(64,))
-        group.create_dataset("attributes", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(64,))
+        group.create_dataset("attributes", (0,), TEXT, maxshape=(None,), chunks=(64,))
         group.create_dataset("data", (0, *shape), dtype, maxshape=(None, *shape), chunks=(1, *shape))
         return group
 

@@ -107,7 +107,11 @@ PIXEL_TYPES = {1: "<u2", 2: "<i2", 3: "<u4", 4: "<i4", 5: "<f4", 6: "<f8", 7: "<
 class Flag(IntEnum):
     """Flags of a readout that matter here; flag n is bit n - 1 of the header's ``flags``."""
 
+    FIRST_IN_ENCODE_STEP1 = 1
+    LAST_IN_ENCODE_STEP1 = 2
+    FIRST_IN_SLICE = 7
     LAST_IN_SLICE = 8
+    FIRST_IN_REPETITION = 13
     LAST_IN_REPETITION = 14
     IS_NOISE_MEASUREMENT = 19
     IS_PARALLEL_CALIBRATION = 20

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sbim_deploy.errors import InputError
 from sbim_deploy.mrd.xml import MAX_SHOWN
 
 CONJUGATING_VENDORS = ("siemens",)  # what systemVendor begins with, in any capitals
@@ -22,19 +21,6 @@ class Orientation(StrEnum):
     AUTO = "auto"
     PLAIN = "plain"
     TURNED = "turned"
-
-
-def parse_orientation(text: str) -> Orientation:
-    """Return an orientation by its name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    try:
-        return Orientation(text)
-    except ValueError:
-        known = ", ".join(Orientation)
-        raise InputError(f"unknown orientation {text[:MAX_SHOWN]!r}: expected one of {known}") from None
 
 
 def is_conjugated(orientation: Orientation, vendor: str | None = None) -> bool:

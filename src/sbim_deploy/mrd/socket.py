@@ -53,6 +53,15 @@ class SocketStream:
     ) -> None:
         self.close()
 
+    def set_timeouts(self, idle_timeout: float, message_timeout: float) -> None:
+        """Give the peer other times from the next message on."""
+        self._idle_timeout, self._message_timeout = idle_timeout, message_timeout
+
+    def stop_receiving(self) -> None:
+        """Let whoever reads, from any thread, meet PeerGoneError; what is sent still arrives."""
+        with suppress(OSError):
+            self._incoming.shutdown(socket.SHUT_RD)
+
     def receive(self, limits: Limits) -> Message:
         """Read one message.
 

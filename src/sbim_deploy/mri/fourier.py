@@ -43,6 +43,16 @@ def turned(image: NDArray[Any]) -> NDArray[Any]:
     return np.roll(np.flip(image, IMAGE_AXES), steps, IMAGE_AXES)
 
 
+def zero_filled_interpolation(image: NDArray[Any], axis: int, size: int) -> NDArray[Any]:
+    """Return an image of ``size`` finer pixels along an axis: its k-space in the middle of zeros.
+
+    The result is complex, and its scale that of an image whose k-space was padded so.
+    """
+    shape = list(image.shape)
+    shape[axis] = size
+    return centred_ifft(centre_pad(centred_fft(image, (axis,)), shape), (axis,))
+
+
 def centre_crop(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
     """Return the view of the last axes of ``array`` that keeps the centre n // 2 at the centre.
 

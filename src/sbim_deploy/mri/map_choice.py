@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,12 @@ class MapEstimate:
 
 
 def estimate_maps(
-    kspace: ComplexArray, mask: BoolArray, method: str = AUTO, n_sets: int = 1, noise: float = 0.0
+    kspace: ComplexArray,
+    mask: BoolArray,
+    method: str = AUTO,
+    n_sets: int = 1,
+    noise: float = 0.0,
+    check: Callable[[], None] = lambda: None,
 ) -> MapEstimate:
     """Estimate maps by nonlinear inversion, by ESPIRiT where that explains the samples better, or by both.
 
@@ -70,6 +76,7 @@ def estimate_maps(
         method: ``auto``, ``espirit`` or ``nlinv``.
         n_sets: 1, or 2 by ESPIRiT for an object that is larger than the field of view.
         noise: standard deviation of each part of the samples, which tells a second set from noise.
+        check: called between the parts of the work; what it raises ends it.
 
     Raises:
         ValueError: the method is unknown or does not go with two sets, a shape does not fit, a sample is not
@@ -83,35 +90,59 @@ def estimate_maps(
     method = ESPIRIT if n_sets > 1 else method
     shape = (kspace.shape[-2], kspace.shape[-1])
     rows, columns = calibration_block(mask, shape)
-    n_lines = min(rows.stop - rows.start, columns.stop - columns.start)
+    n_lines = count_calibration_lines(mask, shape)
     if n_lines < MIN_CALIB_LINES and len(kspace) == 1 and n_sets == 1:
         return MapEstimate(np.ones_like(kspace), ONES, n_lines)
-    if n_lines < MIN_CALIB_LINES and (method == ESPIRIT or _is_lattice(mask)):
-        raise ValueError(
-            f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
-            "estimate the coil maps"
-        )
+    check_calibration_lines(mask, shape, method)
     calibration, kernel_width = kspace[:, rows, columns], espirit_kernel_width(n_lines)
     if n_sets > 1:
         maps = espirit_map_sets(calibration, shape, noise=noise, kernel_width=kernel_width)
         return MapEstimate(maps * _where_measured(kspace, mask, maps), ESPIRIT, n_lines)
-    chosen, maps = _one_set(kspace, mask, method, n_lines, calibration)
+    chosen, maps = _one_set(kspace, mask, method, n_lines, calibration, check)
+    check()
     folds = n_lines >= MIN_FOLDING_LINES and needs_two_sets(
         calibration, noise=noise, kernel_width=kernel_width
     )
     return MapEstimate(maps * _where_measured(kspace, mask, maps), chosen, n_lines, folds)
 
 
+def count_calibration_lines(mask: BoolArray, shape: tuple[int, int]) -> int:
+    """Return the shorter side of the block in the centre of k-space that is sampled in full."""
+    rows, columns = calibration_block(mask, shape)
+    return int(min(rows.stop - rows.start, columns.stop - columns.start))
+
+
+def check_calibration_lines(mask: BoolArray, shape: tuple[int, int], method: str = AUTO) -> None:
+    """Check that a mask leaves lines to estimate the maps of several coils from.
+
+    Raises:
+        ValueError: there are too few for the method.
+    """
+    n_lines = count_calibration_lines(mask, shape)
+    if n_lines < MIN_CALIB_LINES and (method == ESPIRIT or _is_lattice(mask)):
+        raise ValueError(
+            f"{n_lines} calibration lines in the centre of k-space, expected at least {MIN_CALIB_LINES} to "
+            "estimate the coil maps"
+        )
+
+
 def _one_set(
-    kspace: ComplexArray, mask: BoolArray, method: str, n_lines: int, calibration: ComplexArray
+    kspace: ComplexArray,
+    mask: BoolArray,
+    method: str,
+    n_lines: int,
+    calibration: ComplexArray,
+    check: Callable[[], None],
 ) -> tuple[str, ComplexArray]:
     """Return the method that was chosen, and its maps."""
     candidates = []
     if method != ESPIRIT:
-        candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask)))
+        candidates.append((NLINV, nonlinear_inversion_maps(kspace, mask, check)))
     if method == ESPIRIT or (method == AUTO and n_lines >= MIN_ESPIRIT_LINES):
+        check()
         shape, kernel_width = (kspace.shape[-2], kspace.shape[-1]), espirit_kernel_width(n_lines)
         candidates.append((ESPIRIT, espirit_maps(calibration, shape, kernel_width=kernel_width)))
+    check()
     chosen, maps = candidates[0]
     if len(candidates) == 2:
         misfit, misfit_of_espirit = (data_misfit(kspace, mask, each) for _, each in candidates)

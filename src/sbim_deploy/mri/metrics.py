@@ -14,6 +14,14 @@ def nrmse(image: Image, reference: Image) -> float:
     return float(np.linalg.norm(image - reference) / np.linalg.norm(reference))
 
 
+def nmse(image: Image, reference: Image) -> float:
+    """Return |image - reference|^2 / |reference|^2, fastMRI's definition; of a volume it is one number.
+
+    Zbontar et al. 2018 (arXiv:1811.08839), section 5.
+    """
+    return nrmse(image, reference) ** 2
+
+
 def psnr(image: Image, reference: Image, data_range: float | None = None) -> float:
     """Return the peak signal-to-noise ratio in dB."""
     peak = float(reference.max()) if data_range is None else data_range

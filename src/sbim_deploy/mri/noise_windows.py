@@ -20,6 +20,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from sbim_deploy.mri.conjugate_gradients import conjugate_gradients
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.records import BoolArray, ComplexArray
 
@@ -255,18 +256,8 @@ def _unproject(bases: list[Matrix], energies: list[Matrix], n_coils: int) -> Mat
     )
     n_directions = sum(basis.shape[1] for basis in bases)
     coils = np.eye(n_coils, dtype=np.complex128) * (np.trace(target).real / n_directions)
-    residual = target - normal(coils)
-    direction, energy = residual, np.vdot(residual, residual).real
-    tolerance = EPS * np.vdot(target, target).real
-    for _ in range(SOLVER_STEPS):
-        if energy <= tolerance:
-            break
-        image = normal(direction)
-        step = energy / np.vdot(direction, image).real
-        coils = coils + step * direction
-        residual = residual - step * image
-        previous, energy = energy, np.vdot(residual, residual).real
-        direction = residual + energy / previous * direction
+    goal = EPS * np.vdot(target, target).real
+    coils = coils + conjugate_gradients(normal, target - normal(coils), goal, SOLVER_STEPS)
     values, vectors = np.linalg.eigh((coils + coils.conj().T) / 2)
     positive: Matrix = (vectors * np.maximum(values, MIN_EIGENVALUE * values[-1])) @ vectors.conj().T
     return positive

@@ -12,12 +12,14 @@ the maps' few Fourier coefficients give them on any grid.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import scipy.fft
 
 from sbim_deploy.mri.combine import normalise_maps
 from sbim_deploy.mri.compression import compression_matrix
+from sbim_deploy.mri.conjugate_gradients import conjugate_gradients
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
@@ -35,7 +37,9 @@ CG_TOLERANCE, MAX_CG_ITERATIONS = 0.2, 100
 DATA_RMS = 100 / 128
 
 
-def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
+def nonlinear_inversion_maps(
+    kspace: ComplexArray, mask: BoolArray, check: Callable[[], None] = lambda: None
+) -> ComplexArray:
     """Estimate one set of coil-sensitivity maps from undersampled k-space (doi 10.1002/mrm.21691).
 
     The phase of a pixel is shared so that the maps are smooth, and the image has what is left. The result
@@ -44,6 +48,7 @@ def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexAr
     Args:
         kspace: complex64 (coil, rows, columns), centred, zero where it was not sampled, in any unit.
         mask: (1, columns), (rows, 1) or (rows, columns).
+        check: called before every step; what it raises ends the work.
 
     Returns:
         Maps (coil, rows, columns) with unit root sum of squares over the coils; zero for a coil that
@@ -54,7 +59,7 @@ def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexAr
     """
     _check(kspace, mask)
     if mask.shape[0] > mask.shape[1] == 1:
-        transposed = nonlinear_inversion_maps(kspace.swapaxes(-2, -1), mask.T)
+        transposed = nonlinear_inversion_maps(kspace.swapaxes(-2, -1), mask.T, check)
         return np.ascontiguousarray(transposed.swapaxes(-2, -1))
     n_coils, *shape = kspace.shape
     coarse = [min(n, COARSE_GRID) for n in shape]
@@ -67,7 +72,7 @@ def nonlinear_inversion_maps(kspace: ComplexArray, mask: BoolArray) -> ComplexAr
         )
     centre /= largest
     matrix = compression_matrix(centre, min(n_coils, MAX_VIRTUAL_COILS))
-    coefficients = _invert(np.tensordot(matrix, centre, 1), centre_mask)
+    coefficients = _invert(np.tensordot(matrix, centre, 1), centre_mask, check)
     coefficients = np.tensordot(matrix.conj().T, coefficients, 1)
     coefficients[~centre.any(axis=(1, 2))] = 0
     along_rows, along_columns = (
@@ -140,7 +145,7 @@ class JointModel:
         return kspace
 
 
-def _invert(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
+def _invert(kspace: ComplexArray, mask: BoolArray, check: Callable[[], None]) -> ComplexArray:
     """Return the Fourier coefficients (coil, m, n) of the maps: the iteratively regularised Gauss-Newton.
 
     Equation 5 of the paper, where the regularisation draws towards zero, so that the image vanishes where
@@ -156,6 +161,7 @@ def _invert(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
     image, coefficients = model.split(point)
     image[:] = 1
     for step in range(N_STEPS):
+        check()
         regularisation = np.float32(0.5**step)
         gradient = model.adjoint(data - model.measure(point))
         gradient -= regularisation * point
@@ -166,22 +172,14 @@ def _invert(kspace: ComplexArray, mask: BoolArray) -> ComplexArray:
 
 def _solve(model: JointModel, residual: ComplexArray, regularisation: np.float32) -> ComplexArray:
     """Return (DF^H DF + regularisation)^-1 residual by conjugate gradients; the residual is overwritten."""
-    solution = np.zeros_like(residual)
-    direction = residual.copy()
-    energy = np.vdot(residual, residual).real
-    goal = CG_TOLERANCE**2 * energy
-    for _ in range(MAX_CG_ITERATIONS):
-        if energy <= goal:
-            break
+
+    def normal(direction: ComplexArray) -> ComplexArray:
         applied = model.adjoint(model.derivative(direction))
         applied += regularisation * direction
-        length = np.float32(energy / np.vdot(direction, applied).real)
-        solution += length * direction
-        residual -= length * applied
-        previous, energy = energy, np.vdot(residual, residual).real
-        direction *= np.float32(energy / previous)
-        direction += residual
-    return solution
+        return applied
+
+    goal = CG_TOLERANCE**2 * np.vdot(residual, residual).real
+    return conjugate_gradients(normal, residual, goal, MAX_CG_ITERATIONS)
 
 
 def _sobolev_weights(shape: tuple[int, ...]) -> FloatArray:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.overwriting import new_file
 
 MAX_TEXT = 400
 LONGEST_ALTERNATIVE = 4000  # a plot read aloud has all of its values
@@ -67,7 +67,7 @@ def page_asset(name: str) -> str:
     return files("sbim_deploy").joinpath("assets/pages", name).read_text(encoding="utf-8")
 
 
-def write_page(path: Path, title: str, style: str, body: str, script: str = "") -> None:
+def write_page(path: Path, title: str, style: str, body: str, script: str = "", force: bool = False) -> None:
     """Write a page whose policy lets a browser run this script alone, or none, and fetch nothing.
 
     Args:
@@ -76,9 +76,10 @@ def write_page(path: Path, title: str, style: str, body: str, script: str = "") 
         style: CSS.
         body: HTML.
         script: JavaScript, which runs after the body.
+        force: whether a file that is there is replaced.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or is there already.
     """
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -94,7 +95,7 @@ def write_page(path: Path, title: str, style: str, body: str, script: str = "") 
         f"<title>{text(title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
-    with replacing(path) as temporary:
+    with new_file(path, force) as temporary:
         temporary.write_text(page, encoding="utf-8", newline="\n")
 
 

@@ -16,8 +16,9 @@ from sbim_deploy.records import NOTICE, FloatArray
 from sbim_deploy.results.provenance import Provenance, SamplesProvenance
 from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.results.sample_file import SampleFile, open_samples
-from sbim_deploy.runs.evaluate import reference_magnitude, score
+from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.findings import shown
+from sbim_deploy.runs.pairing import fit_reference
 
 MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
@@ -26,11 +27,16 @@ SAMPLE_WHITE = 1.15  # of the network's unit: the 99th percentile of an image th
 
 
 def write_result_montage(
-    path: Path, result_path: Path, source: KspaceSource, views: Sequence[View] = ()
+    path: Path,
+    result_path: Path,
+    source: KspaceSource,
+    views: Sequence[View] = (),
+    force: bool = False,
 ) -> None:
     """Draw up to four slices of a result, evenly chosen, beside the references that its k-space file holds.
 
     ``views`` has the layout of every slice of the file; without them all are drawn as k-space lies.
+    A picture that is there is replaced with ``force``.
 
     Raises:
         InputError: a file is not what it must be, or the picture cannot be written.
@@ -44,11 +50,13 @@ def write_result_montage(
             else _without_reference(result, int(position), views)
             for position in positions
         ]
-        write_montage(path, rows, _caption(result))
+        write_montage(path, rows, _caption(result), force=force)
 
 
-def write_sample_grid(path: Path, samples_path: Path) -> None:
+def write_sample_grid(path: Path, samples_path: Path, force: bool = False) -> None:
     """Draw the magnitudes of up to the first 64 samples, all in one window, pixel by pixel.
+
+    A picture that is there is replaced with ``force``.
 
     Raises:
         InputError: the file is not what it must be, or the picture cannot be written.
@@ -60,14 +68,16 @@ def write_sample_grid(path: Path, samples_path: Path) -> None:
         ]
         columns = math.ceil(math.sqrt(shown))
         rows = [panels[first : first + columns] for first in range(0, shown, columns)]
-        write_montage(path, rows, _sample_caption(samples), enlarged=False)
+        write_montage(path, rows, _sample_caption(samples), enlarged=False, force=force)
 
 
 def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> list[Panel]:
     index = result.slice_indices[position]
-    reference = reference_magnitude(kspace, index, result.shape)
+    paired = fit_reference(kspace, index, result.shape)
+    reference: FloatArray = np.abs(paired.reference)
     window = (0.0, float(reference.max()))
-    image, zero_filled = np.abs(result.read_image(position)), result.read_zero_filled(position)
+    image = np.abs(result.read_image(position))[paired.part]
+    zero_filled = result.read_zero_filled(position)[paired.part]
     error_window = (0.0, window[1] / ERROR_GAIN)
     return [
         Panel(reference, "reference", window, note=f"slice {index}"),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.overwriting import new_file
 from sbim_deploy.records import FloatArray
 
 PANEL_SIDE = 300  # small images are enlarged to about this many pixels
@@ -80,7 +80,9 @@ class Panel:
             raise ValueError(f"panel window is {self.window}, expected low < high, both finite")
 
 
-def write_montage(path: Path, rows: Sequence[Sequence[Panel]], caption: str, enlarged: bool = True) -> None:
+def write_montage(
+    path: Path, rows: Sequence[Sequence[Panel]], caption: str, enlarged: bool = True, force: bool = False
+) -> None:
     """Write the panels as a grid, all enlarged by one factor, with the caption below.
 
     Args:
@@ -88,9 +90,10 @@ def write_montage(path: Path, rows: Sequence[Sequence[Panel]], caption: str, enl
         rows: the grid, at least one row of at least one panel; rows may differ in length.
         caption: a text below the grid, wrapped to its width.
         enlarged: whether small images are enlarged; large ones are reduced in any case.
+        force: whether a file that is there is replaced.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or is there already.
     """
     if not rows or not all(rows):
         raise ValueError("the montage has an empty row, expected at least one panel in each")
@@ -98,7 +101,7 @@ def write_montage(path: Path, rows: Sequence[Sequence[Panel]], caption: str, enl
     picture = _draw_montage(rows, caption.translate(PLAIN), scale if enlarged else min(scale, 1))
     if all(panel.colormap == "gray" for row in rows for panel in row):
         picture = picture.convert("L")  # two thirds of the file
-    with replacing(path) as temporary:
+    with new_file(path, force) as temporary:
         picture.save(temporary, format="PNG", optimize=True)
 
 

@@ -60,12 +60,17 @@ class _Chosen:
 
 
 def write_report(
-    path: Path, result_path: Path, residuals: Residuals = (), views: Sequence[View] = ()
+    path: Path,
+    result_path: Path,
+    residuals: Residuals = (),
+    views: Sequence[View] = (),
+    force: bool = False,
 ) -> None:
     """Write up to twelve slices of a result, evenly chosen, and what is known of them, as a page of its own.
 
     ``views`` has the layout of every slice of the k-space file; without them all are shown as k-space lies.
     ``residuals`` are those that :func:`sbim_deploy.runs.reconstruct_file.reconstruct_file` told on the way.
+    A page that is there is replaced with ``force``.
 
     Raises:
         InputError: the result is not what it must be, or the page cannot be written.
@@ -83,7 +88,7 @@ def write_report(
             _tables(result),
         ]
     style, script = page_asset("report.css"), page_asset("report.js")
-    write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script)
+    write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script, force)
 
 
 def _choose(result: ResultFile, views: Sequence[View]) -> _Chosen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import numpy as np
@@ -28,15 +29,22 @@ class Classical(StrEnum):
     L1_WAVELET = plan.L1_WAVELET
 
 
-def classical_image(problem: SliceProblem, method: Classical) -> tuple[ComplexArray, float]:
-    """Return the image (rows, columns) in units of k-space, and its residual |A x - y| / |y|."""
-    image = solve_classically(problem, method)
+def classical_image(
+    problem: SliceProblem, method: Classical, check: Callable[[], None] = lambda: None
+) -> tuple[ComplexArray, float]:
+    """Return the image (rows, columns) in units of k-space, and its residual |A x - y| / |y|.
+
+    ``check`` is called in every step; what it raises ends the work.
+    """
+    image = solve_classically(problem, method, check)
     combined = combine_sets(image) if problem.n_sets > 1 else image
     cropped = np.ascontiguousarray(centre_crop(combined, problem.image_shape))
     return cropped, relative_residual(problem, image)
 
 
-def solve_classically(problem: SliceProblem, method: Classical) -> ComplexArray:
+def solve_classically(
+    problem: SliceProblem, method: Classical, check: Callable[[], None] = lambda: None
+) -> ComplexArray:
     """Return the image of a slice on the grid of its k-space, in its units; with sets of maps, one of each.
 
     ``ZERO_FILLED`` is the minimum-variance unbiased estimate of the measured data. ``CG_SENSE`` minimises
@@ -49,12 +57,17 @@ def solve_classically(problem: SliceProblem, method: Classical) -> ComplexArray:
         case Classical.ZERO_FILLED:
             return problem.mvue
         case Classical.CG_SENSE:
-            return _cg_sense(problem)
+            return _cg_sense(problem, check)
         case Classical.L1_WAVELET:
-            return l1_wavelet(problem, L1_WEIGHT * problem.noise)
+            return l1_wavelet(problem, L1_WEIGHT * problem.noise, check=check)
 
 
-def l1_wavelet(problem: SliceProblem, weight: float, n_steps: int = L1_STEPS) -> ComplexArray:
+def l1_wavelet(
+    problem: SliceProblem,
+    weight: float,
+    n_steps: int = L1_STEPS,
+    check: Callable[[], None] = lambda: None,
+) -> ComplexArray:
     """Return the image that minimises |A x - y|^2 / 2 + weight |W x|_1, in the units and shape of the MVUE.
 
     By FISTA (Beck and Teboulle 2009, doi:10.1137/080716542, with constant step size), where the wavelets move
@@ -72,6 +85,7 @@ def l1_wavelet(problem: SliceProblem, weight: float, n_steps: int = L1_STEPS) ->
     gradient = np.empty_like(backprojection)
     shifts = np.random.default_rng(0).integers(0, 2**levels, (n_steps, 2))
     for down, right in shifts.tolist():
+        check()
         seen = centre_crop(ahead, shape)
         sense.normal(seen, gradient)
         gradient -= backprojection
@@ -111,11 +125,12 @@ def _norm_bound(maps: ComplexArray) -> float:
     return float(((first + second) / 2 + np.hypot((first - second) / 2, overlap)).max())
 
 
-def _cg_sense(problem: SliceProblem) -> ComplexArray:
+def _cg_sense(problem: SliceProblem, check: Callable[[], None]) -> ComplexArray:
     sense = Sense(problem.maps, problem.mask)
     backprojection = sense.adjoint(problem.kspace)[None]
 
     def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:
+        check()
         sense.normal(x[0], out[0])
         return out
 

@@ -6,12 +6,15 @@ of maps are entries of the graphs' batch one after the other; ``map_set`` says w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 
 from sbim_deploy.engines.engine import Engine
+from sbim_deploy.models.backends import LINES_MULTIPLE
 from sbim_deploy.mri.fourier import centre_pad
 from sbim_deploy.mri.sense import encoding_matrices
 from sbim_deploy.recon.channels import from_channels, to_channels
@@ -85,18 +88,41 @@ def run_steps(
     last = len(plan.steps) - 1
     if on_state is not None:
         on_state(0, problem.start)
-    draw = _NoiseOfSteps(plan, problem)
-    for index, step in enumerate(plan.steps):
-        changed = {name: array[index] for name, array in numbers.items()}
-        recurrence.advance({**changed, **draw(step, z)})
-        if on_state is not None or index % STEPS_BETWEEN_CHECKS == 0 or index == last:
-            x = recurrence.read()
-            _check(x, plan, index, problem.noise)
-        if on_state is not None:
-            on_state(index + 1, _images(x, problem))
-        if on_step is not None:
-            on_step(index + 1)
+    # Who looks at the states may use the operator, whose workspace the draws of a step with a spread use too.
+    with closing(_draw_steps(plan, problem, x.shape, ahead=on_state is None)) as drawn_of_steps:
+        for index, drawn in enumerate(drawn_of_steps):
+            changed = {name: array[index] for name, array in numbers.items()}
+            recurrence.advance({**changed, **drawn})
+            if on_state is not None or index % STEPS_BETWEEN_CHECKS == 0 or index == last:
+                x = recurrence.read()
+                _check(x, plan, index, problem.noise)
+            if on_state is not None:
+                on_state(index + 1, _images(x, problem))
+            if on_step is not None:
+                on_step(index + 1)
     return _images(x, problem)
+
+
+def _draw_steps(
+    plan: Plan, problem: GridProblem, shape: tuple[int, ...], ahead: bool
+) -> Generator[dict[str, FloatArray], None, None]:
+    """Yield what each step takes that changes with noise, overwritten after the next one.
+
+    ``ahead`` draws for a step in a thread while the one before it runs, in the same order and so to the bit.
+    """
+    draw = _NoiseOfSteps(plan, problem)
+    buffers = [np.zeros(shape, np.float32) for _ in range(2)]
+    if not ahead:
+        for step in plan.steps:
+            yield draw(step, buffers[0])
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="noise-ahead") as thread:
+        following = thread.submit(draw, plan.steps[0], buffers[0])
+        for index in range(len(plan.steps)):
+            drawn = following.result()
+            if index + 1 < len(plan.steps):
+                following = thread.submit(draw, plan.steps[index + 1], buffers[(index + 1) % 2])
+            yield drawn
 
 
 def run_whole(
@@ -200,6 +226,8 @@ def _number(step: Step, name: str, noise_level: FloatArray) -> float | FloatArra
 
 def _encoding(lines: BoolArray, size: int) -> FloatArray:
     matrices = encoding_matrices(lines)
+    n_lines = matrices.shape[-1]
+    matrices = np.pad(matrices, [(0, 0), (0, 0), (0, -n_lines % LINES_MULTIPLE)])
     return to_channels(centre_pad(matrices, (size, matrices.shape[-1])))
 
 

@@ -73,10 +73,13 @@ def stack_slices(problems: Sequence[SliceProblem]) -> SliceBatch:
     return SliceBatch(tuple(problems), Sense(maps, masks), kspace, scales)
 
 
-def start_images(batch: SliceBatch, plan: Plan) -> ComplexArray:
-    """Return the image that a plan starts from of each slice, over its scale, in the batch's shape."""
+def start_images(batch: SliceBatch, plan: Plan, check: Callable[[], None] = lambda: None) -> ComplexArray:
+    """Return the image that a plan starts from of each slice, over its scale, in the batch's shape.
+
+    ``check`` is called in every step; what it raises ends the work.
+    """
     method = Classical(plan.start) if plan.start_image else Classical.ZERO_FILLED
-    images = np.stack([solve_classically(problem, method) for problem in batch.problems])
+    images = np.stack([solve_classically(problem, method, check) for problem in batch.problems])
     scaled: ComplexArray = images / per_slice(batch.scales, images)
     return scaled
 

@@ -11,7 +11,7 @@ from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.grid import SliceBatch
 from sbim_deploy.recon.prepare import SliceProblem
-from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, IntArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 from sbim_deploy.samplers.noise import keyed_generator
 
@@ -25,20 +25,18 @@ ROUNDS, PROBES, PROBE_N_CG = 3, 4, 20
 def leave_out(problem: SliceProblem, seed: int) -> SliceProblem:
     """Return a slice without every fourth of its lines, or samples, outside the calibration.
 
-    It is the slice itself where it has no four of them.
+    The lines at both ends of the calibration go too, as far as the pattern of the lines outside would have a
+    gap there. It is the slice itself where it has no four lines outside.
     """
-    block = calibration_block(problem.mask, problem.kspace.shape[-2:])
-    outside = problem.mask.copy()
-    # Along an axis that the mask does not have, every sample is of the block.
-    outside[
-        tuple(part if size > 1 else slice(None) for part, size in zip(block, outside.shape, strict=True))
-    ] = False
+    outside = _outside_calibration(problem.mask, problem.kspace.shape[-2:])
     places = np.flatnonzero(outside)
     if places.size < LEFT_OUT:
         return problem
     first = keyed_generator(seed, problem.index, LEFT_OUT_KEY).integers(LEFT_OUT)
     mask = problem.mask.copy()
     mask.flat[places[first::LEFT_OUT]] = False
+    if 1 in mask.shape:
+        mask.flat[_gaps_at_calibration(places, np.flatnonzero(problem.mask & ~outside))] = False
     kspace = problem.kspace * mask
     return replace(problem, kspace=kspace, mask=mask, mvue=_image(kspace, problem.maps))
 
@@ -49,10 +47,28 @@ def model_error(batch: SliceBatch, kept: SliceBatch, images: ComplexArray, seed:
     ``images`` were made of ``kept``, the slices of ``batch`` after :func:`leave_out`. What they predict of
     the samples that were left out is compared with those, and what is beyond their noise is the images'
     error. It is told as that of each part of a denoised image with a white error, from which the kept data
-    would lead as far from them. A line that is left out doubles the gap that it stood in, so it is rather
-    too large than too small. It is 0 where nothing was left out.
+    would lead as far from them. It is 0 where nothing was left out.
+
+    The error is not white: it falls from the calibration outwards as the image does. And a line of the
+    pattern does not see the ghosts that the pattern leaves open, which the calibration's lines between do. So
+    the lines outside tell too little of it, most at high accelerations, and those of the calibration, where
+    it is largest, too much: it is the geometric mean of what both tell.
     """
-    left_out = Sense(batch.sense.maps, batch.sense.mask & ~kept.sense.mask)
+    masks, shape = batch.sense.mask & ~kept.sense.mask, batch.kspace.shape[-2:]
+    outside = np.stack([_outside_calibration(mask, shape) for mask in batch.sense.mask])
+    spreads = [_spread(batch, kept, images, masks & part, seed) for part in (outside, ~outside)]
+    both: FloatArray = np.sqrt(spreads[0] * spreads[1])
+    alone: FloatArray = np.maximum(*spreads)
+    return np.where(both > 0, both, alone)
+
+
+def _spread(
+    batch: SliceBatch, kept: SliceBatch, images: ComplexArray, mask: BoolArray, seed: int
+) -> FloatArray:
+    """Return the standard deviation of a white error (slice,) that samples of a mask (slice, ...) tell of."""
+    if not mask.any():
+        return np.zeros(len(mask), dtype=np.float32)
+    left_out = Sense(batch.sense.maps, mask)
     noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
     measured = batch.kspace * left_out.mask[..., None, :, :]
     count = np.count_nonzero(measured, axis=(-3, -2, -1)).astype(np.float32)
@@ -82,6 +98,33 @@ def draw_normals(
         generator.standard_normal(dtype=np.float32, out=part.view(np.float32))
         part *= factor
     return drawn
+
+
+def _outside_calibration(mask: BoolArray, shape: tuple[int, int]) -> BoolArray:
+    """Return the samples of a mask that lie outside its calibration."""
+    block = calibration_block(mask, shape)
+    outside = mask.copy()
+    # Along an axis that the mask does not have, every sample is of the block.
+    outside[
+        tuple(part if size > 1 else slice(None) for part, size in zip(block, outside.shape, strict=True))
+    ] = False
+    return outside
+
+
+def _gaps_at_calibration(outside: IntArray, calibration: IntArray) -> IntArray:
+    """Return the lines at both ends of the calibration up to where the pattern would have its next line.
+
+    The pattern's step is the median of the lines' distances; each end is less than half the calibration.
+    """
+    first, last, most = calibration[0], calibration[-1], (len(calibration) - 1) // 2
+    below, above = outside[outside < first], outside[outside > last]
+    steps = np.concatenate([np.diff(below), np.diff(above)])
+    if not len(steps):
+        return calibration[:0]
+    step = int(np.median(steps))
+    n_low = min(below[-1] + step - first, most) if len(below) else 0
+    n_high = min(last - (above[0] - step), most) if len(above) else 0
+    return np.concatenate([calibration[: max(n_low, 0)], calibration[len(calibration) - max(n_high, 0) :]])
 
 
 def _image(kspace: ComplexArray, maps: ComplexArray) -> ComplexArray:

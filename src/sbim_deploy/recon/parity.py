@@ -8,7 +8,7 @@ import numpy as np
 
 from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.backends import TF32, open_engine, precision_of
 from sbim_deploy.models.folder import Model, ModelManifest
 from sbim_deploy.models.reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
@@ -44,6 +44,7 @@ class Tolerance:
 
 TOLERANCES = {
     "float32": Tolerance(1e-5, 1e-7, 1e-4),
+    TF32: Tolerance(5e-3, 3e-4, 1e-2),  # a mantissa of 10 bits, as FP16
     "float16": Tolerance(5e-3, 3e-4, 1e-2),
     "bfloat16": Tolerance(4e-2, 2.4e-3, 1e-1),
 }
@@ -64,8 +65,9 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
         InputError: the model has no stored outputs.
         BackendMissingError: the backend is not installed.
     """
-    reference, dtype = read_reference(model.folder), model.manifest.dtype
+    reference = read_reference(model.folder)
     score = open_engine(model, "score", backend)
+    dtype = precision_of(score.description, model.manifest)
     got = score.run({"x": reference.x, "sigma": reference.sigma})["score"]
     sigmas = [float(sigma) for sigma in reference.sigma]
     results = [
@@ -74,12 +76,12 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
         )
         for i, sigma in enumerate(sigmas)
     ]
-    n_cg = model.manifest.n_cg
+    manifest = model.manifest
     for kind in fused_kinds(model.manifest):
         step = open_engine(model, f"step-{kind}", backend)
-        results += [_check_steps(score, step, f"step-{kind}", sigma, 1, n_cg, dtype) for sigma in sigmas]
+        results += [_check_steps(score, step, f"step-{kind}", sigma, 1, manifest) for sigma in sigmas]
         whole = open_engine(model, f"reconstruct-{kind}", backend)
-        results.append(_check_steps(score, whole, f"reconstruct-{kind}", sigmas[1], 3, n_cg, dtype))
+        results.append(_check_steps(score, whole, f"reconstruct-{kind}", sigmas[1], 3, manifest))
     return results
 
 
@@ -100,7 +102,7 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
     got = reconstruct([whole_problem()])[0].image
     plan = reconstruct.plan
     name = f"image, {plan.sampler} with {len(plan.steps)} calls, {graph}, stored PyTorch"
-    limit = TOLERANCES[model.manifest.dtype].image
+    limit = TOLERANCES[precision_of(reconstruct.engine.description, model.manifest)].image
     return compare(name, got, expected, limit), ssim(np.abs(got), np.abs(expected))
 
 
@@ -132,7 +134,7 @@ def whole_image(plan: Plan, score: Score, size_multiple: int) -> ComplexArray:
 
 
 def tolerance(sigma: float, dtype: str = "float32") -> float:
-    """Return the relative L2 difference of a call that passes at a level, for a model's dtype."""
+    """Return the relative L2 difference of a call that passes at a level, for a precision."""
     limits = TOLERANCES[dtype]
     return max(limits.call, limits.rounding / sigma)
 
@@ -161,16 +163,22 @@ def step_of(kind: str, sigma: float, n_cg: int) -> Step:
     )
 
 
-def step_problem(kind: str, sigma: float, seed: int = 0) -> GridProblem:
+def fitting(grid: tuple[int, int], size_multiple: int) -> tuple[int, int]:
+    """Return the least rows and columns of multiples that hold a grid."""
+    rows, columns = (-(-size // size_multiple) * size_multiple for size in grid)
+    return rows, columns
+
+
+def step_problem(kind: str, sigma: float, seed: int = 0, size_multiple: int = 1) -> GridProblem:
     """Return a slice with noise of a level; both directions are undersampled where the kind ends in -2d."""
-    rows, columns = STEP_GRID
+    rows, columns = grid = fitting(STEP_GRID, size_multiple)
     mask = line_mask(columns, 3, "random", seed=seed)[None, None]
     if kind.endswith("-2d"):
         mask = mask & line_mask(rows, 1.5, "random", seed=seed)[None, :, None]
-    sense = Sense(birdcage_maps(STEP_COILS, STEP_GRID)[None], mask)
-    truth, x = noisy_phantom(STEP_GRID, 0.0, seed)[None], noisy_phantom(STEP_GRID, sigma, seed + 1)[None]
+    sense = Sense(birdcage_maps(STEP_COILS, grid)[None], mask)
+    truth, x = noisy_phantom(grid, 0.0, seed)[None], noisy_phantom(grid, sigma, seed + 1)[None]
     backprojection = sense.adjoint(sense.forward(truth))
-    return GridProblem(sense, x, backprojection, NoiseStream(seed, [0], STEP_GRID), NOISE_LEVEL)
+    return GridProblem(sense, x, backprojection, NoiseStream(seed, [0], grid), NOISE_LEVEL)
 
 
 def step_tensors(step: Step, problem: GridProblem) -> dict[str, FloatArray]:
@@ -182,14 +190,14 @@ def step_tensors(step: Step, problem: GridProblem) -> dict[str, FloatArray]:
 
 
 def _check_steps(
-    score: Engine, fused: Engine, graph: str, sigma: float, n_steps: int, n_cg: int, dtype: str
+    score: Engine, fused: Engine, graph: str, sigma: float, n_steps: int, manifest: ModelManifest
 ) -> Parity:
     kind = graph.partition("-")[2]
-    plan = Plan("parity", 1.0, 0.0, (step_of(kind, sigma, n_cg),) * n_steps)
-    problem = step_problem(kind, sigma)
+    plan = Plan("parity", 1.0, 0.0, (step_of(kind, sigma, manifest.n_cg),) * n_steps)
+    problem = step_problem(kind, sigma, size_multiple=manifest.size_multiple)
     run = run_steps if graph.startswith("step") else run_whole
     got = run(fused, plan, problem)
-    problem = step_problem(kind, sigma)
+    problem = step_problem(kind, sigma, size_multiple=manifest.size_multiple)
     expected = run_plan(
         plan,
         EngineScore(score, problem.start.shape),
@@ -199,4 +207,4 @@ def _check_steps(
         problem.noise,
         problem.noise_level,
     )
-    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma, dtype))
+    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma, manifest.dtype))

@@ -34,6 +34,7 @@ GIVEN, NOISE_READOUTS = "given", "noise readouts"
 UNLIKE_COILS = 2.0
 # Less noise than this share of the image's scale changes an image little if it was guessed too high.
 CONSPICUOUS_NOISE = 0.02
+LEAST_MAGNITUDE = 1e-15  # of k-space's largest value; and 1e15 is the greatest
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def prepare_slice(
     map_method: str = AUTO,
     noise_source: str = GIVEN,
     map_sets: int = 1,
+    check: Callable[[], None] = lambda: None,
 ) -> SliceProblem:
     """Check a slice, whiten its coils, crop its readout oversampling, and find its maps, MVUE and scale.
 
@@ -102,6 +104,7 @@ def prepare_slice(
         noise_source: where a given ``noise`` comes from, in words.
         map_sets: how many sets of maps are estimated: 1, or 2 for an object that is larger than the field of
             view.
+        check: called between the parts of the work, the steps of the maps among them; what it raises ends it.
 
     Raises:
         InputError: nothing was sampled, k-space is not what it must be, no maps and no calibration lines, or
@@ -113,7 +116,10 @@ def prepare_slice(
         )
     image_shape = image_shape or (kspace.shape[-2], kspace.shape[-1])
     lines = measured_mask(kspace, index, mask)
+    check_magnitude(kspace, index)
+    check()
     measured = measure_noise(kspace * lines, lines)
+    check()
     faults = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
     for fault in faults:
         if fault.fatal:
@@ -127,6 +133,7 @@ def prepare_slice(
         faults += whitening.faults
         kspace = mix_coils(mixing, kspace)
         calibration = None if calibration is None else mix_coils(mixing, calibration)
+    check()
     crops_readout = mask.shape[0] == 1 and image_shape[0] < kspace.shape[-2]
     grid = (image_shape[0] if crops_readout else kspace.shape[-2], kspace.shape[-1])
     map_source = GIVEN
@@ -135,11 +142,12 @@ def prepare_slice(
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:
         why = partial(_why_few_lines, given, lines, calibration)
-        estimate = _estimate_maps(kspace, mask, calibration, map_method, map_sets, level, index, why)
+        estimate = _estimate_maps(kspace, mask, calibration, map_method, map_sets, level, index, why, check)
         map_source = METHOD_NAMES[estimate.method] if map_sets == 1 else f"{map_sets} sets by ESPIRiT"
         faults += _few_lines(estimate, why) + _folded(estimate)
         maps = np.ascontiguousarray(centre_crop(estimate.maps, grid))
         maps = maps if mixing is None else _shade_as_unmixed(maps, mixing)
+    check()
     if crops_readout:
         kspace = _crop_readout(kspace, image_shape[0])
     combined = mvue(kspace, maps)
@@ -165,13 +173,14 @@ def _estimate_maps(
     noise: float,
     index: int,
     why: Callable[[], str],
+    check: Callable[[], None],
 ) -> MapEstimate:
     """Return the maps on the whole encoded field of view."""
     if calibration is not None:
         kspace, mask = calibration, sampled_mask(calibration)
         mask = compact_mask(mask) if mask.shape[0] > 1 else mask
     try:
-        return estimate_maps(kspace, mask, method, n_sets, noise)
+        return estimate_maps(kspace, mask, method, n_sets, noise, check)
     except ValueError as error:
         raise InputError(f"slice {index}: {error}{why()}: give them with --maps") from error
 
@@ -266,6 +275,20 @@ def relative_residual(problem: SliceProblem, image: ComplexArray) -> float:
     """Return |A x - y| / |y| over what was measured of a slice, for an image that is not cropped yet."""
     difference = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
     return float(np.linalg.norm(difference) / np.linalg.norm(problem.kspace))
+
+
+def check_magnitude(kspace: ComplexArray, index: int) -> None:
+    """Check that energies of k-space, its squares, are numbers of float32.
+
+    Raises:
+        InputError: its largest value is too small or too large for that.
+    """
+    largest = max(float(np.abs(part).max(initial=0.0)) for part in (kspace.real, kspace.imag))
+    if largest and not LEAST_MAGNITUDE <= largest <= 1 / LEAST_MAGNITUDE:
+        raise InputError(
+            f"slice {index}: the largest value of k-space is {largest:.3g}, expected {LEAST_MAGNITUDE:g} to "
+            f"{1 / LEAST_MAGNITUDE:g}; multiply it"
+        )
 
 
 def measured_mask(kspace: ComplexArray, index: int, mask: BoolArray | None) -> BoolArray:

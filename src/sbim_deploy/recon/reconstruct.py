@@ -120,7 +120,9 @@ class Reconstructor:
         self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
         self._has_deviations = deviations and samples > 1
         self._leaves_out = self._has_deviations and isinstance(self.plan.steps[-1], ProximalStep)
-        self._doubts = doubts_of_model(model.manifest.noise_left) + doubts_of_plan(self.plan)
+        manifest = model.manifest
+        self._doubts = doubts_of_model(manifest.noise_left, manifest.better_image_scale)
+        self._doubts += doubts_of_plan(self.plan)
         self.graph = graph
         self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads))
         self.engine: Engine = self._open_graph(self._file_stem(graph))
@@ -195,7 +197,8 @@ class Reconstructor:
     ) -> RunningMoments:
         """Return the moments of the samples' images, in units of k-space, of each set of maps."""
         moments = RunningMoments(batch.shape)
-        support, starts = _support(batch), start_images(batch, self.plan)
+        check = (lambda: None) if on_step is None else (lambda: on_step(0))
+        support, starts = _support(batch), start_images(batch, self.plan, check)
         for first in range(0, self.samples, self._samples_at_once):
             samples = range(first, min(first + self._samples_at_once, self.samples))
             on_grid = self._put_on_grid(batch, starts, samples)

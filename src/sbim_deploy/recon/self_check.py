@@ -57,15 +57,28 @@ def find_doubts(problem: SliceProblem, residual: float) -> tuple[Fault, ...]:
     )
 
 
-def doubts_of_model(noise_left: Mapping[str, float]) -> tuple[Fault, ...]:
-    """Return why every image of a model is doubtful, from the share of the noise that it leaves, by level."""
+def doubts_of_model(
+    noise_left: Mapping[str, float], better_image_scale: float | None = None
+) -> tuple[Fault, ...]:
+    """Return why every image of a model is doubtful: the noise that it leaves, by level, or its scale."""
+    faults: tuple[Fault, ...] = ()
+    if better_image_scale is not None:
+        faults = (Fault("image scale", f"the model {wrong_scale(better_image_scale)}", False),)
     if not (found := levels_without_gain(noise_left)):
-        return ()
+        return faults
     message = (
         f"the model leaves the noise in brain slices ({'; '.join(found)}), so that it is no prior for "
         "images: check the checkpoint that it was exported from"
     )
-    return (Fault("no prior", message, False),)
+    return (*faults, Fault("no prior", message, False))
+
+
+def wrong_scale(better: float) -> str:
+    """Return what is wrong with the scale of the images that a model is given, and the way out."""
+    return (
+        "removes clearly more noise from brain slices of another scale than that which it was exported with: "
+        f"export it again with --image-scale {better:g}, or with the scale of its training"
+    )
 
 
 def doubts_of_plan(plan: Plan) -> tuple[Fault, ...]:

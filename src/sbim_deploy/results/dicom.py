@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy.errors import BackendMissingError, InputError
-from sbim_deploy.io.atomic import check_free_space, check_new_folder, replacing_folder
+from sbim_deploy.io.atomic import check_folder_place, check_free_space, check_new_folder, replacing_folder
 from sbim_deploy.io.dicom_values import LONG, as_text
+from sbim_deploy.io.overwriting import FOLDER, check_name
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.images import scale_to_int16, series_scale
@@ -38,16 +40,24 @@ PROGRAM = "sbim-deploy"
 _MAX_SIZE = 2**16 - 1
 _TEXT = 1024  # characters of ST and LT
 _POSITIONS = ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL", "LFP", "LFS", "RFP", "RFS")
+_IMAGE_NAME = re.compile(r"S\d+_IM\d{5,}\.dcm")
 
 
-def check_dicom(path: Path) -> Any:
+def check_dicom(path: Path, force: bool = False) -> Any:
     """Check that a DICOM folder can be written at ``path``, before long work, and return pydicom.
+
+    With ``force`` it may hold files: those that this program wrote are replaced, and all others kept.
 
     Raises:
         BackendMissingError: pydicom is not installed.
         InputError: something other than an empty folder is there, or the folder cannot be written.
     """
-    check_new_folder(path)
+    check_name(path, FOLDER)
+    if not force or not path.is_dir():
+        check_new_folder(path)
+    check_folder_place(path)
+    if others := [each for each in _images_in(path) if each.name not in _own_images(path)]:
+        raise InputError(f"{others[0]}: is another program's, and would be replaced; name another folder")
     try:
         return importlib.import_module("pydicom")
     except ImportError as error:
@@ -65,6 +75,7 @@ def write_dicom(
     voxel_mm: Vector | None = None,
     intensity: Intensity | None = None,
     keep_grid: bool = False,
+    force: bool = False,
 ) -> None:
     """Write series into a new folder, S1_IM00001.dcm and on, which appears whole or not at all.
 
@@ -80,18 +91,34 @@ def write_dicom(
         voxel_mm: (row, column, slice) size of a voxel, used where there is no geometry.
         intensity: the magnitudes of the greatest pixel and of white; None is those of the series.
         keep_grid: lay the pixels out as k-space lies, not in the nearest standard view.
+        force: whether images that this program wrote into the folder are replaced.
 
     Raises:
         BackendMissingError, InputError: see :func:`check_dicom`; or a geometry is not as it must be.
     """
-    pydicom = check_dicom(path)
+    pydicom = check_dicom(path, force)
     run = _Run(derivation, protocol, who, voxel_mm, intensity or series_intensity(series), keep_grid)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
-    with replacing_folder(path) as folder:
+    with replacing_folder(path, _own_images(path)) as folder:
         for each in series:
             for dataset in _datasets(pydicom, each, run):
                 _save(pydicom, dataset, folder / f"S{each.number}_IM{dataset.InstanceNumber:05d}.dcm")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that are called as those that are written here."""
+    return [path for path in folder.glob("S*_IM*.dcm") if _IMAGE_NAME.fullmatch(path.name)]
+
+
+def _own_images(folder: Path) -> list[str]:
+    """Return the names of the images in a folder that this program wrote, as their first bytes tell."""
+    own = []
+    for path in _images_in(folder):
+        with path.open("rb") as file:
+            if PROGRAM.encode() in file.read(HEADER_BYTES):
+                own.append(path.name)
+    return own
 
 
 @dataclass(frozen=True)

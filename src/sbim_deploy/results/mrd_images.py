@@ -63,12 +63,16 @@ class MrdForm:
 
 
 def write_mrd_images(
-    path: Path, series: Sequence[ImageSeries], form: MrdForm, bits: int = BITS_STORED
+    path: Path,
+    series: Sequence[ImageSeries],
+    form: MrdForm,
+    bits: int = BITS_STORED,
+    force: bool = False,
 ) -> None:
     """Write each series as ``dataset/image_<number>``, the file whole or not at all.
 
     One factor takes all magnitudes to whole numbers up to 2^bits - 1. ``bits`` are those stored, see
-    :func:`sbim_deploy.mrd.images.pixel_bits`.
+    :func:`sbim_deploy.mrd.images.pixel_bits`. With ``force`` a file that is there is replaced.
 
     Raises:
         InputError: the file cannot be written, or the header cannot hold a size or a number.
@@ -76,7 +80,7 @@ def write_mrd_images(
     scale = series_scale(form.intensity.full_scale, bits)
     n_images = sum(len(each.volume) for each in series)
     check_free_space(path.parent, sum(each.volume.size for each in series) * 2 + n_images * HEADER_BYTES)
-    with writing(path) as file:
+    with writing(path, force) as file:
         images = MrdImageFile(file, None if form.owner is None else form.owner.header)
         for each in series:
             for place, image in enumerate(each.volume):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy.errors import BackendMissingError, InputError
-from sbim_deploy.io.atomic import check_writable, replacing
+from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.records import RESEARCH_USE, FloatArray, SliceGeometry, Vector
 from sbim_deploy.results.geometry import known_geometries, stack_slices
 
@@ -25,8 +25,10 @@ SCANNER, UNKNOWN = 1, 0  # what the affine leads to, in NIfTI's codes
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from DICOM's and MRD's axes to NIfTI's
 
 
-def check_nifti(path: Path) -> Any:
+def check_nifti(path: Path, force: bool = False) -> Any:
     """Check that a NIfTI file can be written at ``path``, before long work, and return nibabel.
+
+    With ``force`` a file may be there.
 
     Raises:
         BackendMissingError: nibabel is not installed.
@@ -34,7 +36,7 @@ def check_nifti(path: Path) -> Any:
     """
     if not path.name.endswith(SUFFIXES):
         raise InputError(f"{path}: the name must end in {' or '.join(SUFFIXES)}; name the output so")
-    check_writable(path)
+    check_new(path, force)
     return import_nibabel("NIfTI output")
 
 
@@ -57,6 +59,7 @@ def write_nifti(
     volume: FloatArray,
     voxel_mm: Vector | None,
     geometries: Sequence[SliceGeometry | None] = (),
+    force: bool = False,
 ) -> None:
     """Write a volume with its axes in the order (rows, columns, slices).
 
@@ -68,11 +71,12 @@ def write_nifti(
             counts where there is no geometry.
         geometries: where each slice lies; slices that are out of order in space are sorted. Empty, or
             None for each, where that is unknown.
+        force: whether a file that is there is replaced.
 
     Raises:
         BackendMissingError, InputError: see :func:`check_nifti`; or the slices are not one stack.
     """
-    nibabel = check_nifti(path)
+    nibabel = check_nifti(path, force)
     if volume.ndim not in (3, 4):
         raise ValueError(f"volume has shape {volume.shape}, expected ([series,] slices, rows, columns)")
     known = known_geometries(geometries)
@@ -94,5 +98,5 @@ def write_nifti(
     image.header["descrip"] = DESCRIPTION
     if is_placed:
         image.header.set_dim_info(freq=0, phase=1, slice=2)
-    with replacing(path) as temporary:
+    with new_file(path, force) as temporary:
         nibabel.save(image, temporary)

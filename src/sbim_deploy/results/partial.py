@@ -1,7 +1,7 @@
 """The finished slices of a run that goes on: a hidden folder beside the output, shared by its processes.
 
 ``.OUT.h5.partial/`` holds ``run.json``, the run's identity, and a file for each slice, which is renamed into
-place whole.
+place whole and names the run that made it: a slice of another run is none.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.arrays import open_arrays
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.provenance import SliceNotes, read_record
+
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,22 @@ class FinishedSlice:
         """What all slices of a run must have in common."""
         return SliceForm(self.image.shape, self.standard_deviation is not None)
 
-    @property
-    def arrays(self) -> dict[str, Any]:
-        """What is there, by name, the notes as JSON."""
-        named = {**vars(self), "notes": np.array(format_object(asdict(self.notes)))}
+    def arrays(self, run: str) -> dict[str, Any]:
+        """Return what is there, by name, the notes as JSON, and the hash of the run that it is of."""
+        named = {**vars(self), "notes": np.array(format_object(asdict(self.notes))), RUN: np.array(run)}
         return {name: array for name, array in named.items() if array is not None}
 
     @property
     def is_sound(self) -> bool:
-        """Whether dtypes and shapes are those of a slice."""
-        magnitudes = (self.zero_filled, self.standard_deviation)
+        """Whether dtypes and shapes are those of a slice, and all numbers finite."""
+        magnitudes = [each for each in (self.zero_filled, self.standard_deviation) if each is not None]
         return (
             self.image.dtype == np.complex64
             and self.image.ndim == 2
             and self.residual.shape == ()
-            and all(
-                each is None or (each.dtype == np.float32 and each.shape == self.image.shape)
-                for each in magnitudes
-            )
+            and all(each.dtype == np.float32 and each.shape == self.image.shape for each in magnitudes)
+            and bool(np.isfinite(self.image).all() and np.isfinite(self.residual))
+            and all(bool(np.isfinite(each).all()) for each in magnitudes)
         )
 
 
@@ -82,8 +82,8 @@ def slice_path(path: Path, index: int) -> Path:
     return partial_folder(path) / f"slice_{index:06d}.npz"
 
 
-def begin_run(path: Path, identity: dict[str, Any]) -> None:
-    """Make the folder of a run, in place of an older one.
+def begin_run(path: Path, identity: dict[str, Any]) -> str:
+    """Make the folder of a run, in place of an older one, and return the run's hash.
 
     Raises:
         InputError: it cannot be made.
@@ -96,6 +96,7 @@ def begin_run(path: Path, identity: dict[str, Any]) -> None:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); name another output") from error
     with replacing(_record(path)) as temporary:
         temporary.write_text(format_object(identity), encoding="utf-8")
+    return run_hash(identity)
 
 
 def is_begun(path: Path) -> bool:
@@ -113,7 +114,7 @@ def read_run(path: Path) -> tuple[dict[str, Any], str]:
     try:
         stored = record.read_bytes()
     except OSError as error:
-        raise InputError(f"{record}: cannot be read ({error.strerror}); run without --resume") from error
+        raise InputError(f"{record}: cannot be read ({error.strerror}); --force starts over") from error
     identity = parse_object(stored, str(record))
     return identity, run_hash(identity)
 
@@ -140,33 +141,56 @@ def discard_run(path: Path) -> None:
         raise InputError(f"{folder}: cannot be removed ({error.strerror}); remove it") from error
 
 
-def save_slice(path: Path, index: int, finished: FinishedSlice, run: str | None = None) -> None:
+def save_slice(path: Path, index: int, finished: FinishedSlice, run: str) -> None:
     """Keep a slice of the output ``path``, whole or not at all.
 
-    With ``run``, the hash that :func:`read_run` returned, it is kept only while that run goes on: a process
-    that was given up for lost cannot put its slice among those of another run.
+    ``run`` is the hash that :func:`begin_run` or :func:`read_run` returned. The slice is kept only while that
+    run goes on, so that a process that was given up for lost cannot put it among those of another run; and
+    it carries the hash.
 
     Raises:
         InputError: the slice cannot be written, or the run is another one by now.
     """
+    check_run(path, run)
     with replacing(slice_path(path, index)) as temporary:
-        np.savez(temporary, **finished.arrays)
-        if run is not None and read_run(path)[1] != run:
-            raise InputError(
-                f"{partial_folder(path)}: belongs to another run by now; slice {index} is left out"
-            )
+        np.savez(temporary, **finished.arrays(run))
+        check_run(path, run)
 
 
-def load_slice(path: Path, index: int) -> FinishedSlice | None:
-    """Load a finished slice of the output ``path``, or None where it is missing or damaged."""
+def is_current(path: Path, run: str) -> bool:
+    """Tell whether the output ``path`` still is that of a run, which another may have taken."""
     try:
-        with slice_path(path, index).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
-            notes = read_record(parse_object(str(stored["notes"]), str(path)), SliceNotes)
-            finished = FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"), notes)
-    except (InputError, OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+        return read_run(path)[1] == run
+    except InputError:
+        return False
+
+
+def check_run(path: Path, run: str) -> None:
+    """Check that the output ``path`` still is that of a run.
+
+    Raises:
+        InputError: another run has begun it meanwhile, or its folder is gone.
+    """
+    if not is_current(path, run):
+        raise InputError(
+            f"{partial_folder(path)}: belongs to another run by now, or is gone; give each run its own output"
+        )
+
+
+def load_slice(path: Path, index: int, run: str) -> FinishedSlice | None:
+    """Load a finished slice of the output ``path``; None where it is missing, damaged or of another run."""
+    try:
+        # Sizes are checked before memory is taken.
+        with open_arrays(slice_path(path, index)) as file:
+            stored: dict[str, Any] = {name: each.read(()) for name, each in file.arrays.items()}
+        if str(stored[RUN]) != run:
+            return None
+        image, zero_filled, residual = (stored[key] for key in ("image", "zero_filled", "residual"))
+        notes = read_record(parse_object(str(stored["notes"]), str(path)), SliceNotes)
+        finished = FinishedSlice(image, zero_filled, residual, stored.get("standard_deviation"), notes)
+        return finished if finished.is_sound else None
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return finished if finished.is_sound else None
 
 
 def _record(path: Path) -> Path:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space, check_writable, replacing
+from sbim_deploy.io.atomic import check_free_space, check_writable
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.io.hdf5 import (
     OpenFile,
@@ -31,16 +31,21 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
+from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.partial import (
     FinishedSlice,
     SliceForm,
     begin_run,
+    check_run,
+    count_finished,
     discard_run,
     is_begun,
+    is_current,
     load_slice,
     partial_folder,
     read_run,
+    run_hash,
     save_slice,
     slice_path,
 )
@@ -48,7 +53,7 @@ from sbim_deploy.results.provenance import Provenance, SliceNotes, read_record
 
 IMAGE_AXES = ("slices", "rows", "columns")
 MAX_SHOWN = 60
-WITHOUT_RESUME = "start over without --resume"
+WITHOUT_RESUME = "start over with --force in place of --resume"
 BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
 
@@ -150,10 +155,35 @@ def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str)
     return values
 
 
+def check_result_place(path: Path, resume: bool, force: bool) -> None:
+    """Check that the result of a run may be written at ``path``, before long work.
+
+    With ``resume`` the slices of a stopped run, or its result, may be there: whether they are of the same run
+    is found out by :class:`ResultWriter`. With ``force`` they are replaced.
+
+    Raises:
+        InputError: something is there that would be lost, or nothing can be written there.
+    """
+    check_writable(path)
+    if resume and (is_begun(path) or os.path.lexists(path)):
+        return
+    if not force and is_begun(path) and (n_finished := count_finished(path)):
+        raise InputError(
+            f"{path}: {n_finished} finished slices of a stopped run are there; --resume goes on with them, "
+            "and --force starts over"
+        )
+    if not force and os.path.isfile(path):
+        raise InputError(
+            f"{path}: is there already; give --force to replace it, --resume if it is of the same run, or "
+            "name another output"
+        )
+    check_new(path, force)
+
+
 class ResultWriter:
     """The slices of one run, finished and pending; use it in a ``with`` statement.
 
-    Without ``resume`` an older partial folder is discarded and an older output is replaced at the end.
+    Without ``resume`` there must be no output and no finished slices, or with ``force`` they are replaced.
     With ``resume`` the finished slices of a run of the same identity are kept; where the output itself is
     already there, complete and of the same identity, nothing is pending and ``finish`` leaves it as it is;
     where there is neither, the run starts from the beginning. A damaged slice file counts as pending.
@@ -164,27 +194,35 @@ class ResultWriter:
         slice_indices: the slices of the run, in the order of the output.
 
     Raises:
-        InputError: the output cannot be written, or a run of another identity is to be resumed.
+        InputError: the output cannot be written, something is there that may not be replaced, or a run of
+            another identity is to be resumed.
     """
 
     def __init__(
-        self, path: Path, identity: dict[str, Any], slice_indices: Sequence[int], resume: bool
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        slice_indices: Sequence[int],
+        resume: bool,
+        force: bool = False,
     ) -> None:
-        self.path = path
+        self.path, self._force = path, force
         self.slice_indices = tuple(int(index) for index in slice_indices)
         if not self.slice_indices or len(set(self.slice_indices)) != len(self.slice_indices):
             raise InputError(f"{path}: got slices {self.slice_indices}, expected at least one, none twice")
-        check_writable(path)
+        check_result_place(path, resume, force)
         # JSON has no tuples: compare what will be read back, not what was given.
         self._identity = parse_object(format_object(identity), "the identity of the run")
+        self._run = run_hash(self._identity)
         self._form: SliceForm | None = None
         self._done: set[int] = set()
         self._notes: dict[int, SliceNotes] = {}
         self._complete = False
-        if resume and is_begun(path):
-            self._resume()
-        elif resume and os.path.isfile(path):
-            self._adopt_output()
+        self._was_resumed = False
+        if resume:
+            self._take_up()
+        if not self._complete:
+            check_new(path, force)  # an output that is none of this run's
         if not self._done and not self._complete:
             begin_run(path, self._identity)
 
@@ -194,7 +232,7 @@ class ResultWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._done:
+        if not self._done and is_current(self.path, self._run):
             discard_run(self.path)
 
     @property
@@ -234,6 +272,11 @@ class ResultWriter:
         if index not in self.slice_indices:
             raise ValueError(f"slice {index} is not one of this run")
         shape = image.shape if self._form is None else self._form.shape
+        if self._was_resumed and image.shape != shape:
+            raise InputError(
+                f"{partial_folder(self.path)}: its slices are {shape}, and this run's are {image.shape}; "
+                f"{WITHOUT_RESUME}"
+            )
         if image.ndim != 2 or image.dtype != np.complex64 or image.shape != shape:
             raise ValueError(f"image is {image.dtype} {image.shape}, expected complex64 {shape}")
         if zero_filled.shape != shape:
@@ -245,7 +288,7 @@ class ResultWriter:
             raise ValueError(
                 f"slice {index} has a standard deviation that is not float32 {shape}, or that others lack"
             )
-        save_slice(self.path, index, finished)
+        save_slice(self.path, index, finished, self._run)
         self._form = finished.form
         self._done.add(index)
         self._notes[index] = finished.notes
@@ -267,16 +310,18 @@ class ResultWriter:
             return
         if self.pending or self._form is None:
             raise ValueError(f"slices {self.pending} are not written yet")
+        check_run(self.path, self._run)
         n_bytes = len(self.slice_indices) * math.prod(self._form.shape) * BYTES_PER_PIXEL
         folder = partial_folder(self.path)
         check_free_space(folder, n_bytes)
         # Assembled within the folder, so that a kill meanwhile leaves nothing beside the output.
         assembled = folder / self.path.name
+        assembled.unlink(missing_ok=True)  # of a run that was killed here
         with writing(assembled) as file:
             self._assemble(file, self._form)
             write_json_attribute(file, "identity", self._identity)
             write_json_attribute(file, "provenance", provenance)
-        with replacing(self.path) as temporary:
+        with new_file(self.path, self._force) as temporary:
             os.replace(assembled, temporary)
         self._complete = True
         discard_run(self.path)
@@ -292,9 +337,11 @@ class ResultWriter:
         deviations = stack("standard_deviation", np.float32) if form.has_deviation else None
         residuals = file.create_dataset("residual", (len(self.slice_indices),), np.float32)
         for position, index in enumerate(self.slice_indices):
-            finished = load_slice(self.path, index)
+            finished = load_slice(self.path, index, self._run)
             if finished is None or finished.form != form:
-                raise InputError(f"{slice_path(self.path, index)}: is damaged; run again with --resume")
+                raise InputError(
+                    f"{slice_path(self.path, index)}: is damaged or another run's; run again with --resume"
+                )
             images[position], residuals[position] = finished.image, finished.residual
             magnitudes[position], zero_filled[position] = np.abs(finished.image), finished.zero_filled
             if deviations is not None:
@@ -305,21 +352,31 @@ class ResultWriter:
         found, _ = read_run(self.path)
         check_same_run(found, self._identity, partial_folder(self.path), WITHOUT_RESUME)
         for index in self.slice_indices:
-            finished = load_slice(self.path, index)
+            finished = load_slice(self.path, index, self._run)
             if finished is not None and self._form in (None, finished.form):
                 self._form = finished.form
                 self._done.add(index)
                 self._notes[index] = finished.notes
+        self._was_resumed = bool(self._done)
 
-    def _adopt_output(self) -> None:
+    def _take_up(self) -> None:
+        """Go on with what is there of a run: its result, or else its slices."""
+        begun = is_begun(self.path)
         try:
             with open_result(self.path) as result:
                 found, left_out = result.identity, result.provenance.left_out
                 indices = (*result.slice_indices, *map(int, left_out))
-        except InputError:
-            return  # whatever it is, it is not a finished run, and the output replaces it
+        except InputError:  # whatever is there, it is not a finished run
+            if begun:
+                self._resume()
+            return
+        if begun and (self._force or found != self._identity):
+            self._resume()
+            return
         check_same_run(found, self._identity, self.path, WITHOUT_RESUME)
         self._complete = sorted(indices) == sorted(self.slice_indices)
+        if self._complete and begun:
+            discard_run(self.path)  # of a run that was killed when it had given its result the name
 
 
 def check_same_run(found: dict[str, Any], expected: dict[str, Any], where: Path, way_out: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sbim_deploy.io.atomic import check_free_space, check_writable
+from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.io.hdf5 import (
     OpenFile,
     check_stack,
@@ -21,6 +21,7 @@ from sbim_deploy.io.hdf5 import (
     write_json_attribute,
     writing,
 )
+from sbim_deploy.io.overwriting import check_new
 from sbim_deploy.records import ComplexArray
 from sbim_deploy.results.provenance import SamplesProvenance, read_record
 
@@ -84,13 +85,15 @@ class SampleWriter:
 
 
 @contextmanager
-def writing_samples(path: Path, n_samples: int, shape: tuple[int, int]) -> Iterator[SampleWriter]:
-    """Yield the writer of a file that appears at ``path`` whole or not at all, in place of an older one.
+def writing_samples(
+    path: Path, n_samples: int, shape: tuple[int, int], force: bool = False
+) -> Iterator[SampleWriter]:
+    """Yield the writer of a file that appears at ``path`` whole or not at all, with ``force`` over another.
 
     Raises:
         InputError: the file cannot be written, before or during the writing.
     """
-    check_writable(path)
+    check_new(path, force)
     check_free_space(path.parent, n_samples * shape[0] * shape[1] * BYTES_PER_PIXEL)
-    with writing(path) as file:
+    with writing(path, force) as file:
         yield SampleWriter(file, n_samples, shape)

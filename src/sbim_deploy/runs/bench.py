@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,7 @@ from sbim_deploy.engines.engine import Arrays, Engine, Recurrence
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model, load_model, sampling_prior
+from sbim_deploy.recon.fused import GUIDED_NUMBERS, STEPS_BETWEEN_CHECKS
 from sbim_deploy.recon.grid import put_on_grid, stack_slices
 from sbim_deploy.recon.parity import phantom_problem, step_tensors
 from sbim_deploy.recon.prepare import SliceProblem
@@ -49,6 +51,18 @@ def peak_memory_mb() -> float | None:
     return None if peak is None else int(peak.split()[0]) / 1024
 
 
+def gpu_memory_mb() -> float | None:
+    """Return the GPU memory that this process holds, by nvidia-smi, or None where it does not tell."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [line.split(",") for line in answer.splitlines()]
+    mine = [row[1].strip() for row in rows if len(row) == 2 and row[0].strip() == str(os.getpid())]
+    return sum(map(float, mine)) if mine and all(each.isdecimal() for each in mine) else None
+
+
 def _line_of(path: Path, name: str) -> str | None:
     """Return what stands after ``name`` and a colon in a file, if the system has it."""
     try:
@@ -62,6 +76,8 @@ def _line_of(path: Path, name: str) -> str | None:
 ACCELERATION = 4.0
 # Calls are repeated for so many seconds, but at least and at most so often.
 REPEAT_S, MIN_REPEATS, MAX_REPEATS = 3.0, 3, 30
+# Steps between two looks at the state: no more than a reconstruction takes, and no more seconds than these.
+MAX_STEPS, STEPS_S = STEPS_BETWEEN_CHECKS, 0.5
 
 Result = TypeVar("Result")
 
@@ -87,10 +103,12 @@ class Measurement:
     """Times and memory of one engine.
 
     ``load_s`` opens the score engine, ``first_call_ms`` compiles where the engine does; ``score_ms`` and
-    ``step_ms`` are medians of later calls. A reconstruction is ``network_calls`` steps of a plan for a slice
+    ``step_ms`` are medians of later calls; a step is one of a recurrence, as a reconstruction runs it, with
+    new noise uploaded. A reconstruction is ``network_calls`` steps of a plan for a slice
     whose maps are given: ``recon_s`` is ``recon_engine_s`` in the engine and ``outside_ms``, which is
     ``outside_percent`` of it. ``peak_mb`` is of a process that opens the score engine and calls it,
-    ``growth_mb`` what of it came after Python and numpy; None where the system does not tell.
+    ``growth_mb`` what of it came after Python and numpy, ``gpu_mb`` the memory of the GPU that the process
+    holds when all is measured; None where the system does not tell.
     """
 
     backend: str
@@ -107,6 +125,7 @@ class Measurement:
     outside_percent: float
     peak_mb: float | None
     growth_mb: float | None
+    gpu_mb: float | None = None
 
 
 def measure_backend(folder: Path, backend: str, case: Case) -> Measurement:
@@ -134,7 +153,7 @@ def measure(model: Model, case: Case, open_graph: Callable[[str], Engine], graph
     # One engine at a time: the threads of an idle ONNX Runtime spin, and slow the next one down.
     del engine
     step_s = None if graph == "score" else _measure_step(model, open_graph("step-guided"), problem)
-    recon_s, engine_s, n_calls = _measure_reconstruction(model, case, open_graph, graph, problem)
+    recon_s, engine_s, n_calls, gpu_mb = _measure_reconstruction(model, case, open_graph, graph, problem)
     return Measurement(
         backend=description["backend"],
         version=description["version"],
@@ -150,6 +169,7 @@ def measure(model: Model, case: Case, open_graph: Callable[[str], Engine], graph
         outside_percent=100 * (recon_s - engine_s) / recon_s,
         peak_mb=peak_mb,
         growth_mb=None if peak_mb is None or before_mb is None else peak_mb - before_mb,
+        gpu_mb=gpu_mb,
     )
 
 
@@ -220,8 +240,8 @@ class _TimedRecurrence:
 
 def _measure_reconstruction(
     model: Model, case: Case, open_graph: Callable[[str], Engine], graph: str, problem: SliceProblem
-) -> tuple[float, float, int]:
-    """Return the seconds of a reconstruction, those of them inside the engine, and its network calls."""
+) -> tuple[float, float, int, float | None]:
+    """Return the seconds of a reconstruction, those inside the engine, its network calls and GPU memory."""
     timed: list[TimedEngine] = []
 
     def open_timed(name: str) -> Engine:
@@ -236,15 +256,25 @@ def _measure_reconstruction(
         total, _ = _timed(lambda: reconstructor([problem]))
         runs.append((total, timed[0].seconds))
     total, inside = sorted(runs)[len(runs) // 2]
-    return total, inside, len(reconstructor.plan.steps)
+    return total, inside, len(reconstructor.plan.steps), gpu_memory_mb()
 
 
 def _measure_step(model: Model, engine: Engine, problem: SliceProblem) -> float:
     step = GuidedStep(sigma=1.0, step_size=0.1, noise_scale=0.1, data_weight=5.0)
     plan = Plan("bench", start_image=1.0, start_noise=1.0, steps=(step,))
     inputs = step_tensors(step, put_on_grid(stack_slices([problem]), plan, 0, model.manifest.size_multiple))
-    engine.run(inputs)
-    return _median_s(lambda: engine.run(inputs))
+    recurrence = engine.recur("x", "x_next", inputs)
+    changed = {name: inputs[name] for name in (*GUIDED_NUMBERS, "z")}
+
+    def run_steps(n_steps: int) -> None:
+        for _ in range(n_steps):
+            recurrence.advance(changed)
+        recurrence.read()
+
+    run_steps(3)  # compiles, and captures where the engine does
+    one_s, _ = _timed(lambda: run_steps(1))
+    n_steps = min(MAX_STEPS, max(1, int(STEPS_S / one_s)))
+    return _median_s(lambda: run_steps(n_steps)) / n_steps
 
 
 def _median_s(function: Callable[[], Any]) -> float:

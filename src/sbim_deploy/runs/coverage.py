@@ -11,8 +11,10 @@ from scipy.special import stdtr
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.records import FloatArray
-from sbim_deploy.results.result_file import ResultFile, open_result
-from sbim_deploy.runs.evaluate import read_reference
+from sbim_deploy.results.image_files import open_images
+from sbim_deploy.results.result_file import ResultFile
+from sbim_deploy.runs.evaluate import orientation_of
+from sbim_deploy.runs.pairing import Pairing
 from sbim_deploy.runs.references import Reference, open_reference
 
 OBJECT_FRACTION = 0.05  # of the reference's maximum, as the thesis masks its metrics
@@ -56,28 +58,22 @@ class FileCoverage:
 
 
 def measure_coverage(
-    result_path: Path, reference_path: Path, reading: Reading = GUESSED
+    images_path: Path, reference_path: Path, reading: Reading = GUESSED
 ) -> FileCoverage | None:
-    """Compare a result's standard deviation with its error; None where it has no standard deviation.
+    """Compare a result's standard deviation with its error; None where the images have no standard deviation.
 
     Raises:
         InputError: a file is not what it must be, there is no reference, or it is of another object.
+        BackendMissingError: the package that reads a format is not installed.
     """
-    with (
-        open_result(result_path) as result,
-        open_reference(reference_path, reading, result.provenance.orientation) as kspace,
-    ):
-        if not result.has_standard_deviation:
+    with open_images(images_path, Reading(reading.layout)) as images:
+        result = images.result
+        if result is None or not result.has_standard_deviation:
             return None
-        is_complex = _shares_phase(result, kspace)
-        slices = []
-        for position, index in enumerate(result.slice_indices):
-            reference = read_reference(kspace, index, result.shape)
-            image = result.read_image(position)
-            error = np.abs(image - reference) if is_complex else np.abs(np.abs(image) - np.abs(reference))
-            in_object = np.abs(reference) >= OBJECT_FRACTION * np.abs(reference).max()
-            deviation = result.read_standard_deviation(position)
-            slices.append(_compare(index, error[in_object], deviation[in_object]))
+        with open_reference(reference_path, reading, orientation_of(images)) as reference:
+            pairing = Pairing(images, reference)
+            is_complex = _shares_phase(result, reference)
+            slices = [_of_slice(result, pairing, position, is_complex) for position in range(result.n_slices)]
     return FileCoverage(
         result.samples,
         "complex" if is_complex else "magnitude",
@@ -105,6 +101,15 @@ def expected_coverage(n_deviations: float, samples: int, is_complex: bool) -> fl
         return float(1 - (1 + n_deviations**2 / (samples + 1)) ** -freedom)
     t = n_deviations * np.sqrt(2 * freedom / (samples + 1))
     return float(2 * stdtr(2 * freedom, t) - 1)
+
+
+def _of_slice(result: ResultFile, pairing: Pairing, position: int, is_complex: bool) -> SliceCoverage:
+    paired = pairing.read(position)
+    reference, image = paired.reference, result.read_image(position)[paired.part]
+    error = np.abs(image - reference) if is_complex else np.abs(np.abs(image) - np.abs(reference))
+    in_object = np.abs(reference) >= OBJECT_FRACTION * np.abs(reference).max()
+    deviation = result.read_standard_deviation(position)[paired.part]
+    return _compare(pairing.indices[position], error[in_object], deviation[in_object])
 
 
 def _shares_phase(result: ResultFile, kspace: Reference) -> bool:

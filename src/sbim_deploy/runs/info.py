@@ -1,27 +1,31 @@
-"""What a file or a folder is: k-space (fastMRI, MRD, twix, BART, arrays), a result, samples or a model."""
+"""What a file or a folder is: k-space, images, a result, samples or a model, of every format that is read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
-from sbim_deploy.io.hdf5 import dataset_names, open_hdf5
+from sbim_deploy.io.hdf5 import dataset_names, is_hdf5, open_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
-from sbim_deploy.kspace.arrays import open_array_kspace
-from sbim_deploy.kspace.cfl import is_cfl
+from sbim_deploy.io.yardl import is_yardl
+from sbim_deploy.kspace.arrays import names_kspace, open_array_kspace
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
-from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
+from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
 from sbim_deploy.mri.noise_level import measure_noise
-from sbim_deploy.recon.prepare import NOISE_READOUTS
-from sbim_deploy.results.mrd_images import mrd_image_groups
+from sbim_deploy.recon.prepare import NOISE_READOUTS, check_magnitude
+from sbim_deploy.results.dicom_files import holds_dicom
+from sbim_deploy.results.image_files import find_images
+from sbim_deploy.results.image_stack import ImageStack
 from sbim_deploy.results.result_file import ResultFile
 from sbim_deploy.results.sample_file import DATASET, SampleFile
 from sbim_deploy.runs.findings import warnings
@@ -32,13 +36,31 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
 
     Raises:
         InputError: it is none of these, or a damaged one.
+        BackendMissingError: the package that reads its format is not installed.
         ChecksumError: a file of a model folder was changed.
     """
-    if str(path) == DEMO or path.is_dir():
+    if str(path) == DEMO or (path.is_dir() and not holds_dicom(path)):
         return _describe_model(path)
-    if is_cfl(path) or is_array_file(path) or is_twix(path) or reading != GUESSED:
-        with open_source(path, reading) as source:
-            return _describe_open(source)
+    if is_yardl(path) and reading == GUESSED:
+        return _describe_version_2(path)
+    is_named = reading == GUESSED and not is_array_file(path) and is_hdf5(path)
+    told = _describe_hdf5(path, reading) if is_named else None
+    if told is not None:
+        return told
+    images = None if reading.variable is None and names_kspace(path) else find_images(path, reading)
+    if images is not None:
+        with images:
+            return _describe_images(images)
+    if is_named:
+        with open_hdf5(path) as file:
+            held = ", ".join(dataset_names(file, path)) or "none"
+        raise InputError(f"{path}: neither k-space nor images: its datasets are {held}")
+    with open_source(path, reading) as source:
+        return _describe_open(source)
+
+
+def _describe_hdf5(path: Path, reading: Reading) -> dict[str, Any] | None:
+    """Return what HDF5 holds, or None where it may be images."""
     with open_hdf5(path) as file:
         names = dataset_names(file, path)
         if is_plain_hdf5(file, path):
@@ -46,17 +68,38 @@ def describe(path: Path, reading: Reading = GUESSED) -> dict[str, Any]:
                 return _describe_open(source)
         if "kspace" in names:
             return _describe_open(KspaceFile(file, path))
-        if "reconstruction" in names:
-            return _describe_result(ResultFile(file, path))
         if DATASET in names:
             return _describe_samples(SampleFile(file, path))
-        if is_mrd(file, path):
-            return _describe_open(MrdKspace(MrdFile(file, path)))
-        if image_groups := mrd_image_groups(file, path):
-            return {"kind": "MRD images", **image_groups}
-    raise InputError(
-        f"{path}: neither k-space nor a reconstruction: its datasets are {', '.join(names) or 'none'}"
-    )
+        return _describe_open(MrdKspace(MrdFile(file, path))) if is_mrd(file, path) else None
+
+
+def _describe_images(images: ImageStack) -> dict[str, Any]:
+    if images.result is not None:
+        return _describe_result(images.result)
+    affine, middle = images.affine(0), np.abs(images.read_image(images.n_slices // 2))
+    return {
+        "kind": "images",
+        "format": images.kind,
+        "slices": images.n_slices,
+        "rows": images.shape[0],
+        "columns": images.shape[1],
+        "values": "complex" if images.is_complex else "real",
+        "largest_magnitude": float(f"{middle.max():.6g}"),
+        "voxel_mm": (
+            None
+            if affine is None
+            else [round(float(size), 4) for size in np.linalg.norm(affine[:3, :3], axis=0)]
+        ),
+        "placed_in_the_patient": images.affines is not None,
+        **{name: value for name, value in images.details.items() if value is not None},
+    }
+
+
+def _describe_version_2(path: Path) -> dict[str, Any]:
+    with Version2File(path) as file:
+        if not file.n_readouts:
+            return {"kind": "MRD stream without readouts", "format": file.format, **file.left_out}
+        return _describe_open(MrdKspace(file))
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
@@ -74,6 +117,7 @@ def _describe_model(path: Path) -> dict[str, Any]:
         "training_data": manifest.training_data,
         "intended_use": manifest.intended_use,
         "size_multiple": manifest.size_multiple,
+        "image_scale": manifest.image_scale,
         "files": {name: entry.bytes for name, entry in manifest.files.items()},
         "digest": model.digest,
         "checksums": "match",
@@ -99,6 +143,7 @@ def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
     undersampled = "phase encodes" if mask.shape[0] == 1 else "rows and columns"
     if not mask.any():
         return {"acceleration": None, "undersampled": undersampled}
+    check_magnitude(samples, index)
     known, measured = kspace.read_noise(index), measure_noise(samples, mask)
     noise, source = (measured.sd, measured.source) if known is None else (known, NOISE_READOUTS)
     given = kspace.mask if kspace.mask is None or kspace.mask.ndim == 2 else kspace.mask[None]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.io.overwriting import HDF5, check_name, check_new
 from sbim_deploy.kspace import cfl
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.sources import KspaceSource
@@ -18,15 +18,16 @@ from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
 from sbim_deploy.mri.views import ON_GRID, View, upright_view
 from sbim_deploy.records import FloatArray, SliceGeometry
-from sbim_deploy.results import dicom, nifti
+from sbim_deploy.results import dicom, mrd2_images, nifti
 from sbim_deploy.results.dicom_identity import make_pseudonym
 from sbim_deploy.results.geometry import known_geometries, slice_affine, stack_slices
 from sbim_deploy.results.intensity import Intensity, count_clipped, scan_full_scale, series_intensity
 from sbim_deploy.results.mrd_images import MrdForm, Owner, write_mrd_images
-from sbim_deploy.results.result_file import ResultFile, open_result
+from sbim_deploy.results.result_file import ResultFile, check_result_place, open_result
 from sbim_deploy.results.series import ImageSeries, derivation_of, positions_of_series, read_series
+from sbim_deploy.runs.settings import ReconSettings
 
-H5, MRD, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "dicom", "nifti", "cfl")
+H5, MRD, MRD2, DICOM, NIFTI, CFL = FORMATS = ("h5", "mrd", "mrd2", "dicom", "nifti", "cfl")
 
 
 H5_SUFFIXES = (".h5", ".hdf5", "")
@@ -67,11 +68,12 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class Output:
-    """Where the images go and as what."""
+    """Where the images go and as what; ``is_kept`` tells whether what a stopped run leaves outlasts it."""
 
     path: Path
     format: str = H5
     images: ImageSettings = field(default_factory=ImageSettings)
+    is_kept: bool = True
 
     def __post_init__(self) -> None:
         """Check the format, and that the settings are of it."""
@@ -90,10 +92,12 @@ def format_by_name(path: Path) -> str:
         return NIFTI
     if cfl.is_cfl(path):
         return CFL
+    if path.suffix in mrd2_images.SUFFIXES:
+        return MRD2
     if path.suffix not in H5_SUFFIXES:
         raise InputError(
-            f"{path}: ends in {path.suffix}, expected .h5, .hdf5, .nii, .nii.gz or .cfl; say which it is by "
-            f"--format {', '.join(FORMATS)}"
+            f"{path}: ends in {path.suffix}, expected .h5, .hdf5, .nii, .nii.gz, .cfl or .mrd2; say which it "
+            f"is by --format {', '.join(FORMATS)}"
         )
     return H5
 
@@ -103,8 +107,8 @@ def result_path(output: Output) -> Path:
     return output.path if output.format == H5 else output.path.with_name(f".{output.path.name}.h5")
 
 
-def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] | None) -> list[str]:
-    """Check before long work that a result of these slices of a k-space file can be written so.
+def check_output(output: Output, source: KspaceSource, settings: ReconSettings) -> list[str]:
+    """Check before long work that a result of a k-space file can be written so.
 
     Returns what the user should know of it, a sentence each.
 
@@ -113,12 +117,19 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
             say whose it is where that is to be kept.
         BackendMissingError: a package is missing.
     """
-    checks: dict[str, Callable[[Path], object]] = {
+    checks: dict[str, Callable[[Path, bool], object]] = {
         DICOM: dicom.check_dicom,
+        MRD2: mrd2_images.check_mrd2,
         NIFTI: nifti.check_nifti,
         CFL: cfl.check_cfl,
+        MRD: check_new,
     }
-    checks.get(output.format, check_writable)(output.path)
+    if output.format in (H5, MRD):
+        check_name(output.path, HDF5)
+    if output.format == H5:
+        check_result_place(output.path, settings.resume, settings.force)
+    else:
+        checks[output.format](output.path, settings.force)
     remarks = []
     if output.images.identity is IdentityMode.KEEP:
         lacking = _owner(source).identity.lacking
@@ -129,7 +140,7 @@ def check_output(output: Output, source: KspaceSource, slices: tuple[int, int] |
             )
     elif output.images.salt is not None:
         make_pseudonym("", output.images.salt, _header_text(source))
-    if output.format in (DICOM, NIFTI) and not _check_places(output, source, slices):
+    if output.format in (DICOM, NIFTI) and not _check_places(output, source, settings.slices):
         remarks.append(
             f"{source.path}: does not say how the patient lay: {output.path} will name no anatomical "
             "directions"
@@ -157,10 +168,10 @@ def _check_places(output: Output, source: KspaceSource, slices: tuple[int, int] 
     return any(known)
 
 
-def write_output(output: Output, result_path: Path, source: KspaceSource) -> str | None:
+def write_output(output: Output, result_path: Path, source: KspaceSource, force: bool = False) -> str | None:
     """Write a result in another format, with the geometry of its open k-space file.
 
-    Returns what the user should know of the images, or None.
+    With ``force`` an older output is replaced. Returns what the user should know of the images, or None.
 
     Raises:
         InputError, BackendMissingError: see the writers of the formats.
@@ -168,14 +179,15 @@ def write_output(output: Output, result_path: Path, source: KspaceSource) -> str
     with open_result(result_path) as result:
         if output.format == CFL:
             images = [result.read_image(position) for position in range(result.n_slices)]
-            cfl.write_cfl_images(output.path, np.stack(images))
+            cfl.write_cfl_images(output.path, np.stack(images), force)
         elif output.format == NIFTI:
             series = read_series(result, source)
-            nifti.write_nifti(
-                output.path, _one_volume(output.path, series), source.voxel_mm, series[0].geometries
-            )
+            volume, geometries = _one_volume(output.path, series), series[0].geometries
+            nifti.write_nifti(output.path, volume, source.voxel_mm, geometries, force)
         elif output.format in (DICOM, MRD):
-            return _write_whole_numbers(output, result, source)
+            return _write_whole_numbers(output, result, source, force)
+        elif output.format == MRD2:
+            _write_mrd2(output, result, source, force)
     return None
 
 
@@ -191,7 +203,7 @@ def _slice_view(source: KspaceSource, index: int) -> View:
         return ON_GRID
 
 
-def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSource) -> str | None:
+def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSource, force: bool) -> str | None:
     """Write DICOM or MRD images, on one scale for the scan and in one window for its series."""
     series, derivation = read_series(result, source), derivation_of(result)
     settings, header = output.images, source.scan_header if isinstance(source, MrdKspace) else None
@@ -209,13 +221,14 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
             source.voxel_mm,
             intensity,
             settings.keep_grid,
+            force,
         )
     else:
         form = MrdForm(
             derivation, intensity, source.voxel_mm, owner, settings.keep_grid, _first_stamp(source)
         )
         bits = pixel_bits(None if header is None else header.bits_stored)
-        write_mrd_images(output.path, series, form, bits)
+        write_mrd_images(output.path, series, form, bits, force)
     n_clipped = count_clipped(series, intensity)
     if not n_clipped:
         return None
@@ -224,6 +237,20 @@ def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSourc
         f"{output.path}: {n_clipped} pixels are brighter than {intensity.full_scale:g}, which the greatest "
         f"pixel stands for, and were clipped: give --scale {wanted:.3g} or more to all files of the study"
     )
+
+
+def _write_mrd2(output: Output, result: ResultFile, source: KspaceSource, force: bool) -> None:
+    """Write MRD images of version 2, whose pixels are the magnitudes themselves."""
+    series = read_series(result, source)
+    form = MrdForm(
+        derivation_of(result),
+        series_intensity(series),
+        source.voxel_mm,
+        keep_grid=output.images.keep_grid,
+        first_stamp=_first_stamp(source),
+    )
+    header = source.scan_header if isinstance(source, MrdKspace) else None
+    mrd2_images.write_mrd2_images(output.path, series, form, header, force)
 
 
 def _first_stamp(source: KspaceSource) -> int:

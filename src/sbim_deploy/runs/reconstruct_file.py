@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_writable
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
 from sbim_deploy.results.provenance import Provenance, Timings
-from sbim_deploy.results.result_file import ResultWriter
+from sbim_deploy.results.result_file import ResultWriter, check_result_place
 from sbim_deploy.runs.scan import (
     Tally,
     batches_of_problems,
@@ -62,7 +62,10 @@ def reconstruct_file(
         InputError: see :func:`sbim_deploy.kspace.sources.open_source` and :func:`reconstruct`.
         SamplingError, ChecksumError, BackendMissingError: see :func:`reconstruct`.
     """
-    with open_source(kspace_path, settings.reading, settings.orientation) as source:
+    with (
+        owning_file(output_path),
+        open_source(kspace_path, settings.reading, settings.orientation) as source,
+    ):
         return reconstruct(source, output_path, settings, progress, on_residual)
 
 
@@ -74,6 +77,8 @@ def reconstruct(
     on_residual: OnResidual | None = None,
 ) -> Provenance:
     """Reconstruct an open k-space file and return the output's provenance.
+
+    The caller sees to it that no other run writes the output: :func:`sbim_deploy.io.locks.owning_file`.
 
     The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
     ``on_residual`` hears of the residual after every step, which it costs time to compute.
@@ -88,7 +93,7 @@ def reconstruct(
         ChecksumError, BackendMissingError: see :func:`sbim_deploy.models.folder.load_model`.
     """
     started = time.perf_counter()
-    check_writable(output_path)
+    check_result_place(output_path, settings.resume, settings.force)
     with ExitStack() as stack:
         scan = stack.enter_context(open_scan(source, settings))
         reconstructor: Reconstructor | ClassicalReconstructor
@@ -100,7 +105,7 @@ def reconstruct(
             model, plan, engine = None, None, reconstructor.description
         identity = run_identity(source.path, settings, model, plan, engine["backend"])
         writer = stack.enter_context(
-            ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume)
+            ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume, settings.force)
         )
         pending = writer.pending
         if progress is not None:

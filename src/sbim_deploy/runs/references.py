@@ -1,4 +1,4 @@
-"""What a reconstruction is compared with: the reference beside k-space, or an array of its own."""
+"""What images are compared with: a reference beside k-space, k-space with all samples, or other images."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.arrays import ArrayFile, StoredArray, is_array_file, open_arrays
-from sbim_deploy.io.layouts import (
-    COIL,
-    GUESSED,
-    Layout,
-    Reading,
-    guess_image_layout,
-    guess_layout,
-    named_layout,
-)
-from sbim_deploy.kspace.arrays import KSPACE_NAMES, check_slices, choose_array, label_of, read_part
-from sbim_deploy.kspace.fastmri import open_kspace
+from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.kspace.fastmri import KspaceFile
+from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.combine import root_sum_of_squares
-from sbim_deploy.mri.fourier import centred_ifft
-from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
-from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.mri.fourier import centre_crop, centred_ifft, turned
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
+from sbim_deploy.results.geometry import Matrix, slice_affine
+from sbim_deploy.results.image_files import REFERENCE_NAMES, find_dataset_images, find_images
+from sbim_deploy.results.image_stack import ImageStack
 
-IMAGE_NAMES = (
-    "reference",
-    "truth",
-    "ground_truth",
-    "target",
-    "image",
-    "reconstruction_rss",
-    "reconstruction_esc",
-)
+TRUTH = "reference"  # in the MRD files that simulate writes
 LEAST_SAMPLED = 0.99  # of fully sampled k-space: a sample may be zero by chance
+LEAST_SIDE = 0.5  # of the grid: k-space that is padded with zeros to a finer one has more than that
 
 
 class Reference(Protocol):
-    """An open file with the image that a reconstruction should be."""
+    """An open file with the images that others should be.
+
+    Attributes:
+        path: the file.
+        kind: what of it is the reference, in words.
+        n_slices: how many there are.
+        has_complex_reference: whether they have a phase.
+        is_kspace: whether it is a file of k-space, of which they may be made.
+        reference_is_square: whether they are cropped square to the narrower side of k-space.
+    """
 
     path: Path
+    kind: str
+    n_slices: int
     has_complex_reference: bool
+    is_kspace: bool
+    reference_is_square: bool
 
     def __enter__(self) -> Self:
         """Return the file itself."""
@@ -53,101 +53,121 @@ class Reference(Protocol):
     def read_reference(self, index: int) -> ComplexArray | FloatArray:
         """Read the reference of one slice, complex64 or float32 (rows, columns), perhaps cropped."""
 
+    def affine(self, index: int) -> Matrix | None:
+        """Return what takes its (row, column, slice, 1) to (left, posterior, superior, 1) in mm, if known."""
 
-class ArrayReference:
-    """An open file of arrays that holds images, or k-space whose root-sum-of-squares is the reference.
 
-    An array of real numbers is images. A complex one is k-space where its layout has coils, where it is
-    called so, or where its energy is at the centre.
+class ImageReference:
+    """Images of any format as a reference."""
 
-    Attributes:
-        path: the file.
-        has_complex_reference: whether the reference has a phase.
-    """
+    is_kspace = False
+    reference_is_square = False
 
-    def __init__(self, file: ArrayFile, reading: Reading, conjugated: bool) -> None:
-        self.path, self._file, self._conjugated = file.path, file, conjugated
-        self._array = _choose(file, reading.variable)
-        label, shape = label_of(file, self._array), self._array.shape
-        named = None if reading.layout is None else named_layout(reading.layout, shape, label)
-        self._is_kspace = self._array.is_complex and _is_kspace(file, self._array, named, label)
-        if named is not None:
-            if COIL in named.axes and not self._is_kspace:
-                raise InputError(
-                    f"{label}: is no k-space, and the layout {named.text} has coils: leave them out"
-                )
-            self._layout = named
-        else:
-            self._layout = (guess_layout if self._is_kspace else guess_image_layout)(shape, label)
-        check_slices(self._array, self._layout, label)
-        self.has_complex_reference = self._array.is_complex and not self._is_kspace
+    def __init__(self, images: ImageStack) -> None:
+        self._images = images
+        self.path, self.kind, self.n_slices = images.path, images.kind, images.n_slices
+        self.has_complex_reference = images.is_complex
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._images.__exit__()
+
+    def read_reference(self, index: int) -> ComplexArray | FloatArray:
+        """Read one of them; see :meth:`ImageStack.read_image`."""
+        return self._images.read_image(index)
+
+    def affine(self, index: int) -> Matrix | None:
+        """Return where it lies."""
+        return self._images.affine(index)
+
+
+class KspaceReference:
+    """The reference in a file of k-space: the image beside it, else the root sum of squares of its coils."""
+
+    is_kspace = True
+
+    def __init__(self, source: KspaceSource) -> None:
+        self._source = source
+        self.path, self.n_slices = source.path, source.n_slices
+        self._beside: KspaceFile | ImageStack | None = None
+        self.reference_is_square = isinstance(source, KspaceFile) and source.reference_is_square
+        self.has_complex_reference, self.kind = False, "root sum of squares of k-space"
+        if isinstance(source, KspaceFile) and source.reference_name is not None:
+            self._beside, self.kind = source, f"{source.reference_name} beside k-space"
+            self.has_complex_reference = source.has_complex_reference
+        elif isinstance(source, MrdKspace):
+            self._beside = find_dataset_images(source.path, TRUTH)
+            if self._beside is not None:
+                self.kind = f"{TRUTH} beside k-space"
+                self.has_complex_reference = self._beside.is_complex
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.__exit__(*error)
+        self._source.__exit__(*error)
+        if isinstance(self._beside, ImageStack):
+            self._beside.__exit__()
 
     def read_reference(self, index: int) -> ComplexArray | FloatArray:
-        """Read the reference of one slice, complex64 or float32 (rows, columns).
+        """Read the image, float32 (rows, columns) where it is made of k-space, cropped as ``recon`` crops.
 
         Raises:
             InputError: no such slice, damaged or non-finite data, or undersampled k-space.
         """
-        dtype = np.complex64 if self._array.is_complex else np.float32
-        values = read_part(self._file, self._array, self._layout, index, dtype)
-        if not self._is_kspace:
-            image: ComplexArray | FloatArray = values[0]
-            return image
-        sampled = float(values.any(axis=0).mean())
+        if isinstance(self._beside, KspaceFile):
+            return self._beside.read_reference(index)
+        if self._beside is not None:
+            image = self._beside.read_image(index)
+            return turned(image).conj() if self._source.conjugated else image
+        kspace, shape = self._source.read_slice(index), self._source.recon_shape
+        sampled = _share_sampled((kspace != 0).any(axis=0))
         if sampled < LEAST_SAMPLED:
             raise InputError(
-                f"{label_of(self._file, self._array)}: only {sampled:.0%} of its k-space was sampled in "
+                f"{self.path}: has no reference image, and only {sampled:.0%} of its k-space was sampled in "
                 f"slice {index}, expected all of it, or an image, for a reference"
             )
-        kspace = values.conj() if self._conjugated else values
         combined: FloatArray = root_sum_of_squares(centred_ifft(kspace))
-        return combined
+        return combined if shape is None else centre_crop(combined, shape)
+
+    def affine(self, index: int) -> Matrix | None:
+        """Return where it lies."""
+        geometry = self._source.geometry(index)
+        shape = self._source.recon_shape or (self._source.n_rows, self._source.n_columns)
+        return None if geometry is None else slice_affine(geometry, shape)
 
 
 def open_reference(path: Path, reading: Reading = GUESSED, orientation: str | None = None) -> Reference:
-    """Open a fastMRI file with a reference, or an array of images or of fully sampled k-space.
+    """Open a file of images of any format, or of k-space with a reference or with all of its samples.
 
     ``orientation`` is what was asked for the k-space of the result. Where that was turned, k-space and what
-    stands beside it is turned too; an array of images is compared as it lies.
+    stands beside it is turned too; images are compared as they lie.
 
     Raises:
         InputError: the file is not what it must be, or its axes cannot be told.
+        BackendMissingError: the package that reads its format is not installed.
     """
-    conjugated = orientation == Orientation.TURNED
-    if not is_array_file(path) and reading.variable is None:
-        opened = open_kspace(path, reading)
-        opened.conjugated = conjugated
-        return opened
-    file = open_arrays(path)
-    try:
-        return ArrayReference(file, reading, conjugated)
-    except BaseException:
-        file.__exit__()
-        raise
+    images = find_images(path, reading, REFERENCE_NAMES)
+    if images is not None:
+        return ImageReference(images)
+    asked = Orientation.AUTO if orientation is None else Orientation(orientation)
+    return KspaceReference(open_source(path, reading, asked))
 
 
-def _choose(file: ArrayFile, wanted: str | None) -> StoredArray:
-    if wanted in file.arrays:
-        return file.arrays[wanted]
-    usable = [each for each in file.arrays.values() if each.n_axes >= 2 and (each.is_real or each.is_complex)]
-    named = [each for name in IMAGE_NAMES for each in usable if each.name.lower() == name]
-    if wanted is None and (named or len(usable) == 1):
-        return (named or usable)[0]
-    return choose_array(file, wanted, KSPACE_NAMES, "the reference")
+def _share_sampled(sampled: BoolArray) -> float:
+    """Return how much was sampled of the smallest box around the centre that holds all samples.
 
-
-def _is_kspace(file: ArrayFile, array: StoredArray, named: Layout | None, label: str) -> bool:
-    if named is not None and COIL in named.axes:
-        return True
-    if array.name.lower() in KSPACE_NAMES:
-        return True
-    layout = named or guess_layout(array.shape, label)
-    check_slices(array, layout, label)
-    first = read_part(file, array, layout, 0, np.complex64)
-    return all(fault.kind != IMAGE_IN_PLACE for fault in find_faults(first, None, 0.0))
+    The box is at least half as long as the grid, so that a few lines at the centre do not count as all.
+    """
+    sides = []
+    for axis in (0, 1):
+        size, places = sampled.shape[axis], np.flatnonzero(sampled.any(axis=1 - axis))
+        if not places.size:
+            return 0.0
+        centre = size // 2
+        before = max(centre - int(places[0]), int(places[-1]) - centre, int(LEAST_SIDE * size / 2))
+        after = max(int(places[-1]) - centre, before - 1)  # an even number has one sample less there
+        sides.append(slice(max(centre - before, 0), centre + after + 1))
+    return float(sampled[sides[0], sides[1]].mean())

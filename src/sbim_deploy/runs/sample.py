@@ -12,6 +12,7 @@ import numpy as np
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import DEMO, Model, load_model, sampling_prior
 from sbim_deploy.recon.channels import EngineScore
@@ -83,8 +84,9 @@ def sample_file(
     settings: SampleSettings,
     on_started: OnStarted | None = None,
     on_calls: Callable[[int], None] | None = None,
+    force: bool = False,
 ) -> SamplesProvenance:
-    """Write a model's samples, and return how they came about.
+    """Write a model's samples, and return how they came about; with ``force`` over a file that is there.
 
     A sample is a function of the seed and of its number: the same in any batch. ``on_calls`` gets the network
     calls that are done, over all samples.
@@ -96,11 +98,12 @@ def sample_file(
             :func:`sbim_deploy.models.backends.open_engine`.
     """
     started = time.perf_counter()
+    check_name(path, HDF5)
     model = load_model(settings.model)
     _check_network(model, settings.size)
     plan = plan_without_data(settings.choice, sampling_prior(model.manifest))
     shape = (settings.size, settings.size)
-    with writing_samples(path, settings.n_samples, shape) as writer:
+    with writing_samples(path, settings.n_samples, shape, force) as writer:
         engine = open_engine(model, GRAPH, settings.backend, settings.threads)
         n_calls = len(plan.steps)
         if on_started is not None:

@@ -45,6 +45,7 @@ class ReconSettings:
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
     sampler of ``choice``; another takes no network, and nothing that is said of one. ``orientation`` is that
     of k-space. ``reading`` is how k-space in a plain array is read.
+    ``resume`` goes on with a run that was stopped, ``force`` replaces outputs that are there.
     """
 
     model: str | Path = DEMO
@@ -65,6 +66,7 @@ class ReconSettings:
     undersampling: Undersampling | None = None
     reading: Reading = GUESSED
     resume: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""

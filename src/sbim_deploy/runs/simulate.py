@@ -7,23 +7,29 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.map_choice import check_calibration_lines
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS, effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
+from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
 PHANTOMS = ("brain", "shepp-logan")
 FIELD_OF_VIEW_MM = 220.0
 SLICE_THICKNESS_MM = 5.0
 MIN_SIZE, MAX_SIZE = 16, 1024
+# Sharp edges sampled so coarsely have k-space like an image's: at 16 and 24 samples it is refused, at 33 not.
+LARGEST_DOUBTFUL_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -68,33 +74,40 @@ class SimulateSettings:
 
 
 def simulate_file(
-    path: Path, settings: SimulateSettings, on_slice: Callable[[int], None] | None = None
+    path: Path,
+    settings: SimulateSettings,
+    on_slice: Callable[[int], None] | None = None,
+    force: bool = False,
 ) -> float:
     """Write a fastMRI file with its truth and return the effective acceleration.
 
+    With ``force`` what is there is replaced, a scan only where it was simulated too.
+
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or may not be replaced.
     """
-    mask = line_mask(
-        settings.size,
-        settings.acceleration,
-        settings.pattern,
-        seed=settings.seed,
-        convention=settings.mask_convention,
-    )
+    check_name(path, HDF5)
+    mask = sampled_lines(settings)
     voxel = FIELD_OF_VIEW_MM / settings.size
-    provenance = {"software": {"sbim-deploy": __version__}, "simulate": asdict(settings)}
     write_kspace(
-        path, _slices(settings, mask, on_slice), mask, (voxel, voxel, SLICE_THICKNESS_MM), provenance
+        path,
+        _slices(settings, mask, on_slice),
+        mask,
+        (voxel, voxel, SLICE_THICKNESS_MM),
+        simulated_provenance(settings),
+        force,
     )
     return effective_acceleration(mask)
 
 
+def simulated_provenance(settings: SimulateSettings) -> dict[str, Any]:
+    """Return how a simulated file came about, in JSON's types."""
+    return {"software": {"sbim-deploy": __version__}, "simulate": asdict(settings)}
+
+
 def simulate_slice(settings: SimulateSettings, mask: BoolArray, index: int) -> KspaceSlice:
     """Return one slice of a simulated scan: the same whatever the other slices are."""
-    shape = (settings.size, settings.size)
-    magnitude = shepp_logan(shape) if settings.phantom == "shepp-logan" else brain_slice(index, settings.size)
-    return simulate_object(magnitude, settings, mask, index)
+    return simulate_object(object_magnitude(settings, index), settings, mask, index)
 
 
 def simulate_object(
@@ -104,15 +117,66 @@ def simulate_object(
 
     It is scaled so that its 99th percentile is 1, or its maximum where so little of the image is not 0.
     """
+    truth = simulate_truth(magnitude, settings, index)
+    kspace = centred_fft(truth.maps * truth.reference)
+    kspace += np.float32(settings.noise) * unit_noise(truth.rng, kspace.shape)
+    return KspaceSlice(kspace=kspace * mask, reference=truth.reference, maps=truth.maps)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a scan is of: image (rows, columns), maps (coils, rows, columns), and what draws its noise."""
+
+    reference: ComplexArray
+    maps: ComplexArray
+    rng: np.random.Generator
+
+
+def simulate_truth(magnitude: FloatArray, settings: SimulateSettings, index: int) -> Truth:
+    """Return what the scan of a magnitude (size, size) is of; see :func:`simulate_object`."""
     rng = np.random.default_rng([settings.seed, index])
     shape = (settings.size, settings.size)
     magnitude = (magnitude / (np.percentile(magnitude, 99) or magnitude.max())).astype(np.float32)
     reference: ComplexArray = magnitude * smooth_phase(shape, rng)
-    maps = birdcage_maps(settings.n_coils, shape)
-    kspace = centred_fft(maps * reference)
-    noise = rng.standard_normal((*kspace.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
-    kspace += np.float32(settings.noise) * noise
-    return KspaceSlice(kspace=kspace * mask, reference=reference, maps=maps)
+    return Truth(reference, birdcage_maps(settings.n_coils, shape), rng)
+
+
+def unit_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:
+    """Return complex noise whose real and imaginary parts have a standard deviation of 1."""
+    noise: ComplexArray = rng.standard_normal((*shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    return noise
+
+
+def object_magnitude(settings: SimulateSettings, index: int) -> FloatArray:
+    """Return the magnitude (size, size) of what a slice shows, in any scale."""
+    if settings.phantom == "shepp-logan":
+        return shepp_logan((settings.size, settings.size))
+    return brain_slice(index, settings.size)
+
+
+def sampled_lines(settings: SimulateSettings) -> BoolArray:
+    """Return which lines a scan acquires, (columns,)."""
+    return line_mask(
+        settings.size,
+        settings.acceleration,
+        settings.pattern,
+        seed=settings.seed,
+        convention=settings.mask_convention,
+    )
+
+
+def why_refused(settings: SimulateSettings) -> str | None:
+    """Return why ``recon`` would refuse a scan without its maps, by its first slice, or None."""
+    mask = sampled_lines(settings)
+    try:
+        if settings.size <= LARGEST_DOUBTFUL_SIZE:
+            first = simulate_slice(settings, mask, 0)
+            prepare_slice(first.kspace, 0, mask, first.maps)
+        if settings.n_coils > 1:
+            check_calibration_lines(mask[None], (settings.size, settings.size))
+    except (InputError, ValueError) as error:
+        return str(error).removeprefix("slice 0: ")
+    return None
 
 
 def brain_slice(index: int, size: int) -> FloatArray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.identity import Identity
 from sbim_deploy.mrd.images import (
     BITS_STORED,
+    MAX_INDEX,
     image_attributes,
     image_header,
     image_pixels,
@@ -24,7 +25,6 @@ from sbim_deploy.mrd.images import (
 )
 from sbim_deploy.mrd.messages import Image
 from sbim_deploy.recon.classical import Classical, classical_image, coil_magnitude
-from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import RESEARCH_USE, ComplexArray, FloatArray
 from sbim_deploy.serving.worker import SliceJob
 
@@ -49,32 +49,23 @@ class Outcome:
     words: str | None = None
 
 
-def resolve(
-    job: SliceJob,
-    kspace: ComplexArray,
-    image_shape: tuple[int, int],
-    fallback: Classical = Classical.L1_WAVELET,
-) -> Outcome:
+def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
     """Wait for a job, up to its deadline, and return its image or the best that is there in its place.
 
-    A sampler that failed in time is replaced by ``fallback``; past the deadline, or out of memory, the
-    measured data alone are combined. A slice without maps becomes the root sum of squares of its coils.
+    Past the deadline, or where nothing else could be computed, the measured data alone are combined. A slice
+    without maps becomes the root sum of squares of its coils.
     """
-    if job.wait() and job.error is None and job.image is not None:
+    ended = job.wait()
+    image, problem, reason = job.image, job.problem, _reason(job)
+    if ended and image is not None:
         doubts = tuple(doubt.message for doubt in job.doubts)
-        return Outcome(job.image, job.request.configuration, job.residual, doubts=doubts)
-    reason = _reason(job)
-    if job.problem is None:
+        failed = None if job.error is None else reason
+        return Outcome(image, job.method, job.residual, failed, doubts=doubts)
+    if problem is None:
         words = str(job.error) if reason == "data" else None
         return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason, words=words)
-    in_time = time.monotonic() < job.deadline
-    method = fallback if reason in ("diverged", "engine") and in_time else Classical.ZERO_FILLED
-    return _classical(job.problem, method, reason)
-
-
-def _classical(problem: SliceProblem, method: Classical, reason: str) -> Outcome:
-    image, residual = classical_image(problem, method)
-    return Outcome(image, method.value, residual, reason)
+    combined, residual = classical_image(problem, Classical.ZERO_FILLED)
+    return Outcome(combined, Classical.ZERO_FILLED.value, residual, reason)
 
 
 def _reason(job: SliceJob) -> str:
@@ -85,7 +76,7 @@ def _reason(job: SliceJob) -> str:
             return "diverged"
         case MemoryError():
             return "memory"
-        case InputError() if job.problem is None:
+        case InputError() if not job.is_prepared:
             return "data"
         case _:
             return "engine"
@@ -167,8 +158,10 @@ class SessionImages:
     def _next_numbers(self, series: Hashable, slice_number: int) -> tuple[int, int]:
         series_number, used = self._numbers.setdefault(series, (len(self._numbers) + 1, set()))
         number = slice_number + 1
-        if number in used:
-            number = max(used) + 1
+        if number in used or number > MAX_INDEX:
+            number = max(used, default=0) + 1
+        if number > MAX_INDEX:
+            number = next(free for free in count(1) if free not in used)
         used.add(number)
         return series_number, number
 

@@ -7,19 +7,50 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from sbim_deploy.errors import InputError
 
 MIB = 1024**2
 
 TRIM_S = 5.0
 
+# What the work on a slice takes at most, by benchmarks/work_memory.py: preparation, sampler and fallback,
+# with the copies of a slice that is assembled or combined meanwhile.
+COPIES_OF_KSPACE = 16
+BYTES_OF_PIXEL, BYTES_OF_PIXEL_AND_CHANNEL = 200, 40
+BYTES_OF_COIL_PAIR = 120_000  # ESPIRiT's operators
+COPIES_OF_ENCODING = 4
+BYTES_OF_SHAPE = 64 * MIB  # of the engine for a new size, the smallest too
+
+
+def work_bytes(shape: tuple[int, int, int], width: int) -> int:
+    """Return the bytes that the work on one slice takes at most, beside its k-space (coil, rows, columns).
+
+    ``width`` is that of the network's first stage. A network's weights are not in it.
+    """
+    n_coils, n_rows, n_columns = shape
+    n_pixels, size = n_rows * n_columns, np.dtype(np.complex64).itemsize
+    return (
+        BYTES_OF_SHAPE
+        + COPIES_OF_KSPACE * size * n_coils * n_pixels
+        + (BYTES_OF_PIXEL + BYTES_OF_PIXEL_AND_CHANNEL * width) * n_pixels
+        + BYTES_OF_COIL_PAIR * n_coils**2
+        + COPIES_OF_ENCODING * size * (n_rows**2 + n_columns**2)
+    )
+
 
 class MemoryBudget:
-    """The bytes that sessions may take together, and give back. It is thread-safe."""
+    """The bytes that sessions may take together, and give back. It is thread-safe.
+
+    Beside what they take, as much stays free as the largest work on a slice needs, since one slice is worked
+    on at a time.
+    """
 
     def __init__(self, total_bytes: int):
         self.total_bytes = total_bytes
         self._taken = 0
+        self._reserved: dict[object, int] = {}
         self._lock = threading.Lock()
 
     @property
@@ -34,13 +65,40 @@ class MemoryBudget:
             InputError: fewer are left.
         """
         with self._lock:
-            left = self.total_bytes - self._taken
-            if n_bytes > left:
-                raise InputError(
-                    f"the sessions' data would take {n_bytes / MIB:.1f} MiB more, {left / MIB:.1f} of "
-                    f"{self.total_bytes / MIB:.0f} MiB are left: try later, or raise --max-memory"
-                )
+            self._check(n_bytes, max(self._reserved.values(), default=0))
             self._taken += n_bytes
+
+    def reserve(self, owner: object, n_bytes: int) -> None:
+        """Keep bytes free for the work on an owner's slices, in place of what was kept for it before.
+
+        Raises:
+            InputError: there are fewer beside what is taken.
+        """
+        with self._lock:
+            largest = max((each for key, each in self._reserved.items() if key is not owner), default=0)
+            if n_bytes > max(largest, self._reserved.get(owner, 0)):
+                self._check(0, n_bytes)
+            self._reserved[owner] = n_bytes
+
+    def cancel(self, owner: object) -> None:
+        """Keep nothing free for an owner any more."""
+        with self._lock:
+            self._reserved.pop(owner, None)
+
+    def _check(self, n_bytes: int, reserved: int) -> None:
+        left = self.total_bytes - self._taken
+        if n_bytes + reserved <= left:
+            return
+        if not n_bytes:
+            raise InputError(
+                f"the work on a slice would take {reserved / MIB:.1f} MiB, {left / MIB:.1f} of "
+                f"{self.total_bytes / MIB:.0f} MiB are left: try later, or raise --max-memory"
+            )
+        raise InputError(
+            f"the sessions' data would take {n_bytes / MIB:.1f} MiB more, {(left - reserved) / MIB:.1f} of "
+            f"{self.total_bytes / MIB:.0f} MiB are left beside {reserved / MIB:.1f} for the work on a slice: "
+            "try later, or raise --max-memory"
+        )
 
     def give(self, n_bytes: int) -> None:
         """Give bytes back."""
@@ -56,6 +114,7 @@ class Share:
         self._held: dict[object, int] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._work = 0
 
     def hold(self, owner: object, n_bytes: int) -> None:
         """Hold so many bytes for an owner in place of what it held before.
@@ -73,6 +132,17 @@ class Share:
                 self._budget.give(-change)
             self._held[owner] = n_bytes
 
+    def reserve(self, n_bytes: int) -> None:
+        """Keep so many bytes free for the work on this session's slices, or as many as before if more.
+
+        Raises:
+            InputError: the budget has fewer.
+        """
+        with self._lock:
+            if not self._closed and n_bytes > self._work:
+                self._budget.reserve(self, n_bytes)
+                self._work = n_bytes
+
     def release(self, owner: object) -> None:
         """Give back what an owner holds."""
         with self._lock:
@@ -82,6 +152,7 @@ class Share:
         """Give everything back; nothing can be held afterwards."""
         with self._lock:
             self._closed = True
+            self._budget.cancel(self)
             self._budget.give(sum(self._held.values()))
             self._held.clear()
 

@@ -1,4 +1,4 @@
-"""A session's raw data as an MRD file, where the server was asked to keep it."""
+"""A session's raw data as a file, where the server was asked to keep it."""
 
 from __future__ import annotations
 
@@ -8,62 +8,90 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import h5py
-
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import check_free_space
-from sbim_deploy.mrd.file import MrdWriter
-from sbim_deploy.mrd.messages import Readout
+from sbim_deploy.io.atomic import check_free_space, check_writable
+from sbim_deploy.mrd.messages import Close, Header, Readout, Waveform
+from sbim_deploy.mrd.recording import RecordingWriter
 from sbim_deploy.serving.log import warn
 
-_FAILURES = (OSError, RuntimeError, InputError)  # h5py raises one of the first two where a disk fails
+UNFINISHED = ".partial"
+_FAILURES = (OSError, InputError)
 
 
 class RawFile:
-    """Appends a session's readouts to DIR/TIME-SESSION.h5, which has that name once it is closed.
+    """Appends a session's header, readouts and waveforms to DIR/TIME-SESSION.mrd, a kept MRD stream.
 
-    A disk that fails ends the saving, with a line in the log, and not the session. ``sbim-deploy recon``
-    and ``sbim-deploy replay`` read the file.
+    The file has that name once it is closed, and ``.partial`` behind it until then: whatever ends the server,
+    what came before is in it. A disk that fails ends the saving, with a line in the log, and not the session.
+    ``sbim-deploy recon`` and ``sbim-deploy replay`` read both.
+
+    Attributes:
+        outcome: the file's name, or why it is unfinished.
     """
 
-    def __init__(self, folder: Path, session: int, header: str):
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{session}.h5"
+    def __init__(self, folder: Path, session: int, header: Header):
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{session}.mrd"
         self._session = session
-        self._path, self._hidden = folder / name, folder / f".{name}.partial"
-        self._file: h5py.File | None = None
+        self._path, self._unfinished = folder / name, folder / f"{name}{UNFINISHED}"
+        self._writer: RecordingWriter | None = None
+        self.outcome = self._unfinished.name
         try:
-            # Raw data are a patient's: for the server's own user.
-            os.close(os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            self._file = h5py.File(self._hidden, "w")
-            self._readouts = MrdWriter(self._file, header.encode())
+            check_free_space(folder, len(header.xml))
+            self._writer = RecordingWriter(self._unfinished, header)
         except _FAILURES as error:
             self._failed(error)
 
-    def append(self, readout: Readout) -> None:
-        """Append a readout as it came."""
-        if self._file is None:
+    def append(self, message: Readout | Waveform) -> None:
+        """Append a message as it came."""
+        if self._writer is None:
             return
         try:
-            check_free_space(self._path.parent, readout.data.nbytes + readout.header.nbytes)
-            self._readouts.append(readout)
+            check_free_space(self._path.parent, message.data.nbytes + message.header.nbytes)
+            self._writer.append(message)
         except _FAILURES as error:
             self._failed(error)
 
-    def close(self) -> None:
-        """Close the file and give it its name."""
-        if self._file is None:
+    def close(self, complete: bool) -> None:
+        """Close the file and give it its name; ``complete`` says that the client sent all that it had."""
+        if self._writer is None:
             return
         try:
-            self._file.close()
-            os.replace(self._hidden, self._path)
+            if complete:
+                self._writer.append(Close())
+            self._writer.close()
+            if self._path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            os.rename(self._unfinished, self._path)
+            self.outcome = self._path.name
         except _FAILURES as error:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         number = errno.ENOSPC if isinstance(error, InputError) else getattr(error, "errno", None) or errno.EIO
-        warn("raw-data-not-saved", session=self._session, reason=os.strerror(number))
-        if self._file is not None:
+        reason = os.strerror(number)
+        kept = self._unfinished.name if self._unfinished.exists() else None
+        warn("raw-data-not-saved", session=self._session, reason=reason, kept=kept)
+        self.outcome = f"unfinished ({reason})"
+        if self._writer is not None:
             with suppress(*_FAILURES):
-                self._file.close()
-        self._file = None
-        self._hidden.unlink(missing_ok=True)
+                self._writer.close()
+        self._writer = None
+
+
+def check_raw_folder(folder: Path) -> None:
+    """Check that raw data can be kept in a folder.
+
+    Raises:
+        InputError: there is no such folder, or it takes no files, or its disk is full.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is no folder for raw data: create it first")
+    check_writable(folder / "raw.mrd")
+    check_free_space(folder, 0)
+
+
+def warn_of_unfinished(folder: Path) -> None:
+    """Log what servers that were killed left in a folder, or others are still writing."""
+    for path in sorted(folder.glob(f"*{UNFINISHED}")):
+        with suppress(OSError):
+            warn("raw-data-unfinished", file=path.name, bytes=path.stat().st_size)

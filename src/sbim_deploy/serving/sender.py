@@ -108,7 +108,9 @@ class Sender:
             self._service.worker.cancel(job)
         if self.broken.is_set():
             return
-        outcome = resolve(job, data.kspace, data.image_shape, self._service.settings.fallback)
+        with self._service.whole_slices:
+            outcome = resolve(job, data.kspace, data.image_shape)
+        job.problem = None
         if self._images is None:
             self._images = SessionImages(self.form)
         image, n_clipped = self._images.make_image(outcome, data)

@@ -16,13 +16,13 @@ from sbim_deploy.serving.log import log, warn
 from sbim_deploy.serving.memory import HeapTrimmer, MemoryBudget
 from sbim_deploy.serving.monitor import Metrics, Monitor
 from sbim_deploy.serving.parameters import make_request
-from sbim_deploy.serving.session import LINGER_S, Session
+from sbim_deploy.serving.raw_file import check_raw_folder, warn_of_unfinished
+from sbim_deploy.serving.session import LINGER_S, OPENING_S, Session
 from sbim_deploy.serving.settings import ServeSettings, Service, is_loopback
 from sbim_deploy.serving.worker import Worker
 
 DRAIN_S = 60.0
 ACCEPT_S = 0.25
-MESSAGE_TIMEOUT_S = 30.0
 MAX_REFUSALS = 8
 HANG_FACTOR = 3.0  # an engine hangs where a slice takes this many times the deadline
 
@@ -35,17 +35,18 @@ class Server:
     """
 
     def __init__(self, settings: ServeSettings):
-        if settings.save_raw is not None and not settings.save_raw.is_dir():
-            raise InputError(f"{settings.save_raw}: is no folder for raw data: create it first")
+        if settings.save_raw is not None:
+            check_raw_folder(settings.save_raw)
         self._settings = settings
         model = load_model(settings.model)
-        worker = Worker(model, settings.backend, settings.threads)
+        worker = Worker(model, settings.backend, settings.threads, settings.fallback)
         self._service = Service(
             settings,
             sampling_prior(model.manifest),
             worker,
             MemoryBudget(settings.max_memory_bytes),
             Metrics(),
+            model.manifest.ngf,
         )
         self._sessions: dict[Session, threading.Thread] = {}
         self._refusals = threading.Semaphore(MAX_REFUSALS)
@@ -81,14 +82,17 @@ class Server:
 
     @property
     def healthy(self) -> bool:
-        """Whether the engine is not held by one slice for three times the deadline."""
-        return self._service.worker.busy_for < HANG_FACTOR * self._settings.deadline_s
+        """Whether the GPU has not failed, and the engine is not held by one slice for three deadlines."""
+        worker = self._service.worker
+        return worker.lost is None and worker.busy_for < HANG_FACTOR * self._settings.deadline_s
 
     def run(self) -> None:
         """Accept sessions until :meth:`drain`, then let those that are there finish, for a minute at most."""
         log("listening", host=self._settings.host, port=self.port, backend=self.engine["backend"])
         if not is_loopback(self._settings.host):
             warn("open-to-the-network", host=self._settings.host, authentication=False, encryption=False)
+        if self._settings.save_raw is not None:
+            warn_of_unfinished(self._settings.save_raw)
         number, heap = 0, HeapTrimmer()
         while not self._draining.is_set():
             heap.trim_when_due()
@@ -115,20 +119,32 @@ class Server:
         self._draining.set()
 
     def _admit(self, connection: socket.socket, peer: str, number: int) -> None:
-        timeout = self._settings.idle_timeout_s
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        stream = SocketStream(connection, timeout, min(timeout, MESSAGE_TIMEOUT_S))
-        if len(self._sessions) >= self._settings.max_sessions:
+        if not self._has_room():
             self._service.metrics.sessions.labels("full").inc()
             warn("session-refused", session=number, peer=peer, open=len(self._sessions))
-            self._turn_away(stream)
+            self._turn_away(SocketStream(connection, OPENING_S, OPENING_S))
             return
-        session = Session(stream, self._service, number)
+        session = Session(connection, self._service, number)
         thread = threading.Thread(
             target=self._serve, args=(session, peer), name=f"session-{number}", daemon=True
         )
         self._sessions[session] = thread
         thread.start()
+
+    def _has_room(self) -> bool:
+        """Tell whether another session may begin; among too many the oldest silent one gives way."""
+        sessions = list(self._sessions)
+        staying = [session for session in sessions if not session.gives_way]
+        if len(staying) < self._settings.max_sessions:
+            return len(sessions) < self._settings.max_sessions + MAX_REFUSALS
+        silent = [session for session in staying if session.is_silent]
+        if not silent or len(sessions) >= self._settings.max_sessions + MAX_REFUSALS:
+            return False
+        oldest = min(silent, key=lambda session: (session.has_header, session.number))
+        warn("session-gives-way", session=oldest.number)
+        oldest.give_way()
+        return True
 
     def _serve(self, session: Session, peer: str) -> None:
         began = time.monotonic()
@@ -138,8 +154,10 @@ class Server:
         finally:
             self._service.metrics.sessions.labels(session.outcome).inc()
             seconds = round(time.monotonic() - began, 3)
-            times = session.sender.times.summary()
-            log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **times)
+            fields = session.sender.times.summary()
+            if session.raw is not None:
+                fields["raw_data"] = session.raw.outcome
+            log("session-end", session=session.number, outcome=session.outcome, seconds=seconds, **fields)
             del self._sessions[session]
 
     def _turn_away(self, stream: SocketStream) -> None:

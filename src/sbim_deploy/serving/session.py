@@ -6,6 +6,10 @@ so the client has to wait too.
 
 from __future__ import annotations
 
+import socket
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 from sbim_deploy.errors import InputError, SbimDeployError
@@ -18,6 +22,7 @@ from sbim_deploy.mrd.messages import (
     Close,
     ConfigFile,
     ConfigText,
+    Flag,
     Header,
     Message,
     PeerGoneError,
@@ -35,7 +40,7 @@ from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slic
 from sbim_deploy.samplers.choice import DEFAULT_PRESET, make_plan
 from sbim_deploy.serving.images import ImageForm
 from sbim_deploy.serving.log import place_of, warn
-from sbim_deploy.serving.memory import Share
+from sbim_deploy.serving.memory import Share, work_bytes
 from sbim_deploy.serving.parameters import (
     Parameters,
     Request,
@@ -51,47 +56,84 @@ from sbim_deploy.serving.worker import SliceJob
 
 MAX_TEXT_BYTES = 1024**2
 LINGER_S = 2.0
+OPENING_S = 10.0  # for configuration and header, which clients send at once
+MESSAGE_TIMEOUT_S = 30.0
+IN_PROGRESS = "slices in progress"
+_GAVE_WAY = "nothing came on this connection, and it was ended for another: connect again, and send at once"
 _NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", Readout: "ACQUISITION"}
 
 
 class Session:
-    """A connection that :meth:`run` serves until its end. ``outcome`` says how it ended."""
+    """A connection that :meth:`run` serves until its end.
 
-    def __init__(self, stream: SocketStream, service: Service, number: int):
+    ``outcome`` says how it ended, ``raw`` is its raw data's file where they are kept, ``gives_way`` whether
+    it was ended for another.
+    """
+
+    def __init__(self, connection: socket.socket, service: Service, number: int):
+        idle = service.settings.idle_timeout_s
+        opening = min(idle, OPENING_S)
+        stream = SocketStream(connection, opening, opening)
         self.number = number
+        self.gives_way = False
+        self._timeouts = idle, min(idle, MESSAGE_TIMEOUT_S)
+        self._opened_at: float | None = None
+        self._has_data = False
         self.outcome = "completed"
         self._stream, self._service = stream, service
         self._limits = Limits(service.settings.max_message_bytes, MAX_TEXT_BYTES)
         self._share = Share(service.budget)
         self.sender = Sender(stream, service, number, self._share.release)
-        self._raw: RawFile | None = None
+        self.raw: RawFile | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it may give way: without a header, or without a readout some seconds after it."""
+        opened_at = self._opened_at
+        is_late = opened_at is None or time.monotonic() - opened_at > OPENING_S
+        return is_late and not self._has_data
+
+    @property
+    def has_header(self) -> bool:
+        """Whether configuration and header have come."""
+        return self._opened_at is not None
+
+    def give_way(self) -> None:
+        """End the session, in words, for another that waits; from any thread."""
+        self.gives_way = True
+        self._stream.stop_receiving()
 
     def run(self) -> None:
         """Serve the client; it hears what went wrong, and CLOSE, unless it broke the connection."""
         try:
             self._receive_all()
-        except PeerGoneError:
-            self.outcome = "vanished"
-            self.sender.give_up()
+        except PeerGoneError as error:
+            if self.gives_way:
+                self._refuse(error, InputError(_GAVE_WAY))
+            else:
+                self.outcome = "vanished"
+                self.sender.give_up()
         except SbimDeployError as error:
             self._refuse(error, error)
         except Exception as error:
             warn("crash", session=self.number, error=type(error).__name__, place=place_of(error))
             self._refuse(error, RuntimeError("the server failed; its log says where"))
         finally:
-            if self._raw is not None:
-                self._raw.close()
             self.sender.finish()
             self._share.close()
             self._stream.close(0 if self.sender.broken.is_set() else LINGER_S)
+            if self.raw is not None:
+                self.raw.close(complete=self.outcome == "completed")
 
     def _receive_all(self) -> None:
         configuration = configuration_name(self._configuration(self._next(ConfigFile, ConfigText)))
         text = self._next(Header)
         assert isinstance(text, Header)
         header = parse_mrd_header(text.xml, "the header")
+        self._stream.set_timeouts(*self._timeouts)
+        self._opened_at = time.monotonic()
         if self._service.settings.save_raw is not None:
-            self._raw = RawFile(self._service.settings.save_raw, self.number, text.xml)
+            self.raw = RawFile(self._service.settings.save_raw, self.number, text)
         message = self._next(Text, Readout, Waveform, Close)
         parameters = Parameters()
         if isinstance(message, Text):
@@ -120,17 +162,30 @@ class Session:
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
         settings = self._service.settings
-        assembler = SliceAssembler(header, settings.max_memory_bytes, orientation=settings.orientation)
+        assembler = SliceAssembler(
+            header, settings.max_memory_bytes, orientation=settings.orientation, admit=self._admit
+        )
         while not isinstance(message, Close):
+            assert isinstance(message, Readout | Waveform)
+            if self.raw is not None:
+                self.raw.append(message)
+            self._has_data = True
             if isinstance(message, Readout):
-                if self._raw is not None:
-                    self._raw.append(message)
-                self._submit(assembler.add(message), request, assembler)
+                with self._service.whole_slices if _ends_slices(message) else nullcontext():
+                    complete = assembler.add(message)
+                self._submit(complete, request, assembler)
             message = self._next(Readout, Waveform, Close)
-        self._submit(assembler.finish(), request, assembler)
+        with self._service.whole_slices:
+            complete = assembler.finish()
+        self._submit(complete, request, assembler)
+
+    def _admit(self, n_bytes: int, shape: tuple[int, int, int]) -> None:
+        """Take the memory of slices in progress and of the work on one of them, before it is used."""
+        self._share.reserve(work_bytes(shape, self._service.width))
+        self._share.hold(IN_PROGRESS, n_bytes)
 
     def _submit(self, complete: list[AssembledSlice], request: Request, assembler: SliceAssembler) -> None:
-        self._share.hold(assembler, assembler.n_bytes)
+        self._share.hold(IN_PROGRESS, assembler.n_whole_bytes)
         for data in complete:
             n_copies = 1 if data.calibration is None else 2
             self._share.hold(data, n_copies * data.kspace.nbytes)
@@ -179,8 +234,10 @@ def configuration_of_xml(text: str) -> str:
     return DEFAULT_PRESET if named is None else (named.text or "").strip()
 
 
-def prepare(data: AssembledSlice) -> SliceProblem:
+def prepare(data: AssembledSlice, check: Callable[[], None] = lambda: None) -> SliceProblem:
     """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file.
+
+    ``check`` is called between the parts of the work; what it raises ends it.
 
     Raises:
         InputError: the slice cannot be reconstructed.
@@ -194,7 +251,12 @@ def prepare(data: AssembledSlice) -> SliceProblem:
         calibration=data.calibration,
         noise=data.noise,
         noise_source=NOISE_READOUTS,
+        check=check,
     )
+
+
+def _ends_slices(readout: Readout) -> bool:
+    return readout.has(Flag.LAST_IN_SLICE) or readout.has(Flag.LAST_IN_MEASUREMENT)
 
 
 def _name(kind: type[Message]) -> str:

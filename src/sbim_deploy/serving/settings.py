@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sbim_deploy.errors import InputError
@@ -69,18 +70,6 @@ class ServeSettings:
                 raise InputError(f"max {name} is {size} bytes: expected at least 1 MiB")
 
 
-def parse_fallback(text: str) -> Classical:
-    """Return the method of the images that are sent in place of those that failed, by its name.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    try:
-        return Classical(text)
-    except ValueError:
-        raise InputError(f"unknown fallback {text!r}: expected one of {', '.join(Classical)}") from None
-
-
 def is_loopback(host: str) -> bool:
     """Tell whether a host is this machine alone."""
     if host == "localhost":
@@ -93,10 +82,16 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Service:
-    """The engine, the memory and the counters of a server; ``prior`` is what its model allows a sampler."""
+    """The engine, the memory and the counters of a server.
+
+    ``prior`` is what its model allows a sampler, ``width`` the channels of the network's first stage. Who
+    assembles or combines a whole slice holds ``whole_slices``, so that the work of one such is enough memory.
+    """
 
     settings: ServeSettings
     prior: Prior
     worker: Worker
     budget: MemoryBudget
     metrics: Metrics
+    width: int
+    whole_slices: threading.Lock = field(default_factory=threading.Lock)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.errors import SamplingError
+from sbim_deploy.errors import DeviceLostError, SamplingError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model
 from sbim_deploy.mri.kspace_faults import Fault
@@ -20,6 +20,9 @@ from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.records import ComplexArray
 from sbim_deploy.serving.parameters import Request
 
+Prepare = Callable[[Callable[[], None]], SliceProblem]
+"""Makes a slice's problem, and calls what it is given between the parts of the work."""
+
 QUEUE_LENGTH = 8
 KEPT_RECONSTRUCTORS = 32
 
@@ -27,19 +30,22 @@ KEPT_RECONSTRUCTORS = 32
 class SliceJob:
     """A slice that is to be reconstructed, what came of it, and when; times are those of time.monotonic.
 
-    In the end there is an ``image``, complex64 (rows, columns) in units of k-space, with its ``residual``; or
-    there is an ``error``. ``doubts`` are the reasons why the image may be wrong. ``problem`` is set as soon
-    as the slice is prepared, whatever comes after.
+    In the end there is an ``image``, complex64 (rows, columns) in units of k-space, with its ``method`` and
+    its ``residual``, or there is none. An ``error`` beside an image says why it is not what was asked for.
+    ``doubts`` are the reasons why the image may be wrong. ``problem`` is there from when the slice is
+    prepared to when it has an image.
     """
 
-    def __init__(self, prepare: Callable[[], SliceProblem], request: Request, deadline_s: float):
+    def __init__(self, prepare: Prepare, request: Request, deadline_s: float):
         self.request = request
-        self.prepare: Callable[[], SliceProblem] | None = prepare
+        self.prepare: Prepare | None = prepare
         self.completed_at = time.monotonic()
         self.deadline = self.completed_at + deadline_s
         self.started_at: float | None = None
         self.problem: SliceProblem | None = None
+        self.is_prepared = False
         self.image: ComplexArray | None = None
+        self.method = request.configuration
         self.residual = float("nan")
         self.doubts: tuple[Fault, ...] = ()
         self.error: Exception | None = None
@@ -53,6 +59,8 @@ class SliceJob:
     def end(self) -> None:
         """Tell who waits that there is an image or an error."""
         self.prepare = None
+        if self.image is not None:
+            self.problem = None
         self._ended.set()
 
 
@@ -60,18 +68,27 @@ class Worker:
     """A thread that reconstructs slices one after the other, in the order in which they came.
 
     Sessions share the graphs, so that a sampler of a session's own costs no more than its plan. An error of
-    the engine ends the slice, never the worker. An engine that hangs holds the worker up, which
-    ``busy_for`` shows.
+    the engine ends the slice, never the worker: ``fallback`` makes its image, or the measured data alone
+    where memory was short. A job is given up at its deadline. An engine that hangs holds the worker up, which
+    ``busy_for`` shows. Where the GPU has failed, later slices that need it end with that error at once.
     """
 
-    def __init__(self, model: Model, backend: str, threads: int | None):
+    def __init__(
+        self,
+        model: Model,
+        backend: str,
+        threads: int | None,
+        fallback: Classical = Classical.L1_WAVELET,
+    ):
         self._model, self._backend, self._threads = model, backend, threads
+        self._fallback = fallback
         self._engines: dict[str, Engine] = {}
         self._reconstructor = lru_cache(KEPT_RECONSTRUCTORS)(self._make_reconstructor)
         self._queue: deque[SliceJob] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._busy_since: float | None = None
+        self.lost: DeviceLostError | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self, first: Request) -> dict[str, str]:
@@ -128,8 +145,12 @@ class Worker:
                 self._reconstruct(job)
             except _CancelledError:
                 pass
+            except DeviceLostError as error:
+                job.error = self.lost = error
+                self._fall_back(job)
             except Exception as error:
                 job.error = error
+                self._fall_back(job)
             finally:
                 self._busy_since = None
                 job.end()
@@ -144,21 +165,40 @@ class Worker:
             return job
 
     def _reconstruct(self, job: SliceJob) -> None:
-        def on_step(_steps_done: int) -> None:
-            if job.cancelled or self._closed:
-                raise _CancelledError
-
-        prepare = job.prepare
+        prepare, check = job.prepare, self._checking(job)
         if prepare is None:
             raise _CancelledError
-        problem = job.problem = prepare()
-        on_step(0)
+        problem = job.problem = prepare(check)
+        job.is_prepared = True
+        check()
         if isinstance(job.request.method, Classical):
-            job.image, job.residual = classical_image(problem, job.request.method)
+            job.image, job.residual = classical_image(problem, job.request.method, check)
             return
-        (result,) = self._reconstructor(job.request)([problem], on_step)
+        if self.lost is not None:
+            raise self.lost
+        (result,) = self._reconstructor(job.request)([problem], lambda _steps_done: check())
         check_converged(result.index, result.doubts)
         job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
+
+    def _fall_back(self, job: SliceJob) -> None:
+        """Make an image without the network where the problem is there and there is time."""
+        if job.problem is None:
+            return
+        method = Classical.ZERO_FILLED if isinstance(job.error, MemoryError) else self._fallback
+        try:
+            job.image, job.residual = classical_image(job.problem, method, self._checking(job))
+            job.method = method.value
+        except Exception:  # it was cancelled, or memory is short: the measured data alone are sent
+            job.image = None
+
+    def _checking(self, job: SliceJob) -> Callable[[], None]:
+        """Return what gives a job up where nobody waits for it or its deadline has passed."""
+
+        def check() -> None:
+            if job.cancelled or self._closed or time.monotonic() > job.deadline:
+                raise _CancelledError
+
+        return check
 
     def _make_reconstructor(self, request: Request) -> Reconstructor:
         if isinstance(request.method, Classical):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from distributed import Client, Future, as_completed, wait
 from distributed.scheduler import KilledWorker
 
 from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model
 from sbim_deploy.results.partial import discard_run
@@ -28,6 +30,9 @@ MAX_REASON_LENGTH = 300
 
 class Progress(Protocol):
     """What is told of a study while it goes on."""
+
+    def left_out(self, why: str) -> None:
+        """Tell of a file in a folder of the study that is not read, since it holds no k-space."""
 
     def waiting(self, what: str) -> None:
         """Tell that no worker has answered yet: there may be none, or none with the resources wanted."""
@@ -56,6 +61,7 @@ class Track:
     sampling_s: float = 0.0
     workers: set[str] = field(default_factory=set)
     futures: dict[str, Future] = field(default_factory=dict)
+    held: ExitStack = field(default_factory=ExitStack)
 
     def count(self, done: BatchDone) -> None:
         """Take in what a worker did."""
@@ -146,6 +152,8 @@ class Conductor:
             progress.started(len(files), len(self._client.ncores()), self.software.engine)
             self._run_files(iter(enumerate(files)))
         finally:
+            for track in self._tracks.values():
+                track.held.close()
             if self._n_gifts:
                 take_from_cluster(self._client, self._job.model)
 
@@ -190,6 +198,8 @@ class Conductor:
             self._tracks[track.place] = track
             try:
                 make_folder(track.file.output.parent)
+                # The workers write for this process, which is the output's owner until the file has ended.
+                track.held.enter_context(owning_file(track.file.output))
                 if not self._resume:
                     discard_run(track.file.output)
             except SbimDeployError as error:
@@ -255,6 +265,7 @@ class Conductor:
         self, track: Track, state: str, failure: Failure | None = None, warnings: tuple[str, ...] = ()
     ) -> None:
         del self._tracks[track.place]
+        track.held.close()
         if track.futures:
             self._client.cancel(list(track.futures.values()))
         self.records[track.place] = track.record(self.records[track.place], state, failure, warnings)

@@ -16,13 +16,20 @@ import dask
 from distributed import Client, LocalCluster, Security
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.locks import owning_folder
 from sbim_deploy.models.backends import is_served
 from sbim_deploy.models.folder import load_model, sampling_prior
 from sbim_deploy.runs.findings import model_warnings
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.conduct import Conductor, Progress
-from sbim_deploy.study.files import StudyReport, make_folder, study_files, write_report
+from sbim_deploy.study.files import (
+    StudyReport,
+    check_results_place,
+    list_inputs,
+    study_files,
+    write_report,
+)
 from sbim_deploy.study.model_transport import refer_to
 from sbim_deploy.study.steps import Job
 
@@ -74,15 +81,18 @@ def run_study(
         SbimDeployError: an input is named twice, the model or a setting is wrong, or the cluster cannot run.
     """
     started = time.perf_counter()
-    files = study_files(inputs, folder)
+    found = list_inputs(inputs)
+    for path, reason in found.left_out.items():
+        progress.left_out(f"{path}: {reason}")
+    files = study_files(found.paths, folder)
     own_threads = None if is_served(settings.recon.backend) else DEFAULT_THREADS
     recon = replace(settings.recon, threads=settings.recon.threads or own_threads, resume=False)
     model = load_model(recon.model)
     make_plan(recon.choice, sampling_prior(model.manifest))  # refuses before any work what cannot be sampled
     reference = refer_to(recon.model)
     job = Job(replace(recon, model=reference.path), reference)
-    make_folder(folder)
-    with _cluster(settings) as client:
+    with owning_folder(folder), _cluster(settings) as client:
+        check_results_place(files, folder, settings.recon.resume, recon.force)
         conductor = Conductor(client, job, model, settings.resources)
         try:
             conductor.run(files, settings.recon.resume, progress)
@@ -93,6 +103,7 @@ def run_study(
                 time.perf_counter() - started,
                 conductor.records,
                 model_warnings(model.manifest.training_data),
+                found.left_out,
             )
             write_report(folder, report)
     return report

@@ -162,7 +162,8 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
         plan = make_plan(settings.choice, sampling_prior(model.manifest))
         identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
         # Dask may do this step twice: what the first time has begun goes on.
-        writer = ResultWriter(file.output, identity.as_dict(), scan.indices, resume or is_begun(file.output))
+        begun = resume or is_begun(file.output)
+        writer = ResultWriter(file.output, identity.as_dict(), scan.indices, begun, settings.force)
         pending = set(writer.pending)
         n_done = len(scan.indices) - len(pending)
         if not pending and not is_begun(file.output):
@@ -183,7 +184,7 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
 def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, ...]) -> BatchDone:
     """Reconstruct a batch of slices and keep those that are not kept yet."""
     reconstruct = _reconstructor(job)
-    missing = {index for index in indices if load_slice(file.output, index) is None}
+    missing = {index for index in indices if load_slice(file.output, index, run) is None}
     tally = Tally()
     if missing:
         with (
@@ -229,7 +230,7 @@ def finish(
         open_source(file.kspace, job.settings.reading, job.settings.orientation) as source,
         open_scan(source, job.settings) as scan,
     ):
-        writer = ResultWriter(file.output, identity, scan.indices, resume=True)
+        writer = ResultWriter(file.output, identity, scan.indices, resume=True, force=job.settings.force)
     if writer.pending:
         raise InputError(f"{file.output}: finished slices were damaged meanwhile; run again with --resume")
     provenance = run_provenance(

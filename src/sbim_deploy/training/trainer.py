@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig
 from sbim_deploy.io.atomic import replacing
+from sbim_deploy.io.locks import owning_folder
 from sbim_deploy.training.brains import Anatomies, held_out_pool, training_pool
 from sbim_deploy.training.dsm import (
     LevelDraw,
@@ -33,7 +34,7 @@ from sbim_deploy.training.dsm import (
     uniform_draw,
 )
 from sbim_deploy.training.label_maps import read_head, read_lesion, volume_files
-from sbim_deploy.training.networks import CHECKPOINT_NAME, START, Kind, kind_of
+from sbim_deploy.training.networks import CHECKPOINT_NAME, PIPELINE_NAME, START, Kind, kind_of
 from sbim_deploy.training.settings import TrainSettings
 from sbim_deploy.training.ssm import ssm_loss
 
@@ -54,6 +55,7 @@ def train(
     output_dir: Path,
     start: Checkpoint | None = None,
     on_progress: Progress = lambda step, loss, held_out: None,
+    force: bool = False,
 ) -> Path:
     """Train a network on synthetic slices of heads and return the path of its checkpoint.
 
@@ -71,10 +73,11 @@ def train(
             without it a new run begins. None makes a new network.
         on_progress: a function of the step, the mean loss since the last call (NaN before the first step),
             and the mean held-out loss where it was measured.
+        force: whether a new run replaces one that is in the folder.
 
     Raises:
         InputError: the size, the channels or the checkpoint do not fit, a label map or a mask cannot be used,
-            or the folder cannot be written.
+            or the folder cannot be written or holds another run.
         BackendMissingError: the device is not there, or nilearn or diffusers is not installed.
         SbimDeployError: the loss or its gradient is not finite.
     """
@@ -84,10 +87,25 @@ def train(
     run = _begin(kind, settings, start)
     draw_sigmas = _level_draw(kind, settings)
     anatomies, held_out_anatomies = _anatomies(settings)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot make the folder ({error.strerror}); name another") from error
+    goes_on = start is not None and bool(start.optimizer)
+    with owning_folder(output_dir):
+        if not goes_on:
+            check_run_place(output_dir, force)
+        return _train(
+            settings, output_dir, kind, run, draw_sigmas, anatomies, held_out_anatomies, on_progress
+        )
+
+
+def _train(
+    settings: TrainSettings,
+    output_dir: Path,
+    kind: Kind,
+    run: _Run,
+    draw_sigmas: LevelDraw,
+    anatomies: Anatomies,
+    held_out_anatomies: Anatomies,
+    on_progress: Progress,
+) -> Path:
     sigmas = np.geomspace(kind.sigmas[-1], kind.sigmas[0], N_HELD_OUT_SIGMAS).tolist()
     log = output_dir / LOG_NAME
     begin_log(log, sigmas, run.step)
@@ -129,6 +147,22 @@ def train(
             kind.write(output_dir, _checkpoint(run, settings))
             plot_log(log, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
+
+
+def check_run_place(folder: Path, force: bool) -> None:
+    """Check that a new run may be written into a folder.
+
+    Raises:
+        InputError: the folder holds one, without ``force``.
+    """
+    found = [
+        name for name in (CHECKPOINT_NAME, PIPELINE_NAME, LOG_NAME, PLOT_NAME) if (folder / name).exists()
+    ]
+    if found and not force:
+        raise InputError(
+            f"{folder / found[0]}: is there already; --resume goes on with that run, --force replaces it, or "
+            "name another folder"
+        )
 
 
 def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
@@ -224,7 +258,7 @@ def _go_on(run: _Run, start: Checkpoint, settings: TrainSettings) -> None:
         )
     try:
         run.optimizer.load_state_dict({name: start.optimizer[name] for name in ("state", "param_groups")})
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{START}: its optimiser's state is not this network's Adam's: {error}") from error
     if run.scaler.is_enabled() and SCALER_KEY in start.optimizer:
         run.scaler.load_state_dict(start.optimizer[SCALER_KEY])

@@ -1,0 +1,84 @@
+"""Measure what the work on a slice takes, beside what the server keeps free for it.
+
+    python benchmarks/work_memory.py [--backend onnxruntime]
+
+For some sizes of k-space a process of its own prepares a slice, runs two steps of the sampler and makes the
+images without the network. Prints the growth of its resident memory, and `serving.memory.work_bytes`, which
+must not be less; exits with 1 where it is. Needs psutil. A few minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import psutil
+
+from sbim_deploy.models.folder import load_model
+from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.recon.classical import Classical, classical_image
+from sbim_deploy.recon.prepare import prepare_slice
+from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.samplers.choice import SamplerChoice
+from sbim_deploy.serving.memory import work_bytes
+
+SIZES = ((1, 256), (4, 256), (8, 256), (8, 512), (32, 256), (96, 128))
+MIB = 1024**2
+
+
+def measure(n_coils: int, size: int, backend: str) -> int:
+    """Return the bytes by which this process grows at most while it works on one slice."""
+    model = load_model("demo")
+    mask = line_mask(size, 2.0)
+    kspace = simulate_slice(SimulateSettings(16, n_coils, size, 2.0), mask, 0).kspace.astype(np.complex64)
+    small = simulate_slice(SimulateSettings(16, 4, 48, 2.0), line_mask(48, 2.0), 0).kspace
+    sampler = Reconstructor(model, SamplerChoice(steps=2), backend=backend, threads=1)
+    sampler([prepare_slice(small)])  # weights, code and heaps
+    process = psutil.Process()
+    before = largest = process.memory_info().rss
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(0.003):
+            largest = max(largest, process.memory_info().rss)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    problem = prepare_slice(kspace)
+    sampler([problem])
+    for method in Classical:
+        classical_image(problem, method)
+    done.set()
+    watching.join()
+    return largest - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        n_coils, size = map(int, arguments.one.split(","))
+        print(measure(n_coils, size, arguments.backend))
+        return
+    width, enough = load_model("demo").manifest.ngf, True
+    print("| coils | size | k-space, MiB | taken, MiB | kept free, MiB |")
+    print("|---|---|---|---|---|")
+    for n_coils, size in SIZES:
+        command = [sys.executable, __file__, "--backend", arguments.backend, "--one", f"{n_coils},{size}"]
+        taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        kept = work_bytes((n_coils, size, size), width)
+        enough &= taken <= kept
+        mib = (n_coils * size**2 * 8 / MIB, taken / MIB, kept / MIB)
+        print(f"| {n_coils} | {size} | {mib[0]:.1f} | {mib[1]:.0f} | {mib[2]:.0f} |", flush=True)
+    sys.exit(0 if enough else 1)
+
+
+if __name__ == "__main__":
+    main()

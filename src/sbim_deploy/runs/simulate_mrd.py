@@ -1,0 +1,208 @@
+"""A simulated scan as an MRD file of raw data: noise, oversampled readouts and flags as scanners send them.
+
+The truth and the coil maps stand beside the readouts, under the names that fastMRI's files have here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from sbim_deploy.io.atomic import check_free_space
+from sbim_deploy.io.hdf5 import write_json_attribute, writing
+from sbim_deploy.io.overwriting import HDF5, check_name
+from sbim_deploy.mrd.file import MrdWriter
+from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
+from sbim_deploy.mri.fourier import centre_pad, centred_fft
+from sbim_deploy.mri.masks import calibration_block, effective_acceleration
+from sbim_deploy.records import ComplexArray
+from sbim_deploy.runs.simulate import (
+    FIELD_OF_VIEW_MM,
+    SLICE_THICKNESS_MM,
+    SimulateSettings,
+    Truth,
+    object_magnitude,
+    sampled_lines,
+    simulate_truth,
+    simulated_provenance,
+    unit_noise,
+)
+
+OVERSAMPLING = 2
+N_NOISE_READOUTS = 64
+DWELL_US = 5.0
+TR_TICKS, TICK_MS = 4, 2.5  # of acquisition_time_stamp, as Siemens counts it
+SLICE_SPACING_MM = 1.2 * SLICE_THICKNESS_MM
+# An axial slice with the nose up: rows of pixels go to the back, columns to the patient's left.
+READ_DIR, PHASE_DIR, SLICE_DIR = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1.0)
+
+
+def simulate_mrd(
+    path: Path,
+    settings: SimulateSettings,
+    on_slice: Callable[[int], None] | None = None,
+    force: bool = False,
+) -> float:
+    """Write an MRD file with its truth and return the effective acceleration.
+
+    Readouts are twice oversampled. Where there is noise, readouts of noise alone come first and all samples,
+    and the truth with them, are in units of its standard deviation, so that whitening leaves their scale.
+    With ``force`` what is there is replaced, a scan only where it was simulated too.
+
+    Raises:
+        InputError: the file cannot be written, or may not be replaced.
+    """
+    check_name(path, HDF5)
+    mask = sampled_lines(settings)
+    size, n_coils = settings.size, settings.n_coils
+    with writing(path, force, over_simulated=True) as file:
+        writer = MrdWriter(file, mrd_header(settings).encode())
+        for name, shape in (("reference", (size, size)), ("s_maps", (n_coils, size, size))):
+            stack = (settings.n_slices, *shape)
+            chunks = (1,) * (len(shape) - 1) + shape[-2:]
+            file.create_dataset(name, stack, np.complex64, chunks=chunks)
+        scanner = _Scanner(writer, settings)
+        scanner.send_noise()
+        for index in range(settings.n_slices):
+            truth = simulate_truth(object_magnitude(settings, index), settings, index)
+            check_free_space(path.parent, 3 * OVERSAMPLING * truth.maps.nbytes)
+            scanner.send_slice(truth, index, np.flatnonzero(mask).tolist())
+            _keep_truth(file, truth, index, scanner.unit)
+            if on_slice is not None:
+                on_slice(index + 1)
+        write_json_attribute(file, "provenance", simulated_provenance(settings))
+    return effective_acceleration(mask)
+
+
+def mrd_header(settings: SimulateSettings) -> str:
+    """Return the XML header of a simulated scan, in the order that the ISMRMRD schema demands."""
+    size, fov = settings.size, FIELD_OF_VIEW_MM
+    factor = round(settings.acceleration)
+    parallel = (
+        "<parallelImaging><accelerationFactor>"
+        f"<kspace_encoding_step_1>{factor}</kspace_encoding_step_1>"
+        "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
+        "<calibrationMode>embedded</calibrationMode></parallelImaging>"
+    )
+    limits = {
+        "kspace_encoding_step_1": (size - 1, size // 2),
+        "kspace_encoding_step_2": (0, 0),
+        "average": (0, 0),
+        "slice": (settings.n_slices - 1, 0),
+        "contrast": (0, 0),
+        "phase": (0, 0),
+        "repetition": (0, 0),
+        "set": (0, 0),
+        "segment": (0, 0),
+    }
+    return (
+        '<?xml version="1.0" encoding="utf-8"?>\n'
+        '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">\n'
+        "<studyInformation><studyDescription>simulated by sbim-deploy</studyDescription></studyInformation>\n"
+        "<measurementInformation><patientPosition>HFS</patientPosition>"
+        f"<protocolName>simulated {settings.phantom}</protocolName></measurementInformation>\n"
+        "<acquisitionSystemInformation><systemVendor>sbim-deploy</systemVendor>"
+        "<systemModel>simulate</systemModel><systemFieldStrength_T>3</systemFieldStrength_T>"
+        "<relativeReceiverNoiseBandwidth>1</relativeReceiverNoiseBandwidth>"
+        f"<receiverChannels>{settings.n_coils}</receiverChannels></acquisitionSystemInformation>\n"
+        "<experimentalConditions><H1resonanceFrequency_Hz>127728000</H1resonanceFrequency_Hz>"
+        "</experimentalConditions>\n<encoding>\n"
+        f"<encodedSpace>{_space(OVERSAMPLING * size, size, OVERSAMPLING * fov)}</encodedSpace>\n"
+        f"<reconSpace>{_space(size, size, fov)}</reconSpace>\n<encodingLimits>"
+        + "".join(
+            f"<{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center></{name}>"
+            for name, (maximum, center) in limits.items()
+        )
+        + "</encodingLimits>\n<trajectory>cartesian</trajectory>"
+        f"{parallel if factor > 1 else ''}\n</encoding>\n"
+        f"<sequenceParameters><TR>{TR_TICKS * TICK_MS:g}</TR></sequenceParameters>\n</ismrmrdHeader>\n"
+    )
+
+
+def _space(rows: int, columns: int, read_mm: float) -> str:
+    return (
+        f"<matrixSize><x>{rows}</x><y>{columns}</y><z>1</z></matrixSize><fieldOfView_mm><x>{read_mm:g}</x>"
+        f"<y>{FIELD_OF_VIEW_MM:g}</y><z>{SLICE_THICKNESS_MM:g}</z></fieldOfView_mm>"
+    )
+
+
+def _keep_truth(file: h5py.File, truth: Truth, index: int, unit: float) -> None:
+    file["reference"][index] = truth.reference / np.float32(unit)
+    file["s_maps"][index] = truth.maps
+
+
+class _Scanner:
+    """Sends readouts one after another, numbered and with the time.
+
+    Attributes:
+        unit: what the samples are divided by.
+    """
+
+    def __init__(self, writer: MrdWriter, settings: SimulateSettings) -> None:
+        self._writer, self._settings = writer, settings
+        self.unit = settings.noise or 1.0
+        self._sent = 0
+        mask = sampled_lines(settings)[None]
+        self._calibration = calibration_block(mask, (settings.size, settings.size))[1]
+
+    def send_noise(self) -> None:
+        """Send readouts of noise alone, as scanners do before a scan."""
+        if not self._settings.noise:
+            return
+        rng = np.random.default_rng([self._settings.seed, self._settings.n_slices, 0])
+        shape = (self._settings.n_coils, OVERSAMPLING * self._settings.size)
+        for _ in range(N_NOISE_READOUTS):
+            self._send(unit_noise(rng, shape), [Flag.IS_NOISE_MEASUREMENT])
+
+    def send_slice(self, truth: Truth, index: int, lines: list[int]) -> None:
+        """Send the lines of a slice in their order."""
+        settings = self._settings
+        shape = (OVERSAMPLING * settings.size, settings.size)
+        kspace: ComplexArray = centred_fft(centre_pad(truth.maps * truth.reference, shape))
+        kspace /= np.float32(self.unit)
+        is_last = index == settings.n_slices - 1
+        for line in lines:
+            samples = kspace[:, :, line]
+            if settings.noise:
+                samples = samples + unit_noise(truth.rng, samples.shape)
+            flags = self._calibration_flags(line)
+            if line == lines[0]:
+                flags += [Flag.FIRST_IN_ENCODE_STEP1, Flag.FIRST_IN_SLICE]
+                flags += [] if index else [Flag.FIRST_IN_REPETITION]
+            if line == lines[-1]:
+                flags += [Flag.LAST_IN_ENCODE_STEP1, Flag.LAST_IN_SLICE]
+                flags += [Flag.LAST_IN_REPETITION, Flag.LAST_IN_MEASUREMENT] if is_last else []
+            self._send(samples, flags, line, index)
+
+    def _calibration_flags(self, line: int) -> list[Flag]:
+        """Return the flag of a line at the centre: 21 where it is one of every R-th too, else 20."""
+        factor = self._settings.acceleration
+        if factor <= 1 or not self._calibration.start <= line < self._calibration.stop:
+            return []
+        is_regular = self._settings.pattern != "equispaced" or line % round(factor) == 0
+        return [Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING if is_regular else Flag.IS_PARALLEL_CALIBRATION]
+
+    def _send(self, samples: ComplexArray, flags: list[Flag], line: int = 0, index: int = 0) -> None:
+        n_coils, n_samples = samples.shape
+        header: np.void = np.zeros((), ACQUISITION_HEADER)[()]  # type: ignore[assignment]
+        header["version"] = header["measurement_uid"] = 1
+        header["flags"] = sum(1 << (flag - 1) for flag in flags)
+        header["scan_counter"], header["acquisition_time_stamp"] = self._sent, TR_TICKS * self._sent
+        header["number_of_samples"], header["center_sample"] = n_samples, n_samples // 2
+        header["available_channels"] = header["active_channels"] = n_coils
+        header["channel_mask"] = _channel_mask(n_coils)
+        header["sample_time_us"] = DWELL_US
+        header["read_dir"], header["phase_dir"], header["slice_dir"] = READ_DIR, PHASE_DIR, SLICE_DIR
+        place = (index - (self._settings.n_slices - 1) / 2) * SLICE_SPACING_MM
+        header["position"] = place * np.array(SLICE_DIR)
+        header["idx"]["kspace_encode_step_1"], header["idx"]["slice"] = line, index
+        self._writer.append(Readout(header, samples.astype(np.complex64)))
+        self._sent += 1
+
+
+def _channel_mask(n_coils: int) -> list[int]:
+    """Return the bits of the channels, 64 in a word."""
+    return [(1 << min(max(n_coils - 64 * word, 0), 64)) - 1 for word in range(16)]
