@@ -12,7 +12,6 @@ from typing import Any, Self, TypeVar
 
 import h5py
 import numpy as np
-from h5py import h5t
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
@@ -138,26 +137,7 @@ def find_dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
             raise InputError(f"{path}: {name!r} is not a dataset; check how the file was written")
         if found.is_virtual or found.external:
             raise InputError(f"{path}: {name!r} keeps its data in other files; copy them into the file")
-        if not _is_sound(found.id.get_type()):
-            raise InputError(f"{path}: {name!r} has a type whose parts overlap, it is damaged: fetch it")
         return found
-
-
-def _is_sound(kind: h5t.TypeID) -> bool:
-    """Tell whether the parts of a type lie within it, each apart: HDF5 itself trusts what the file says."""
-    if isinstance(kind, h5t.TypeCompoundID):
-        parts = [(kind.get_member_offset(i), kind.get_member_type(i)) for i in range(kind.get_nmembers())]
-        end = 0
-        for offset, part in sorted(parts, key=lambda each: each[0]):
-            if offset < end or not _is_sound(part):
-                return False
-            end = offset + part.get_size()
-        return bool(end <= kind.get_size())
-    if isinstance(kind, h5t.TypeArrayID):
-        part = kind.get_super()
-        n_bytes = math.prod(kind.get_array_dims()) * part.get_size()
-        return bool(n_bytes == kind.get_size()) and _is_sound(part)
-    return not isinstance(kind, h5t.TypeVlenID) or _is_sound(kind.get_super())
 
 
 def dataset_names(file: h5py.File, path: Path) -> list[str]:

@@ -293,14 +293,15 @@ def _check_table(data: h5py.Dataset, path: Path, name: str) -> None:
     samples = [
         h5py.check_vlen_dtype(fields[part][0]) if part in fields else None for part in ("traj", "data")
     ]
-    same_header = "head" in fields and _names(fields["head"][0]) == _names(ACQUISITION_HEADER)
+    same_header = "head" in fields and _parts(fields["head"][0]) == _parts(ACQUISITION_HEADER)
     if not same_header or samples != [np.dtype(np.float32)] * 2:
         raise InputError(
             f"{path}: {name!r} is not a table of ISMRMRD 1 acquisitions; convert it to ISMRMRD 1.4"
         )
 
 
-def _names(dtype: np.dtype[np.void]) -> list[object]:
-    """Return the fields of a record and their shapes, those of records within it too."""
+def _parts(dtype: np.dtype[np.void]) -> list[object]:
+    """Return the fields of a record, whether they are floats, and their shapes; of records within it too."""
     fields: Mapping[str, Any] = dtype.fields or {}
-    return [(name, _names(fields[name][0]), fields[name][0].shape) for name in dtype.names or ()]
+    kinds = [(name, fields[name][0], fields[name][0].base.kind) for name in dtype.names or ()]
+    return [(name, _parts(of), "i" if kind == "u" else kind, of.shape) for name, of, kind in kinds]
