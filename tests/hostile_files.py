@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from array_samples import write_matlab_6, write_matlab_7, write_matlab_73, write_npy, write_npz
 from sbim_deploy.errors import SbimDeployError
+from sbim_deploy.io.hdf5 import HDF5_MAGIC
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.models.folder import load_model, model_folder, sampling_prior
@@ -98,32 +99,66 @@ WORDS = [
     *(struct.pack("<Q", value) for value in (0, 2**31, 2**40, 2**63 - 1, 2**64 - 1)),
     *(struct.pack("<f", value) for value in (math.nan, math.inf, 1e-45, 3e38)),
 ]
-PLACES = st.floats(0, 1, exclude_max=True)
+# Hypothesis draws such integers evenly; its floats would nearly all be at the start.
+PLACES = st.integers(0, 2**20 - 1).map(lambda place: place / 2**20)
 SETTING = st.tuples(
     st.just("set"), PLACES, st.one_of(st.sampled_from(WORDS), st.binary(min_size=1, max_size=8))
 )
+FLIP = st.tuples(st.just("flip"), PLACES, st.integers(0, 7))
 BYTE_EDITS = st.lists(
     st.one_of(
         SETTING,
         SETTING,
-        st.tuples(st.sampled_from(["flip", "zero"]), PLACES, st.integers(0, 63)),
+        FLIP,
+        FLIP,
+        st.tuples(st.just("zero"), PLACES, st.integers(1, 64)),
         st.tuples(st.sampled_from(["drop", "repeat"]), PLACES, st.integers(1, 600)),
         st.tuples(st.just("cut"), PLACES, st.just(0)),
     ),
     min_size=1,
-    max_size=4,
+    max_size=3,
 )
 
 
-def with_bytes_changed(data: bytes, edits: list[tuple[str, float, Any]]) -> bytes:
-    """Apply byte edits, one after another."""
+N_BYTES_OF_HEADER = 512
+SHARE_OF_STRUCTURE = 0.8  # of the edits: most bytes of a file are samples, and damage to those is soon tried
+
+
+def structure_of(data: bytes) -> list[int]:
+    """Return the places of a file that say how it is to be read.
+
+    In HDF5 that is all but what numbers lie in, and but the zeros, most of which are room for later.
+    """
+    is_number = np.zeros(len(data), bool)
+    if not data.startswith(HDF5_MAGIC):
+        is_number[N_BYTES_OF_HEADER:-N_BYTES_OF_HEADER] = True
+        return np.flatnonzero(~is_number).tolist()
+
+    def mark(_: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset) and found.dtype.kind in "fc" and found.size:
+            if found.chunks is None and (start := found.id.get_offset()) is not None:
+                is_number[start : start + found.id.get_storage_size()] = True
+            elif found.chunks is not None:
+                for each in map(found.id.get_chunk_info, range(found.id.get_num_chunks())):
+                    is_number[each.byte_offset : each.byte_offset + each.size] = True
+
+    with h5py.File(io.BytesIO(data)) as file:
+        file.visititems(mark)
+    return np.flatnonzero(~is_number & (np.frombuffer(data, np.uint8) != 0)).tolist()
+
+
+def with_bytes_changed(data: bytes, edits: list[tuple[str, float, Any]], structure: list[int]) -> bytes:
+    """Apply byte edits, one after another, most of them to places of the structure."""
     changed = bytearray(data)
     for action, place, what in edits:
-        at = int(place * len(changed))
+        if place < SHARE_OF_STRUCTURE:
+            at = structure[int(place / SHARE_OF_STRUCTURE * len(structure))]
+        else:
+            at = int((place - SHARE_OF_STRUCTURE) / (1 - SHARE_OF_STRUCTURE) * len(changed))
         if action == "set":
             changed[at : at + len(what)] = what
         elif action == "flip" and changed:
-            changed[at] ^= 1 << what % 8
+            changed[at] ^= 1 << what
         elif action == "zero":
             changed[at : at + what] = bytes(len(changed[at : at + what]))
         elif action == "drop":
@@ -138,11 +173,13 @@ def with_bytes_changed(data: bytes, edits: list[tuple[str, float, Any]]) -> byte
 def damaged(name: str, whole: Callable[[], Content], read: Callable[[Path], None]) -> Kind:
     """A kind whose bytes are changed, of one of its files at a time."""
 
+    structure = cache(lambda name: structure_of(whole()[name]))
+
     def make(drawn: tuple[int, list[tuple[str, float, Any]]]) -> Content:
         which, edits = drawn
         content = dict(whole())
         chosen = list(content)[which % len(content)]
-        content[chosen] = with_bytes_changed(content[chosen], edits)
+        content[chosen] = with_bytes_changed(content[chosen], edits, structure(chosen))
         return content
 
     return Kind(name, st.tuples(st.integers(0, 5), BYTE_EDITS), make, read, (0, []))
