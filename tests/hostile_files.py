@@ -157,7 +157,7 @@ def with_bytes_changed(data: bytes, edits: list[tuple[str, float, Any]], structu
             at = int((place - SHARE_OF_STRUCTURE) / (1 - SHARE_OF_STRUCTURE) * len(changed))
         if action == "set":
             changed[at : at + len(what)] = what
-        elif action == "flip" and changed:
+        elif action == "flip" and at < len(changed):
             changed[at] ^= 1 << what
         elif action == "zero":
             changed[at : at + what] = bytes(len(changed[at : at + what]))
