@@ -139,6 +139,12 @@ def test_damaged_manifest_is_refused(folder: Path, text: str | bytes, fragment: 
         (("noise_levels",), [1, 2], "noise_levels is [1, 2], expected a mapping"),
         (("noise_levels", "sigma_begin"), 0.001, "sigma_begin > sigma_end"),
         (("noise_levels", "sigma_end"), 0, "sigma_end is 0, expected a finite number above 0"),
+        (
+            ("noise_levels", "sigma_end"),
+            1e-320,
+            "sigma_end is 1e-320, expected a finite number above 0, 1e-16",
+        ),
+        (("sampling", "n_steps_each"), 10_000, "is 23110000 steps of a plan, expected at most 1000000"),
         (("noise_levels", "sigma_begin"), 10**400, "sigma_begin"),
         (("noise_levels", "n_levels"), 1, "from 2 to 100000"),
         (("noise_levels", "distribution"), "uniform", "geometric"),

@@ -1,3 +1,5 @@
+import re
+import zlib
 from pathlib import Path
 
 import h5py
@@ -167,3 +169,84 @@ def test_a_truncated_file_is_refused(path, part):
     stored = path.read_bytes()
     path.write_bytes(stored[: int(part * len(stored))])
     refused(path)
+
+
+@pytest.mark.parametrize("part", ["data", "traj"])
+@pytest.mark.parametrize("filters", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}])
+def test_a_length_of_four_gigabytes_is_refused_before_it_is_allocated(path, tmp_path, part, filters):
+    row = 5
+    with h5py.File(path) as file:
+        table = file["dataset/data"][()]
+        xml = file["dataset/xml"][()]
+        kind = file["dataset/data"].dtype
+    damaged = tmp_path / "damaged.h5"
+    with h5py.File(damaged, "w") as file:
+        file["dataset/xml"] = xml
+        data = file.create_dataset("dataset/data", data=table, dtype=kind, chunks=(len(table),), **filters)
+        place = kind.fields[part][1] + row * kind.itemsize
+        mask, stored = data.id.read_direct_chunk((0,))
+        if filters:  # stored plain, which the chunk's mask says
+            width = kind.itemsize
+            inflated = np.frombuffer(zlib.decompress(stored[:-4]), np.uint8)
+            stored, mask = inflated.reshape(width, -1).T.tobytes(), 0b111
+        changed = bytearray(stored)
+        changed[place : place + 4] = b"\xff" * 4
+        data.id.write_direct_chunk((0,), bytes(changed), mask)
+    with open_mrd(damaged) as file:
+        assert len(list(file.read_readouts(range(row)))) == row
+        assert len(file.read_headers(0, file.n_readouts)) == file.n_readouts
+    assert "holds 4294967295 numbers" in refused(damaged)
+
+
+@pytest.mark.parametrize("filters", [{"compression": "lzf"}, {"compression": "lzf", "shuffle": True}])
+def test_a_table_compressed_by_lzf_is_read(path, tmp_path, scan, filters):
+    packed = repack(path, tmp_path / "packed.h5", **filters)
+    with open_mrd(packed) as file, open_mrd(path) as plain:
+        for ours, theirs in zip(file.readouts(), plain.readouts(), strict=True):
+            assert ours.header == theirs.header
+            np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+def test_a_table_compressed_by_a_filter_that_is_not_here_says_the_way_out(path, tmp_path):
+    packed = repack(path, tmp_path / "packed.h5", compression="lzf", chunks=(4,))
+    stored = packed.read_bytes()
+    lzf, unknown = (32000).to_bytes(2, "little"), (32099).to_bytes(2, "little")
+    place = stored.rindex(lzf, 0, stored.index(b"lzf\0"))
+    packed.write_bytes(stored[:place] + unknown + stored[place + 2 :])
+    said = refused(packed)
+    assert "compressed by 'lzf'" in said
+    assert "h5repack -f GZIP=4" in said
+
+
+def repack(path, packed, chunks=(5,), **filters):
+    """Copy an MRD file with its table in chunks, the last not full, and compressed."""
+    with h5py.File(path) as file, h5py.File(packed, "w") as copy:
+        copy["dataset/xml"] = file["dataset/xml"][()]
+        table = file["dataset/data"]
+        copy.create_dataset("dataset/data", data=table[()], dtype=table.dtype, chunks=chunks, **filters)
+    return packed
+
+
+def test_a_table_whose_type_crashes_hdf5_is_refused(path):
+    stored = bytearray(path.read_bytes())
+    kind = stored.rindex(b"traj\0\0\0\0", 0, len(stored) // 2) + 12
+    assert stored[kind : kind + 2] == b"\x19\0"  # of variable length, a sequence
+    stored[kind + 1] = 9  # no kind there is: HDF5 2.0 ends the process that reads it
+    path.write_bytes(stored)
+    assert re.search("'dataset/data' makes HDF5 crash|cannot be read", refused(path))
+
+
+@pytest.mark.parametrize("kind", [np.float32, "S4", (np.uint16, 2)])
+def test_a_header_of_other_kinds_of_numbers_is_refused(path, tmp_path, kind):
+    with h5py.File(path) as file:
+        table, xml = file["dataset/data"][()], file["dataset/xml"][()]
+    head = [(name, table.dtype["head"][name]) for name in table.dtype["head"].names]
+    head[head.index(("flags", np.dtype(np.uint64)))] = ("flags", kind)
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["dataset/xml"] = xml
+        columns = [("head", head), *((part, table.dtype[part]) for part in ("traj", "data"))]
+        row = np.zeros(1, columns)
+        row["traj"], row["data"] = table["traj"][:1], table["data"][:1]
+        file.create_dataset("dataset/data", data=row, chunks=(1,))
+    assert "is not a table of ISMRMRD 1 acquisitions" in refused(other)

@@ -34,7 +34,8 @@ def test_n_steps_are_n_steps(name):
     ("choice", "message"),
     [
         ({"name": "sbmi"}, "unknown sampler 'sbmi': expected one of dds, daps, sbim"),
-        ({"steps": 0}, "steps is 0: expected at least 1"),
+        ({"steps": 0}, "steps is 0: expected 1 to 100000"),
+        ({"steps": 10**9}, "steps is 1000000000: expected 1 to 100000"),
         ({"name": "sbim-ld", "corrector_steps": 0}, "corrector steps is 0"),
         ({"name": "sbim", "corrector_steps": 2}, "use sbim-ld or langevin"),
         ({"name": "sbim", "data_weight": -1.0}, "data weight is -1"),

@@ -38,6 +38,7 @@ from sbim_deploy.errors import BackendMissingError, InputError
 
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**53
+MIN_POSITIVE = 1e-16  # what is squared and divided by must not vanish
 MAX_FAULTS = 3
 MAX_NAMES = 20
 MAX_NAME_SHOWN = 40
@@ -64,7 +65,14 @@ Count = Annotated[int, whole(1)]
 Natural = Annotated[int, whole(0)]
 # Bounds refuse NaN and infinities too.
 Number = Annotated[float, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER, extra={"expected": "a finite number"})]
-Positive = Annotated[float, Meta(gt=0, le=MAX_NUMBER, extra={"expected": "a finite number above 0"})]
+Positive = Annotated[
+    float,
+    Meta(
+        ge=MIN_POSITIVE,
+        le=MAX_NUMBER,
+        extra={"expected": f"a finite number above 0, {MIN_POSITIVE:g} at least"},
+    ),
+]
 NonNegative = Annotated[float, Meta(ge=0, le=MAX_NUMBER, extra={"expected": "a finite number of at least 0"})]
 Sha256 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{64}\Z", extra={"expected": "64 lower-case hexadecimal digits"})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.hdf5_trial import try_hdf5
 from sbim_deploy.io.overwriting import new_file
 from sbim_deploy.io.yardl import is_yardl
 
@@ -53,10 +54,11 @@ def is_hdf5(path: Path) -> bool:
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading.
+    """Open an HDF5 file for reading, once a child process has read it, see :mod:`sbim_deploy.io.hdf5_trial`.
 
     Raises:
-        InputError: there is no such file, or it is truncated or not HDF5.
+        InputError: there is no such file, it is truncated or not HDF5, or reading it hangs, crashes or takes
+            too much memory.
     """
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file; check the path")
@@ -65,6 +67,8 @@ def open_hdf5(path: Path) -> h5py.File:
     if is_yardl(path):
         raise InputError(f"{path}: is an MRD version 2 stream, expected an HDF5 file; recon and info read it")
     with reading(path, "the file"):
+        if h5py.is_hdf5(path):
+            try_hdf5(path)
         return h5py.File(path, "r")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5_trial import try_hdf5
 from sbim_deploy.io.yardl import is_yardl
 
 # Raw data of Siemens (.dat), Philips (.raw, .lab, .sin) and GE (.7) are told by their names.
@@ -55,7 +56,7 @@ def raw_data_in(path: Path) -> str | None:
                     return "arrays of NumPy, k-space perhaps"
         if h5py.is_hdf5(path):
             return _raw_data_in_hdf5(path)
-    except (*_DAMAGED, zipfile.BadZipFile) as error:
+    except (*_DAMAGED, InputError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: is damaged, and nothing tells that it is no raw data; remove it, or name another output"
         ) from error
@@ -75,13 +76,15 @@ def _is_twix(start: bytes) -> bool:
 def is_simulated(path: Path) -> bool:
     """Tell whether a file is a scan that this program has simulated, by the record in it."""
     try:
+        try_hdf5(path)
         with h5py.File(path, "r") as file:
             return "simulate" in (_record(file) or {})
-    except _DAMAGED:
+    except (*_DAMAGED, InputError):
         return False
 
 
 def _raw_data_in_hdf5(path: Path) -> str | None:
+    try_hdf5(path)
     with h5py.File(path, "r") as file:
         is_result = _record(file) is not None
         for dataset in _datasets(file, MAX_DEPTH, [0]):

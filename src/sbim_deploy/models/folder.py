@@ -37,7 +37,7 @@ from sbim_deploy.samplers.choice import Prior
 MANIFEST_NAME = "manifest.json"
 WEIGHTS = "weights.bin"
 FORMAT_VERSION = 5
-WEIGHTS = "weights.bin"
+MAX_STEPS = 1_000_000  # of the longest plan: each step of the published ones is a call of the network
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
@@ -171,13 +171,17 @@ class ModelManifest:
     better_image_scale: Positive | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError for a start beyond the last level, and files that are not those of the graphs."""
+        """Raise InputError for a start or a plan that is too long, and files that are not the graphs'."""
         if WEIGHTS not in self.files:
             raise InputError(f"files are {sorted(self.files)[:20]}, expected {WEIGHTS} among them")
         files = {Path(name).stem for name in self.files if name.endswith(".onnx")}
         if files != self.graphs.keys():
             raise InputError(
                 f"graphs are {sorted(self.graphs)[:20]}, expected those of the files, {sorted(files)[:20]}"
+            )
+        if (n_steps := self.noise_levels.n_levels * self.sampling.n_steps_each) > MAX_STEPS:
+            raise InputError(
+                f"n_levels times n_steps_each is {n_steps} steps of a plan, expected at most {MAX_STEPS}"
             )
         if self.sampling.start_level >= self.noise_levels.n_levels:
             raise InputError(

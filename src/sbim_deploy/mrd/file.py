@@ -20,6 +20,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import OpenFile, find_dataset, open_as, reading, require_dataset
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, COMPRESSIONS, Readout
+from sbim_deploy.mrd.stored_rows import stored_rows
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 
 DEFAULT_GROUP = "dataset"
@@ -101,9 +102,9 @@ class MrdFile(OpenFile):
         Raises:
             InputError: the file is damaged.
         """
-        with reading(self.path, f"{self._name!r}"):
-            stored = self._data.fields("head")[start:stop]
-            headers: NDArray[np.void] = stored.astype(ACQUISITION_HEADER)
+        headers: NDArray[np.void] = stored_rows(self._data, self.path, start, stop)["head"].astype(
+            ACQUISITION_HEADER
+        )
         return headers
 
     def read_readouts(self, indices: Sequence[int]) -> Iterator[Readout]:
@@ -117,22 +118,26 @@ class MrdFile(OpenFile):
         kind = h5t.py_create(_SAMPLES)
         space, one = self._data.id.get_space(), h5s.create_simple((1,))
         record = np.empty(1, _SAMPLES)
-        for index, header in self._headers(indices):
+        for index, header, row in self._headers(indices):
             where = f"{self.path}: readout {index}"
             check_readout(header, where)
+            _check_lengths(header, int(row["data"]), int(row["traj"]), where)
             with reading(self.path, f"readout {index}"):
                 space.select_hyperslab((index,), (1,))
                 self._data.id.read(one, space, record, kind)
             yield _make_readout(header, record["data"][0], record["traj"][0], where)
 
-    def _headers(self, indices: Sequence[int]) -> Iterator[tuple[int, np.void]]:
-        """Read headers in blocks: a call of HDF5 for each would take as long as one for its samples."""
-        start, block = 0, np.empty(0, ACQUISITION_HEADER)
-        stop = max(indices, default=-1) + 1
+    def _headers(self, indices: Sequence[int]) -> Iterator[tuple[int, np.void, np.void]]:
+        """Yield numbers, headers and rows, read in blocks: one at a time takes as long as its samples."""
+        start, stop = 0, max(indices, default=-1) + 1
+        rows: NDArray[np.void] = np.empty(0, np.dtype([("head", ACQUISITION_HEADER)]))
+        headers = rows["head"]
         for index in indices:
-            if not start <= index < start + len(block):
-                start, block = index, self.read_headers(index, min(index + HEADERS_AT_ONCE, stop))
-            yield index, block[index - start]
+            if not start <= index < start + len(rows):
+                start, end = index, min(index + HEADERS_AT_ONCE, stop)
+                rows = stored_rows(self._data, self.path, start, end)
+                headers = rows["head"].astype(ACQUISITION_HEADER)
+            yield index, headers[index - start], rows[index - start]
 
 
 def open_mrd(path: Path) -> MrdFile:
@@ -199,21 +204,27 @@ def check_readout(header: np.void, where: str) -> None:
         raise InputError(f"{where}: has {n_bytes} bytes, expected at most {MAX_READOUT_BYTES}")
 
 
+def _check_lengths(header: np.void, n_numbers: int, n_of_trajectory: int, where: str) -> None:
+    n_channels, n_samples = int(header["active_channels"]), int(header["number_of_samples"])
+    n_dimensions = int(header["trajectory_dimensions"])
+    if n_numbers != 2 * n_channels * n_samples:
+        raise InputError(
+            f"{where}: holds {n_numbers} numbers, expected {2 * n_channels * n_samples} for "
+            f"{n_channels} channels of {n_samples} complex samples; the file is damaged"
+        )
+    if n_of_trajectory != n_samples * n_dimensions:
+        raise InputError(
+            f"{where}: its trajectory holds {n_of_trajectory} numbers, expected {n_samples * n_dimensions} "
+            f"for {n_samples} samples in {n_dimensions} dimensions; the file is damaged"
+        )
+
+
 def _make_readout(
     header: np.void, samples: NDArray[np.float32], trajectory: NDArray[np.float32], where: str
 ) -> Readout:
+    _check_lengths(header, samples.size, trajectory.size, where)
     n_channels, n_samples = int(header["active_channels"]), int(header["number_of_samples"])
     n_dimensions = int(header["trajectory_dimensions"])
-    if samples.size != 2 * n_channels * n_samples:
-        raise InputError(
-            f"{where}: holds {samples.size} numbers, expected {2 * n_channels * n_samples} for "
-            f"{n_channels} channels of {n_samples} complex samples; the file is damaged"
-        )
-    if trajectory.size != n_samples * n_dimensions:
-        raise InputError(
-            f"{where}: its trajectory holds {trajectory.size} numbers, expected {n_samples * n_dimensions} "
-            f"for {n_samples} samples in {n_dimensions} dimensions; the file is damaged"
-        )
     data = np.ascontiguousarray(samples).view(np.complex64).reshape(n_channels, n_samples)
     return Readout(header, data, trajectory.reshape(n_samples, n_dimensions) if n_dimensions else None)
 
@@ -282,14 +293,15 @@ def _check_table(data: h5py.Dataset, path: Path, name: str) -> None:
     samples = [
         h5py.check_vlen_dtype(fields[part][0]) if part in fields else None for part in ("traj", "data")
     ]
-    same_header = "head" in fields and _names(fields["head"][0]) == _names(ACQUISITION_HEADER)
+    same_header = "head" in fields and _parts(fields["head"][0]) == _parts(ACQUISITION_HEADER)
     if not same_header or samples != [np.dtype(np.float32)] * 2:
         raise InputError(
             f"{path}: {name!r} is not a table of ISMRMRD 1 acquisitions; convert it to ISMRMRD 1.4"
         )
 
 
-def _names(dtype: np.dtype[np.void]) -> list[object]:
-    """Return the fields of a record and their shapes, those of records within it too."""
+def _parts(dtype: np.dtype[np.void]) -> list[object]:
+    """Return the fields of a record, whether they are floats, and their shapes; of records within it too."""
     fields: Mapping[str, Any] = dtype.fields or {}
-    return [(name, _names(fields[name][0]), fields[name][0].shape) for name in dtype.names or ()]
+    kinds = [(name, fields[name][0], fields[name][0].base.kind) for name in dtype.names or ()]
+    return [(name, _parts(of), "i" if kind == "u" else kind, of.shape) for name, of, kind in kinds]

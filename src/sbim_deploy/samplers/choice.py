@@ -29,7 +29,7 @@ DDS_START_SIGMA, DDS_END_SIGMA = 0.3, 0.01
 # From an L1-wavelet image: 0.1 with 8 steps, 0.15 with 16, 0.3 with 32 (docs/samplers.md).
 DDS_WARM_SIGMA_OF_STEP, DDS_LEAST_WARM_SIGMA = 0.15 / 16, 0.1
 DDS_GAMMA, DDS_NOISE_WEIGHT, DDS_N_CG, DDS_ETA = 0.0, 0.5, 10, 0.2
-DAPS_START_SIGMA, DAPS_STEPS = 1.0, 48
+DAPS_START_SIGMA, DAPS_STEPS, MAX_STEPS = 1.0, 48, 100_000
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class SamplerChoice:
 
     def _check_ranges(self) -> None:
         for name, count in (("steps", self.steps), ("corrector steps", self.corrector_steps)):
-            if count is not None and count < 1:
-                raise InputError(f"{name} is {count}: expected at least 1")
+            if count is not None and not 1 <= count <= MAX_STEPS:
+                raise InputError(f"{name} is {count}: expected 1 to {MAX_STEPS}")
         for name, value in (("data weight", self.data_weight), ("prior weight", self.prior_weight)):
             if value is not None and not 0 <= value < math.inf:
                 raise InputError(f"{name} is {value:g}: expected a finite number, 0 or more")
