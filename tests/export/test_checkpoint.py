@@ -6,9 +6,10 @@ import yaml
 from random_checkpoints import CONFIG, random_weights, write_random_checkpoint
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export import checkpoint
-from sbim_deploy.export.checkpoint import architecture_of, build_network, read_checkpoint, read_config
+from sbim_deploy.export import ncsnv2
+from sbim_deploy.export.checkpoint import read_checkpoint
 from sbim_deploy.export.load import load_network
+from sbim_deploy.export.ncsnv2 import architecture_of, build_network, read_config
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 
 
@@ -154,7 +155,7 @@ def test_a_width_that_the_weights_do_not_have_takes_no_memory(checkpoint_path, t
         assert made_on == ["meta"]
         return ScoreNetwork(*arguments)
 
-    monkeypatch.setattr(checkpoint, "ScoreNetwork", make)
+    monkeypatch.setattr(ncsnv2, "ScoreNetwork", make)
     with pytest.raises(InputError, match=r"begin_conv.weight has shape \(4, 2, 3, 3\).*\(1024, 2, 3, 3\)"):
         build_network(config, read_checkpoint(checkpoint_path).raw, checkpoint_path)
     assert made_on == ["meta"]
