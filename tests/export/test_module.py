@@ -193,8 +193,8 @@ def test_a_function_that_makes_none_is_one_line(cli, prior, tmp_path, text, name
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected a checkpoint, or --module and none"),
-        (("c.pth", "--module", "a:b"), "expected a checkpoint, or --module and none"),
+        ((), "no network is named: name a checkpoint (.pth, .pt) or a folder of diffusers, or give --module"),
+        (("c.pth", "--module", "a:b"), "c.pth and --module a:b are two networks: give one of them"),
         (("--module", "a:b", "--config", "c.yaml"), "leave --config, --ema, --dtype, --opset out"),
     ],
 )

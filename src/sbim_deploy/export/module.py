@@ -78,16 +78,15 @@ def export_module(
         InputError: an argument is not what it must be, or the module cannot be run or traced; the message
             names the operation.
     """
-    given = {"channels": channels, "image_scale": image_scale, "size_multiple": size_multiple}
-    # Numbers of NumPy and of PyTorch are as good.
-    plain = {name: each.item() if hasattr(each, "item") else each for name, each in given.items()}
+    given: dict[str, Any] = {"channels": channels, "image_scale": image_scale, "size_multiple": size_multiple}
+    plain = {name: each.item() if isinstance(each, np.generic) else each for name, each in given.items()}
     numbers = convert(plain, _Numbers, "export_module", "give a number of this kind")
     channels, image_scale = numbers["channels"], numbers["image_scale"]
     size_multiple = numbers["size_multiple"]
     levels = _levels_of(predicts, sigmas)
-    _check_own_levels(module, _falling(sigmas))
     # A copy: the user's may be in training.
     score = copy.deepcopy(_score_of(module, predicts, sigmas)).float().eval()
+    _check_own_levels(module, _falling(sigmas))
     loaded = LoadedNetwork(
         score,
         NetworkConfig(

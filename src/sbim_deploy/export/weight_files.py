@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,7 +19,7 @@ from sbim_deploy.errors import BackendMissingError, InputError
 
 HEAD_BYTES = 512
 MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
-MAX_SHOWN = 3
+MAX_SHOWN, MAX_IMPORTS = 3, 20
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -57,7 +60,7 @@ def read_tensors(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path}: refused: not a checkpoint of tensors alone, {_code_in(path, error)}; it is loaded with "
+            f"{path}: refused: not a checkpoint of tensors alone, {_code_in(path)}; it is loaded with "
             "weights_only, so that no code in it can run. Where you trust it, save its network.state_dict() in "
             "its own environment, as docs/networks.md shows, and export that"
         ) from error
@@ -134,15 +137,30 @@ def _foreign_zip(path: Path) -> str | None:
     return f"a zip archive that is no checkpoint (it holds {held}): unpack it, and name the checkpoint in it"
 
 
-def _code_in(path: Path, error: Exception) -> str:
+def _code_in(path: Path) -> str:
     """Say what a pickle would import: a whole network, or other objects."""
     try:
         wanted = sorted(get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # of a pickle that is no zip archive the unpickler names the first
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        wanted = [found[1]] if found else []
+    except Exception:  # it reads zip archives alone
+        wanted = sorted(set(islice(_imports(path), MAX_IMPORTS)))
     own = [name for name in wanted if not name.startswith("torch.")] or wanted
     shown = ", ".join(ascii(name[:80])[1:-1] for name in own[:MAX_SHOWN])
     if any(name.startswith("torch.nn.modules.") for name in wanted):
         return f"but a whole pickled network ({shown})"
     return f"but objects of {shown}" if shown else "but a pickle that runs code"
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield what a pickle imports, by reading its instructions and following none."""
+    texts: list[str] = []
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    yield str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
+                    yield ".".join(texts[-2:])
+                elif isinstance(argument, str):
+                    texts = [*texts[-1:], argument]
+    except (OSError, ValueError):
+        return  # what it told until there is all that is known
