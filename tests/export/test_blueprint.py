@@ -11,7 +11,12 @@ from public_networks import CONFIGS, drawn_weights
 from random_checkpoints import CONFIG, random_weights
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.export.blueprint import differences
+from sbim_deploy.export.edm import describe_edm
+from sbim_deploy.export.guided_diffusion import describe_guided_diffusion
 from sbim_deploy.export.load import load_network
+from sbim_deploy.export.ncsnv2 import describe_ncsnv2, read_config
+from sbim_deploy.models.folder import SamplingDefaults, load_model
 
 
 def write_config(path, **model):
@@ -103,32 +108,8 @@ CHANGES = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(once, checkpoint_path, config_path):
-    from sbim_deploy.export.model import export_model
-    from sbim_deploy.models.folder import load_model
-
-    return load_model(once("model", lambda folder: export_model(checkpoint_path, config_path, folder)))
-
-
-@pytest.mark.parametrize(("section", "changes", "message"), CHANGES.values(), ids=CHANGES)
-def test_validate_names_what_of_the_configuration_is_not_the_models(
-    cli, model, checkpoint_path, tmp_path, section, changes, message
-):
-    document = copy.deepcopy(CONFIG)
-    document[section] |= changes
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(document))
-    arguments = ("--checkpoint", checkpoint_path, "--config", tmp_path / "c.yaml", "--backend", "onnxruntime")
-    done = cli("validate", model.folder, *arguments)
-    assert done.code == 2, done.err
-    assert message in done.error_line
-    assert "name the one that it was exported with, or export it again with this one" in done.error_line
-
-
 def manifest_of(blueprint, like):
     """The manifest of a model of this network, without its files."""
-    from sbim_deploy.models.folder import SamplingDefaults
-
     config = blueprint.config
     return replace(
         like,
@@ -144,6 +125,29 @@ def manifest_of(blueprint, like):
     )
 
 
+@pytest.mark.parametrize(("section", "changes", "message"), CHANGES.values(), ids=CHANGES)
+def test_what_of_a_yaml_is_not_the_models_is_named(tmp_path, section, changes, message):
+    document = copy.deepcopy(CONFIG)
+    weights = random_weights("NCSNv2", 1)
+
+    def described():
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(document))
+        return describe_ncsnv2(read_config(tmp_path / "c.yaml"), weights, tmp_path)
+
+    exported = described()
+    manifest = manifest_of(exported, load_model("demo").manifest)
+    assert differences(exported, manifest) == []
+    document[section] |= changes
+    assert message in "; ".join(differences(described(), manifest))
+
+
+def test_a_model_that_does_not_tell_its_options_is_compared_by_what_it_tells(tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    blueprint = describe_ncsnv2(read_config(tmp_path / "c.yaml"), random_weights("NCSNv2", 1), tmp_path)
+    older = replace(manifest_of(blueprint, load_model("demo").manifest), options={})
+    assert differences(blueprint, older) == []
+
+
 OPTIONS = {
     "heads that no shape tells": ("UNetModel", ("model", "num_head_channels", 8), "num_head_channels is 8, in"),
     "betas": ("UNetModel", ("diffusion", "beta_end", 0.03), "sigma_begin is"),
@@ -155,11 +159,6 @@ OPTIONS = {
 
 @pytest.mark.parametrize(("kind", "change", "message"), OPTIONS.values(), ids=OPTIONS)
 def test_every_option_of_the_other_networks_is_compared(tmp_path, kind, change, message):
-    from sbim_deploy.export.blueprint import differences
-    from sbim_deploy.export.edm import describe_edm
-    from sbim_deploy.export.guided_diffusion import describe_guided_diffusion
-    from sbim_deploy.models.folder import load_model
-
     describe = describe_guided_diffusion if kind == "UNetModel" else describe_edm
     section, name, value = change
     stored = copy.deepcopy(CONFIGS[kind])
@@ -171,10 +170,6 @@ def test_every_option_of_the_other_networks_is_compared(tmp_path, kind, change, 
 
 
 def test_levels_are_compared_in_the_units_of_training(tmp_path):
-    from sbim_deploy.export.blueprint import differences
-    from sbim_deploy.export.edm import describe_edm
-    from sbim_deploy.models.folder import load_model
-
     blueprint = describe_edm(CONFIGS["SongUNet"], tmp_path)
     manifest = manifest_of(blueprint, load_model("demo").manifest)
     levels = replace(manifest.noise_levels, sigma_begin=80 / 0.3, sigma_end=0.002 / 0.3)
