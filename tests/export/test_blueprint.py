@@ -1,4 +1,4 @@
-"""What a configuration says is compared with what a checkpoint holds, and with what a model was exported from."""
+"""What a configuration says is compared with what a checkpoint holds, and with a model's manifest."""
 
 import copy
 from dataclasses import replace
@@ -43,7 +43,9 @@ def test_levels_that_the_checkpoint_was_not_trained_on_are_refused_with_both(cli
         "[0][module.sigmas] holds 2311 noise levels from 232 to 0.0066, and "
         f"{config} says 2000 noise levels from 50 to 0.05"
     ) in done.error_line
-    assert "name the configuration of its training, or write these levels into a copy of it" in done.error_line
+    assert (
+        "name the configuration of its training, or write these levels into a copy of it" in done.error_line
+    )
 
 
 OTHERS = {
@@ -86,15 +88,25 @@ def test_the_variances_of_a_preserving_process_are_compared_too(tmp_path):
         return load_network(tmp_path / "c.ckpt", config)
 
     assert load(0.02).levels.n_levels == 1000
-    with pytest.raises(InputError, match=r"betas\] holds 1000 noise levels from 44.* says 1000 .* from 157.4"):
+    with pytest.raises(
+        InputError, match=r"betas\] holds 1000 noise levels from 44.* says 1000 .* from 157.4"
+    ):
         load(0.015)
 
 
 CHANGES = {
-    "levels": ("model", {"sigma_begin": 50, "sigma_end": 0.05}, "sigma_begin is 50, in the model 232; sigma_end"),
+    "levels": (
+        "model",
+        {"sigma_begin": 50, "sigma_end": 0.05},
+        "sigma_begin is 50, in the model 232; sigma_end",
+    ),
     "their number": ("model", {"num_classes": 2000}, "number of levels is 2000, in the model 2311"),
     "width": ("model", {"ngf": 8}, "ngf is 8, in the model 4"),
-    "what it sees": ("data", {"rescaled": True}, "data.logit_transform or data.rescaled is true, in the model false"),
+    "what it sees": (
+        "data",
+        {"rescaled": True},
+        "data.logit_transform or data.rescaled is true, in the model false",
+    ),
     "channels": ("data", {"channels": 1}, "channels is 1, in the model 2"),
     "steps": ("sampling", {"step_lr": 1e-4}, "step_lr is 0.0001, in the model 5e-05"),
     "start": ("sampling", {"start_iter": 0}, "start_level is 0, in the model 1155"),
@@ -118,7 +130,9 @@ def manifest_of(blueprint, like):
         channels=config.channels,
         size_multiple=blueprint.size_multiple,
         noise_levels=blueprint.levels,
-        sampling=SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level),
+        sampling=SamplingDefaults(
+            config.step_lr, config.n_steps_each, config.data_weight, config.start_level
+        ),
         training_data=config.dataset,
         anatomy=config.anatomy,
         options=blueprint.options,
@@ -149,10 +163,18 @@ def test_a_model_that_does_not_tell_its_options_is_compared_by_what_it_tells(tmp
 
 
 OPTIONS = {
-    "heads that no shape tells": ("UNetModel", ("model", "num_head_channels", 8), "num_head_channels is 8, in"),
+    "heads that no shape tells": (
+        "UNetModel",
+        ("model", "num_head_channels", 8),
+        "num_head_channels is 8, in",
+    ),
     "betas": ("UNetModel", ("diffusion", "beta_end", 0.03), "sigma_begin is"),
     "sigma_data": ("SongUNet", (None, "sigma_data", 0.25), "sigma_data is 0.25, in the model 0.5"),
-    "attention": ("SongUNet", (None, "attn_resolutions", [32]), "attn_resolutions is [32], in the model [16]"),
+    "attention": (
+        "SongUNet",
+        (None, "attn_resolutions", [32]),
+        "attn_resolutions is [32], in the model [16]",
+    ),
     "largest level": ("SongUNet", (None, "sigma_max", 40), "sigma_begin is 40, in the model 80"),
 }
 

@@ -80,7 +80,11 @@ def test_the_config_that_ncsnv2s_own_code_writes_is_the_same(config_path, tmp_pa
     """As its main writes what it was started with: records of argparse, and a device."""
 
     def recorded(each):
-        return argparse.Namespace(**{k: recorded(v) for k, v in each.items()}) if isinstance(each, dict) else each
+        return (
+            argparse.Namespace(**{k: recorded(v) for k, v in each.items()})
+            if isinstance(each, dict)
+            else each
+        )
 
     document = recorded({**CONFIG, "device": torch.device("cuda")})
     (tmp_path / "config.yml").write_text(yaml.dump(document, default_flow_style=False))
@@ -152,7 +156,9 @@ def test_a_config_that_asks_for_weights_which_are_not_there_is_refused_until_oth
 def test_a_config_that_knows_of_no_average_beside_a_checkpoint_with_one_asks_which(tmp_path):
     both = write_random_checkpoint(tmp_path / "c.pth", "NCSNv2")
     config = write_yaml(tmp_path / "c.yaml", changed("model", ema=False))
-    with pytest.raises(InputError, match="ema is false, and .* has EMA weights beside the others: say which"):
+    with pytest.raises(
+        InputError, match=r"ema is false, and .* has EMA weights beside the others: say which"
+    ):
         load_network(both, config)
     assert [load_network(both, config, ema=wanted).ema for wanted in (True, False)] == [True, False]
 
@@ -185,7 +191,7 @@ def test_a_number_beyond_single_precision_is_none(config_path, tmp_path):
     weights = {name: each.double() for name, each in random_weights("NCSNv2", 1).items()}
     weights["end_conv.bias"][0] = 1e300
     torch.save(weights, tmp_path / "c.pth")
-    with pytest.raises(InputError, match="end_conv.bias holds NaN or infinite weights"):
+    with pytest.raises(InputError, match=r"end_conv\.bias holds NaN or infinite weights"):
         load_network(tmp_path / "c.pth", config_path, ema=False)
 
 

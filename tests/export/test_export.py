@@ -104,14 +104,16 @@ def test_validate_names_what_of_the_configuration_is_not_the_models(cli, model, 
     options = ("--checkpoint", checkpoint_path, "--config", tmp_path / "c.yaml", "--backend", "onnxruntime")
     done = cli("validate", model.folder, *options)
     assert done.code == 2, done.err
-    assert "sigma_begin is 50, in the model 232; sigma_end is 0.05, in the model 0.0066; name" in done.error_line
+    assert (
+        "sigma_begin is 50, in the model 232; sigma_end is 0.05, in the model 0.0066; name" in done.error_line
+    )
 
 
 @pytest.mark.parametrize(("dtype", "proposes"), [("float16", True), ("float32", False)])
 def test_validate_tells_an_overflow_of_half_precision_and_proposes_bf16(
     cli, model, tmp_path, monkeypatch, dtype, proposes
 ):
-    """The graph computes in single precision on a CPU: an infinity is put in as a GPU's overflow leaves it."""
+    """A CPU computes the graph in single precision: an infinity is put in, as a GPU leaves it."""
     folder = shutil.copytree(model.folder, tmp_path / "model")
     write_manifest(folder, replace(model.manifest, dtype=dtype))
 
@@ -133,7 +135,9 @@ def test_validate_tells_an_overflow_of_half_precision_and_proposes_bf16(
     done = cli("validate", folder, "--backend", "onnxruntime")
     assert done.code == 3, done.err
     assert "1 of 3 comparisons failed" in done.error_line
-    assert ("float16 ends at 65504, which the network exceeds: export it with --dtype bf16" in done.err) == proposes
+    assert (
+        "float16 ends at 65504, which the network exceeds: export it with --dtype bf16" in done.err
+    ) == proposes
 
 
 @pytest.fixture
@@ -169,7 +173,10 @@ def refused(cli, untraced, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"section": "sampling", "changes": {"n_steps_each": 20_000}}, "n_steps_each is 20000, expected a whole"),
+        (
+            {"section": "sampling", "changes": {"n_steps_each": 20_000}},
+            "n_steps_each is 20000, expected a whole",
+        ),
         ({"section": "sampling", "changes": {"start_iter": 2311}}, "start_iter is 2311: expected less than"),
         ({"section": "model", "changes": {"ngf": 8}}, "begin_conv.weight has shape (4, 2, 3, 3)"),
         ({"name": "a\nb"}, "the model cannot be described: name is 'a\\nb', expected one line"),
@@ -179,8 +186,11 @@ def refused(cli, untraced, tmp_path):
             "values of its scores are NaN or infinite: check that the checkpoint is a trained one",
         ),
         (
-            {"spoil": lambda weights: weights["res2.0.conv1.weight"].mul_(1e6), "arguments": ("--dtype", "fp16")},
-            "are NaN or infinite: float16 ends at 65504, which the network exceeds: export it with --dtype bf16",
+            {
+                "spoil": lambda weights: weights["res2.0.conv1.weight"].mul_(1e6),
+                "arguments": ("--dtype", "fp16"),
+            },
+            "are NaN or infinite: float16 ends at 65504, which the network exceeds: export it with --dtype",
         ),
     ],
     ids=["steps", "start", "width", "name", "missing", "infinite", "overflow"],

@@ -106,22 +106,34 @@ def truncated_safetensors(path):
 
 
 FILES = {
-    "a git-lfs pointer": (lfs_pointer, "is a git-lfs pointer, which stands for a file of 117964800 bytes: fetch"),
+    "a git-lfs pointer": (
+        lfs_pointer,
+        "is a git-lfs pointer, which stands for a file of 117964800 bytes: fetch",
+    ),
     "a web page": (web_page, "is a web page, not the file that it leads to: download it again"),
     "an error of a store": (xml, "is a web page, not the file that it leads to"),
     "gzip": (zipped_by_gzip, "is compressed by gzip: unpack it"),
     "tar": (tar, "is a tar archive: unpack it"),
-    "a zip": (zip_of_something, "(it holds 'logs/checkpoint_100000.pth'): unpack it, and name the checkpoint"),
+    "a zip": (
+        zip_of_something,
+        "(it holds 'logs/checkpoint_100000.pth'): unpack it, and name the checkpoint",
+    ),
     "npz": (arrays, "is a zip archive that is no checkpoint (it holds 'begin_conv.npy')"),
     "npy": (array, "is a NumPy array, expected a checkpoint of PyTorch"),
     "HDF5": (hdf5, "is an HDF5 file, expected a checkpoint of PyTorch"),
     "empty": (empty, "is an empty file: fetch it again"),
-    "text": (text, "is text, which begins '{\"message\": \"Not Found\"}', expected a checkpoint"),
+    "text": (text, 'is text, which begins \'{"message": "Not Found"}\', expected a checkpoint'),
     "a whole module": (whole_module, "but a whole pickled network (torch.nn.modules.container.Sequential"),
-    "other objects": (other_objects, "but objects of test_weight_files.Trainer; it is loaded with weights_only"),
+    "other objects": (
+        other_objects,
+        "but objects of test_weight_files.Trainer; it is loaded with weights_only",
+    ),
     "a pickle": (raw_pickle, "but objects of test_weight_files.Trainer"),
     "TorchScript": (torchscript, "is a TorchScript archive, whose loading would run code"),
-    "another network": (other_safetensors, "got 2 tensors, such as 'vit.embed.weight', 'vit.head.bias'; another"),
+    "another network": (
+        other_safetensors,
+        "got 2 tensors, such as 'vit.embed.weight', 'vit.head.bias'; another",
+    ),
     "cut safetensors": (truncated_safetensors, "truncated or no safetensors ("),
 }
 

@@ -28,7 +28,12 @@ def averaged_model(weights):
 
 
 def unnamed(weights):
-    return {"decay": 0.999, "num_updates": 7, "shadow_params": list(weights.values()), "collected_params": None}
+    return {
+        "decay": 0.999,
+        "num_updates": 7,
+        "shadow_params": list(weights.values()),
+        "collected_params": None,
+    }
 
 
 LIGHTNING = {"epoch": 3, "global_step": 100, "pytorch-lightning_version": "2.4.0", "loops": {}}
@@ -67,7 +72,11 @@ LAYOUTS = {
         True,
         True,
     ),
-    "a part compiled": ({name.replace("res2.", "res2._orig_mod."): each for name, each in RAW.items()}, True, False),
+    "a part compiled": (
+        {name.replace("res2.", "res2._orig_mod."): each for name, each in RAW.items()},
+        True,
+        False,
+    ),
     "EMA alone": ({"ema": EMA}, False, True),
     "torch's average": ({"model": RAW, "swa": averaged_model(EMA)}, True, True),
     "torch's average alone": (averaged_model(EMA), False, True),

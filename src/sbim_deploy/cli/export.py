@@ -21,7 +21,8 @@ def export(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The YAML or JSON beside a checkpoint.")] = None,
     ema: Annotated[
-        bool | None, typer.Option("--ema/--raw", help="Which weights; default: EMA where there are any, which is said.")
+        bool | None,
+        typer.Option("--ema/--raw", help="Which weights; default: EMA where there are any, which is said."),
     ] = None,
     image_scale: Annotated[
         float | None,

@@ -171,7 +171,7 @@ def choose_weights(
 def check_weights(
     parameters: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: Path, says: str
 ) -> None:
-    """Check that parameters are finite numbers of the names and shapes ``expected`` by what a config ``says``.
+    """Check that parameters are finite numbers, with the names and shapes that a config ``says``.
 
     Raises:
         InputError: they do not, with the first that does not.

@@ -33,7 +33,7 @@ class UnetPlace:
 def find_unet(pipeline: Path, ema: bool | None) -> UnetPlace:
     """Return the set of weights that is asked for; None takes the EMA weights where there are any.
 
-    A training run keeps ``unet_ema`` beside ``unet``. In either, a config.json with the options of an EMAModel
+    A training run keeps ``unet_ema`` beside ``unet``. In either, a config.json with options of an EMAModel
     says that the weights are an average.
 
     Raises:

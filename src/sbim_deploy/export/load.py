@@ -23,7 +23,7 @@ from sbim_deploy.io.documents import read_yaml
 class Opened:
     """A checkpoint and its configuration, each good in itself: the network, and the weights for it.
 
-    ``file`` is where the weights are, ``config_path`` what the blueprint was made of, ``levels`` are the noise
+    ``file`` is where the weights are, ``config_path`` what the blueprint is made of, ``levels`` are the noise
     levels that the checkpoint holds, by their places.
     """
 

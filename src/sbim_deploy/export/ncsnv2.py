@@ -142,5 +142,3 @@ def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:
         if stages == {stage.name for stage in architecture.stages}:
             return name
     raise InputError(f"{source}: residual stages {sorted(stages)} are none of {', '.join(ARCHITECTURES)}")
-
-

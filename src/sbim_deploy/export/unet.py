@@ -103,7 +103,9 @@ def describe_unet(place: UnetPlace) -> Blueprint:
         step_lr=LANGEVIN_STEP * end**2,
     )
     built: Any = unet.config
-    known = sorted(get_type_hints(_UNetOptions).keys() - {"_class_name", "in_channels", "out_channels", "dropout"})
+    known = sorted(
+        get_type_hints(_UNetOptions).keys() - {"_class_name", "in_channels", "out_channels", "dropout"}
+    )
     others = {name: built[name] for name in known} | {"prediction_type": prediction}
     return Blueprint(
         score_of(unet, sigmas, prediction),
@@ -163,7 +165,11 @@ def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     taken = convert(stored, _UNetOptions, str(path), CHECK)
     options = {name: value for name, value in taken.items() if name != "_class_name"}
     # What begins with _ says who wrote the file, not what the network is.
-    unknown = [name for name in stored if name not in {*taken, *_UNET_IGNORED, *EMA_OPTIONS} and not name.startswith("_")]
+    unknown = [
+        name
+        for name in stored
+        if name not in {*taken, *_UNET_IGNORED, *EMA_OPTIONS} and not name.startswith("_")
+    ]
     if unknown:
         raise InputError(
             f"{path}: unknown options {', '.join(unknown)[:200]}: expected those of {ARCHITECTURE}"

@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> object:
     What would run code when it is loaded is refused; records of ``argparse`` are read, and hold values alone.
 
     Raises:
-        InputError: the file is missing, or is no file of weights: the message says what it is, and the way out.
+        InputError: the file is missing, or holds no weights; with what it is, and the way out.
         BackendMissingError: it is one of safetensors, which is not installed.
     """
     try:
@@ -61,8 +61,8 @@ def read_tensors(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: refused: not a checkpoint of tensors alone, {_code_in(path)}; it is loaded with "
-            "weights_only, so that no code in it can run. Where you trust it, save its network.state_dict() in "
-            "its own environment, as docs/networks.md shows, and export that"
+            "weights_only, so that no code in it can run. Where you trust it, save its network.state_dict() "
+            "in its own environment, as docs/networks.md shows, and export that"
         ) from error
     except Exception as error:  # whatever the unpickler meets in it
         raise InputError(f"{path}: truncated or not a PyTorch checkpoint: fetch it again") from error

@@ -1,7 +1,7 @@
 """Which of the tensors in a file are the weights of a network, whatever layout the file has.
 
-A set of weights is where a parameter is that each network has once, under a name of its own: in a mapping at any
-depth (``state_dict``, ``model``, ``ema``, a place of a list) and behind any prefix (``model.``, ``module.``).
+A set of weights is where a parameter is that each network has once, under a name of its own: in a mapping at
+any depth (``state_dict``, ``model``, ``ema``, a place of a list) and behind any prefix (``model.``).
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def one_set(sets: Sequence[WeightSet], path: Path) -> WeightSet | None:
         listed = "; ".join(f"{each.place}, {len(each.weights)} tensors" for each in different[:MAX_SHOWN])
         kind = "EMA weights" if different[0].averaged else "weights"
         raise InputError(
-            f"{path}: holds {len(different)} sets of {kind} ({listed}), and nothing tells which is meant: save "
-            "that one alone as a state dict, torch.save(state_dict, FILE), and export it"
+            f"{path}: holds {len(different)} sets of {kind} ({listed}), and nothing tells which is meant: "
+            "save that one alone as a state dict, torch.save(state_dict, FILE), and export it"
         )
     return different[0] if different else None
 
