@@ -73,7 +73,7 @@ def test_every_level_is_compared(tmp_path, changes, sigmas, message):
 )
 @pytest.mark.parametrize("name", ["module.sigmas", "module._orig_mod.sigmas", "sigmas"])
 def test_the_same_levels_are_so_to_their_rounding_and_in_any_order(tmp_path, sigmas, name):
-    checkpoint = write_levels(tmp_path / "c.pth", sigmas, name)
+    checkpoint = write_levels(tmp_path / "betas.pth", sigmas, name)
     assert load_network(checkpoint, write_config(tmp_path / "c.yaml")).levels.n_levels == 2311
 
 

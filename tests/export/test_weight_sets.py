@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 import yaml
-from public_networks import drawn_weights, write_checkpoint
+from public_networks import CONFIGS, drawn_weights, write_checkpoint
 from random_checkpoints import CONFIG, random_weights
 
+from sbim_deploy.errors import InputError
 from sbim_deploy.export.load import load_network
 
 RAW, EMA = random_weights("NCSNv2", 1), random_weights("NCSNv2", 2)
@@ -110,6 +111,22 @@ def test_those_of_edm_are_found_behind_any_prefix(tmp_path):
     torch.save({"state_dict": wrapped, **LIGHTNING}, checkpoint)
     found = load_network(checkpoint, checkpoint.with_suffix(".json")).network.state_dict()
     assert torch.equal(found["model.map_layer0.weight"], weights["model.map_layer0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "message"),
+    [
+        ("SongUNet", "NCSNv2", "holds a network of EDM's, expected an NCSNv2; check that it is the config"),
+        ("NCSNv2", "SongUNet", "holds an NCSNv2, and .* describes a network of EDM's; check"),
+        ("UNetModel", "SongUNet", "holds guided-diffusion's UNet, and .* describes a network of EDM's"),
+        ("SongUNet", "UNetModel", "holds a network of EDM's, and .* describes guided-diffusion's UNet"),
+    ],
+)
+def test_the_configuration_of_another_network_is_told(tmp_path, kind, other, message):
+    torch.save(RAW if kind == "NCSNv2" else drawn_weights(kind), tmp_path / "betas.pth")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG if other == "NCSNv2" else CONFIGS[other]))
+    with pytest.raises(InputError, match=message):
+        load_network(tmp_path / "betas.pth", tmp_path / "c.yaml", ema=False)
 
 
 UNCERTAIN = {

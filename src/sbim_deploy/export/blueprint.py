@@ -102,17 +102,26 @@ def check_levels(blueprint: Blueprint, levels: Weights, source: Path, config_pat
         return
     preserving = blueprint.levels.distribution == VP
     for place, stored in levels.items():
-        if (BETAS_KEY if preserving else SIGMAS_KEY) in place:
-            check_stored_levels(blueprint.schedule, stored, f"{source}: {place} holds", str(config_path))
+        if place.endswith(f"{BETAS_KEY if preserving else SIGMAS_KEY}]"):
+            holds = f"{source}: {place} holds"
+            check_stored_levels(blueprint.schedule, stored, holds, str(config_path), preserving)
 
 
-def check_stored_levels(said: Sigmas, stored: Tensor, holds: str, says: str) -> None:
-    """Compare levels that a configuration ``says`` with those that something ``holds``: sigmas, or betas."""
+def check_stored_levels(
+    said: Sigmas, stored: Tensor, holds: str, says: str, preserving: bool = False
+) -> None:
+    """Compare levels that a configuration ``says`` with those that something ``holds``.
+
+    Those are in any order, or, of a ``preserving`` process, the variances of its steps.
+
+    Raises:
+        InputError: they differ, with both.
+    """
     tolerance = LEVEL_TOLERANCE
     if stored.is_floating_point():
         tolerance = max(tolerance, torch.finfo(stored.dtype).eps)
     numbers = stored.double().numpy()
-    trained = variance_preserving(numbers) if BETAS_KEY in holds else np.sort(numbers)[::-1]
+    trained = variance_preserving(numbers) if preserving else np.sort(numbers)[::-1]
     same_size = trained.size == said.size
     if same_size and np.allclose(trained, said, rtol=tolerance, atol=0):
         return

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.export.blueprint import Blueprint, LoadedNetwork, check_levels, fill
-from sbim_deploy.export.checkpoint import choose_weights, read_checkpoint
+from sbim_deploy.export.checkpoint import CHECK, choose_weights, read_checkpoint
 from sbim_deploy.export.diffusers_folder import CONFIG_NAME, find_unet
 from sbim_deploy.export.edm import describe_edm
 from sbim_deploy.export.guided_diffusion import describe_guided_diffusion
 from sbim_deploy.export.ncsnv2 import describe_ncsnv2, read_config
+from sbim_deploy.export.weight_sets import kind_of
 from sbim_deploy.io.documents import read_yaml
 
 
@@ -92,6 +93,8 @@ def open_checkpoint(path: Path, config_path: Path | None, ema: bool | None) -> O
     weights, averaged = choose_weights(checkpoint, path, ema, config, config_path)
     if blueprint is None:
         blueprint = describe_ncsnv2(config, weights, path)
+    elif (found := kind_of(weights)) != (described := kind_of(blueprint.held.state_dict())):
+        raise InputError(f"{path}: holds {found}, and {config_path} describes {described}; {CHECK}")
     return Opened(blueprint, weights, averaged, path, config_path, checkpoint.levels)
 
 

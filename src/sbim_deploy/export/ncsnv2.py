@@ -13,7 +13,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.blueprint import Blueprint, fill, in_json
 from sbim_deploy.export.checkpoint import CHECK, NetworkConfig
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.export.weight_sets import SIGMAS_KEY, UNET_PARAMETER
+from sbim_deploy.export.weight_sets import NCSNV2, SIGMAS_KEY, UNET_PARAMETER, kind_of
 from sbim_deploy.io.documents import Line, Natural, NonNegative, Positive, convert, read_yaml
 from sbim_deploy.models.folder import Channels, Levels, NoiseLevels, StepsEach, Width
 from sbim_deploy.samplers.schedules import geometric
@@ -137,6 +137,8 @@ def architecture_of(weights: Mapping[str, Tensor], source: Path) -> str:
             f"{source}: holds a UNet2DModel, expected an NCSNv2; train writes the former for export into the "
             "folder pipeline beside the checkpoint: name that"
         )
+    if (kind := kind_of(weights)) != NCSNV2 and not any(name.startswith("res") for name in weights):
+        raise InputError(f"{source}: holds {kind}, expected an NCSNv2; {CHECK}")
     stages = {name.split(".")[0] for name in weights if name.startswith("res")}
     for name, architecture in ARCHITECTURES.items():
         if stages == {stage.name for stage in architecture.stages}:

@@ -7,7 +7,7 @@ any depth (``state_dict``, ``model``, ``ema``, a place of a list) and behind any
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,15 @@ from torch import Tensor
 from sbim_deploy.errors import InputError
 
 UNET_PARAMETER = "conv_in.weight"  # which no NCSNv2 has
+NCSNV2 = "an NCSNv2"
 SIGMAS_KEY, BETAS_KEY = "sigmas", "betas"
 # A parameter of each kind of network that is in it once and in no other, and beside which the others lie.
-ANCHORS = ("begin_conv.weight", "map_layer0.weight", "time_embed.0.weight", UNET_PARAMETER)
+ANCHORS = {
+    "begin_conv.weight": NCSNV2,
+    "map_layer0.weight": "a network of EDM's",
+    "time_embed.0.weight": "guided-diffusion's UNet",
+    UNET_PARAMETER: "a UNet2DModel",
+}
 # What PyTorch's wrappers put before names, and into them where a part was wrapped.
 WRAPPERS = ("module", "_orig_mod")
 AVERAGES = {"ema", "shadow", "swa"}
@@ -206,6 +212,11 @@ def _holds_tensors(content: object) -> bool:
     if isinstance(content, Mapping):
         content = [*content.values()]
     return isinstance(content, list | tuple) and any(map(torch.is_tensor, content))
+
+
+def kind_of(names: Collection[str]) -> str:
+    """Say which kind of network has parameters of these names."""
+    return next((kind for anchor, kind in ANCHORS.items() if anchor in names), "no network that export takes")
 
 
 def find_levels(content: object) -> dict[str, Tensor]:
