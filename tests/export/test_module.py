@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
         ({"size_multiple": True}, "size_multiple is True, expected a whole number"),
         ({"image_scale": "0.5"}, "image_scale is '0.5', expected a finite number above 0"),
         ({"size_multiple": 1}, "takes images of no size of multiples of 1: "),
-        ({"channels": 1}, "it returns (1, 2, 9, 17) for an image of (1, 1, 9, 17)"),
+        ({"channels": 1}, "it returns (1, 2, 192, 192) for an image of (1, 1, 192, 192)"),
     ],
 )
 def test_numbers_that_do_not_fit_the_module_are_refused_before_it_is_traced(
