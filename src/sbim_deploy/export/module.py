@@ -243,9 +243,10 @@ def _find_size_multiple(score: nn.Module, channels: int, sigma: float, given: in
             return multiple
         said = f"it returns {tuple(got.shape)} for an image of {shape}"
     tried = f"1 to {MULTIPLES[-1]}" if given is None else str(given)
+    other = "size_multiple" if given is None else "another size_multiple"
     raise InputError(
-        f"the module takes images of no size of multiples of {tried}: {said}; give "
-        f"{'' if given is None else 'another '}size_multiple, or see that it is called with x (n, channels, H, W) and a level (n,)"
+        f"the module takes images of no size of multiples of {tried}: {said}; give {other}, "
+        "or see that it is called with x (n, channels, H, W) and a level (n,)"
     )
 
 
