@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sbim_deploy.export.edm import load_edm
-from sbim_deploy.export.guided_diffusion import load_guided_diffusion
+from sbim_deploy.export.blueprint import fill
+from sbim_deploy.export.edm import describe_edm
+from sbim_deploy.export.guided_diffusion import describe_guided_diffusion
 
 OUTPUTS = Path(__file__).with_name("public_networks.npz")
 EDM = {"img_resolution": 32, "img_channels": 2, "label_dim": 0, "attn_resolutions": [16], "num_blocks": 1}
@@ -66,10 +67,10 @@ def draw(name: str, *shape: int) -> torch.Tensor:
 
 def loaded(kind: str, weights: dict[str, torch.Tensor] | None = None):
     """The network, with drawn weights."""
-    load = load_guided_diffusion if kind == "UNetModel" else load_edm
-    return load(
-        CONFIGS[kind], drawn_weights(kind) if weights is None else weights, False, Path("c"), Path("w")
-    )
+    describe = describe_guided_diffusion if kind == "UNetModel" else describe_edm
+    named = drawn_weights(kind) if weights is None else weights
+    own = {name.removeprefix("model."): each for name, each in named.items()}
+    return fill(describe(CONFIGS[kind], Path("c")), own, False, Path("w"))
 
 
 def drawn_weights(kind: str) -> dict[str, torch.Tensor]:

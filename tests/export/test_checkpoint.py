@@ -1,3 +1,4 @@
+import argparse
 import pickle
 
 import pytest
@@ -6,9 +7,10 @@ import yaml
 from random_checkpoints import CONFIG, random_weights, write_random_checkpoint
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export import checkpoint
-from sbim_deploy.export.checkpoint import architecture_of, build_network, read_checkpoint, read_config
+from sbim_deploy.export import ncsnv2
+from sbim_deploy.export.checkpoint import read_checkpoint
 from sbim_deploy.export.load import load_network
+from sbim_deploy.export.ncsnv2 import architecture_of, build_network, read_config
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
 
 
@@ -49,6 +51,17 @@ def test_rescaled_data_are_not_centred_again(tmp_path, key):
         (changed("model", sigma_begin=0.001), "sigma_begin and sigma_end are 0.001 and 0.0066"),
         (changed("model", ngf="wide"), "model.ngf is 'wide', expected a whole number from 1 to 1024"),
         (changed("model", ngf=10**6), "model.ngf is 1000000, expected a whole number from 1 to 1024"),
+        (changed("model", ngf=64.5), "model.ngf is 64.5, expected a whole number from 1 to 1024"),
+        (changed("model", num_classes=2311.5), "model.num_classes is 2311.5, expected a whole number"),
+        (changed("model", ngf="64"), "model.ngf is '64', expected a whole number"),
+        (changed("model", ngf=True), "model.ngf is True, expected a whole number"),
+        (changed("model", sigma_begin="232"), "model.sigma_begin is '232', expected a finite number above 0"),
+        (changed("model", ema="true"), "model.ema is 'true', expected true or false"),
+        (changed("data", rescaled="false"), "data.rescaled is 'false', expected true or false"),
+        (changed("data", channels=2.5), "data.channels is 2.5, expected a whole number"),
+        (changed("sampling", n_steps_each=2.5), "sampling.n_steps_each is 2.5, expected a whole number"),
+        (changed("model", nonlinearity="relu"), "nonlinearity is 'relu', expected 'elu' or 'ELU'"),
+        (changed("sampling", start_iter=2311), "start_iter is 2311: expected less than the number of levels"),
         (changed("data", dataset="a\nb"), "data.dataset is .* expected one line of text"),
         ([1, 2], "expected a mapping"),
     ],
@@ -56,6 +69,39 @@ def test_rescaled_data_are_not_centred_again(tmp_path, key):
 def test_a_config_that_cannot_be_used_says_what_is_wrong(tmp_path, document, message):
     with pytest.raises(InputError, match=message):
         read_config(write_yaml(tmp_path / "c.yaml", document))
+
+
+@pytest.mark.parametrize("name", ["elu", "ELU"])
+def test_the_activation_has_either_name(tmp_path, name):
+    assert read_config(write_yaml(tmp_path / "c.yaml", changed("model", nonlinearity=name))).ngf == 4
+
+
+def test_the_config_that_ncsnv2s_own_code_writes_is_the_same(config_path, tmp_path):
+    """As its main writes what it was started with: records of argparse, and a device."""
+
+    def recorded(each):
+        return (
+            argparse.Namespace(**{k: recorded(v) for k, v in each.items()})
+            if isinstance(each, dict)
+            else each
+        )
+
+    document = recorded({**CONFIG, "device": torch.device("cuda")})
+    (tmp_path / "config.yml").write_text(yaml.dump(document, default_flow_style=False))
+    written = (tmp_path / "config.yml").read_text()
+    assert "!!python/object:argparse.Namespace" in written
+    assert "!!python/object/apply:torch.device" in written
+    assert read_config(tmp_path / "config.yml") == read_config(config_path)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["object/apply:os.system", "object:argparse.ArgumentParser", "object/new:torch.device", "name:os.system"],
+)
+def test_no_other_object_is_made_of_a_yaml(tmp_path, tag):
+    (tmp_path / "c.yaml").write_text(f"data: !!python/{tag} ['true']\nmodel: {{}}")
+    with pytest.raises(InputError, match=f"could not determine a constructor for the tag.*{tag}"):
+        read_config(tmp_path / "c.yaml")
 
 
 def test_a_missing_or_broken_yaml_is_an_input_error(tmp_path):
@@ -91,9 +137,62 @@ def test_ema_is_taken_where_there_is_one_and_raw_when_asked_for(checkpoint_path,
     torch.testing.assert_close(ema.network.state_dict(), random_weights("NCSNv2Deepest", 2))
     torch.testing.assert_close(raw.network.state_dict(), random_weights("NCSNv2Deepest", 1))
     without = write_random_checkpoint(tmp_path / "c.pth", ema=False)
-    assert not load_network(without, config_path).ema
-    with pytest.raises(InputError, match="no EMA weights"):
+    with pytest.raises(InputError, match="it has no EMA weights"):
         load_network(without, config_path, ema=True)
+
+
+def test_a_config_that_asks_for_weights_which_are_not_there_is_refused_until_others_are_asked_for(
+    cli, config_path, tmp_path
+):
+    without = write_random_checkpoint(tmp_path / "c.pth", "NCSNv2", ema=False)
+    done = cli("export", without, "--config", config_path, "-o", tmp_path / "model")
+    assert done.code == 2
+    assert f"{config_path}: ema is true, and {without} has no EMA weights that can be told: give --raw" in (
+        done.error_line
+    )
+    assert not load_network(without, config_path, ema=False).ema
+
+
+def test_a_config_that_knows_of_no_average_beside_a_checkpoint_with_one_asks_which(tmp_path):
+    both = write_random_checkpoint(tmp_path / "c.pth", "NCSNv2")
+    config = write_yaml(tmp_path / "c.yaml", changed("model", ema=False))
+    with pytest.raises(
+        InputError, match=r"ema is false, and .* has EMA weights beside the others: say which"
+    ):
+        load_network(both, config)
+    assert [load_network(both, config, ema=wanted).ema for wanted in (True, False)] == [True, False]
+
+
+def test_raw_weights_that_are_not_there_are_no_others(config_path, tmp_path):
+    torch.save({"ema": random_weights("NCSNv2", 2)}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match="it has EMA weights alone: leave --raw out"):
+        load_network(tmp_path / "c.pth", config_path, ema=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_that_are_no_real_numbers_are_refused(config_path, tmp_path, dtype):
+    weights = random_weights("NCSNv2", 1)
+    weights["end_conv.weight"] = weights["end_conv.weight"].to(dtype)
+    torch.save(weights, tmp_path / "c.pth")
+    message = f"end_conv.weight is of {str(dtype).removeprefix('torch.')}, expected floating-point weights"
+    with pytest.raises(InputError, match=message):
+        load_network(tmp_path / "c.pth", config_path, ema=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_are_those_numbers(config_path, tmp_path, dtype):
+    weights = {name: each.to(dtype) for name, each in random_weights("NCSNv2", 1).items()}
+    torch.save(weights, tmp_path / "c.pth")
+    found = load_network(tmp_path / "c.pth", config_path, ema=False).network.state_dict()
+    torch.testing.assert_close(found, {name: each.float() for name, each in weights.items()})
+
+
+def test_a_number_beyond_single_precision_is_none(config_path, tmp_path):
+    weights = {name: each.double() for name, each in random_weights("NCSNv2", 1).items()}
+    weights["end_conv.bias"][0] = 1e300
+    torch.save(weights, tmp_path / "c.pth")
+    with pytest.raises(InputError, match=r"end_conv\.bias holds NaN or infinite weights"):
+        load_network(tmp_path / "c.pth", config_path, ema=False)
 
 
 class Hostile:
@@ -154,7 +253,7 @@ def test_a_width_that_the_weights_do_not_have_takes_no_memory(checkpoint_path, t
         assert made_on == ["meta"]
         return ScoreNetwork(*arguments)
 
-    monkeypatch.setattr(checkpoint, "ScoreNetwork", make)
+    monkeypatch.setattr(ncsnv2, "ScoreNetwork", make)
     with pytest.raises(InputError, match=r"begin_conv.weight has shape \(4, 2, 3, 3\).*\(1024, 2, 3, 3\)"):
         build_network(config, read_checkpoint(checkpoint_path).raw, checkpoint_path)
     assert made_on == ["meta"]

@@ -97,7 +97,30 @@ def test_another_filter_than_the_mean_is_refused():
         loaded("SongUNet", weights)
 
 
+def test_levels_end_where_the_options_say_that_the_network_does(checkpoint, tmp_path):
+    path = tmp_path / "config.json"
+
+    def ends(**changes):
+        path.write_text(json.dumps({**CONFIGS["SongUNet"], **changes}))
+        levels = load_network(checkpoint, path).levels
+        return levels.sigma_begin, levels.sigma_end
+
+    assert ends(sigma_min=0.01, sigma_max=10) == (10, 0.01)
+    assert ends(sigma_min=0, sigma_max=1e6) == (80, 0.002)
+
+
 BAD = {
+    "another preconditioning": (
+        {"class_name": "training.networks.VPPrecond"},
+        "class_name is 'training.networks.VPPrecond', expected a class EDMPrecond",
+    ),
+    "another of InverseBench's": ({"_target_": "models.precond.VEPrecond"}, "expected a class EDMPrecond"),
+    "a fraction": ({"num_blocks": 1.5}, "num_blocks is 1.5, expected a whole number from 1 to 64"),
+    "a width that no model has": (
+        {"model_channels": 2048},
+        "model_channels is 2048, expected a whole number",
+    ),
+    "levels in quotes": ({"sigma_max": "80"}, "sigma_max is '80', expected a number above 0"),
     "classes": ({"label_dim": 10}, "label_dim is 10, expected 0"),
     "Fourier": ({"embedding_type": "fourier"}, "embedding_type is 'fourier', expected 'positional'"),
     "NCSN++": ({"encoder_type": "residual"}, "encoder_type is 'residual', expected 'standard'"),

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from random_checkpoints import random_weights
+import yaml
+from random_checkpoints import CONFIG, random_weights, write_random_checkpoint
 
 from sbim_deploy import export
 from sbim_deploy.errors import InputError
@@ -95,6 +96,107 @@ def test_another_checkpoint_is_not_compared(cli, model, config_path, tmp_path):
     done = cli("validate", model.folder, "--checkpoint", tmp_path / "other.pth", "--config", config_path)
     assert done.code == 2
     assert "was exported from another checkpoint" in done.error_line
+
+
+def test_validate_names_what_of_the_configuration_is_not_the_models(cli, model, checkpoint_path, tmp_path):
+    other = {**CONFIG, "model": {**CONFIG["model"], "sigma_begin": 50, "sigma_end": 0.05}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(other))
+    options = ("--checkpoint", checkpoint_path, "--config", tmp_path / "c.yaml", "--backend", "onnxruntime")
+    done = cli("validate", model.folder, *options)
+    assert done.code == 2, done.err
+    assert (
+        "sigma_begin is 50, in the model 232; sigma_end is 0.05, in the model 0.0066; name" in done.error_line
+    )
+
+
+@pytest.mark.parametrize(("dtype", "proposes"), [("float16", True), ("float32", False)])
+def test_validate_tells_an_overflow_of_half_precision_and_proposes_bf16(
+    cli, model, tmp_path, monkeypatch, dtype, proposes
+):
+    """A CPU computes the graph in single precision: an infinity is put in, as a GPU leaves it."""
+    folder = shutil.copytree(model.folder, tmp_path / "model")
+    write_manifest(folder, replace(model.manifest, dtype=dtype))
+
+    class Overflowing:
+        def __init__(self, engine):
+            self.engine, self.description = engine, engine.description
+
+        def run(self, inputs):
+            score = self.engine.run(inputs)["score"].copy()
+            score[0, 0, 0, 0] = np.inf
+            return {"score": score}
+
+    def opened(*arguments):
+        engine = open_engine(*arguments)
+        return Overflowing(engine) if arguments[1] == "score" else engine
+
+    monkeypatch.setattr("sbim_deploy.recon.parity.open_engine", opened)
+    monkeypatch.setattr("sbim_deploy.recon.parity.fused_kinds", lambda manifest: [])
+    done = cli("validate", folder, "--backend", "onnxruntime")
+    assert done.code == 3, done.err
+    assert "1 of 3 comparisons failed" in done.error_line
+    assert (
+        "float16 ends at 65504, which the network exceeds: export it with --dtype bf16" in done.err
+    ) == proposes
+
+
+@pytest.fixture
+def untraced(monkeypatch):
+    """Fail a test whose export begins to trace."""
+
+    def trace(*_arguments):
+        raise AssertionError("traced")
+
+    monkeypatch.setattr("sbim_deploy.export.graphs.trace", trace)
+
+
+@pytest.fixture
+def refused(cli, untraced, tmp_path):
+    """Export a checkpoint of the smallest network, with changes, to a line of error and nothing else."""
+
+    def export_one(section=None, changes=(), spoil=lambda weights: None, arguments=(), name="model"):
+        document = CONFIG if section is None else {**CONFIG, section: {**CONFIG[section], **dict(changes)}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(document))
+        write_random_checkpoint(tmp_path / "c.pth", "NCSNv2")
+        content = torch.load(tmp_path / "c.pth", weights_only=True)
+        spoil(content[4])
+        torch.save(content, tmp_path / "c.pth")
+        given = ("--config", tmp_path / "c.yaml", "-o", tmp_path / name, *arguments)
+        done = cli("export", tmp_path / "c.pth", *given)
+        assert done.code == 2, done.err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "c.yaml"]
+        return done.error_line
+
+    return export_one
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"section": "sampling", "changes": {"n_steps_each": 20_000}},
+            "n_steps_each is 20000, expected a whole",
+        ),
+        ({"section": "sampling", "changes": {"start_iter": 2311}}, "start_iter is 2311: expected less than"),
+        ({"section": "model", "changes": {"ngf": 8}}, "begin_conv.weight has shape (4, 2, 3, 3)"),
+        ({"name": "a\nb"}, "the model cannot be described: name is 'a\\nb', expected one line"),
+        ({"spoil": lambda weights: weights.pop("end_conv.bias")}, "1 parameters missing ['end_conv.bias']"),
+        (
+            {"spoil": lambda weights: weights["end_conv.weight"].mul_(1e37)},
+            "values of its scores are NaN or infinite: check that the checkpoint is a trained one",
+        ),
+        (
+            {
+                "spoil": lambda weights: weights["res2.0.conv1.weight"].mul_(1e6),
+                "arguments": ("--dtype", "fp16"),
+            },
+            "are NaN or infinite: float16 ends at 65504, which the network exceeds: export it with --dtype",
+        ),
+    ],
+    ids=["steps", "start", "width", "name", "missing", "infinite", "overflow"],
+)
+def test_what_cannot_become_a_model_is_refused_before_it_is_traced(refused, options, message):
+    assert message in refused(**options)
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(checkpoint_path, config_path, tmp_path):

@@ -92,6 +92,15 @@ BAD = {
     "plain resampling": ({"resblock_updown": False}, "model.resblock_updown is False, expected True"),
     "no scale and shift": ({"use_scale_shift_norm": False}, "use_scale_shift_norm is False, expected True"),
     "another order": ({"use_new_attention_order": True}, "use_new_attention_order is True, expected False"),
+    "an unknown option": (
+        {"use_spatial_transformer": True},
+        "unknown options use_spatial_transformer of model",
+    ),
+    "other heads": ({"num_heads_upsample": 8}, "model.num_heads_upsample is 8, expected -1"),
+    "another network": ({"type": "simple"}, "model.type is 'simple', expected 'openai'"),
+    "a quoted truth": ({"learn_sigma": "true"}, "model.learn_sigma is 'true', expected true or false"),
+    "a fraction of a factor": ({"channel_mult": "1,1.5"}, "channel_mult is '1,1.5', expected whole numbers"),
+    "a fraction of a size": ({"attention_resolutions": "16.5"}, "attention_resolutions is '16.5', expected"),
     "classes": ({"class_cond": True}, "class_cond is True, expected False"),
     "no factors": ({"channel_mult": ""}, "image_size 32 stands for none"),
     "odd factors": ({"channel_mult": "1,x"}, "its options make no network ("),
@@ -114,3 +123,13 @@ def test_bad_options_are_refused_in_one_line(cli, checkpoint, tmp_path, changes,
     assert done.code == 2
     assert message in done.error_line
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("changes", [{"predict_xstart": True}, {"rescale_timesteps": True}])
+def test_another_prediction_is_refused(cli, checkpoint, tmp_path, changes):
+    config = deepcopy(CONFIGS[KIND])
+    config["diffusion"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = cli("export", checkpoint, "--config", tmp_path / "config.json", "-o", tmp_path / "model")
+    assert done.code == 2
+    assert f"diffusion.{next(iter(changes))} is True, expected False" in done.error_line

@@ -1,5 +1,6 @@
 """Any module becomes a model folder: against the closed-form score of a Gaussian."""
 
+import re
 import sys
 
 import numpy as np
@@ -131,6 +132,66 @@ def test_bad_arguments_are_refused(tmp_path, arguments, message):
         export_module(*arguments, folder=tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 2.5}, "channels is 2.5, expected a whole number from 1 to 64"),
+        ({"channels": "2"}, "channels is '2', expected a whole number"),
+        ({"size_multiple": 8.5}, "size_multiple is 8.5, expected a whole number"),
+        ({"size_multiple": True}, "size_multiple is True, expected a whole number"),
+        ({"image_scale": "0.5"}, "image_scale is '0.5', expected a finite number above 0"),
+        ({"size_multiple": 1}, "takes images of no size of multiples of 1: "),
+        ({"channels": 1}, "it returns (1, 2, 192, 192) for an image of (1, 1, 192, 192)"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_module_are_refused_before_it_is_traced(
+    tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr("sbim_deploy.export.graphs.trace", lambda *_: pytest.fail("traced"))
+    module = ToTwoChannels() if options == {"channels": 1} else Halving(1)
+    with pytest.raises(InputError, match=re.escape(message)):
+        export_module(module, "score", (0.01, 10.0), folder=tmp_path / "model", **options)
+
+
+class ToTwoChannels(nn.Module):
+    def forward(self, x, sigma):
+        return torch.cat([x[:, :1], x[:, -1:]], dim=1)
+
+
+@pytest.mark.parametrize("given", [(0.05, 50.0), (50.0, 1.0, 0.05), np.geomspace(232, 0.0066, 100)])
+def test_levels_that_the_module_itself_holds_are_compared(tmp_path, given):
+    module = Halving(1)
+    module.register_buffer("sigmas", torch.from_numpy(np.geomspace(232, 0.0066, 2311)).float())
+    with pytest.raises(
+        InputError, match=r"the module's buffer sigmas holds .*, and the argument sigmas says"
+    ):
+        export_module(module, "score", given, folder=tmp_path / "model")
+
+
+def test_numbers_of_numpy_and_levels_that_the_module_holds_are_taken(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "sbim_deploy.export.module.export_network", lambda load, *_, **__: made.append(load()[0])
+    )
+    module = Halving(1)
+    module.register_buffer("sigmas", torch.from_numpy(np.geomspace(232, 0.0066, 2311)).float())
+    numbers = {"channels": np.int64(2), "image_scale": np.float32(0.5), "size_multiple": np.int32(4)}
+    for given in ((0.0066, 232), np.geomspace(0.0066, 232, 2311)):
+        export_module(module, "score", given, folder=tmp_path / "model", **numbers)
+    assert [(each.image_scale, each.size_multiple) for each in made] == [(0.5, 4)] * 2
+
+
+class Undefined(nn.Module):
+    def forward(self, x, sigma):
+        return x / 0
+
+
+def test_a_module_whose_scores_are_no_numbers_is_refused_before_it_is_traced(tmp_path, monkeypatch):
+    monkeypatch.setattr("sbim_deploy.export.graphs.trace", lambda *_: pytest.fail("traced"))
+    with pytest.raises(InputError, match="values of its scores are NaN or infinite: check that"):
+        export_module(Undefined(), "score", (0.01, 10.0), folder=tmp_path / "model")
+
+
 @pytest.fixture
 def prior(tmp_path, monkeypatch):
     """A file of the user's own on the Python path."""
@@ -193,8 +254,8 @@ def test_a_function_that_makes_none_is_one_line(cli, prior, tmp_path, text, name
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "expected a checkpoint, or --module and none"),
-        (("c.pth", "--module", "a:b"), "expected a checkpoint, or --module and none"),
+        ((), "no network is named: name a checkpoint (.pth, .pt) or a folder of diffusers, or give --module"),
+        (("c.pth", "--module", "a:b"), "c.pth and --module a:b are two networks: give one of them"),
         (("--module", "a:b", "--config", "c.yaml"), "leave --config, --ema, --dtype, --opset out"),
     ],
 )

@@ -9,7 +9,9 @@ import pytest
 import torch
 from unet_folders import SCHEDULES, write_unet_folder
 
+from sbim_deploy.errors import InputError
 from sbim_deploy.export.load import load_network
+from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import load_model
 
@@ -226,7 +228,23 @@ def nan_weights(folder):
     save_file(weights, weights_of(folder))
 
 
+def integers(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(weights_of(folder))
+    save_file({**weights, "conv_in.bias": weights["conv_in.bias"].int()}, weights_of(folder))
+
+
+def lfs_pointer(folder):
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 454741108\n"
+    weights_of(folder).write_bytes(text)
+
+
 BAD = {
+    "integers": (integers, "conv_in.bias is of int32, expected floating-point weights"),
+    "a git-lfs pointer": (lfs_pointer, "is a git-lfs pointer, which stands for a file of 454741108 bytes"),
+    "quoted truth": (unet(center_input_sample="false"), "center_input_sample is 'false', expected true or"),
+    "a fraction": (unet(layers_per_block=1.5), "layers_per_block is 1.5, expected a whole number"),
     "no scheduler": (
         lambda folder: shutil.rmtree(folder / "scheduler"),
         "neither scheduler/scheduler_config.json",
@@ -306,6 +324,101 @@ def test_options_of_checkpoints_are_refused(cli, unet_folder, tmp_path, argument
     assert done.code == 2
     assert message in done.error_line
     assert list(tmp_path.iterdir()) == []
+
+
+def with_average(folder, target):
+    """A folder as diffusers' training leaves it: unet_ema beside unet, with twice its weights."""
+    from diffusers import UNet2DModel
+    from diffusers.training_utils import EMAModel
+
+    shutil.copytree(folder, target)
+    unet = UNet2DModel.from_pretrained(folder / "unet")
+    average = EMAModel(unet.parameters(), model_cls=UNet2DModel, model_config=unet.config)
+    average.shadow_params = [2 * each for each in average.shadow_params]
+    average.save_pretrained(target / "unet_ema")
+    return target
+
+
+def bias_of(loaded):
+    return loaded.network.network.unet.conv_in.bias
+
+
+def test_the_average_beside_a_unet_is_taken_and_the_other_where_it_is_asked_for(unet_folder, tmp_path):
+    both = with_average(unet_folder, tmp_path / "pipeline")
+    raw = bias_of(load_network(unet_folder))
+    by_default, asked, other = (load_network(both, ema=wanted) for wanted in (None, True, False))
+    assert [each.ema for each in (by_default, asked, other)] == [True, True, False]
+    for loaded, factor in ((by_default, 2), (asked, 2), (other, 1)):
+        torch.testing.assert_close(bias_of(loaded), factor * raw)
+
+
+def test_export_says_which_of_the_two_it_takes_and_keeps_the_hash_of_that_one(
+    unet_folder, tmp_path, monkeypatch
+):
+    from sbim_deploy.export import model as exporting
+
+    both, said = with_average(unet_folder, tmp_path / "pipeline"), []
+
+    def write(loaded, _folder, weights_sha256, *_others):
+        said.append((loaded.ema, weights_sha256))
+
+    monkeypatch.setattr(exporting, "_write", write)
+    for wanted in (None, False):
+        exporting.export_model(both, None, tmp_path / "model", ema=wanted, announce=said.append, force=True)
+        shutil.rmtree(tmp_path / "model")
+    name = "diffusion_pytorch_model.safetensors"
+    averaged, raw = both / "unet_ema" / name, both / "unet" / name
+    assert said == [
+        f"{averaged}: taking its EMA weights",
+        (True, file_sha256(averaged)),
+        f"{raw}: taking its raw weights",
+        (False, file_sha256(raw)),
+    ]
+
+
+def test_a_folder_whose_config_is_an_emamodels_is_an_average(unet_folder, tmp_path):
+    both = with_average(unet_folder, tmp_path / "pipeline")
+    shutil.rmtree(both / "unet")
+    assert load_network(both).ema
+    flat = shutil.copytree(both / "unet_ema", tmp_path / "flat")
+    shutil.copy(both / "scheduler" / "scheduler_config.json", flat)
+    assert load_network(flat).ema
+    for folder in (both, flat):
+        with pytest.raises(InputError, match="holds EMA weights alone: leave --raw out"):
+            load_network(folder, ema=False)
+
+
+def test_a_variant_that_is_no_average_makes_the_other_one(unet_folder, tmp_path):
+    folder = shutil.copytree(unet_folder, tmp_path / "pipeline")
+    shutil.copy(
+        weights_of(folder), weights_of(folder).with_name("diffusion_pytorch_model.non_ema.safetensors")
+    )
+    assert [load_network(folder, ema=wanted).ema for wanted in (None, True, False)] == [True, True, False]
+
+
+def test_weights_of_a_compiled_unet_have_its_names(unet_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(unet_folder, tmp_path / "pipeline")
+    weights = load_file(weights_of(folder))
+    save_file({f"_orig_mod.{name}": each for name, each in weights.items()}, weights_of(folder))
+    assert torch.equal(bias_of(load_network(folder)), bias_of(load_network(unet_folder)))
+
+
+def test_every_option_of_a_unet_and_its_schedule_is_compared_with_a_models(unet_folder, tmp_path):
+    from sbim_deploy.export.diffusers_folder import find_unet
+    from sbim_deploy.export.unet import describe_unet
+
+    folder = shutil.copytree(unet_folder, tmp_path / "pipeline")
+    exported = describe_unet(find_unet(folder, None))
+    change_json(folder / "unet" / "config.json", norm_eps=1e-6, attention_head_dim=4)
+    change_json(folder / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    changed = describe_unet(find_unet(folder, None))
+    assert {name for name in exported.options if exported.options[name] != changed.options[name]} == {
+        "norm_eps",
+        "attention_head_dim",
+        "prediction_type",
+    }
 
 
 def test_a_checkpoint_still_needs_its_yaml(cli, tmp_path):

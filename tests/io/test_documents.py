@@ -160,3 +160,13 @@ def test_yaml_runs_no_code_and_is_missing_with_a_way_out(
     monkeypatch.setitem(sys.modules, "yaml", None)
     with pytest.raises(BackendMissingError, match=r'pip install "sbim-deploy\[export\]"'):
         read_yaml(path, "export")
+
+
+def test_records_of_argparse_and_devices_of_pytorch_in_yaml_are_plain_values(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(
+        "!!python/object:argparse.Namespace\n"
+        "device: !!python/object/apply:torch.device\n- cuda\n- 0\n"
+        "model: !!python/object:argparse.Namespace {ngf: 64, ema: true}\n"
+    )
+    assert read_yaml(path, "export") == {"device": ["cuda", 0], "model": {"ngf": 64, "ema": True}}

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import read_config
+from sbim_deploy.export.ncsnv2 import read_config
 from sbim_deploy.training.settings import TrainSettings, read_settings
 
 

@@ -21,7 +21,8 @@ def export(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The YAML or JSON beside a checkpoint.")] = None,
     ema: Annotated[
-        bool | None, typer.Option("--ema/--raw", help="Which weights; default: EMA where there are any.")
+        bool | None,
+        typer.Option("--ema/--raw", help="Which weights; default: EMA where there are any, which is said."),
     ] = None,
     image_scale: Annotated[
         float | None,
@@ -45,8 +46,13 @@ def export(
 
     NCSNv2, EDM's networks, guided-diffusion's and diffusers' UNets, or any module of yours.
     """
-    if (checkpoint is None) == (module is None):
-        raise InputError("expected a checkpoint, or --module and none: name one of them")
+    if checkpoint is None and module is None:
+        raise InputError(
+            "no network is named: name a checkpoint (.pth, .pt) or a folder of diffusers, or give --module "
+            "PACKAGE.FILE:FUNCTION for a network of yours"
+        )
+    if checkpoint is not None and module is not None:
+        raise InputError(f"{checkpoint} and --module {module} are two networks: give one of them")
     if module is not None and (config, ema, dtype, opset) != (None, None, "fp32", None):
         raise InputError(
             "--module makes a whole network in fp32: leave --config, --ema, --dtype, --opset out"

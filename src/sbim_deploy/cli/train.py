@@ -64,7 +64,8 @@ def train(
     The YAML may hold a section "training" with these settings (docs/formats.md); options come before it.
     """
     with needs("train"):
-        from sbim_deploy.export.checkpoint import read_checkpoint, read_config
+        from sbim_deploy.export.checkpoint import read_checkpoint
+        from sbim_deploy.export.ncsnv2 import read_config
         from sbim_deploy.training.networks import CHECKPOINT_NAME, PIPELINE_NAME
         from sbim_deploy.training.settings import read_settings
         from sbim_deploy.training.trainer import train as train_network

@@ -34,7 +34,7 @@ def validate(
     from dataclasses import asdict
 
     from sbim_deploy.models.backends import open_engine
-    from sbim_deploy.models.folder import load_model
+    from sbim_deploy.models.folder import FP16_OVERFLOW, load_model
     from sbim_deploy.recon.parity import check_image, check_model
     from sbim_deploy.recon.self_check import levels_without_gain, wrong_scale
     from sbim_deploy.runs.denoising import find_better_scale, measure_noise_left
@@ -55,7 +55,8 @@ def validate(
         against_checkpoint = check_against_checkpoint(loaded, checkpoint, config, backend)
     results = check_model(loaded, backend)
     image_ssim = None
-    if loaded.manifest.channels == 2:
+    # A whole image by a network that overflows would be an error of its own.
+    if loaded.manifest.channels == 2 and not any(result.n_nonfinite for result in results):
         image, image_ssim = check_image(loaded, backend)
         results.append(image)
     results += against_checkpoint
@@ -95,9 +96,14 @@ def validate(
         shares = ", ".join(f"{share:.0%} at {level}" for level, share in noise_left.items())
         typer.echo(f"noise that the network leaves in brain slices: {shares}")
         typer.echo(f"image scale: {manifest.image_scale:g}")
-    failed = [result.name for result in results if not result.passed]
+    failed = [result for result in results if not result.passed]
     if failed:
-        raise ParityError(f"{model}: {len(failed)} of {len(results)} comparisons failed: {', '.join(failed)}")
+        names = ", ".join(result.name for result in failed)
+        overflows = manifest.dtype == "float16" and any(result.n_nonfinite for result in failed)
+        raise ParityError(
+            f"{model}: {len(failed)} of {len(results)} comparisons failed: {names}"
+            f"{'; ' + FP16_OVERFLOW if overflows else ''}"
+        )
     if better_scale is not None:
         note(f"warning: the model {wrong_scale(better_scale)}")
     if found := levels_without_gain(noise_left):

@@ -19,15 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import CHECK, LoadedNetwork, NetworkConfig, check_weights
+from sbim_deploy.export.blueprint import Blueprint, in_json
+from sbim_deploy.export.checkpoint import CHECK, NetworkConfig
 from sbim_deploy.export.scores import LANGEVIN_STEP, StepEmbedding, attend
-from sbim_deploy.io.documents import Count, Positive, convert, whole
-from sbim_deploy.models.folder import NoiseLevels
+from sbim_deploy.io.documents import Count, NonNegative, Positive, convert, whole
+from sbim_deploy.models.folder import Channels, NoiseLevels, Width
 
 # Of table 1, from which and to which its samplers go. Training draws sigma from all of it, so that the levels
 # are as many as somebody takes steps; NCSNv2's are as close.
 SIGMA_MAX, SIGMA_MIN, N_LEVELS = 80.0, 0.002, 2000
 BOX_FILTER = 0.25
+# Its relatives, such as VPPrecond, have the same networks, and other products around them.
+Preconditioned = Annotated[
+    str, Meta(pattern=r"^(.*\.)?EDMPrecond\Z", extra={"expected": "a class EDMPrecond"})
+]
 
 
 @dataclass(frozen=True)
@@ -218,35 +223,34 @@ class _EdmOptions(TypedDict, total=False):
 
     model_type: Required[Literal["DhariwalUNet", "SongUNet"]]
     img_resolution: Required[Annotated[int, whole(1, 65536)]]
-    img_channels: Required[Count]
+    img_channels: Required[Channels]
     label_dim: Literal[0]
-    model_channels: Annotated[int, whole(4, 4096)]
+    model_channels: Width
     channel_mult: Annotated[list[Annotated[int, whole(1, 64)]], Meta(min_length=1, max_length=10)]
     channel_mult_emb: Annotated[int, whole(1, 64)]
     num_blocks: Annotated[int, whole(1, 64)]
     attn_resolutions: list[Count]
     sigma_data: Positive
+    sigma_min: NonNegative
+    sigma_max: Annotated[float, Meta(gt=0, extra={"expected": "a number above 0"})]
     embedding_type: Literal["positional"]
     encoder_type: Literal["standard"]
     decoder_type: Literal["standard"]
     channel_mult_noise: Literal[1]
     resample_filter: list[Literal[1]]
+    class_name: Preconditioned
+    _target_: Preconditioned
 
 
 # What training alone uses, and names; a network computes in float32 whatever it was trained in.
-_IGNORED = {
-    *("network", "note", "_target_", "class_name", "dropout", "label_dropout", "augment_dim", "use_fp16"),
-    *("sigma_min", "sigma_max"),
-}
+_IGNORED = {"network", "note", "dropout", "label_dropout", "augment_dim", "use_fp16"}
 
 
-def load_edm(
-    stored: Mapping[str, Any], weights: Mapping[str, Tensor], ema: bool, config_path: Path, source: Path
-) -> LoadedNetwork:
-    """Return the network that the options of an EDMPrecond make, with its weights.
+def describe_edm(stored: Mapping[str, Any], config_path: Path) -> Blueprint:
+    """Return the network that the options of an EDMPrecond make.
 
     Raises:
-        InputError: options that are not supported, or weights that are not of the network that they make.
+        InputError: options that are not supported, or that make none.
     """
     options = convert(dict(stored), _EdmOptions, str(config_path), CHECK)
     unknown = [name for name in stored if name not in {*options, *_IGNORED}]
@@ -255,29 +259,44 @@ def load_edm(
     name = options["model_type"]
     if len(options.get("resample_filter", [1, 1])) != 2:
         raise InputError(f"{config_path}: resample_filter is {options['resample_filter']}, expected [1, 1]")
+    sigma_data = options.get("sigma_data", 0.5)
     try:
         with torch.device("meta"):
-            network = EdmScore(EdmUNet(name, options), options.get("sigma_data", 0.5))
+            network = EdmScore(EdmUNet(name, options), sigma_data)
     except (ArithmeticError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{config_path}: its options make no network ({reason}); {CHECK}") from error
-    parameters = _without_filters(weights, source)
-    check_weights(parameters, network.state_dict(), source, str(config_path))
-    network.load_state_dict({key: each.float() for key, each in parameters.items()}, assign=True)
-    return LoadedNetwork(
-        network.eval(),
-        NetworkConfig(
-            ngf=options.get("model_channels", FAMILIES[name].model_channels),
-            channels=options["img_channels"],
-            sigma_begin=SIGMA_MAX,
-            sigma_end=SIGMA_MIN,
-            n_levels=N_LEVELS,
-            step_lr=LANGEVIN_STEP * SIGMA_MIN**2,
-        ),
+    family = FAMILIES[name]
+    # A network whose options say where it ends is asked nothing beyond.
+    begin = min(SIGMA_MAX, options.get("sigma_max", SIGMA_MAX))
+    end = max(SIGMA_MIN, options.get("sigma_min", SIGMA_MIN))
+    factors = options.get("channel_mult", family.channel_mult)
+    config = NetworkConfig(
+        ngf=options.get("model_channels", family.model_channels),
+        channels=options["img_channels"],
+        sigma_begin=begin,
+        sigma_end=end,
+        n_levels=N_LEVELS,
+        step_lr=LANGEVIN_STEP * end**2,
+    )
+    others = {
+        "img_resolution": options["img_resolution"],
+        "channel_mult": [*factors],
+        "channel_mult_emb": options.get("channel_mult_emb", 4),
+        "num_blocks": options.get("num_blocks", family.num_blocks),
+        "attn_resolutions": [*options.get("attn_resolutions", family.attn_resolutions)],
+        "sigma_data": sigma_data,
+    }
+    return Blueprint(
+        network,
+        network.model,
+        config,
         name,
-        ema,
-        size_multiple=1 << (len(options.get("channel_mult", FAMILIES[name].channel_mult)) - 1),
-        levels=NoiseLevels(SIGMA_MAX, SIGMA_MIN, N_LEVELS),
+        1 << (len(factors) - 1),
+        NoiseLevels(begin, end, N_LEVELS),
+        str(config_path),
+        options=in_json(others),
+        parameters=_without_filters,
     )
 
 
@@ -288,6 +307,6 @@ def _without_filters(weights: Mapping[str, Tensor], source: Path) -> dict[str, T
         if name.endswith(".resample_filter"):
             if tensor.shape != (1, 1, 2, 2) or not bool((tensor == BOX_FILTER).all()):
                 raise InputError(f"{source}: {name} is no 2 x 2 mean, the only filter that is supported")
-        elif not name.endswith("map_augment.weight"):  # of augmentations, which are none at sampling
+        elif name != "map_augment.weight":  # of augmentations, which are none at sampling
             parameters[name] = tensor
     return parameters

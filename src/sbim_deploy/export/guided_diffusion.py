@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import CHECK, LoadedNetwork, NetworkConfig, check_weights
+from sbim_deploy.export.blueprint import Blueprint, in_json
+from sbim_deploy.export.checkpoint import CHECK, NetworkConfig
 from sbim_deploy.export.scores import LANGEVIN_STEP, StepEmbedding, VarianceExploding, attend, betas_of
-from sbim_deploy.io.documents import Count, convert, real, whole
-from sbim_deploy.models.folder import VP, NoiseLevels
+from sbim_deploy.io.documents import convert, real, whole
+from sbim_deploy.models.folder import VP, Channels, NoiseLevels, Width
 from sbim_deploy.samplers.schedules import variance_preserving
 
 ARCHITECTURE = "UNetModel"
@@ -176,8 +177,8 @@ class _Model(TypedDict, total=False):
     """The options of create_model that are supported, with their values."""
 
     image_size: Required[Annotated[int, whole(1, 65536)]]
-    in_channels: Required[Count]
-    num_channels: Required[Annotated[int, whole(1, 4096)]]
+    in_channels: Required[Channels]
+    num_channels: Required[Width]
     num_res_blocks: Required[Annotated[int, whole(1, 64)]]
     attention_resolutions: Required[str | int]
     channel_mult: str
@@ -188,6 +189,16 @@ class _Model(TypedDict, total=False):
     resblock_updown: Required[Literal[True]]
     class_cond: Literal[False]
     use_new_attention_order: Literal[False]
+    num_heads_upsample: Literal[-1]
+    resamp_with_conv: Literal[True]
+    type: Literal["openai"]
+
+
+# What training alone uses, and names; out_channels follow from the others.
+_IGNORED = {
+    *("out_channels", "dropout", "use_checkpoint", "use_fp16", "ema_rate", "var_type", "model_path"),
+    *("ema", "name", "note"),  # a file has one set of weights, whatever averaged them
+}
 
 
 class _Diffusion(TypedDict, total=False):
@@ -195,6 +206,8 @@ class _Diffusion(TypedDict, total=False):
     beta_start: Required[Annotated[float, real(0, 1)]]
     beta_end: Required[Annotated[float, real(0, 1)]]
     num_diffusion_timesteps: Required[Annotated[int, whole(2, 10_000)]]
+    predict_xstart: Literal[False]
+    rescale_timesteps: Literal[False]
 
 
 class _Document(TypedDict, total=False):
@@ -204,16 +217,19 @@ class _Document(TypedDict, total=False):
     diffusion: Required[_Diffusion]
 
 
-def load_guided_diffusion(
-    stored: Mapping[str, Any], weights: Mapping[str, Tensor], ema: bool, config_path: Path, source: Path
-) -> LoadedNetwork:
-    """Return the network that options of guided-diffusion's create_model make, with its weights.
+def describe_guided_diffusion(stored: Mapping[str, Any], config_path: Path) -> Blueprint:
+    """Return the network that options of guided-diffusion's create_model make.
 
     Raises:
-        InputError: options that are not supported, or weights that are not of the network that they make.
+        InputError: options that are not supported, or that make none.
     """
     document = convert(dict(stored), _Document, str(config_path), CHECK)
     options, diffusion = document["model"], document["diffusion"]
+    unknown = [name for name in stored["model"] if name not in {*options, *_IGNORED}]
+    if unknown:
+        raise InputError(
+            f"{config_path}: unknown options {', '.join(map(str, unknown))[:200]} of model; {CHECK}"
+        )
     try:
         factors = _factors(options)
         with torch.device("meta"):
@@ -229,30 +245,40 @@ def load_guided_diffusion(
     except (ArithmeticError, InputError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{config_path}: its options make no network ({reason}); {CHECK}") from error
-    check_weights(weights, network.state_dict(), source, str(config_path))
-    network.load_state_dict({key: each.float() for key, each in weights.items()}, assign=True)
     begin, end = float(sigmas[0]), float(sigmas[-1])
-    return LoadedNetwork(
-        VarianceExploding(network, sigmas, "epsilon").eval(),
-        NetworkConfig(
-            ngf=options["num_channels"],
-            channels=options["in_channels"],
-            sigma_begin=begin,
-            sigma_end=end,
-            n_levels=sigmas.size,
-            step_lr=LANGEVIN_STEP * end**2,
-        ),
+    config = NetworkConfig(
+        ngf=options["num_channels"],
+        channels=options["in_channels"],
+        sigma_begin=begin,
+        sigma_end=end,
+        n_levels=sigmas.size,
+        step_lr=LANGEVIN_STEP * end**2,
+    )
+    others = {
+        "model.num_res_blocks": options["num_res_blocks"],
+        "model.channel_mult": factors,
+        "levels that attend": sorted(_attending(options)),
+        "model.num_heads": options.get("num_heads", 1),
+        "model.num_head_channels": options.get("num_head_channels", -1),
+        "model.learn_sigma": options.get("learn_sigma", False),
+    }
+    return Blueprint(
+        VarianceExploding(network, sigmas, "epsilon"),
+        network,
+        config,
         ARCHITECTURE,
-        ema,
-        size_multiple=1 << (len(factors) - 1),
-        levels=NoiseLevels(begin, end, sigmas.size, VP, tuple(sigmas.tolist())),
+        1 << (len(factors) - 1),
+        NoiseLevels(begin, end, sigmas.size, VP, tuple(sigmas.tolist())),
+        str(config_path),
+        sigmas,
+        in_json(others),
     )
 
 
 def _factors(options: _Model) -> list[int]:
     """Return the factor of the width at each level, finest first."""
     if given := options.get("channel_mult"):
-        factors = [int(each) for each in given.split(",")]
+        factors = _whole_numbers(given, "channel_mult")
         if not 1 <= len(factors) <= 10 or min(factors) < 1 or max(factors) > 64:
             raise ValueError(f"channel_mult is {given!r}")
         return factors
@@ -263,5 +289,12 @@ def _factors(options: _Model) -> list[int]:
 
 def _attending(options: _Model) -> set[int]:
     """Return how many times coarser the levels are that attend."""
-    asked = str(options["attention_resolutions"]).split(",")
-    return {options["image_size"] // int(each) for each in asked}
+    asked = _whole_numbers(str(options["attention_resolutions"]), "attention_resolutions")
+    return {options["image_size"] // each for each in asked}
+
+
+def _whole_numbers(text: str, name: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name} is {text[:60]!r}, expected whole numbers between commas") from None

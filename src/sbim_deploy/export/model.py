@@ -6,6 +6,7 @@ import copy
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,20 @@ from torch import nn
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import LoadedNetwork, weights_file
+from sbim_deploy.export.blueprint import LoadedNetwork
 from sbim_deploy.export.graphs import DEFAULT_OPSET, WEIGHTS_NAME, export_graphs
-from sbim_deploy.export.load import load_network
+from sbim_deploy.export.load import load_opened, open_checkpoint
 from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
 from sbim_deploy.export.scores import in_runtime_units
 from sbim_deploy.io.atomic import check_folder_place, replacing_folder
+from sbim_deploy.io.documents import convert
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.folder import (
     FORMAT_VERSION,
+    FP16_OVERFLOW,
     MANIFEST_NAME,
+    FileEntry,
     ModelManifest,
     SamplingDefaults,
     describe_file,
@@ -71,7 +75,8 @@ def scores_of(
             score = exact(torch.from_numpy(x).double(), torch.from_numpy(sigma).double()).numpy()
         except RuntimeError:
             score = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
-    return x, sigma, score.astype(np.float32)
+    with np.errstate(over="ignore"):  # which check_finite tells
+        return x, sigma, score.astype(np.float32)
 
 
 def image_of(network: nn.Module, plan: Plan, size_multiple: int) -> ComplexArray:
@@ -89,18 +94,43 @@ def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: Floa
     """Return the relative L2 error of a network, in its own precision, from the exact ``score``, by level.
 
     Computed by PyTorch, since ONNX Runtime computes half precision in FP32 on a CPU.
+
+    Raises:
+        InputError: a score is not finite.
     """
     with torch.inference_mode():
         got = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
+    for level, each in zip(sigma, got, strict=True):
+        check_finite(each, f"the score at sigma {level:g}", network)
     return {
         f"score at sigma {level:g}": float(np.linalg.norm(a - b) / np.linalg.norm(b))
         for level, a, b in zip(sigma, got, score, strict=True)
     }
 
 
+def check_finite(values: FloatArray | ComplexArray, what: str, network: nn.Module) -> None:
+    """Check that a network computed numbers.
+
+    Raises:
+        InputError: some are NaN or infinite; with the way out where half precision overflowed.
+    """
+    n_wrong = int(np.count_nonzero(~np.isfinite(values)))
+    if not n_wrong:
+        return
+    told = f"{n_wrong} of the {values.size} values of {what} are NaN or infinite"
+    if any(parameter.dtype == torch.float16 for parameter in network.parameters()):
+        raise InputError(f"{told}: {FP16_OVERFLOW}")
+    raise InputError(f"{told}: check that the checkpoint is a trained one, and its configuration")
+
+
 def image_cost(network: nn.Module, image: ComplexArray, plan: Plan, size_multiple: int) -> dict[str, float]:
-    """Return the NRMSE and the SSIM of a network's whole reconstruction against the one in FP32."""
+    """Return the NRMSE and the SSIM of a network's whole reconstruction against the one in FP32.
+
+    Raises:
+        InputError: it is not finite.
+    """
     got = image_of(network, plan, size_multiple)
+    check_finite(got, "a whole image", network)
     return {
         "image NRMSE": float(np.linalg.norm(got - image) / np.linalg.norm(image)),
         "image SSIM": ssim(np.abs(got), np.abs(image)),
@@ -149,8 +179,10 @@ def export_model(
     """
 
     def load() -> tuple[LoadedNetwork, str]:
-        loaded = in_runtime_units(load_network(checkpoint_path, config_path, ema), image_scale)
-        return loaded, file_sha256(weights_file(checkpoint_path))
+        opened = open_checkpoint(checkpoint_path, config_path, ema)
+        loaded = in_runtime_units(load_opened(opened), image_scale)
+        announce(f"{opened.file}: taking its {'EMA' if loaded.ema else 'raw'} weights")
+        return loaded, file_sha256(opened.file)
 
     return export_network(load, folder, dtype, opset, announce, force)
 
@@ -219,13 +251,13 @@ def _write(
 ) -> ModelManifest:
     config, levels, multiple = loaded.config, loaded.levels, loaded.size_multiple
     network = in_precision(fold_mean_pools(loaded.network), DTYPES[dtype])
-    sampling = SamplingDefaults(config.step_lr, config.n_steps_each, config.data_weight, config.start_level)
-    plan = make_plan(WHOLE_CHOICE, prior_of(levels, sampling))
-    announce("tracing the network and joining it with the updates")
-    graphs = export_graphs(network, folder, config.channels, multiple, opset)
+    manifest = _describe(loaded, weights_sha256, name, dtype, opset)
+    plan = make_plan(WHOLE_CHOICE, prior_of(levels, manifest.sampling))
     announce("computing scores and an image with PyTorch, for validate to compare with")
+    # Before the network is traced, which takes longest: what is wrong with it shows here.
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     scores = scores_of(loaded.network, sigmas, config.channels, fitting(REFERENCE_GRID, multiple))
+    check_finite(scores[2], "its scores", loaded.network)
     cost = score_cost(network, *scores)
     image = np.empty((0, 0), np.complex64)
     if config.channels == 2:
@@ -233,25 +265,48 @@ def _write(
         if dtype != "fp32":
             cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
+    announce("tracing the network and joining it with the updates")
+    graphs = export_graphs(network, folder, config.channels, multiple, opset)
     announce("measuring how much noise the network leaves in slices of brains, at several scales")
     noise_left = measure_noise_left(_scores_by(loaded.network), config.channels, multiple, levels)
     factor = find_better_scale(_scores_by(loaded.network), config.channels, multiple, levels)
     files = [WEIGHTS_NAME, REFERENCE_NAME, *(f"{graph}.onnx" for graph in graphs)]
+    manifest = replace(
+        manifest,
+        precision_cost=cost,
+        files={file: describe_file(folder / file) for file in sorted(files)},
+        graphs=graphs,
+        noise_left=noise_left,
+        better_image_scale=None if factor is None else factor * loaded.image_scale,
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _describe(loaded: LoadedNetwork, weights_sha256: str, name: str, dtype: str, opset: int) -> ModelManifest:
+    """Return the manifest of a model as far as it is known before the graphs are made.
+
+    Raises:
+        InputError: it is none that could be read again.
+    """
+    config = loaded.config
     manifest = ModelManifest(
         format_version=FORMAT_VERSION,
         name=name,
         architecture=loaded.architecture,
         ngf=config.ngf,
         channels=config.channels,
-        size_multiple=multiple,
-        noise_levels=levels,
-        sampling=sampling,
+        size_multiple=loaded.size_multiple,
+        noise_levels=loaded.levels,
+        sampling=SamplingDefaults(
+            config.step_lr, config.n_steps_each, config.data_weight, config.start_level
+        ),
         normalisation=_normalisation(loaded.image_scale),
         ema=loaded.ema,
         dtype=str(DTYPES[dtype]).removeprefix("torch."),
         opset=opset,
         n_cg=DDS_N_CG,
-        precision_cost=cost,
+        precision_cost={},
         checkpoint_sha256=weights_sha256,
         training_data=config.dataset,
         intended_use=INTENDED_USE,
@@ -263,11 +318,10 @@ def _write(
             "onnx": onnx.__version__,
             "numpy": np.__version__,
         },
-        files={file: describe_file(folder / file) for file in sorted(files)},
-        graphs=graphs,
-        noise_left=noise_left,
+        files={WEIGHTS_NAME: FileEntry(weights_sha256, 0)},
+        graphs={},
         image_scale=loaded.image_scale,
-        better_image_scale=None if factor is None else factor * loaded.image_scale,
+        options=loaded.options,
     )
-    write_manifest(folder, manifest)
-    return manifest
+    way_out = "change the configuration, or the name of the model's folder"
+    return convert(asdict(manifest), ModelManifest, "the model cannot be described", way_out)

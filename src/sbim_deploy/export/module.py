@@ -7,14 +7,15 @@ import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.export.checkpoint import LoadedNetwork, NetworkConfig
+from sbim_deploy.export.blueprint import LoadedNetwork, check_stored_levels, in_json
+from sbim_deploy.export.checkpoint import NetworkConfig
 from sbim_deploy.export.model import export_network
 from sbim_deploy.export.scores import (
     LANGEVIN_STEP,
@@ -22,13 +23,21 @@ from sbim_deploy.export.scores import (
     VarianceExploding,
     in_runtime_units,
 )
-from sbim_deploy.models.folder import VP, ModelManifest, NoiseLevels
+from sbim_deploy.export.weight_sets import SIGMAS_KEY
+from sbim_deploy.io.documents import Positive, convert
+from sbim_deploy.models.folder import VP, Channels, ModelManifest, NoiseLevels, SizeMultiple
 from sbim_deploy.samplers.schedules import Sigmas
 
 Predicts = Literal["score", "denoised", "epsilon", "v"]
 # Of a network that knows all levels between the largest and the smallest.
 N_LEVELS = 2000
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class _Numbers(TypedDict, total=False):
+    channels: Channels
+    image_scale: Positive
+    size_multiple: SizeMultiple | None
 
 
 def export_module(
@@ -69,9 +78,15 @@ def export_module(
         InputError: an argument is not what it must be, or the module cannot be run or traced; the message
             names the operation.
     """
+    given: dict[str, Any] = {"channels": channels, "image_scale": image_scale, "size_multiple": size_multiple}
+    plain = {name: each.item() if isinstance(each, np.generic) else each for name, each in given.items()}
+    numbers = convert(plain, _Numbers, "export_module", "give a number of this kind")
+    channels, image_scale = numbers["channels"], numbers["image_scale"]
+    size_multiple = numbers["size_multiple"]
     levels = _levels_of(predicts, sigmas)
     # A copy: the user's may be in training.
     score = copy.deepcopy(_score_of(module, predicts, sigmas)).float().eval()
+    _check_own_levels(module, _falling(sigmas))
     loaded = LoadedNetwork(
         score,
         NetworkConfig(
@@ -84,8 +99,9 @@ def export_module(
         ),
         type(module).__name__,
         ema=False,
-        size_multiple=size_multiple or _find_size_multiple(score, channels, levels.sigma_end),
+        size_multiple=_find_size_multiple(score, channels, levels.sigma_end, size_multiple),
         levels=levels,
+        options=in_json({"predicts": predicts}),
     )
     loaded = in_runtime_units(loaded, image_scale)
     return export_network(lambda: (loaded, _digest(module)), Path(folder), announce=announce, force=force)
@@ -185,20 +201,34 @@ def _score_of(module: nn.Module, predicts: Predicts, sigmas: Sequence[float]) ->
     return VarianceExploding(module, _falling(sigmas), "epsilon" if predicts == "epsilon" else "v_prediction")
 
 
+def _check_own_levels(module: nn.Module, falling: Sigmas) -> None:
+    """Compare the levels that are given with those that the module keeps in a buffer ``sigmas``, if it does.
+
+    Raises:
+        InputError: they differ.
+    """
+    for name, buffer in module.named_buffers():
+        if name.rpartition(".")[2] == SIGMAS_KEY and buffer.ndim == 1 and len(buffer) > 1:
+            own = buffer.detach().cpu().sort(descending=True).values
+            # Two are the ends of all that it knows.
+            compared = own[[0, -1]] if falling.size == 2 else own
+            check_stored_levels(falling, compared, f"the module's buffer {name} holds", "the argument sigmas")
+
+
 def _width_of(module: nn.Module, channels: int) -> int:
     """Return the channels of the first convolution, or those of the image where there is none."""
     convolutions = (each for each in module.modules() if isinstance(each, nn.Conv2d))
     return next((each.out_channels for each in convolutions), channels)
 
 
-def _find_size_multiple(score: nn.Module, channels: int, sigma: float) -> int:
-    """Return the least multiple whose odd multiples the network takes, and gives back.
+def _find_size_multiple(score: nn.Module, channels: int, sigma: float, given: int | None = None) -> int:
+    """Return the least multiple whose odd multiples the network takes, and gives back; a given one is tried.
 
     Raises:
         InputError: it takes none; with what it says of the last.
     """
     said = ""
-    for multiple in MULTIPLES:
+    for multiple in MULTIPLES if given is None else (given,):
         rows, columns = (multiple * (2 * -(-size // multiple) + 1) for size in (8, 16))
         shape = (1, channels, rows, columns)
         try:
@@ -212,9 +242,11 @@ def _find_size_multiple(score: nn.Module, channels: int, sigma: float) -> int:
         if got.shape == shape:
             return multiple
         said = f"it returns {tuple(got.shape)} for an image of {shape}"
+    tried = f"1 to {MULTIPLES[-1]}" if given is None else str(given)
+    other = "size_multiple" if given is None else "another size_multiple"
     raise InputError(
-        f"the module takes images of no size of multiples of 1 to {MULTIPLES[-1]}: {said}; give "
-        "size_multiple, or see that it is called with x (n, channels, H, W) and a level (n,)"
+        f"the module takes images of no size of multiples of {tried}: {said}; give {other}, "
+        "or see that it is called with x (n, channels, H, W) and a level (n,)"
     )
 
 

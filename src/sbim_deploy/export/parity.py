@@ -8,8 +8,8 @@ import torch
 
 from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import weights_file
-from sbim_deploy.export.load import load_network
+from sbim_deploy.export.blueprint import differences
+from sbim_deploy.export.load import load_opened, open_checkpoint, weights_file
 from sbim_deploy.export.model import scores_of, three_levels
 from sbim_deploy.export.scores import in_runtime_units
 from sbim_deploy.export.updates import make_updates
@@ -34,13 +34,19 @@ def check_against_checkpoint(
     """Run PyTorch and the engines on the same inputs at sigma_max, the middle and sigma_min.
 
     Raises:
-        InputError: the checkpoint cannot be read, or is another one than the model was exported from.
+        InputError: the checkpoint cannot be read, or it or its configuration is another one than the model
+            was exported from.
     """
     manifest = model.manifest
-    if file_sha256(weights_file(checkpoint_path)) != manifest.checkpoint_sha256:
+    if file_sha256(weights_file(checkpoint_path, manifest.ema)) != manifest.checkpoint_sha256:
         raise InputError(f"{checkpoint_path}: {model.folder} was exported from another checkpoint")
-    loaded = load_network(checkpoint_path, config_path, manifest.ema)
-    network = in_runtime_units(loaded, manifest.image_scale).network
+    opened = open_checkpoint(checkpoint_path, config_path, manifest.ema)
+    if found := differences(opened.blueprint, manifest):
+        raise InputError(
+            f"{opened.config_path}: {model.folder} was exported with another configuration: "
+            f"{'; '.join(found)}; name the one that it was exported with, or export it again with this one"
+        )
+    network = in_runtime_units(load_opened(opened), manifest.image_scale).network
     levels = manifest.noise_levels
     sigmas = three_levels(levels.sigma_begin, levels.sigma_end)
     multiple = manifest.size_multiple

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import LoadedNetwork
+from sbim_deploy.export.blueprint import LoadedNetwork
 from sbim_deploy.samplers.schedules import Sigmas
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Required, TypedDict
+from typing import Annotated, Any, Literal, Required, TypedDict, get_type_hints
 
 import torch
 from diffusers import UNet2DModel
 from msgspec import Meta
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.export.checkpoint import (
-    CHECK,
-    LoadedNetwork,
-    NetworkConfig,
-    check_weights,
-    unet_folder,
-    weights_file,
-)
+from sbim_deploy.export.blueprint import Blueprint, in_json
+from sbim_deploy.export.checkpoint import CHECK, NetworkConfig, read_checkpoint
+from sbim_deploy.export.diffusers_folder import CONFIG_NAME, EMA_OPTIONS, UnetPlace
 from sbim_deploy.export.scores import LANGEVIN_STEP, Prediction, StepEmbedding, VarianceExploding, betas_of
 from sbim_deploy.io.documents import convert, read_object, real, whole
 from sbim_deploy.models.folder import VP, NoiseLevels
@@ -85,39 +79,65 @@ class _SchedulerOptions(TypedDict, total=False):
     rescale_betas_zero_snr: Literal[False]
 
 
-def load_unet(folder: Path) -> LoadedNetwork:
-    """Load a ``UNet2DModel`` of 2 channels: a pipeline's folder, or its own with ``scheduler_config.json``.
+def describe_unet(place: UnetPlace) -> Blueprint:
+    """Return the ``UNet2DModel`` of 2 channels that a folder describes, on its schedule.
 
     Raises:
         InputError: a file is missing, is not what it must be, or asks for what is not supported.
     """
-    config_path, weights_path = unet_folder(folder) / "config.json", weights_file(folder)
+    config_path = place.folder / CONFIG_NAME
     if not config_path.is_file():
         raise InputError(
-            f"{folder}: neither config.json nor unet/config.json is there: expected a folder that diffusers "
-            "wrote, or name a checkpoint (.pth)"
+            f"{place.pipeline}: neither config.json nor unet/config.json is there: expected a folder that "
+            "diffusers wrote, or name a checkpoint (.pth)"
         )
     unet, options = _build(config_path)
-    sigmas, prediction = _read_schedule(folder)
-    weights = _read_weights(weights_path)
-    check_weights(weights, unet.state_dict(), weights_path, str(config_path))
-    unet.load_state_dict(weights, assign=True)
+    sigmas, prediction = _read_schedule(place.pipeline)
     begin, end = float(sigmas[0]), float(sigmas[-1])
-    return LoadedNetwork(
-        score_of(unet, sigmas, prediction).eval(),
-        NetworkConfig(
-            ngf=options["block_out_channels"][0],
-            channels=2,
-            sigma_begin=begin,
-            sigma_end=end,
-            n_levels=sigmas.size,
-            step_lr=LANGEVIN_STEP * end**2,
-        ),
-        ARCHITECTURE,
-        ema=False,
-        size_multiple=_size_multiple(options),
-        levels=NoiseLevels(begin, end, sigmas.size, VP, tuple(sigmas.tolist())),
+    config = NetworkConfig(
+        ngf=options["block_out_channels"][0],
+        channels=2,
+        sigma_begin=begin,
+        sigma_end=end,
+        n_levels=sigmas.size,
+        step_lr=LANGEVIN_STEP * end**2,
     )
+    built: Any = unet.config
+    known = sorted(
+        get_type_hints(_UNetOptions).keys() - {"_class_name", "in_channels", "out_channels", "dropout"}
+    )
+    others = {name: built[name] for name in known} | {"prediction_type": prediction}
+    return Blueprint(
+        score_of(unet, sigmas, prediction),
+        unet,
+        config,
+        ARCHITECTURE,
+        _size_multiple(options),
+        NoiseLevels(begin, end, sigmas.size, VP, tuple(sigmas.tolist())),
+        str(config_path),
+        sigmas,
+        in_json(others),
+    )
+
+
+def read_unet_weights(path: Path) -> Mapping[str, Tensor]:
+    """Return the weights of a UNet from the one file of safetensors that diffusers writes.
+
+    Raises:
+        InputError: it is not there, too large, or is something else.
+    """
+    if not path.is_file():
+        if path.with_name(PICKLE_NAME).exists():
+            raise InputError(
+                f"{path.parent}: has {PICKLE_NAME}, a pickle, which may run code, and no {path.name}: "
+                "save the model again with save_pretrained(..., safe_serialization=True)"
+            )
+        raise InputError(f"{path}: no such file: expected the weights in one file of safetensors")
+    size = path.stat().st_size
+    if size > MAX_WEIGHTS_BYTES:
+        raise InputError(f"{path}: {size} bytes, expected at most {MAX_WEIGHTS_BYTES}")
+    checkpoint = read_checkpoint(path)
+    return checkpoint.raw or checkpoint.ema or {}
 
 
 def score_of(unet: nn.Module, sigmas: Sigmas, prediction: Prediction) -> VarianceExploding:
@@ -145,7 +165,11 @@ def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     taken = convert(stored, _UNetOptions, str(path), CHECK)
     options = {name: value for name, value in taken.items() if name != "_class_name"}
     # What begins with _ says who wrote the file, not what the network is.
-    unknown = [name for name in stored if name not in {*taken, *_UNET_IGNORED} and not name.startswith("_")]
+    unknown = [
+        name
+        for name in stored
+        if name not in {*taken, *_UNET_IGNORED, *EMA_OPTIONS} and not name.startswith("_")
+    ]
     if unknown:
         raise InputError(
             f"{path}: unknown options {', '.join(unknown)[:200]}: expected those of {ARCHITECTURE}"
@@ -165,24 +189,6 @@ def _build(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 def _size_multiple(options: dict[str, Any]) -> int:
     """Return what rows and columns are multiples of: every block but the last one halves the grid."""
     return 1 << (len(options["block_out_channels"]) - 1)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        if path.with_name(PICKLE_NAME).exists():
-            raise InputError(
-                f"{path.parent}: has {PICKLE_NAME}, a pickle, which may run code, and no {path.name}: "
-                "save the model again with save_pretrained(..., safe_serialization=True)"
-            )
-        raise InputError(f"{path}: no such file: expected the weights in one file of safetensors")
-    size = path.stat().st_size
-    if size > MAX_WEIGHTS_BYTES:
-        raise InputError(f"{path}: {size} bytes, expected at most {MAX_WEIGHTS_BYTES}")
-    try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: truncated or no safetensors ({reason}): fetch it again") from error
 
 
 def _read_schedule(folder: Path) -> tuple[Sigmas, Prediction]:

@@ -185,7 +185,18 @@ def _loader(yaml: Any) -> Any:
     loader = type("Loader", (yaml.SafeLoader,), {})
     number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z")
     loader.add_implicit_resolver("tag:yaml.org,2002:float", number, "-+0123456789")  # type: ignore[attr-defined]
+    # What Python programs write of their settings is read as plain values, and no object is made of it.
+    for tag, read in (("object:argparse.Namespace", _mapping), ("object/apply:torch.device", _sequence)):
+        loader.add_constructor(f"tag:yaml.org,2002:python/{tag}", read)  # type: ignore[attr-defined]
     return loader
+
+
+def _mapping(loader: Any, node: Any) -> Any:
+    return loader.construct_mapping(node, deep=True)
+
+
+def _sequence(loader: Any, node: Any) -> Any:
+    return loader.construct_sequence(node, deep=True)
 
 
 def check_version(document: Mapping[str, Any], expected: int, where: str, way_out: str) -> None:

@@ -38,6 +38,9 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS = "weights.bin"
 FORMAT_VERSION = 5
 MAX_STEPS = 1_000_000  # of the longest plan: each step of the published ones is a call of the network
+FP16_OVERFLOW = (
+    "float16 ends at 65504, which the network exceeds: export it with --dtype bf16, which has fp32's range"
+)
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
@@ -47,6 +50,8 @@ Levels = Annotated[int, whole(2, 100_000)]
 Channels = Annotated[int, whole(1, 64)]
 # Wider than any published network by far; what is read decides what is allocated.
 Width = Annotated[int, whole(1, 1024)]
+SizeMultiple = Annotated[int, whole(1, 512)]
+StepsEach = Annotated[int, whole(1, 10_000)]
 Precision = Annotated[str, one_of("float32", "float16", "bfloat16")]
 FileName = Annotated[
     str,
@@ -95,7 +100,7 @@ class SamplingDefaults:
     """The annealed Langevin settings that the model's authors used."""
 
     step_lr: Positive
-    n_steps_each: Annotated[int, whole(1, 10_000)]
+    n_steps_each: StepsEach
     data_weight: NonNegative
     start_level: Natural
 
@@ -141,6 +146,9 @@ class ModelManifest:
     Graphs and levels are of images whose 99th percentile is 1. The network was trained where it is
     ``image_scale``, by which the graphs multiply what comes in; ``better_image_scale`` is where it removes
     clearly more of the noise than at that, None where there is none.
+
+    ``options`` are what else shapes the network, by the names of its configuration, in JSON; it is empty
+    in models that do not tell.
     """
 
     format_version: int
@@ -148,7 +156,7 @@ class ModelManifest:
     architecture: Line
     ngf: Width
     channels: Channels
-    size_multiple: Annotated[int, whole(1, 512)]
+    size_multiple: SizeMultiple
     noise_levels: NoiseLevels
     sampling: SamplingDefaults
     normalisation: Line
@@ -169,6 +177,7 @@ class ModelManifest:
     noise_left: Mapping[Line, Number] = field(default_factory=dict)
     image_scale: Positive = 1.0
     better_image_scale: Positive | None = None
+    options: Mapping[Line, Line] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError for a start or a plan that is too long, and files that are not the graphs'."""

@@ -11,16 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sbim_deploy.errors import BackendMissingError, InputError
-from sbim_deploy.export.checkpoint import (
-    SIGMAS_KEY,
-    UNET_PARAMETER,
-    Checkpoint,
-    NetworkConfig,
-    architecture_of,
-    build_network,
-    write_checkpoint,
-)
+from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, write_checkpoint
+from sbim_deploy.export.ncsnv2 import architecture_of, build_network
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.export.weight_sets import SIGMAS_KEY, UNET_PARAMETER
 from sbim_deploy.samplers.schedules import Sigmas, geometric
 from sbim_deploy.training.settings import Schedule
 
