@@ -12,7 +12,7 @@ import numpy as np
 
 from sbim_deploy.engines.engine import Engine, TensorSpec
 from sbim_deploy.engines.onnxruntime import CUDA_TF32, OnnxRuntimeEngine
-from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.engines.openvino import OPENVINO_BF16, OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
 from sbim_deploy.engines.triton import TritonEngine
 from sbim_deploy.engines.triton_client import check_address
@@ -26,7 +26,7 @@ SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
 SERVED = tuple(SUFFIXES)
 """Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
-BACKENDS = ("auto", *BEST_FIRST, CUDA_TF32, *SERVED)
+BACKENDS = ("auto", *BEST_FIRST, OPENVINO_BF16, CUDA_TF32, *SERVED)
 TF32 = "tf32"
 LINES_MULTIPLE = 8
 """Sampled lines are padded with zeros to a multiple: engines then need not compile for each mask's number."""
@@ -138,7 +138,8 @@ def backend_of(description: Mapping[str, str]) -> str:
 
 def precision_of(description: Mapping[str, str], manifest: ModelManifest) -> str:
     """Return the precision that an engine computes in: ``tf32`` where that was asked for, or the model's."""
-    return TF32 if description["backend"] == CUDA_TF32 else manifest.dtype
+    lower = {CUDA_TF32: TF32, OPENVINO_BF16: "bfloat16"}
+    return lower.get(description["backend"], manifest.dtype)
 
 
 def is_served(backend: str) -> bool:
@@ -152,7 +153,7 @@ def missing_reason(model: Model, graph: str, backend: str) -> str | None:
         return None if read_records(model.folder / ENGINES, graph, backend) else "no engine built"
     if backend in ("onnxruntime-cuda", CUDA_TF32):
         return None if _is_distributed("onnxruntime-gpu") else "onnxruntime-gpu not installed"
-    package = {"openvino": "openvino", "onnxruntime": "onnxruntime"}[backend]
+    package = {"openvino": "openvino", OPENVINO_BF16: "openvino", "onnxruntime": "onnxruntime"}[backend]
     return None if importlib.util.find_spec(package) is not None else "not installed"
 
 
@@ -197,8 +198,8 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
     with graph_beside_weights(model.folder, graph) as path:
         if name in ("onnxruntime-cuda", CUDA_TF32):
             return OnnxRuntimeEngine(path, threads, name, device_index)
-        if backend == "openvino":
-            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
+        if name in ("openvino", OPENVINO_BF16):
+            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads, name)
         return OnnxRuntimeEngine(path, threads)
 
 
