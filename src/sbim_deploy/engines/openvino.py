@@ -29,7 +29,7 @@ OPENVINO, OPENVINO_BF16 = "openvino", "openvino-bf16"
 class OpenVinoEngine:
     """A graph in OpenVINO's CPU plugin, compiled for each set of shapes that it meets.
 
-    It is computed in FP32; as ``openvino-bf16`` its convolutions, but the first and the last, are in bfloat16.
+    It is computed in FP32; as ``openvino-bf16`` its convolutions, but the first and the last, in bfloat16.
 
     Fixed shapes run faster than free ones and compile in about the time of a few calls; those of the last
     ``MAX_COMPILED`` sets are kept.
@@ -58,8 +58,12 @@ class OpenVinoEngine:
         self.inputs = inputs
         self._core = self._openvino.Core()
         self._in_bfloat16 = backend == OPENVINO_BF16
-        if self._in_bfloat16:
-            check_bfloat16(self._core)
+        if self._in_bfloat16 and not _offers_bfloat16(self._core):
+            device = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+            raise EngineIncompatibleError(
+                f"backend {OPENVINO_BF16}: {device} has no instructions for bfloat16 (AVX512_BF16 or AMX): "
+                "take openvino"
+            )
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
@@ -71,6 +75,7 @@ class OpenVinoEngine:
             "backend": backend,
             "version": self._openvino.__version__.partition("-")[0],
             "device": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            **self._bfloat16_description(),
         }
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -104,6 +109,19 @@ class OpenVinoEngine:
         tensors = {name: self._tensor(np.array(array, order="C")) for name, array in inputs.items()}
         other = self._tensor(np.array(inputs[state], order="C"))
         return _BoundRecurrence(self._path, request, state, output, tensors, other)
+
+    def _bfloat16_description(self) -> dict[str, str]:
+        """Say what computes convolutions in bfloat16, where there are any, and whether the processor can."""
+        from sbim_deploy.engines.bfloat16 import convolution_kernel, has_bfloat16
+
+        if not (self._in_bfloat16 or has_bfloat16(self._model)):
+            return {}
+        kernel = convolution_kernel(self._core, self._settings)
+        if not kernel.endswith("bf16"):
+            kernel = f"{kernel}: in FP32 from weights in bfloat16, which this processor does not have"
+        elif not _offers_bfloat16(self._core):
+            kernel = f"{kernel}: bfloat16 is emulated, which is slow: this processor does not have it"
+        return {"convolutions": kernel}
 
     def _request(self, inputs: Arrays) -> Any:
         """Return a request of the model compiled for the shapes of ``inputs``."""
@@ -167,14 +185,9 @@ class _BoundRecurrence:
         return state
 
 
-def check_bfloat16(core: Any) -> None:
-    """Raise EngineIncompatibleError where OpenVINO's CPU plugin has no bfloat16 on this processor."""
-    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if "BF16" not in offered:
-        device = core.get_property("CPU", "FULL_DEVICE_NAME")
-        raise EngineIncompatibleError(
-            f"backend {OPENVINO_BF16}: {device} has no instructions for bfloat16 (AVX512_BF16 or AMX): take openvino"
-        )
+def _offers_bfloat16(core: Any) -> bool:
+    """Tell whether the processor has instructions for bfloat16, AVX512_BF16 or AMX."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _settings(threads: int | None) -> dict[Any, Any]:
