@@ -12,6 +12,7 @@ import pytest
 
 import sbim_deploy
 from array_samples import compound
+from bfloat16_processor import needs_bfloat16
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.errors import InputError
 from sbim_deploy.models.folder import load_model as read_model
@@ -31,6 +32,18 @@ assert not {"numpy", "scipy", "onnxruntime", "msgspec"} & set(sys.modules), sys.
 
 def scan(index):
     return simulate_slice(SimulateSettings(4, 4, 48, 2.0), MASK, index)
+
+
+@needs_bfloat16
+def test_a_loaded_model_computes_in_the_precision_that_is_asked_for():
+    choice = SamplerChoice(steps=2)
+    fp32, bf16 = (
+        load_model("demo", choice, backend="openvino", precision=precision).reconstruct(scan(0).kspace).image
+        for precision in (None, "bf16")
+    )
+    assert 1e-5 < np.linalg.norm(bf16 - fp32) / np.linalg.norm(fp32) < 1e-2
+    with pytest.raises(InputError, match="backend onnxruntime computes this model in float32"):
+        load_model("demo", choice, backend="onnxruntime", precision="bf16")
 
 
 def test_threads_that_share_a_model_get_the_images_of_one_thread_alone():

@@ -18,19 +18,22 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.checkpoint import LoadedNetwork, weights_file
 from sbim_deploy.export.graphs import DEFAULT_OPSET, WEIGHTS_NAME, export_graphs
 from sbim_deploy.export.load import load_network
-from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
+from sbim_deploy.export.precision import DTYPES, RoundedConvolutions, fold_mean_pools, in_precision
 from sbim_deploy.export.scores import in_runtime_units
 from sbim_deploy.io.atomic import check_folder_place, replacing_folder
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.folder import (
     FORMAT_VERSION,
+    IMAGE_NRMSE,
+    IMAGE_SSIM,
     MANIFEST_NAME,
     ModelManifest,
     SamplingDefaults,
     describe_file,
     prior_of,
     read_manifest,
+    score_at,
     write_manifest,
 )
 from sbim_deploy.models.reference import REFERENCE_NAME, ParityReference, write_reference
@@ -93,7 +96,7 @@ def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: Floa
     with torch.inference_mode():
         got = network(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
     return {
-        f"score at sigma {level:g}": float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        score_at(level): float(np.linalg.norm(a - b) / np.linalg.norm(b))
         for level, a, b in zip(sigma, got, score, strict=True)
     }
 
@@ -102,8 +105,8 @@ def image_cost(network: nn.Module, image: ComplexArray, plan: Plan, size_multipl
     """Return the NRMSE and the SSIM of a network's whole reconstruction against the one in FP32."""
     got = image_of(network, plan, size_multiple)
     return {
-        "image NRMSE": float(np.linalg.norm(got - image) / np.linalg.norm(image)),
-        "image SSIM": ssim(np.abs(got), np.abs(image)),
+        IMAGE_NRMSE: float(np.linalg.norm(got - image) / np.linalg.norm(image)),
+        IMAGE_SSIM: ssim(np.abs(got), np.abs(image)),
     }
 
 
@@ -233,6 +236,13 @@ def _write(
         if dtype != "fp32":
             cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
+    bfloat16_cost: dict[str, float] = {}
+    if dtype == "fp32":
+        announce("measuring what convolutions in bfloat16 cost, for --precision auto")
+        rounded = RoundedConvolutions(network)
+        bfloat16_cost = score_cost(rounded, *scores)
+        if config.channels == 2:
+            bfloat16_cost |= image_cost(rounded, image, plan, multiple)
     announce("measuring how much noise the network leaves in slices of brains, at several scales")
     noise_left = measure_noise_left(_scores_by(loaded.network), config.channels, multiple, levels)
     factor = find_better_scale(_scores_by(loaded.network), config.channels, multiple, levels)
@@ -268,6 +278,7 @@ def _write(
         noise_left=noise_left,
         image_scale=loaded.image_scale,
         better_image_scale=None if factor is None else factor * loaded.image_scale,
+        bfloat16_cost=bfloat16_cost,
     )
     write_manifest(folder, manifest)
     return manifest

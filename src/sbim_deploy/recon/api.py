@@ -139,15 +139,19 @@ def load_model(
     backend: str = "auto",
     threads: int | None = None,
     samples: int = 1,
+    precision: str | None = None,
 ) -> LoadedModel:
     """Load a model folder, or "demo", and open its engine; keep what this returns.
 
     The arguments are those of :class:`sbim_deploy.recon.reconstruct.Reconstructor`.
 
     Raises:
-        InputError: it is no model folder, or cannot reconstruct complex images.
+        InputError: it is no model folder, or cannot reconstruct complex images; or the backend has no such
+            precision.
         ChecksumError: a file of it was changed.
         BackendMissingError: the backend is not installed.
     """
     model = read_model(folder)
-    return LoadedModel(Reconstructor(model, sampler, seed, backend, threads, samples=samples))
+    return LoadedModel(
+        Reconstructor(model, sampler, seed, backend, threads, samples=samples, precision=precision)
+    )
