@@ -149,9 +149,9 @@ class ExperimentSettings:
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
     from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of every object or of the first file. ``threads`` and ``backend`` are those of every method. ``levels`` None are the
-    model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims`` the page says
-    whether it appears.
+    of every object or of the first file. ``threads`` and ``backend`` are those of every method. ``levels``
+    None are the model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims``
+    the page says whether it appears.
     """
 
     title: Text
