@@ -5,6 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from bfloat16_processor import needs_bfloat16
+from sbim_deploy.errors import EngineIncompatibleError
+from sbim_deploy.models import backends
 from sbim_deploy.models.folder import DEMO_FOLDER
 from sbim_deploy.runs import bench
 
@@ -84,7 +87,7 @@ def test_a_backend_on_a_gpu_has_pytorch_on_the_same_gpu_as_its_baseline(cli, mon
         asked.append(device_index)
         return replace(measured, backend="pytorch-cuda", version="2 FP16, CUDA graph", score_ms=2.0)
 
-    def backend_on_gpu(folder, name, case):
+    def backend_on_gpu(folder, name, case, precision):
         asked.append(name)
         return replace(measured, backend="onnxruntime-cuda", score_ms=4.0, gpu_mb=900.0)
 
@@ -145,3 +148,39 @@ def test_bad_input_ends_with_one_line(cli, arguments, code, message):
     done = cli("bench", *arguments)
     assert done.code == code
     assert message in done.error_line
+
+
+def test_bfloat16_is_measured_beside_fp32_where_the_processor_has_it(cli, monkeypatch):
+    measured, opened = bench.measure_backend(DEMO_FOLDER, "onnxruntime", bench.Case((32, 24), 2)), []
+
+    def by_name(_folder, name, _case, precision):
+        opened.append((name, precision))
+        if name == "openvino-bf16":
+            raise EngineIncompatibleError(
+                "backend openvino-bf16: an old processor has no instructions for it"
+            )
+        return replace(measured, backend=name)
+
+    monkeypatch.setattr(bench, "measure_backend", by_name)
+    monkeypatch.setattr(
+        backends, "missing_reason", lambda _model, _graph, name: None if name.startswith("openvino") else "-"
+    )
+    done = cli(*FAST, "--json")
+    assert done.code == 0
+    assert opened == [("openvino-bf16", None), ("openvino", None)]
+    assert "left out: backend openvino-bf16: an old processor" in done.err
+    assert json.loads(done.out)["backends"][0]["backend"] == "openvino"
+
+
+@needs_bfloat16
+def test_bench_measures_what_recon_takes_with_a_precision_and_says_why(cli):
+    done = cli(*FAST, "--precision", "bf16", "--json")
+    assert json.loads(done.out)["backends"][0]["backend"] == "openvino-bf16"
+    assert "auto: openvino-bf16 (precision bf16 was asked for)" in done.err
+
+
+def test_bench_refuses_a_precision_that_a_backend_does_not_have_before_it_measures(cli):
+    done = cli(*FAST, "--backend", "onnxruntime", "--precision", "bf16")
+    assert done.code == 2
+    assert "backend onnxruntime computes this model in float32; openvino has bf16" in done.error_line
+    assert "measuring" not in done.err

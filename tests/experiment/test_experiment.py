@@ -13,8 +13,10 @@ from tiny_experiment import TINY, CountedPeer, Page, rows_of, without_seconds
 
 from chromium import CHROMIUM, Chromium
 from sbim_deploy.cli.app import main
-from sbim_deploy.experiment import peers
+from sbim_deploy.errors import InputError
+from sbim_deploy.experiment import peers, run
 from sbim_deploy.experiment.peers import WEIGHTS, Peer
+from sbim_deploy.experiment.settings import read_settings
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.prepare import prepare_slice
@@ -308,3 +310,22 @@ def test_the_quick_experiment_of_the_documentation_finishes(cli, tmp_path):
     assert len(rows) == 2 * 3 * n_methods
     quality = {(row["acceleration"], row["slice"], row["method"]): float(row["psnr"]) for row in rows}
     assert all(quality["2", index, "dds"] > quality["2", index, "zero-filled"] + 5 for index in "012")
+
+
+@pytest.mark.usefixtures("counted")
+def test_every_method_runs_on_the_backend_that_the_file_names(write_config, tmp_path, monkeypatch):
+    opened = []
+
+    def refused(model, choice, seed, backend, threads, **_):
+        opened.append((backend, threads))
+        raise InputError("stopped")
+
+    monkeypatch.setattr(run, "Reconstructor", refused)
+    for backend, expected in (
+        ("openvino-bf16", ("openvino-bf16", 2)),
+        ("triton://h:1", ("triton://h:1", None)),
+    ):
+        path = write_config(backend=backend, threads=2)
+        with pytest.raises(InputError, match="stopped"):
+            run.run_experiment(read_settings(path), tmp_path / "out", None)
+        assert opened.pop() == expected

@@ -118,6 +118,8 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"patterns": ["radial"]}, "patterns has 'radial'"),
         ({"mask_convention": "jalal"}, "mask_convention is 'jalal', expected 'centred' or 'published'"),
         ({"peers": ["grappa"]}, "peers has 'grappa'"),
+        ({"backend": "tpu"}, "unknown backend 'tpu': expected one of auto, trt"),
+        ({"backend": "triton"}, "backend triton needs the server's address"),
         ({"maps": "guessed"}, "maps is 'guessed', expected 'estimated' or 'true'"),
         ({"seed": -1}, "seed is -1, expected a whole number"),
         ({"simulate": {"noise": -0.1}}, "simulate.noise is -0.1, expected a number from 0 to 1e+06"),

@@ -4,10 +4,12 @@ import pytest
 import torch
 from random_checkpoints import random_weights
 from torch import nn
+from torch.nn import functional as F
 
+from bfloat16_processor import needs_bfloat16
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
-from sbim_deploy.export.precision import DTYPES, in_precision
+from sbim_deploy.export.precision import DTYPES, RoundedConvolutions, in_precision
 from sbim_deploy.models.folder import load_model
 
 
@@ -138,3 +140,63 @@ def test_elu_is_written_out_as_it_is_defined():
     assert {node.op_type for node in made.graph.node} == {"Min", "Exp", "Sub", "Max"}
     (got,) = onnx.reference.ReferenceEvaluator(made).run(None, {"x": x.numpy()})
     np.testing.assert_allclose(got, nn.functional.elu(x).numpy(), atol=1e-7)
+
+
+class _Layers(nn.Module):
+    """Convolutions by a call and by modules, one of them by groups, which is none that is rounded."""
+
+    def __init__(self, n):
+        super().__init__()
+        torch.manual_seed(n)
+        self.convs = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1) for _ in range(n)])
+        self.grouped = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+    def forward(self, x, _sigma):
+        for i, conv in enumerate(self.convs):
+            x = self.grouped(conv(x) if i % 2 else F.conv2d(x, conv.weight, conv.bias, padding=1))
+        return x
+
+
+def test_convolutions_are_rounded_but_the_first_and_the_last():
+    x, sigma = torch.randn(1, 4, 9, 7, generator=torch.Generator().manual_seed(0)), torch.ones(1)
+    with torch.inference_mode():
+        for n in (1, 2):
+            layers = _Layers(n)
+            assert torch.equal(RoundedConvolutions(layers)(x, sigma), layers(x, sigma))
+        layers = _Layers(3)
+        first, middle, last = layers.convs
+        seen = layers.grouped(first(x)).bfloat16().double()
+        sums = F.conv2d(seen, middle.weight.bfloat16().double(), padding=1).float().bfloat16().float()
+        expected = layers.grouped(last(layers.grouped(sums + middle.bias.view(-1, 1, 1))))
+        rounded = RoundedConvolutions(layers)
+        for _ in range(2):
+            torch.testing.assert_close(rounded(x, sigma), expected, rtol=1e-6, atol=1e-6)
+        assert (rounded(x, sigma) - layers(x, sigma)).norm() > 1e-4 * expected.norm()
+
+
+def test_the_emulation_of_bfloat16_costs_what_convolutions_in_bfloat16_do(network):
+    x = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    sigma = torch.ones(1)
+    with torch.inference_mode():
+        exact = network(x, sigma)
+        emulated, half = (
+            (made(x, sigma) - exact).norm()
+            for made in (RoundedConvolutions(network), in_precision(network, torch.bfloat16))
+        )
+    assert 0.5 < emulated / half < 2  # the export rounds biases and sums below the finest stage too
+
+
+@pytest.mark.slow
+@needs_bfloat16
+def test_an_fp32_model_of_the_published_architecture_validates_in_bfloat16(
+    cli, once, checkpoint_path, config_path
+):
+    folder = once("fp32-model", lambda folder: export_model(checkpoint_path, config_path, folder))
+    done = cli("validate", folder, "--precision", "bf16")
+    # Its weights are random: it is no prior, and nothing else is wrong.
+    assert "the network leaves the noise" in done.error_line
+    assert "engine: openvino-bf16" in done.out
+    assert "convolutions in bf16 cost" in done.out
+    costs = load_model(folder).manifest.bfloat16_cost
+    assert costs.keys() > load_model(folder).manifest.precision_cost.keys()
+    assert 1e-4 < costs["image NRMSE"] < 0.5

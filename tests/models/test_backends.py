@@ -184,7 +184,7 @@ def test_the_backends_compute_the_same():
 def test_tf32_is_taken_only_by_name_and_only_for_float32():
     assert "onnxruntime-cuda-tf32" not in BEST_FIRST
     half = replace(MODEL, manifest=replace(MODEL.manifest, dtype="float16"))
-    with pytest.raises(InputError, match="computes in float16, TF32 is for float32: take onnxruntime-cuda"):
+    with pytest.raises(InputError, match="computes in float16, expected float32: take onnxruntime-cuda"):
         open_engine(half, "score", "onnxruntime-cuda-tf32")
 
 

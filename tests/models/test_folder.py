@@ -88,6 +88,15 @@ def test_manifest_reads_back(folder: Path) -> None:
     verify_files(folder, manifest)
 
 
+def test_a_manifest_from_before_bfloat16_was_measured_is_read(folder: Path) -> None:
+    path = folder / "manifest.json"
+    stored = json.loads(path.read_text())
+    del stored["bfloat16_cost"]
+    path.write_text(json.dumps(stored))
+    assert read_manifest(folder) == manifest_of(folder)
+    assert read_manifest(folder).bfloat16_cost == {}
+
+
 def test_missing_folder_and_manifest_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path / "none", "no such folder")
     refuse(tmp_path, "not a model folder")

@@ -19,6 +19,7 @@ from PIL import Image
 
 import sbim_deploy
 from array_samples import compound
+from bfloat16_processor import needs_bfloat16
 from sbim_deploy import LoadedModel, SamplerChoice, load_model
 from sbim_deploy.errors import CancelledError, InputError
 from sbim_deploy.models.folder import load_model as read_model
@@ -43,6 +44,18 @@ assert not {"numpy", "scipy", "onnxruntime", "msgspec"} & set(sys.modules), sys.
 
 def scan(index):
     return simulate_slice(SimulateSettings(4, 4, 48, 2.0), MASK, index)
+
+
+@needs_bfloat16
+def test_a_loaded_model_computes_in_the_precision_that_is_asked_for():
+    choice = SamplerChoice(steps=2)
+    fp32, bf16 = (
+        load_model("demo", choice, backend="openvino", precision=precision).reconstruct(scan(0).kspace).image
+        for precision in (None, "bf16")
+    )
+    assert 1e-5 < np.linalg.norm(bf16 - fp32) / np.linalg.norm(fp32) < 1e-2
+    with pytest.raises(InputError, match="backend onnxruntime computes this model in float32"):
+        load_model("demo", choice, backend="onnxruntime", precision="bf16")
 
 
 def test_threads_that_share_a_model_get_the_images_of_one_thread_alone():
@@ -158,7 +171,7 @@ def test_the_public_names_are_seen_before_they_are_used():
 
 def test_the_signatures_are_those_that_programs_rely_on():
     assert list(inspect.signature(load_model).parameters) == [
-        *("folder", "sampler", "seed", "backend", "threads", "samples", "preset", "plan"),
+        *("folder", "sampler", "seed", "backend", "threads", "samples", "preset", "plan", "precision"),
     ]
     assert list(inspect.signature(LoadedModel.reconstruct).parameters) == [
         *("self", "kspace", "mask", "maps", "index", "image_shape", "calibration", "noise", "map_method"),

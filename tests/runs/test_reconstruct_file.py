@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bfloat16_processor import needs_bfloat16
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.mrd.header import Encoding, Space, format_header
@@ -193,6 +194,29 @@ def test_a_run_of_another_seed_is_not_continued(simulated, tmp_path):
     reconstruct_file(simulated, out, FAST)
     with pytest.raises(InputError, match=r"differs in seed \(got 1, expected 0\)"):
         reconstruct_file(simulated, out, replace(FAST, seed=1, resume=True))
+
+
+@needs_bfloat16
+def test_a_result_that_was_begun_in_fp32_is_not_continued_in_bfloat16(simulated, tmp_path):
+    out = tmp_path / "out.h5"
+    settings = replace(FAST, backend="openvino", slices=(0, 1))
+    reconstruct_file(simulated, out, settings)
+    expected = images(out)
+    with pytest.raises(InputError, match=r"differs in backend \(got 'openvino-bf16', expected 'openvino'\)"):
+        reconstruct_file(simulated, out, replace(settings, precision="bf16", resume=True))
+    provenance = reconstruct_file(simulated, out, replace(settings, precision="bf16", force=True))
+    assert provenance.backend == "openvino-bf16"
+    assert provenance.engine["chosen"] == "precision bf16 was asked for"
+    assert provenance.engine["convolutions"].endswith("bf16")
+    error = np.linalg.norm(images(out) - expected) / np.linalg.norm(expected)
+    assert 1e-5 < error < 1e-2
+
+
+def test_a_precision_that_is_none_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(InputError, match="unknown precision 'half': expected one of fp32, bf16, auto"):
+        ReconSettings(precision="half")
+    with pytest.raises(InputError, match="method cg-sense takes no network: leave precision out"):
+        ReconSettings(precision="bf16", method=Classical.CG_SENSE)
 
 
 def test_progress_hears_of_every_row_of_every_slice(simulated, tmp_path):

@@ -66,7 +66,7 @@ def readouts(kspace, number=0, repetition=0, last=True):
 @contextmanager
 def serving(**settings):
     """A server on a free port, in a thread; it is drained at the end."""
-    server = Server(ServeSettings(port=0, threads=1, backend="onnxruntime", **settings))
+    server = Server(ServeSettings(**{"port": 0, "threads": 1, "backend": "onnxruntime", **settings}))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

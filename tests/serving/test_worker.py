@@ -17,7 +17,8 @@ from mrd_client import (
     serving,
 )
 
-from sbim_deploy.errors import DeviceLostError
+from bfloat16_processor import needs_bfloat16
+from sbim_deploy.errors import DeviceLostError, InputError
 from sbim_deploy.mrd.messages import Close
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
@@ -210,3 +211,19 @@ def test_images_without_the_network_can_be_ended_in_every_step(method):
     assert len(calls) >= 12
     with pytest.raises(TimeoutError):
         classical_image(problem, method, lambda: raise_(TimeoutError()))
+
+
+@needs_bfloat16
+def test_a_server_computes_in_the_precision_that_it_was_started_with():
+    with serving(backend="openvino", precision="bf16") as server:
+        assert server.engine["backend"] == "openvino-bf16"
+        (image,) = run_session(server, readouts(kspace_of(0)))
+    assert "fallback" not in " ".join(attributes(image)["ImageProcessingHistory"])
+
+
+def test_a_server_is_not_started_in_a_precision_that_its_backend_does_not_have():
+    with (
+        pytest.raises(InputError, match="backend onnxruntime computes this model in float32"),
+        serving(precision="bf16"),
+    ):
+        pass

@@ -11,6 +11,7 @@ import pytest
 from distributed.scheduler import KilledWorker
 from tiny_study import FAST, JOB, Heard, conduct, images, left_behind
 
+from bfloat16_processor import needs_bfloat16
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.locks import owning_file
 from sbim_deploy.results.partial import (
@@ -42,6 +43,19 @@ def test_a_study_is_what_one_process_makes_of_its_files_to_the_bit(client, scans
     assert provenance.timings_s.sampling > 0
     assert provenance.workers
     assert all(int(worker.rpartition(":")[2]) != os.getpid() for worker in provenance.workers)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(("precision", "backend"), [("bf16", "openvino-bf16"), ("fp32", "openvino")])
+def test_a_study_computes_in_the_precision_that_was_asked_for(client, scans, tmp_path, precision, backend):
+    job = replace(JOB, settings=replace(FAST, backend="openvino", precision=precision, slices=(0, 1)))
+    heard = Heard()
+    (record,) = conduct(client, study_files([scans / "scan0.h5"], tmp_path), job=job, progress=heard)
+    assert (record.state, record.error) == ("done", None)
+    assert heard.engine["backend"] == backend
+    with open_result(tmp_path / "scan0.h5") as result:
+        assert result.provenance.backend == backend
+        assert result.provenance.engine["backend"] == backend
 
 
 def test_bad_files_do_not_stop_the_others(client, scans, alone, tmp_path):

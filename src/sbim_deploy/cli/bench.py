@@ -29,6 +29,14 @@ def bench(
     backend: Annotated[
         list[str] | None, typer.Option(help="A backend, repeatable; default: every one that is here.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fp32|bf16|auto",
+            help="Of the network's convolutions, as in recon; without --backend what recon takes with it. "
+            "Default: the backends' own, and openvino in bf16 too.",
+        ),
+    ] = None,
     url: options.Url = None,
     device: options.Device = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
@@ -46,7 +54,8 @@ def bench(
     sampler = choice.sampler if isinstance(choice, Plan) else choice.name
     case = Case(options.parse_size(size), coils, choice)
     check_case(loaded, case)
-    measured, missing = _measure_all(loaded, case, _at_url(backend, url), device)
+    asked = _at_url(backend, url) or (None if precision is None else ["auto"])
+    measured, missing = _measure_all(loaded, case, asked, device, precision)
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
     if json:
@@ -78,25 +87,29 @@ def _raise_first(missing: list[SbimDeployError]) -> None:
 
 
 def _measure_all(
-    model: Model, case: Case, asked: list[str] | None, device: int | None
+    model: Model, case: Case, asked: list[str] | None, device: int | None, precision: str | None
 ) -> tuple[list[Measurement], list[SbimDeployError]]:
     """Measure what was asked for, or what is here; return it, and why others that were asked for are missing.
 
     One that is missing does not stop the others.
     """
-    from sbim_deploy.models.backends import BEST_FIRST, check_backend, missing_reason
+    from sbim_deploy.models.backends import MEASURED, check_backend, missing_reason
+    from sbim_deploy.models.precision import backend_in
     from sbim_deploy.runs.bench import alone, measure_backend
 
     for name in asked or ():
         check_backend(name)
+        backend_in(model.manifest, name, precision)
     measured: list[Measurement] = []
     missing: list[SbimDeployError] = []
-    for name in asked or [name for name in BEST_FIRST if missing_reason(model, "score", name) is None]:
+    for name in asked or [name for name in MEASURED if missing_reason(model, "score", name) is None]:
         note(f"measuring {name}")
         if name in options.ON_GPUS:
             name = options.backend_at(name, None, device)
         try:
-            measured.append(alone(measure_backend, model.folder, name, case))
+            measured.append(alone(measure_backend, model.folder, name, case, precision))
+            if precision is not None:
+                note(f"{name}: {measured[-1].backend} ({measured[-1].chosen})")
         except (BackendMissingError, EngineIncompatibleError) as error:
             note(f"left out: {error}")
             if asked:

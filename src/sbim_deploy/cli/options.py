@@ -34,7 +34,17 @@ Backend = Annotated[
     str,
     typer.Option(
         help="auto (the best that is here), onnxruntime, onnxruntime-cuda, onnxruntime-cuda-tf32 (faster, "
-        "less exact), openvino, trt, rtx, or, on a server, triton or triton-trt."
+        "less exact), openvino, openvino-bf16 (as --precision bf16), trt, rtx, or, on a server, triton or "
+        "triton-trt."
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="fp32|bf16|auto",
+        help="Of the network's convolutions: fp32 (default, unless the backend's or the model's is another), "
+        "bf16 (faster, less exact; openvino on CPUs with AVX512_BF16 or AMX), or auto: bf16 where it costs "
+        "the model little, by its manifest, and is faster here.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]

@@ -92,4 +92,5 @@ def _without_nonfinite(value: Any) -> Any:
 
 def describe_engine(description: Mapping[str, str]) -> str:
     """Return one line of what runs the network and why it is that."""
-    return f"engine: {description['backend']} {description['version']} ({description['chosen']})"
+    kernel = f", convolutions by {description['convolutions']}" if "convolutions" in description else ""
+    return f"engine: {description['backend']} {description['version']}{kernel} ({description['chosen']})"

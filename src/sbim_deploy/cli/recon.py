@@ -122,6 +122,7 @@ def recon(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: options.Backend = "auto",
+    precision: options.Precision = None,
     url: options.Url = None,
     device: options.Device = None,
     graph: Annotated[
@@ -169,6 +170,7 @@ def recon(
         batch=batch,
         backend=options.backend_at(backend, url, device),
         threads=threads,
+        precision=precision,
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=arrays.reading,

@@ -42,6 +42,7 @@ def sample(
     seed: options.Seed = 0,
     batch: Annotated[int, typer.Option(help="Images computed together.")] = 4,
     backend: options.Backend = "auto",
+    precision: options.Precision = None,
     url: options.Url = None,
     device: options.Device = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
@@ -64,6 +65,7 @@ def sample(
         batch=batch,
         backend=options.backend_at(backend, url, device),
         threads=threads,
+        precision=precision,
     )
     if png is not None:
         if png.resolve() == output.resolve():

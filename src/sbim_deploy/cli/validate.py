@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ def validate(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     backend: options.Backend = "auto",
+    precision: options.Precision = None,
     url: options.Url = None,
     device: options.Device = None,
     json: options.Json = False,
@@ -33,7 +35,7 @@ def validate(
     """
     from dataclasses import asdict
 
-    from sbim_deploy.models.backends import open_engine
+    from sbim_deploy.models.backends import backend_of, open_engine
     from sbim_deploy.models.folder import FP16_OVERFLOW, load_model
     from sbim_deploy.recon.parity import check_image, check_model
     from sbim_deploy.recon.self_check import levels_without_gain, wrong_scale
@@ -46,7 +48,8 @@ def validate(
         )
     backend = options.backend_at(backend, url, device)
     loaded = load_model(model)
-    engine = open_engine(loaded, "score", backend).description
+    engine = open_engine(loaded, "score", backend, precision=precision).description
+    backend = backend_of(engine)
     against_checkpoint: list[Parity] = []
     # First: the wrong checkpoint is said at once.
     if checkpoint is not None:
@@ -78,6 +81,7 @@ def validate(
                 "engine": dict(engine),
                 "dtype": loaded.manifest.dtype,
                 "precision_cost": loaded.manifest.precision_cost,
+                "bfloat16_cost": loaded.manifest.bfloat16_cost,
                 "parity": [asdict(r) for r in results],
                 "image_ssim": image_ssim,
                 "noise_left": noise_left,
@@ -91,8 +95,9 @@ def validate(
         _print_results(results)
         if image_ssim is not None:
             typer.echo(f"image here against PyTorch in FP32, same seed: SSIM {image_ssim:.6f}")
-        costs = ", ".join(_format_cost(*cost) for cost in loaded.manifest.precision_cost.items())
-        typer.echo(f"{loaded.manifest.dtype} costs, in PyTorch at export: {costs}")
+        _print_costs(manifest.dtype, manifest.precision_cost)
+        if manifest.bfloat16_cost:
+            _print_costs("convolutions in bf16", manifest.bfloat16_cost)
         shares = ", ".join(f"{share:.0%} at {level}" for level, share in noise_left.items())
         typer.echo(f"noise that the network leaves in brain slices: {shares}")
         typer.echo(f"image scale: {manifest.image_scale:g}")
@@ -113,8 +118,12 @@ def validate(
         )
 
 
-def _format_cost(name: str, value: float) -> str:
-    return f"{name} {value:.6f}" if name.endswith("SSIM") else f"{name} {value:.1e}"
+def _print_costs(precision: str, costs: Mapping[str, float]) -> None:
+    told = (
+        f"{name} {value:.6f}" if name.endswith("SSIM") else f"{name} {value:.1e}"
+        for name, value in costs.items()
+    )
+    typer.echo(f"{precision} costs, in PyTorch at export: {', '.join(told)}")
 
 
 def _print_results(results: list[Parity]) -> None:

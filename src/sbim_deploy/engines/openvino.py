@@ -18,15 +18,18 @@ from sbim_deploy.engines.engine import (
     check_inputs,
     running,
 )
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 
 # A volume has batches of one shape, and a last one of another. Each graph holds a copy of the weights.
 MAX_COMPILED = 2
 NAME = "OpenVINO"
+OPENVINO, OPENVINO_BF16 = "openvino", "openvino-bf16"
 
 
 class OpenVinoEngine:
-    """A graph in OpenVINO's CPU plugin, in FP32, compiled for each set of shapes that it meets.
+    """A graph in OpenVINO's CPU plugin, compiled for each set of shapes that it meets.
+
+    It is computed in FP32; as ``openvino-bf16`` its convolutions, but the first and the last, in bfloat16.
 
     Fixed shapes run faster than free ones and compile in about the time of a few calls; those of the last
     ``MAX_COMPILED`` sets are kept.
@@ -35,17 +38,32 @@ class OpenVinoEngine:
         path: the graph; its external weights lie beside it.
         inputs: the graph's inputs by name, as OpenVINO forgets the names of free sizes.
         threads: threads of a call; None is one for each core.
+        backend: ``openvino`` or ``openvino-bf16``.
 
     Raises:
         BackendMissingError: OpenVINO is not installed.
+        EngineIncompatibleError: the processor has no bfloat16.
         InputError: the graph cannot be loaded.
     """
 
-    def __init__(self, path: Path, inputs: Mapping[str, TensorSpec], threads: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        inputs: Mapping[str, TensorSpec],
+        threads: int | None = None,
+        backend: str = OPENVINO,
+    ):
         self._path = path
         self._openvino = _import_openvino()
         self.inputs = inputs
         self._core = self._openvino.Core()
+        self._in_bfloat16 = backend == OPENVINO_BF16
+        if self._in_bfloat16 and not _offers_bfloat16(self._core):
+            device = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+            raise EngineIncompatibleError(
+                f"backend {OPENVINO_BF16}: {device} has no instructions for bfloat16 (AVX512_BF16 or AMX): "
+                "take openvino"
+            )
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
@@ -54,9 +72,10 @@ class OpenVinoEngine:
         self._settings = _settings(threads)
         self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
         self.description: Mapping[str, str] = {
-            "backend": "openvino",
+            "backend": backend,
             "version": self._openvino.__version__.partition("-")[0],
             "device": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            **self._bfloat16_description(),
         }
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -91,12 +110,26 @@ class OpenVinoEngine:
         other = self._tensor(np.array(inputs[state], order="C"))
         return _BoundRecurrence(self._path, request, state, output, tensors, other)
 
+    def _bfloat16_description(self) -> dict[str, str]:
+        """Say what computes convolutions in bfloat16, where there are any, and whether the processor can."""
+        from sbim_deploy.engines.bfloat16 import convolution_kernel, has_bfloat16
+
+        if not (self._in_bfloat16 or has_bfloat16(self._model)):
+            return {}
+        kernel = convolution_kernel(self._core, self._settings)
+        if not kernel.endswith("bf16"):
+            kernel = f"{kernel}: in FP32 from weights in bfloat16, which this processor does not have"
+        elif not _offers_bfloat16(self._core):
+            kernel = f"{kernel}: bfloat16 is emulated, which is slow: this processor does not have it"
+        return {"convolutions": kernel}
+
     def _request(self, inputs: Arrays) -> Any:
         """Return a request of the model compiled for the shapes of ``inputs``."""
         shapes = tuple(inputs[name].shape for name in self.inputs)
         if shapes in self._requests:
             self._requests.move_to_end(shapes)
             return self._requests[shapes]
+        from sbim_deploy.engines.bfloat16 import round_convolutions
         from sbim_deploy.engines.winograd import shorten_convolutions
 
         while len(self._requests) >= MAX_COMPILED:
@@ -104,7 +137,10 @@ class OpenVinoEngine:
         try:
             model = self._model.clone()
             model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
-            shorten_convolutions(model)
+            if self._in_bfloat16:
+                round_convolutions(model)
+            else:
+                shorten_convolutions(model)
             with running(self._path, NAME, inputs):
                 compiled = self._core.compile_model(model, "CPU", self._settings)
         except RuntimeError as error:
@@ -149,8 +185,13 @@ class _BoundRecurrence:
         return state
 
 
+def _offers_bfloat16(core: Any) -> bool:
+    """Tell whether the processor has instructions for bfloat16, AVX512_BF16 or AMX."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _settings(threads: int | None) -> dict[Any, Any]:
-    """Return the plugin's settings: one call at a time on all threads, and never less than FP32."""
+    """Return the plugin's settings: one call at a time on all threads, in the precision of the model."""
     from openvino import properties
 
     hint = properties.hint

@@ -34,6 +34,7 @@ from sbim_deploy.experiment.settings import ExperimentSettings, Levels, Simulati
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.locks import owning_folder
+from sbim_deploy.models.backends import is_served
 from sbim_deploy.models.folder import Model, NoiseLevels, load_model
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.mri.metrics import nrmse
@@ -86,7 +87,8 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
             model,
             method.choice,
             settings.seed,
-            threads=settings.threads,
+            settings.backend,
+            None if is_served(settings.backend) else settings.threads,
             samples=method.samples,
             deviations=False,
         )

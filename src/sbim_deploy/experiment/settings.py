@@ -13,6 +13,7 @@ from msgspec import Meta
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, convert, read_yaml, real, whole
+from sbim_deploy.models.backends import check_backend
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.masks import PATTERNS
 from sbim_deploy.plugins import load_plugins
@@ -150,9 +151,9 @@ class ExperimentSettings:
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
     from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of every object or of the first file. ``threads`` are those of every method. ``levels`` None are the
-    model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims`` the page says
-    whether it appears.
+    of every object or of the first file. ``threads`` and ``backend`` are those of every method. ``levels``
+    None are the model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims``
+    the page says whether it appears.
     """
 
     title: Text
@@ -168,6 +169,7 @@ class ExperimentSettings:
     mask_convention: Literal["centred", "published"] = "centred"
     peers: tuple[str, ...] = tuple(PEERS)
     model: Path = Path(DEMO)
+    backend: str = "auto"
     levels: Levels | None = None
     maps: Literal["estimated", "true"] = "estimated"
     metrics_first: Literal["plain", "masked"] = "plain"
@@ -179,6 +181,7 @@ class ExperimentSettings:
         """Check that nothing is unknown, named twice, or tuned and scored."""
         if (self.simulate is None) == (not self.kspace):
             raise InputError("simulate and kspace are both given or both missing: expected one of them")
+        check_backend(self.backend)
         names = [method.name for method in self.methods]
         for name in ("accelerations", "slices", "tuning_slices", "shown_slices", "patterns", "peers"):
             _check_distinct(name, getattr(self, name))

@@ -19,7 +19,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export.blueprint import LoadedNetwork
 from sbim_deploy.export.graphs import DEFAULT_OPSET, WEIGHTS_NAME, export_graphs
 from sbim_deploy.export.load import load_opened, open_checkpoint
-from sbim_deploy.export.precision import DTYPES, fold_mean_pools, in_precision
+from sbim_deploy.export.precision import DTYPES, RoundedConvolutions, fold_mean_pools, in_precision
 from sbim_deploy.export.scores import in_runtime_units
 from sbim_deploy.io.atomic import check_folder_place, replacing_folder
 from sbim_deploy.io.documents import convert
@@ -28,6 +28,8 @@ from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.folder import (
     FORMAT_VERSION,
     FP16_OVERFLOW,
+    IMAGE_NRMSE,
+    IMAGE_SSIM,
     MANIFEST_NAME,
     FileEntry,
     ModelManifest,
@@ -35,6 +37,7 @@ from sbim_deploy.models.folder import (
     describe_file,
     prior_of,
     read_manifest,
+    score_at,
     write_manifest,
 )
 from sbim_deploy.models.reference import REFERENCE_NAME, ParityReference, write_reference
@@ -103,7 +106,7 @@ def score_cost(network: nn.Module, x: FloatArray, sigma: FloatArray, score: Floa
     for level, each in zip(sigma, got, strict=True):
         check_finite(each, f"the score at sigma {level:g}", network)
     return {
-        f"score at sigma {level:g}": float(np.linalg.norm(a - b) / np.linalg.norm(b))
+        score_at(level): float(np.linalg.norm(a - b) / np.linalg.norm(b))
         for level, a, b in zip(sigma, got, score, strict=True)
     }
 
@@ -132,8 +135,8 @@ def image_cost(network: nn.Module, image: ComplexArray, plan: Plan, size_multipl
     got = image_of(network, plan, size_multiple)
     check_finite(got, "a whole image", network)
     return {
-        "image NRMSE": float(np.linalg.norm(got - image) / np.linalg.norm(image)),
-        "image SSIM": ssim(np.abs(got), np.abs(image)),
+        IMAGE_NRMSE: float(np.linalg.norm(got - image) / np.linalg.norm(image)),
+        IMAGE_SSIM: ssim(np.abs(got), np.abs(image)),
     }
 
 
@@ -265,6 +268,13 @@ def _write(
         if dtype != "fp32":
             cost |= image_cost(network, image, plan, multiple)
     write_reference(folder, ParityReference(*scores, image))
+    bfloat16_cost: dict[str, float] = {}
+    if dtype == "fp32":
+        announce("measuring what convolutions in bfloat16 cost, for --precision auto")
+        rounded = RoundedConvolutions(network)
+        bfloat16_cost = score_cost(rounded, *scores)
+        if config.channels == 2:
+            bfloat16_cost |= image_cost(rounded, image, plan, multiple)
     announce("tracing the network and joining it with the updates")
     graphs = export_graphs(network, folder, config.channels, multiple, opset)
     announce("measuring how much noise the network leaves in slices of brains, at several scales")
@@ -278,6 +288,7 @@ def _write(
         graphs=graphs,
         noise_left=noise_left,
         better_image_scale=None if factor is None else factor * loaded.image_scale,
+        bfloat16_cost=bfloat16_cost,
     )
     write_manifest(folder, manifest)
     return manifest

@@ -1,12 +1,18 @@
-"""What a network computes in at export: half precision where it may; a mean folded into its convolution."""
+"""What a network computes in: half precision at export where it may; a mean folded into its convolution.
+
+And convolutions rounded as an engine on the CPU does it, to measure what that costs.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own name for it)
+from torch.overrides import TorchFunctionMode
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.export.network import ConvMeanPool, ScoreNetwork
@@ -79,3 +85,60 @@ class _HalfConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         convolved: Tensor = self.conv(x.to(self.dtype))
         return convolved
+
+
+class RoundedConvolutions(nn.Module):
+    """A network whose convolutions, but the first and the last, take and give bfloat16, and all else FP32.
+
+    That is what :mod:`sbim_deploy.engines.bfloat16` has OpenVINO compute on processors with bfloat16; here it
+    is emulated on any: products of rounded numbers are summed in FP32, and the sums rounded.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self._n_convolutions: int | None = None
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Return the score of x (n, channels, H, W) at sigma (n,)."""
+        if self._n_convolutions is None:
+            with _Rounding(0) as counting:
+                self.network(x, sigma)
+            self._n_convolutions = counting.n_seen
+        with _Rounding(self._n_convolutions):
+            score: Tensor = self.network(x, sigma)
+        return score
+
+
+class _Rounding(TorchFunctionMode):
+    """Rounds the convolutions from the second to the last but one of ``n`` to bfloat16."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.n, self.n_seen = n, 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        _types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func not in (F.conv1d, F.conv2d, F.conv3d):
+            return func(*args, **kwargs)
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if given.get("groups", 1) != 1:
+            return func(**given)
+        self.n_seen += 1
+        if not 1 < self.n_seen < self.n:
+            return func(**given)
+        bias = given.pop("bias", None)
+        given["input"], given["weight"] = _to_bfloat16(given["input"]), _to_bfloat16(given["weight"])
+        convolved = _to_bfloat16(func(**given))
+        return convolved if bias is None else convolved + bias.view(-1, *[1] * (convolved.ndim - 2))
+
+
+def _to_bfloat16(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16).to(x.dtype)

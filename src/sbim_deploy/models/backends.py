@@ -12,22 +12,27 @@ import numpy as np
 
 from sbim_deploy.engines.engine import Engine, TensorSpec
 from sbim_deploy.engines.onnxruntime import CUDA_TF32, OnnxRuntimeEngine
-from sbim_deploy.engines.openvino import OpenVinoEngine
+from sbim_deploy.engines.openvino import OPENVINO, OPENVINO_BF16, OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
 from sbim_deploy.engines.triton import TritonEngine
 from sbim_deploy.engines.triton_client import check_address
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
 from sbim_deploy.models.engine_folder import ENGINES, graph_hashes, open_tensorrt, read_records
 from sbim_deploy.models.folder import Model, ModelManifest, graph_beside_weights
+from sbim_deploy.models.precision import AUTO, backend_in, weigh_bfloat16
 
 SUFFIXES = {"triton": "", "triton-trt": "-trt"}
 """What follows a graph's name in a served model's, by backend: ONNX Runtime's, and TensorRT's."""
 
 BEST_FIRST = ("trt", "rtx", "onnxruntime-cuda", "openvino", "onnxruntime")
+MEASURED = ("trt", "rtx", "onnxruntime-cuda", OPENVINO_BF16, "openvino", "onnxruntime")
+"""Those that are compared: openvino in bfloat16 too, which recon takes where that is asked for."""
 SERVED = tuple(SUFFIXES)
 """Of a server, and never taken unasked: they are named with its address, such as triton://127.0.0.1:8001."""
-BACKENDS = ("auto", *BEST_FIRST, CUDA_TF32, *SERVED)
-TF32 = "tf32"
+BACKENDS = ("auto", *BEST_FIRST, OPENVINO_BF16, CUDA_TF32, *SERVED)
+TF32, BFLOAT16 = "tf32", "bfloat16"
+LOWER = {CUDA_TF32: TF32, OPENVINO_BF16: BFLOAT16}
+"""The backends that compute an FP32 model in less, and in what."""
 LINES_MULTIPLE = 8
 """Sampled lines are padded with zeros to a multiple: engines then need not compile for each mask's number."""
 ON_GPUS = ("auto", "trt", "rtx", "onnxruntime-cuda", CUDA_TF32)
@@ -87,26 +92,45 @@ def open_served(model: Model, graph: str, backend: str, url: str) -> TritonEngin
     )
 
 
-def open_engine(model: Model, graph: str, backend: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(
+    model: Model,
+    graph: str,
+    backend: str = "auto",
+    threads: int | None = None,
+    precision: str | None = None,
+) -> Engine:
     """Return an engine for one of the model's graphs, such as ``score``.
 
-    A backend that is named is that one or an error. ``auto`` is the first of ``BEST_FIRST`` that is here;
-    the engine's ``description["chosen"]`` says why it is that one.
+    A backend that is named is that one or an error. ``auto`` is the first of ``BEST_FIRST`` that is here.
+    ``precision`` is that of convolutions, one of ``PRECISIONS``: ``auto`` takes bfloat16 in OpenVINO where
+    :func:`sbim_deploy.models.precision.weigh_bfloat16` says so; None is the model's, or what the backend's
+    name says. The engine's ``description["chosen"]`` says why it is that one.
 
     Raises:
-        InputError: an unknown backend, or a graph that the model does not have.
+        InputError: an unknown backend or precision, a backend that has no such precision, or a graph that the
+            model does not have.
         BackendMissingError: the backend, or with ``auto`` every backend, is not here.
         EngineIncompatibleError: the engine was built for something else.
     """
     check_backend(backend)
     if f"{graph}.onnx" not in model.manifest.files:
         raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
-    if backend == "auto":
-        return _open_best(model, graph, threads, "")
-    if backend.startswith("auto://"):
-        return _open_best(model, graph, threads, backend.removeprefix("auto"))
-    engine = _open(model, graph, backend, threads)
-    engine.description = {**engine.description, "chosen": "asked for"}
+    named = backend_in(model.manifest, backend, precision)
+    if named.partition("://")[0] == "auto":
+        engine, chosen = _open_best(model, graph, threads, named.removeprefix("auto"))
+    else:
+        engine = _open(model, graph, named, threads)
+        chosen = "asked for" if backend == named else f"precision {precision} was asked for"
+    if precision == AUTO:
+        takes_bfloat16, why = False, f"{model.manifest.dtype}, the only one of this model in this backend"
+        if engine.description["backend"] == OPENVINO and model.manifest.dtype == "float32":
+            takes_bfloat16, why = weigh_bfloat16(
+                model, threads, lambda each: _open(model, "score", each, threads)
+            )
+        if takes_bfloat16:
+            engine = _open(model, graph, OPENVINO_BF16, threads)
+        chosen += f"; precision auto: {why}"
+    engine.description = {**engine.description, "chosen": chosen}
     return engine
 
 
@@ -137,8 +161,8 @@ def backend_of(description: Mapping[str, str]) -> str:
 
 
 def precision_of(description: Mapping[str, str], manifest: ModelManifest) -> str:
-    """Return the precision that an engine computes in: ``tf32`` where that was asked for, or the model's."""
-    return TF32 if description["backend"] == CUDA_TF32 else manifest.dtype
+    """Return the precision that an engine computes in: that of the backend's name, or the model's."""
+    return LOWER.get(description["backend"], manifest.dtype)
 
 
 def is_served(backend: str) -> bool:
@@ -150,13 +174,16 @@ def missing_reason(model: Model, graph: str, backend: str) -> str | None:
     """Say in a few words why a backend cannot be here, or None where it may be, without importing it."""
     if backend in ("trt", "rtx"):
         return None if read_records(model.folder / ENGINES, graph, backend) else "no engine built"
+    if backend == OPENVINO_BF16 and model.manifest.dtype != "float32":
+        return f"the model computes in {model.manifest.dtype}"
     if backend in ("onnxruntime-cuda", CUDA_TF32):
         return None if _is_distributed("onnxruntime-gpu") else "onnxruntime-gpu not installed"
-    package = {"openvino": "openvino", "onnxruntime": "onnxruntime"}[backend]
+    package = {"openvino": "openvino", OPENVINO_BF16: "openvino", "onnxruntime": "onnxruntime"}[backend]
     return None if importlib.util.find_spec(package) is not None else "not installed"
 
 
-def _open_best(model: Model, graph: str, threads: int | None, address: str) -> Engine:
+def _open_best(model: Model, graph: str, threads: int | None, address: str) -> tuple[Engine, str]:
+    """Return the engine of the first backend that is here, and why it is that."""
     passed: list[str] = []
     for backend in BEST_FIRST:
         reason = missing_reason(model, graph, backend)
@@ -167,8 +194,7 @@ def _open_best(model: Model, graph: str, threads: int | None, address: str) -> E
                 reason = str(error)
             else:
                 because = f", the best that is here: {'; '.join(passed)}" if passed else ""
-                engine.description = {**engine.description, "chosen": f"auto{because}"}
-                return engine
+                return engine, f"auto{because}"
         passed.append(f"{backend}: {reason}")
     raise BackendMissingError(
         f'no backend is here: pip install "sbim-deploy[cpu]" or "sbim-deploy[openvino]" ({"; ".join(passed)})'
@@ -184,10 +210,10 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
     device_index = int(address or 0)
     if name in ("trt", "rtx"):
         return open_tensorrt(model.folder, model.manifest, graph, name, device_index=device_index)
-    if name == CUDA_TF32 and model.manifest.dtype != "float32":
+    if name in LOWER and model.manifest.dtype != "float32":
         raise InputError(
-            f"backend {name}: {model.folder} computes in {model.manifest.dtype}, TF32 is for float32: "
-            "take onnxruntime-cuda"
+            f"backend {name}: {model.folder} computes in {model.manifest.dtype}, expected float32: take "
+            f"{name.rpartition('-')[0]}"
         )
     if name == "onnxruntime" and model.manifest.dtype == "bfloat16":
         raise EngineIncompatibleError(
@@ -197,8 +223,8 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
     with graph_beside_weights(model.folder, graph) as path:
         if name in ("onnxruntime-cuda", CUDA_TF32):
             return OnnxRuntimeEngine(path, threads, name, device_index)
-        if backend == "openvino":
-            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads)
+        if name in ("openvino", OPENVINO_BF16):
+            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads, name)
         return OnnxRuntimeEngine(path, threads)
 
 

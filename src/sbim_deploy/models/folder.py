@@ -44,6 +44,14 @@ FP16_OVERFLOW = (
 WAY_OUT = "export the model again or update sbim-deploy"
 
 VP: Final = "variance-preserving"
+IMAGE_NRMSE, IMAGE_SSIM = "image NRMSE", "image SSIM"
+"""The costs of a precision that are of an image; the others are of the score at a level."""
+
+
+def score_at(sigma: float) -> str:
+    """Return the name of a precision's cost for the score at a level."""
+    return f"score at sigma {sigma:g}"
+
 
 Dtype = Literal["float16", "float32", "int64"]
 Levels = Annotated[int, whole(2, 100_000)]
@@ -139,7 +147,9 @@ class ModelManifest:
     Rows and columns of the network's input must be multiples of ``size_multiple``. ``ngf`` is the width of
     its first stage, ``n_cg`` the number of conjugate-gradient steps that the proximal graphs take.
     ``precision_cost`` is what PyTorch in the graphs' ``dtype`` loses against the original: the relative L2
-    error of the score at three levels, the NRMSE and the SSIM of an image. ``graphs`` are by the names of
+    error of the score at three levels, the NRMSE and the SSIM of an image. ``bfloat16_cost`` is the same of
+    an FP32 model whose convolutions are computed in bfloat16, as OpenVINO does it on some CPUs; it is empty
+    where that was not measured. ``graphs`` are by the names of
     their files without the suffix. ``noise_left`` is the share of the noise that the network leaves in
     images, by level; it is empty where that was not measured.
 
@@ -178,6 +188,7 @@ class ModelManifest:
     image_scale: Positive = 1.0
     better_image_scale: Positive | None = None
     options: Mapping[Line, Line] = field(default_factory=dict)
+    bfloat16_cost: Mapping[Line, Number] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise InputError for a start or a plan that is too long, and files that are not the graphs'."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from sbim_deploy.engines.comparison import Parity, compare
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.models.backends import TF32, open_engine, precision_of
-from sbim_deploy.models.folder import Model, ModelManifest
+from sbim_deploy.models.backends import BFLOAT16, TF32, open_engine, precision_of
+from sbim_deploy.models.folder import IMAGE_NRMSE, Model, ModelManifest, score_at
 from sbim_deploy.models.reference import read_reference
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centre_crop, centred_fft
@@ -46,8 +46,10 @@ TOLERANCES = {
     "float32": Tolerance(1e-5, 1e-7, 1e-4),
     TF32: Tolerance(5e-3, 3e-4, 1e-2),  # a mantissa of 10 bits, as FP16
     "float16": Tolerance(5e-3, 3e-4, 1e-2),
-    "bfloat16": Tolerance(4e-2, 2.4e-3, 1e-1),
+    BFLOAT16: Tolerance(4e-2, 2.4e-3, 1e-1),
 }
+# Sums in another order are rounded to bfloat16 otherwise, but cost the same within a tenth.
+ROUNDING_MARGIN = 1.5
 STEP_GRID = (48, 64)
 STEP_COILS = 4
 WHOLE_GRID = (64, 64)
@@ -65,23 +67,33 @@ def check_model(model: Model, backend: str = "auto") -> list[Parity]:
         InputError: the model has no stored outputs.
         BackendMissingError: the backend is not installed.
     """
+    manifest = model.manifest
     reference = read_reference(model.folder)
     score = open_engine(model, "score", backend)
-    dtype = precision_of(score.description, model.manifest)
+    dtype = precision_of(score.description, manifest)
     got = score.run({"x": reference.x, "sigma": reference.sigma})["score"]
     sigmas = [float(sigma) for sigma in reference.sigma]
     results = [
         compare(
-            f"score, sigma {sigma:g}, stored PyTorch", got[i], reference.score[i], tolerance(sigma, dtype)
+            f"score, sigma {sigma:g}, stored PyTorch",
+            got[i],
+            reference.score[i],
+            _limit(manifest, dtype, score_at(sigma), tolerance(sigma, dtype), tolerance(sigma)),
         )
         for i, sigma in enumerate(sigmas)
     ]
-    manifest = model.manifest
-    for kind in fused_kinds(model.manifest):
+    # A step and the loop see the same image, and round it alike to bfloat16: what differs is the data
+    # consistency and the update, which stay in FP32. TF32 rounds their products too. The images of a second
+    # step differ by 1e-7, which takes some numbers to the other neighbour in bfloat16, and each layer makes
+    # more of these: the scores then differ by what rounding costs.
+    of_step = manifest.dtype if dtype == BFLOAT16 else dtype
+    for kind in fused_kinds(manifest):
         step = open_engine(model, f"step-{kind}", backend)
-        results += [_check_steps(score, step, f"step-{kind}", sigma, 1, manifest) for sigma in sigmas]
+        results += [
+            _check_steps(score, step, f"step-{kind}", sigma, 1, manifest, of_step) for sigma in sigmas
+        ]
         whole = open_engine(model, f"reconstruct-{kind}", backend)
-        results.append(_check_steps(score, whole, f"reconstruct-{kind}", sigmas[1], 3, manifest))
+        results.append(_check_steps(score, whole, f"reconstruct-{kind}", sigmas[1], 3, manifest, dtype))
     return results
 
 
@@ -102,7 +114,9 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
     got = reconstruct([whole_problem()])[0].image
     plan = reconstruct.plan
     name = f"image, {plan.sampler} with {len(plan.steps)} calls, {graph}, stored PyTorch"
-    limit = TOLERANCES[precision_of(reconstruct.engine.description, model.manifest)].image
+    dtype = precision_of(reconstruct.engine.description, model.manifest)
+    usual, least = TOLERANCES[dtype].image, TOLERANCES["float32"].image
+    limit = _limit(model.manifest, dtype, IMAGE_NRMSE, usual, least)
     return compare(name, got, expected, limit), ssim(np.abs(got), np.abs(expected))
 
 
@@ -137,6 +151,16 @@ def tolerance(sigma: float, dtype: str = "float32") -> float:
     """Return the relative L2 difference of a call that passes at a level, for a precision."""
     limits = TOLERANCES[dtype]
     return max(limits.call, limits.rounding / sigma)
+
+
+def _limit(manifest: ModelManifest, dtype: str, cost: str, usual: float, least: float) -> float:
+    """Return the relative L2 difference from PyTorch that passes.
+
+    Of an FP32 model in bfloat16 it is near what the same rounding cost in PyTorch, if export measured that.
+    """
+    if dtype != BFLOAT16 or manifest.dtype == BFLOAT16 or cost not in manifest.bfloat16_cost:
+        return usual
+    return max(ROUNDING_MARGIN * manifest.bfloat16_cost[cost], least)
 
 
 def noisy_phantom(shape: tuple[int, int], sigma: float, seed: int) -> ComplexArray:
@@ -190,7 +214,7 @@ def step_tensors(step: Step, problem: GridProblem) -> dict[str, FloatArray]:
 
 
 def _check_steps(
-    score: Engine, fused: Engine, graph: str, sigma: float, n_steps: int, manifest: ModelManifest
+    score: Engine, fused: Engine, graph: str, sigma: float, n_steps: int, manifest: ModelManifest, dtype: str
 ) -> Parity:
     kind = graph.partition("-")[2]
     plan = Plan("parity", 1.0, 0.0, (step_of(kind, sigma, manifest.n_cg),) * n_steps)
@@ -207,4 +231,4 @@ def _check_steps(
         problem.noise,
         problem.noise_level,
     )
-    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma, manifest.dtype))
+    return compare(f"{graph}, sigma {sigma:g}, numpy loop", got, expected, tolerance(sigma, dtype))

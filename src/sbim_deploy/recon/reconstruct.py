@@ -59,6 +59,7 @@ class Reconstructor:
         samples_at_once: how many of them run together. It changes the speed and the memory alone.
         deviations: whether several samples give a standard deviation. It takes a pass of its own.
         open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
+        precision: ``fp32``, ``bf16`` or ``auto``, as there; None is the model's own.
 
     Raises:
         InputError: the model cannot reconstruct complex images, has too few levels for the steps, or has no
@@ -78,6 +79,7 @@ class Reconstructor:
         samples_at_once: int = 1,
         deviations: bool = True,
         open_graph: Callable[[str], Engine] | None = None,
+        precision: str | None = None,
     ):
         if model.manifest.channels != 2:
             raise InputError(
@@ -100,7 +102,7 @@ class Reconstructor:
         self._doubts = doubts_of_model(manifest.noise_left, manifest.better_image_scale)
         self._doubts += doubts_of_plan(self.plan)
         self.graph = graph
-        self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads))
+        self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads, precision))
         self.engine: Engine = self._open_graph(self._file_stem(graph))
         self._both_directions_engine: Engine | None = None
 

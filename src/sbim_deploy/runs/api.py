@@ -57,6 +57,7 @@ class _Loading:
     backend: str
     threads: int | None
     samples: int
+    precision: str | None
 
 
 class LoadedModel:
@@ -276,7 +277,10 @@ class LoadedModel:
         if engines is None:
             raise InputError("the model is closed: load it again")
         if name not in engines:
-            engines[name] = open_engine(self._model, name, self._loading.backend, self._loading.threads)
+            loading = self._loading
+            engines[name] = open_engine(
+                self._model, name, loading.backend, loading.threads, loading.precision
+            )
         return engines[name]
 
 
@@ -289,6 +293,7 @@ def load_model(
     samples: int | None = None,
     preset: str | None = None,
     plan: Plan | str | Path | None = None,
+    precision: str | None = None,
 ) -> LoadedModel:
     """Load a model folder, or "demo", and open its engine; keep what this returns.
 
@@ -303,10 +308,12 @@ def load_model(
         samples: the images that are drawn and averaged for each slice; None is the preset's number, or 1.
         preset: a sampler by the preset's name: ``fast``, ``balanced``, ``thesis`` or ``best``.
         plan: the steps themselves, or the path of a file of them, as ``sbim-deploy plan --json`` prints it.
+        precision: ``fp32``, ``bf16`` or ``auto``, of the CPU's backends; None is FP32 unless the backend's
+            name or the model says otherwise.
 
     Raises:
         InputError: it is no model folder, or cannot reconstruct complex images; or more than one of
-            ``sampler``, ``preset`` and ``plan`` is given.
+            ``sampler``, ``preset`` and ``plan`` is given, or the backend has no such precision.
         ChecksumError: a file of it was changed.
         BackendMissingError: the backend is not installed.
     """
@@ -334,6 +341,7 @@ def load_model(
             backend,
             threads,
             n_samples if samples is None else whole_of(samples, "samples"),
+            precision,
         )
         return _load(loading)
 

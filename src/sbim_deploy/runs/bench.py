@@ -100,7 +100,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Times and memory of one engine.
+    """Times and memory of one engine. ``chosen`` says why it is that one.
 
     ``load_s`` opens the score engine, ``first_call_ms`` compiles where the engine does; ``score_ms`` and
     ``step_ms`` are medians of later calls; a step is one of a recurrence, as a reconstruction runs it, with
@@ -114,6 +114,7 @@ class Measurement:
     backend: str
     version: str
     device: str
+    chosen: str
     load_s: float
     first_call_ms: float
     score_ms: float
@@ -128,10 +129,12 @@ class Measurement:
     gpu_mb: float | None = None
 
 
-def measure_backend(folder: Path, backend: str, case: Case) -> Measurement:
+def measure_backend(folder: Path, backend: str, case: Case, precision: str | None = None) -> Measurement:
     """Measure one backend; see :func:`measure`."""
     model = load_model(folder)
-    return measure(model, case, lambda graph: open_engine(model, graph, backend), DEFAULT_GRAPH)
+    return measure(
+        model, case, lambda graph: open_engine(model, graph, backend, precision=precision), DEFAULT_GRAPH
+    )
 
 
 def measure(model: Model, case: Case, open_graph: Callable[[str], Engine], graph: str) -> Measurement:
@@ -158,6 +161,7 @@ def measure(model: Model, case: Case, open_graph: Callable[[str], Engine], graph
         backend=description["backend"],
         version=description["version"],
         device=description.get("device", ""),
+        chosen=description.get("chosen", ""),
         load_s=load_s,
         first_call_ms=1000 * first_s,
         score_ms=1000 * score_s,

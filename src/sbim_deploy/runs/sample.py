@@ -58,6 +58,7 @@ class SampleSettings:
     seed: int = 0
     batch: int = 4
     backend: str = "auto"
+    precision: str | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -104,7 +105,7 @@ def sample_file(
     plan = plan_without_data(settings.choice, sampling_prior(model.manifest))
     shape = (settings.size, settings.size)
     with writing_samples(path, settings.n_samples, shape, force) as writer:
-        engine = open_engine(model, GRAPH, settings.backend, settings.threads)
+        engine = open_engine(model, GRAPH, settings.backend, settings.threads, settings.precision)
         n_calls = len(plan.steps)
         if on_started is not None:
             on_started(n_calls, engine.description)

@@ -112,6 +112,7 @@ def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
         settings.graph,
         settings.samples,
         min(settings.samples, settings.batch),
+        precision=settings.precision,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.models.folder import DEMO
+from sbim_deploy.models.precision import check_precision
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
@@ -46,6 +47,7 @@ class ReconSettings:
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
     sampler of ``choice``; another takes no network, and nothing that is said of one. ``orientation`` is that
     of k-space. ``reading`` is how k-space in a plain array is read.
+    ``precision`` is that of :func:`sbim_deploy.models.backends.open_engine`.
     ``resume`` goes on with a run that was stopped, ``force`` replaces outputs that are there.
     """
 
@@ -62,6 +64,7 @@ class ReconSettings:
     slices: tuple[int, int] | None = None
     batch: int = 1
     backend: str = "auto"
+    precision: str | None = None
     threads: int | None = None
     graph: str = DEFAULT_GRAPH
     undersampling: Undersampling | None = None
@@ -74,6 +77,7 @@ class ReconSettings:
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
+        check_precision(self.precision)
         self._check_without_network()
         if self.map_method not in MAP_METHODS:
             raise InputError(
@@ -97,6 +101,7 @@ class ReconSettings:
             "sampler": self.choice != SamplerChoice(),
             "samples": self.samples != 1,
             "backend": self.backend != "auto",
+            "precision": self.precision is not None,
             "graph": self.graph != DEFAULT_GRAPH,
             "threads": self.threads is not None,
             "batch": self.batch != 1,

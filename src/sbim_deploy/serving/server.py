@@ -39,7 +39,7 @@ class Server:
             check_raw_folder(settings.save_raw)
         self._settings = settings
         model = load_model(settings.model)
-        worker = Worker(model, settings.backend, settings.threads, settings.fallback)
+        worker = Worker(model, settings.backend, settings.threads, settings.fallback, settings.precision)
         self._service = Service(
             settings,
             sampling_prior(model.manifest),

@@ -39,6 +39,7 @@ class ServeSettings:
     port: int = DEFAULT_PORT
     model: str | Path = DEMO
     backend: str = "auto"
+    precision: str | None = None
     threads: int | None = None
     max_sessions: int = 16
     idle_timeout_s: float = 300.0

@@ -79,8 +79,9 @@ class Worker:
         backend: str,
         threads: int | None,
         fallback: Classical = Classical.L1_WAVELET,
+        precision: str | None = None,
     ):
-        self._model, self._backend, self._threads = model, backend, threads
+        self._model, self._backend, self._threads, self._precision = model, backend, threads, precision
         self._fallback = fallback
         self._engines: dict[str, Engine] = {}
         self._reconstructor = lru_cache(KEPT_RECONSTRUCTORS)(self._make_reconstructor)
@@ -214,7 +215,9 @@ class Worker:
 
     def _open_graph(self, name: str) -> Engine:
         if name not in self._engines:
-            self._engines[name] = open_engine(self._model, name, self._backend, self._threads)
+            self._engines[name] = open_engine(
+                self._model, name, self._backend, self._threads, self._precision
+            )
         return self._engines[name]
 
 

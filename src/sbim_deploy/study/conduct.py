@@ -147,7 +147,7 @@ class Conductor:
         self.records = [FileRecord(file.name, str(file.kspace), str(file.output)) for file in files]
         try:
             self.software = self._ask_for_software()
-            settings = replace(self._job.settings, backend=backend_of(self.software.engine))
+            settings = replace(self._job.settings, backend=backend_of(self.software.engine), precision=None)
             self._job = replace(self._job, settings=settings, software=self.software)
             progress.started(len(files), len(self._client.ncores()), self.software.engine)
             self._run_files(iter(enumerate(files)))

@@ -284,8 +284,9 @@ def _reconstructor(job: Job) -> Reconstructor:
         _check_software(job, reconstructor)
         while len(_KEPT) >= MAX_KEPT:
             del _KEPT[next(iter(_KEPT))]
-        # Under the backend's name, which is what is asked for once `auto` was decided.
-        settings = replace(job.settings, backend=backend_of(reconstructor.engine.description))
+        # Under the backend's name, which says the precision too: that is asked for once `auto` was decided.
+        backend = backend_of(reconstructor.engine.description)
+        settings = replace(job.settings, backend=backend, precision=None)
         _KEPT[settings, job.model.key] = reconstructor
         return reconstructor
 
