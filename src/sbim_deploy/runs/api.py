@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,11 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sbim_deploy.engines.engine import Engine
-from sbim_deploy.errors import CancelledError, InputError
-from sbim_deploy.io.arrays import array_in_memory, as_array
-from sbim_deploy.io.layouts import VOLUME, Reading
-from sbim_deploy.kspace.arrays import ArrayKspace
-from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.errors import InputError
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import DEMO, Model, ModelManifest
 from sbim_deploy.models.folder import load_model as read_model
@@ -24,15 +19,20 @@ from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction, Volume
 from sbim_deploy.recon.self_check import check_converged
-from sbim_deploy.records import MAX_MAP_SETS, ComplexArray
 from sbim_deploy.runs.arguments import (
+    Cancel,
+    GivenMaps,
+    Progress,
     coils_of,
     complex64_of,
     doubt_in_python,
     in_python,
+    is_path,
     mask_of,
     noise_of,
     pair_of,
+    source_of,
+    step_hook,
     whole_of,
 )
 from sbim_deploy.runs.plan_file import read_plan
@@ -41,10 +41,6 @@ from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import STARTS, Plan
 from sbim_deploy.samplers.presets import find_preset
-
-Progress = Callable[[int, int], None]
-"""(network calls done, network calls in all)"""
-Cancel = Callable[[], bool] | threading.Event
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,7 @@ class LoadedModel:
         with in_python():
             reconstructor = self._reconstructor(samples, start)
             kspace = coils_of(kspace, "k-space", layout)
-            step = _step_hook(progress, cancel, reconstructor.n_calls)
+            step = step_hook(progress, cancel, reconstructor.n_calls)
             problem = prepare_slice(
                 kspace,
                 whole_of(index, "index"),
@@ -213,20 +209,20 @@ class LoadedModel:
         """
         with in_python(), ExitStack() as stack:
             reconstructor = self._reconstructor(samples, start)
-            source = stack.enter_context(_source_of(kspace, mask, layout))
+            source = stack.enter_context(source_of(kspace, mask, layout))
             settings = ReconSettings(
-                maps=Path(maps) if _is_path(maps) else None,
+                maps=Path(maps) if is_path(maps) else None,
                 map_method=map_method,
                 map_sets=map_sets,
                 noise=noise_of(noise),
                 slices=pair_of(slices),
             )
             scan = stack.enter_context(open_scan(source, settings))
-            if _is_path(kspace) and mask is not None:
+            if is_path(kspace) and mask is not None:
                 given = mask_of(mask, (source.n_rows, source.n_columns))
                 scan = replace(scan, mask=given if scan.mask is None else scan.mask & given)
-            if maps is not None and not _is_path(maps):
-                scan = replace(scan, maps=_GivenMaps(maps, source.n_slices))
+            if maps is not None and not is_path(maps):
+                scan = replace(scan, maps=GivenMaps(maps, source.n_slices))
             return self._run_all(reconstructor, scan, progress, cancel)
 
     def _run_all(
@@ -235,11 +231,11 @@ class LoadedModel:
         tally, results = Tally(), []
         n_calls = reconstructor.n_calls
         n_in_all = n_calls * len(scan.indices)
-        _step_hook(None, cancel, n_in_all)(0)
+        step_hook(None, cancel, n_in_all)(0)
         for problem in readable_problems(scan.indices, scan, tally):
             place = scan.indices.index(problem.index)
             results.append(
-                self._run(reconstructor, problem, _step_hook(progress, cancel, n_in_all, place * n_calls))
+                self._run(reconstructor, problem, step_hook(progress, cancel, n_in_all, place * n_calls))
             )
         if not results:
             raise InputError(next(iter(tally.unread.values())))
@@ -348,59 +344,3 @@ def load_model(
 
 def _load(loading: _Loading) -> LoadedModel:
     return LoadedModel(read_model(loading.folder), loading)
-
-
-class _GivenMaps:
-    """Coil maps of an array (slice, coil, rows, columns), or with two sets of each slice."""
-
-    def __init__(self, maps: Any, n_slices: int):
-        self._maps = maps if hasattr(maps, "shape") else as_array(maps, "maps")
-        shape = tuple(self._maps.shape)
-        if len(shape) not in (4, 5) or shape[0] != n_slices or (len(shape) == 5 and shape[1] != MAX_MAP_SETS):
-            raise InputError(
-                f"maps has shape {shape}, expected ({n_slices}, coil, rows, columns) or "
-                f"({n_slices}, {MAX_MAP_SETS}, coil, rows, columns)"
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: the array is the caller's."""
-
-    def read_maps(self, index: int) -> ComplexArray:
-        """Return the maps of a slice, complex64."""
-        return complex64_of(self._maps[index], "maps")
-
-
-def _source_of(kspace: Any, mask: Any, layout: str | None) -> KspaceSource:
-    if _is_path(kspace):
-        return open_source(Path(kspace), Reading(layout))
-    arrays = {"k-space": kspace} if mask is None else {"k-space": kspace, "mask": mask}
-    file = array_in_memory(arrays)
-    n_axes = len(file.arrays["k-space"].shape)
-    if layout is None and n_axes != len(VOLUME):
-        raise InputError(
-            f"k-space has shape {file.arrays['k-space'].shape}, expected (slice, coil, rows, columns); say "
-            "other axes by --layout, or give one slice to reconstruct()"
-        )
-    return ArrayKspace(file, Reading(",".join(VOLUME) if layout is None else layout))
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike)
-
-
-def _step_hook(
-    progress: Progress | None, cancel: Cancel | None, n_calls: int, n_before: int = 0
-) -> Callable[[int], None]:
-    """Return what hears of network calls that are done, ``n_before`` not counted."""
-    is_cancelled = cancel.is_set if isinstance(cancel, threading.Event) else cancel
-
-    def step(n_done: int) -> None:
-        if is_cancelled is not None and is_cancelled():
-            raise CancelledError("the reconstruction was cancelled")
-        if progress is not None:
-            progress(n_before + n_done, n_calls)
-
-    return step

@@ -6,19 +6,28 @@ Python they name arguments.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
-from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.io.arrays import as_array
-from sbim_deploy.io.layouts import SLICE, named_layout
+from sbim_deploy.errors import CancelledError, InputError, SbimDeployError
+from sbim_deploy.io.arrays import array_in_memory, as_array
+from sbim_deploy.io.layouts import SLICE, VOLUME, Reading, named_layout
+from sbim_deploy.kspace.arrays import ArrayKspace
+from sbim_deploy.kspace.sources import KspaceSource, open_source
 from sbim_deploy.mri.kspace_faults import Fault
-from sbim_deploy.records import BoolArray, ComplexArray
+from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
+
+Progress = Callable[[int, int], None]
+"""(network calls done, network calls in all)"""
+Cancel = Callable[[], bool] | threading.Event
 
 _OPTION = re.compile(r"--([a-z]+(?:-[a-z0-9]+)*)(?: (\d[\d.]*|auto|score|(?:[a-z]+,)+[a-z]+)\b)?")
 
@@ -151,3 +160,65 @@ def noise_of(value: Any) -> float | None:
     if not 0 < noise < np.inf:
         raise InputError(f"noise is {noise:g}: expected a finite number above 0")
     return noise
+
+
+class GivenMaps:
+    """Coil maps of an array (slice, coil, rows, columns), or with two sets of each slice."""
+
+    def __init__(self, maps: Any, n_slices: int):
+        self._maps = maps if hasattr(maps, "shape") else as_array(maps, "maps")
+        shape = tuple(self._maps.shape)
+        if len(shape) not in (4, 5) or shape[0] != n_slices or (len(shape) == 5 and shape[1] != MAX_MAP_SETS):
+            raise InputError(
+                f"maps has shape {shape}, expected ({n_slices}, coil, rows, columns) or "
+                f"({n_slices}, {MAX_MAP_SETS}, coil, rows, columns)"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: the array is the caller's."""
+
+    def read_maps(self, index: int) -> ComplexArray:
+        """Return the maps of a slice, complex64."""
+        return complex64_of(self._maps[index], "maps")
+
+
+def source_of(kspace: Any, mask: Any, layout: str | None) -> KspaceSource:
+    """Open k-space: a file by its path, or an array (slice, coil, rows, columns) with its mask.
+
+    Raises:
+        InputError: the file cannot be read, or the array has other axes.
+    """
+    if is_path(kspace):
+        return open_source(Path(kspace), Reading(layout))
+    arrays = {"k-space": kspace} if mask is None else {"k-space": kspace, "mask": mask}
+    file = array_in_memory(arrays)
+    n_axes = len(file.arrays["k-space"].shape)
+    if layout is None and n_axes != len(VOLUME):
+        raise InputError(
+            f"k-space has shape {file.arrays['k-space'].shape}, expected (slice, coil, rows, columns); say "
+            "other axes by --layout, or give one slice to reconstruct()"
+        )
+    return ArrayKspace(file, Reading(",".join(VOLUME) if layout is None else layout))
+
+
+def is_path(value: Any) -> bool:
+    """Tell whether a value names a file."""
+    return isinstance(value, str | os.PathLike)
+
+
+def step_hook(
+    progress: Progress | None, cancel: Cancel | None, n_calls: int, n_before: int = 0
+) -> Callable[[int], None]:
+    """Return what hears of network calls that are done, ``n_before`` not counted."""
+    is_cancelled = cancel.is_set if isinstance(cancel, threading.Event) else cancel
+
+    def step(n_done: int) -> None:
+        if is_cancelled is not None and is_cancelled():
+            raise CancelledError("the reconstruction was cancelled")
+        if progress is not None:
+            progress(n_before + n_done, n_calls)
+
+    return step
