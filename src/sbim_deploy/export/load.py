@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.export.checkpoint import (
     LoadedNetwork,
     architecture_of,
@@ -87,6 +87,6 @@ def _load_unet(folder: Path) -> LoadedNetwork:
         from sbim_deploy.export.unet import load_unet
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            f'{folder}: {error.name} is not installed: pip install "sbim-deploy[export,vp]"'
+            f"{folder}: {error.name} is not installed: {install_command('export', 'vp')}"
         ) from error
     return load_unet(folder)
