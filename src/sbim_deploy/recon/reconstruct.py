@@ -73,7 +73,7 @@ class Reconstructor:
 
     Args:
         model: a checked model folder.
-        choice: the sampler.
+        choice: the sampler, or its steps themselves.
         seed: the seed of the noise. With a slice's index it decides the slice's image.
         backend: see :func:`sbim_deploy.models.backends.open_engine`.
         threads: the engine's threads; None is one for each core.
@@ -93,7 +93,7 @@ class Reconstructor:
     def __init__(
         self,
         model: Model,
-        choice: SamplerChoice | None = None,
+        choice: SamplerChoice | Plan | None = None,
         seed: int = 0,
         backend: str = "auto",
         threads: int | None = None,
@@ -117,7 +117,9 @@ class Reconstructor:
         self.samples, self._samples_at_once = samples, samples_at_once
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
-        self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        if not isinstance(choice, Plan):
+            choice = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        self.plan: Plan = choice
         self._has_deviations = deviations and samples > 1
         self._leaves_out = self._has_deviations and isinstance(self.plan.steps[-1], ProximalStep)
         manifest = model.manifest
