@@ -9,7 +9,7 @@ THREADS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 # TensorRT-RTX builds engines without a GPU, but has no wheels for other machines than these (and Windows).
 RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slow lint benchmark site clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sbim-deploy demo -o demo --force
@@ -29,16 +29,21 @@ benchmark: $(VENV)/.dev
 	$(BIN)/sbim-deploy bench demo
 	$(BIN)/python benchmarks/espirit.py
 
+# The documentation as a site that needs no server, build/site/index.html, with the notebooks' outputs.
+site: $(VENV)/.dev
+	$(THREADS) EXECUTE_NOTEBOOKS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[cpu]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,serve,cluster,triton,dev]"
+	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,serve,cluster,triton,docs,dev]"
 	$(if $(RTX),$(PIP) --editable ".[rtx]" || echo "TensorRT-RTX cannot be installed: its tests are skipped")
 	touch $@ $(VENV)/.runtime
 

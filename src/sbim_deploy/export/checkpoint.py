@@ -184,7 +184,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             f"{path}: refused: not a checkpoint of tensors alone (loaded with weights_only, so that no code "
             "in it can run); where you trust it, save its network.state_dict() in its own environment, as "
-            "docs/networks.md shows, and export that"
+            "docs/priors.md shows, and export that"
         ) from error
     except Exception as error:  # whatever the unpickler meets in it
         raise InputError(f"{path}: truncated or not a PyTorch checkpoint") from error
