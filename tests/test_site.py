@@ -84,6 +84,8 @@ def test_the_api_s_page_has_arguments_and_errors(site):
     html = (site / "api.html").read_text(encoding="utf-8")
     for text in ('id="sbim_deploy.load_model"', "map_method", "InputError", "complex64 (rows, columns)"):
         assert text in html, text
+    assert ":class:" not in html
+    assert "__post_init__" not in html
 
 
 @pytest.mark.slow

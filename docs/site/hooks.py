@@ -11,12 +11,14 @@ import json
 import os
 import posixpath
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from run_notebook import run_notebook
 
 ROOT = Path(__file__).parents[2]
 # Pages that stand elsewhere in the repository, by their place in the site.
@@ -32,6 +34,8 @@ ELSEWHERE |= {
 }
 COPIES = "repository"
 EXECUTE = "EXECUTE_NOTEBOOKS"  # set by make site: the notebooks are run, and their outputs are shown
+# Docstrings name things as Sphinx does.
+ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):(?=<code>)")
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 
 
@@ -63,12 +67,8 @@ def executed(path: Path) -> dict[str, Any]:
     if not os.environ.get(EXECUTE):
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return document
-    import nbformat
-    from nbclient import NotebookClient
-
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    return notebook
+    with tempfile.TemporaryDirectory() as folder:
+        return run_notebook(path, Path(folder))
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -100,6 +100,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         copy = posixpath.relpath(_copied(source, config, files), posixpath.dirname(place))
         followed += f"\n\n[Download this notebook]({copy})\n"
     return followed
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave out the roles before the names in docstrings."""
+    return ROLE.sub("", html)
 
 
 def _place_in_site(name: str, config: MkDocsConfig, files: Files) -> str:
