@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,8 @@ def run_notebook(path: Path, folder: Path) -> Any:
     """
     import nbformat
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     notebook = nbformat.read(path, as_version=4)
-    # Sockets of the file system, which no other account can read, where there are any.
-    config = Config() if os.name == "nt" else Config({"KernelManager": {"transport": "ipc"}})
     where = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where, config=config).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
     return notebook
