@@ -14,7 +14,7 @@ RELEASE_EXTRAS := cpu openvino serve cluster triton dicom nifti mrd2 twix experi
 RELEASE := build/release
 SBOM := dist/sbim-deploy.cdx.json
 
-.PHONY: lock-check demo test test-slow lint benchmark lock sbom dist audit clean
+.PHONY: lock-check demo test test-slow lint benchmark site lock sbom dist audit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sbim-deploy demo -o demo --force
@@ -34,6 +34,10 @@ benchmark: $(VENV)/.dev
 	$(BIN)/sbim-deploy bench demo
 	$(BIN)/python benchmarks/espirit.py
 
+# The documentation as a site that needs no server, build/site/index.html, with the notebooks' outputs.
+site: $(VENV)/.dev
+	$(THREADS) EXECUTE_NOTEBOOKS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 # Every package with the SHA-256 of its files, for every platform, from constraints.txt.
 lock: $(VENV)/.dev
 	$(PIP) uv
@@ -74,14 +78,14 @@ audit: $(VENV)/.dev
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[cpu]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,serve,cluster,triton,dev]"
+	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,serve,cluster,triton,docs,dev]"
 	$(if $(RTX),$(PIP) --editable ".[rtx]" || echo "TensorRT-RTX cannot be installed: its tests are skipped")
 	touch $@ $(VENV)/.runtime
 

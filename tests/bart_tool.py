@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 
-def bart(folder: Path, *arguments: object) -> None:
-    """Run a command of BART in a folder; skip the test where there is no BART."""
+def bart(folder: Path, *arguments: object) -> str:
+    """Run a command of BART in a folder and return what it prints; skip the test where there is no BART."""
     program = shutil.which("bart")
     if program is None:
         pytest.skip("bart is not on the PATH: apt-get install bart")
     words = [program, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True)
+    done = subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout

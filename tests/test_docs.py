@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from sbim_deploy.samplers.choice import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(sbim_deploy.__file__).parent
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    ROOT / "packaging" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 @pytest.mark.slow
@@ -35,6 +41,14 @@ def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_extras_that_a_page_installs_are_there_and_from_the_clone(page):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for place, named in re.findall(r'pip install (?:-e )?"?([^\s\["]*)\[([a-z0-9,]+)\]', page.read_text()):
+        assert place == ".", f"no index has the package yet: {place}[{named}]"
+        assert set(named.split(",")) <= set(extras), named
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)

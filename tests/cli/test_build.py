@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sbim_deploy.errors import install_command
 from sbim_deploy.models import engine_build
 from sbim_deploy.models.folder import DEMO_FOLDER, describe_file, read_manifest, write_manifest
 
@@ -211,7 +212,7 @@ def test_a_missing_package_is_exit_4_and_names_the_extra(cli, model, monkeypatch
     monkeypatch.setitem(sys.modules, package, None)
     done = cli("build", model, "--backend", backend)
     assert done.code == 4
-    assert f'{package} is not installed: pip install "sbim-deploy[{backend}]"' in done.error_line
+    assert f"{package} is not installed: {install_command(backend)}" in done.error_line
 
 
 def test_without_a_gpu_current_is_exit_4_and_says_how_to_build_without_one(cli, rtx, model, monkeypatch):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sbim_deploy import __version__
 from sbim_deploy.cli import options
+from sbim_deploy.errors import install_command
 from sbim_deploy.models.folder import DEMO_FOLDER
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.samplers.choice import DEFAULT_SAMPLER, SAMPLERS
@@ -404,11 +405,11 @@ def test_a_graph_that_computes_something_else_is_exit_3(cli, tmp_path):
 @pytest.mark.parametrize(
     ("backend", "package", "message"),
     [
-        ("onnxruntime", "onnxruntime", 'pip install "sbim-deploy[cpu]"'),
-        ("openvino", "openvino", 'pip install "sbim-deploy[openvino]"'),
-        ("onnxruntime-cuda", "onnxruntime", 'pip install "sbim-deploy[cpu]"'),
-        ("trt", "tensorrt", 'pip install "sbim-deploy[trt]"'),
-        ("rtx", "tensorrt_rtx", 'pip install "sbim-deploy[rtx]"'),
+        ("onnxruntime", "onnxruntime", install_command("cpu")),
+        ("openvino", "openvino", install_command("openvino")),
+        ("onnxruntime-cuda", "onnxruntime", install_command("cpu")),
+        ("trt", "tensorrt", install_command("trt")),
+        ("rtx", "tensorrt_rtx", install_command("rtx")),
     ],
 )
 def test_a_missing_backend_is_exit_4(cli, simulated, out, monkeypatch, backend, package, message):
@@ -428,7 +429,7 @@ def test_no_backend_at_all_is_exit_4(cli, simulated, out, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
     done = cli("recon", simulated, "-o", out)
     assert done.code == 4
-    assert 'no backend is here: pip install "sbim-deploy[cpu]"' in done.error_line
+    assert f"no backend is here: {install_command('cpu')}" in done.error_line
 
 
 def test_recon_says_which_engine_runs_and_why(cli, simulated, out):
@@ -448,7 +449,7 @@ def test_export_without_pytorch_is_exit_4(cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     done = cli("export", "c.pth", "--config", "c.yaml", "-o", tmp_path / "model")
     assert done.code == 4
-    assert 'pip install "sbim-deploy[export]"' in done.error_line
+    assert install_command("export") in done.error_line
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from sbim_deploy.errors import install_command
 from sbim_deploy.results.result_file import open_result
 
 needs_dask = pytest.mark.skipif(
@@ -96,4 +97,4 @@ def test_a_study_without_dask_is_exit_4(cli, simulated, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     done = cli("recon", simulated, tmp_path / "other.h5", "-o", tmp_path / "out")
     assert done.code == 4
-    assert 'pip install "sbim-deploy[cluster]"' in done.error_line
+    assert install_command("cluster") in done.error_line

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from blob_scans import BLOBS, distance
+from sbim_deploy.errors import install_command
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
@@ -122,4 +123,4 @@ def test_without_twixtools_the_line_names_the_extra(cli, scan, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "twixtools", None)
     done = cli(command, scan, *(["-o", tmp_path / "out.h5"] if command == "recon" else []))
     assert done.code != 0
-    assert 'pip install "sbim-deploy[twix]"' in done.error_line
+    assert install_command("twix") in done.error_line

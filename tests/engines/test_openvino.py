@@ -129,7 +129,7 @@ def test_a_graph_that_takes_more_memory_than_there_is_is_one_line(tmp_path):
 
 def test_without_openvino_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(BackendMissingError, match=r'pip install "sbim-deploy\[openvino\]"'):
+    with pytest.raises(BackendMissingError, match=r'pip install .*\[openvino\]"'):
         OpenVinoEngine(SCORE, INPUTS)
 
 

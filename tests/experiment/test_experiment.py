@@ -13,7 +13,7 @@ from tiny_experiment import TINY, CountedPeer, Page, rows_of, without_seconds
 
 from chromium import CHROMIUM, Chromium
 from sbim_deploy.cli.app import main
-from sbim_deploy.errors import InputError
+from sbim_deploy.errors import InputError, install_command
 from sbim_deploy.experiment import peers, run
 from sbim_deploy.experiment.peers import WEIGHTS, Peer
 from sbim_deploy.experiment.settings import read_settings
@@ -297,7 +297,7 @@ def test_without_matplotlib_the_command_says_what_to_install(cli, write_config, 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = cli("experiment", write_config(), "-o", tmp_path / "out")
     assert done.code == 4
-    assert 'pip install "sbim-deploy[experiment]"' in done.error_line
+    assert install_command("experiment") in done.error_line
 
 
 @pytest.mark.slow

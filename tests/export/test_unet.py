@@ -9,7 +9,7 @@ import pytest
 import torch
 from unet_folders import SCHEDULES, write_unet_folder
 
-from sbim_deploy.errors import InputError
+from sbim_deploy.errors import InputError, install_command
 from sbim_deploy.export.load import load_network
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.backends import open_engine
@@ -438,4 +438,4 @@ def test_without_diffusers_the_line_says_what_to_install(cli, monkeypatch, unet_
     monkeypatch.setitem(sys.modules, "diffusers", None)
     done = cli("export", unet_folder, "-o", tmp_path / "model")
     assert done.code == 4
-    assert 'pip install "sbim-deploy[export,vp]"' in done.error_line
+    assert install_command("export", "vp") in done.error_line

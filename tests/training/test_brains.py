@@ -101,7 +101,7 @@ def test_too_small_a_slice_is_refused(tissues):
 
 def test_without_nilearn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nilearn", None)
-    with pytest.raises(BackendMissingError, match=r'pip install "sbim-deploy\[train\]"'):
+    with pytest.raises(BackendMissingError, match=r'pip install .*\[train\]"'):
         tissues.load_tissues.__wrapped__()
 
 

@@ -12,7 +12,13 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_json, print_table
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
+from sbim_deploy.errors import (
+    BackendMissingError,
+    EngineIncompatibleError,
+    InputError,
+    SbimDeployError,
+    install_command,
+)
 
 if TYPE_CHECKING:
     from sbim_deploy.models.folder import Model
@@ -63,7 +69,7 @@ def bench(
         _raise_first(missing)
         return
     _print(rows)
-    arithmetic = 'GFLOP/s: pip install "sbim-deploy[export]"' if flops is None else f"{flops / 1e9:.1f} GFLOP"
+    arithmetic = f"GFLOP/s: {install_command('export')}" if flops is None else f"{flops / 1e9:.1f} GFLOP"
     typer.echo(
         f"{loaded.manifest.name}, ngf {loaded.manifest.ngf}, {size}, {coils} coils; a score call is "
         f"{arithmetic}; a reconstruction is {sampler} with {measured[0].network_calls} calls"
@@ -121,7 +127,7 @@ def _measure_all(
         _raise_first(missing)
     measured += _measure_pytorch(model, case, device, any(each.backend in ON_GPU for each in measured))
     if not measured:
-        raise BackendMissingError('no backend is here: pip install "sbim-deploy[cpu]"')
+        raise BackendMissingError(f"no backend is here: {install_command('cpu')}")
     return measured, missing
 
 
@@ -130,7 +136,7 @@ def _measure_pytorch(model: Model, case: Case, device: int | None, on_gpu: bool)
     from sbim_deploy.runs.bench import alone
 
     if importlib.util.find_spec("torch") is None:
-        note('no PyTorch beside them, it is not installed: pip install "sbim-deploy[export]"')
+        note(f"no PyTorch beside them, it is not installed: {install_command('export')}")
         return []
     from sbim_deploy.export.eager import GPU_BASELINE, has_cuda, measure_eager, measure_fastest_on_gpu
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 
 if TYPE_CHECKING:
     from sbim_deploy.io.layouts import Reading
@@ -381,5 +381,5 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            f'this command needs {error.name}, which is not installed: pip install "sbim-deploy[{extra}]"'
+            f"this command needs {error.name}, which is not installed: {install_command(extra)}"
         ) from error

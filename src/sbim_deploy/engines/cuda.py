@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.errors import BackendMissingError, DeviceLostError, InputError, SbimDeployError
+from sbim_deploy.errors import (
+    BackendMissingError,
+    DeviceLostError,
+    InputError,
+    SbimDeployError,
+    install_command,
+)
 
 # What keeps the GPU from being used at all, by CUDA's code: its name, and the way out.
 NO_GPU = {
@@ -81,7 +87,7 @@ def runtime() -> Any:
         from cuda.bindings import runtime
     except ImportError as error:
         raise BackendMissingError(
-            'cuda-bindings is not installed: pip install "sbim-deploy[rtx]", or "sbim-deploy[trt]"'
+            f"cuda-bindings is not installed: {install_command('rtx')}, or the extra trt"
         ) from error
     return runtime
 

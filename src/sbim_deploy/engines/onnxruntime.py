@@ -28,6 +28,7 @@ from sbim_deploy.errors import (
     EngineIncompatibleError,
     InputError,
     SbimDeployError,
+    install_command,
 )
 
 NAME = "ONNX Runtime"
@@ -61,7 +62,7 @@ class OnnxRuntimeEngine:
         if provider not in available:
             raise BackendMissingError(
                 f"onnxruntime {onnxruntime.__version__} has no {provider}, only {', '.join(available)}: "
-                'install "sbim-deploy[gpu]" for CUDA, or choose another backend'
+                f"{install_command('gpu')} for CUDA, or choose another backend"
             )
         given: dict[str, str] = {}
         model: Path | bytes = path
@@ -235,13 +236,13 @@ def _import_onnxruntime() -> Any:
     if len(installed) > 1:
         raise BackendMissingError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: uninstall "
-            'both, then install one of "sbim-deploy[cpu]" and "sbim-deploy[gpu]"'
+            f"both, then {install_command('cpu')}, or the extra gpu for CUDA"
         )
     try:
         import onnxruntime
     except ImportError as error:
         raise BackendMissingError(
-            'ONNX Runtime is not installed: pip install "sbim-deploy[cpu]", or "sbim-deploy[gpu]" for CUDA'
+            f"ONNX Runtime is not installed: {install_command('cpu')}, or the extra gpu for CUDA"
         ) from error
     return onnxruntime
 

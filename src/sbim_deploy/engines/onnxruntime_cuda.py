@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sbim_deploy.engines import cuda
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, SbimDeployError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, SbimDeployError, install_command
 
 PROVIDER = "CUDAExecutionProvider"
 RECORD_ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
@@ -53,8 +53,8 @@ def check_device(onnxruntime: Any, index: int) -> None:
                 f"{cuda.driver_too_old(needed)}; or choose another backend ({version}: no {missing})"
             )
         raise BackendMissingError(
-            f"{version} cannot load {missing}, of CUDA {needed} or cuDNN: pip install "
-            '"sbim-deploy[gpu]" brings them; or choose another backend'
+            f"{version} cannot load {missing}, of CUDA {needed} or cuDNN: "
+            f"{install_command('gpu')} brings them; or choose another backend"
         )
     try:
         onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", index)

@@ -18,7 +18,7 @@ from sbim_deploy.engines.engine import (
     check_inputs,
     running,
 )
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, install_command
 
 # A volume has batches of one shape, and a last one of another. Each graph holds a copy of the weights.
 MAX_COMPILED = 2
@@ -211,5 +211,5 @@ def _import_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise BackendMissingError('OpenVINO is not installed: pip install "sbim-deploy[openvino]"') from error
+        raise BackendMissingError(f"OpenVINO is not installed: {install_command('openvino')}") from error
     return openvino

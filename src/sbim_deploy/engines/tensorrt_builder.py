@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, install_command
 
 PACKAGES = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
 MAX_MESSAGES = 8
@@ -86,7 +86,7 @@ def import_package(backend: str) -> Any:
         return importlib.import_module(PACKAGES[backend])
     except ImportError as error:
         raise BackendMissingError(
-            f'{PACKAGES[backend]} is not installed: pip install "sbim-deploy[{backend}]"'
+            f"{PACKAGES[backend]} is not installed: {install_command(backend)}"
         ) from error
 
 

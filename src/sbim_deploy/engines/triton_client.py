@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.engines.engine import Arrays
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
+from sbim_deploy.errors import (
+    BackendMissingError,
+    EngineIncompatibleError,
+    InputError,
+    SbimDeployError,
+    install_command,
+)
 
 CONTROL_TIMEOUT_S = 10.0  # for calls that compute nothing
 CALL_TIMEOUT_S = 600.0  # for an inference, with its time in the server's queue
@@ -317,7 +323,7 @@ def _import_tritonclient() -> Any:
         import tritonclient.grpc
     except ImportError as error:
         raise BackendMissingError(
-            'the client of Triton is not installed: pip install "sbim-deploy[triton]"'
+            f"the client of Triton is not installed: {install_command('triton')}"
         ) from error
     return tritonclient.grpc
 

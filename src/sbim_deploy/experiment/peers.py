@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy import __version__
-from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.errors import BackendMissingError, install_command
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.plugins import check_new_name
 from sbim_deploy.recon.classical import Classical, solve_classically
@@ -141,7 +141,7 @@ PEERS = {
         _sigpy_sense,
         WEIGHTS,
         _sigpy_version,
-        'pip install "sbim-deploy[peers]"',
+        install_command("peers"),
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.export.blueprint import Blueprint, LoadedNetwork, check_levels, fill
 from sbim_deploy.export.checkpoint import CHECK, choose_weights, read_checkpoint
 from sbim_deploy.export.diffusers_folder import CONFIG_NAME, find_unet
@@ -112,7 +112,7 @@ def _open_unet(folder: Path, ema: bool | None) -> Opened:
         from sbim_deploy.export.unet import describe_unet, read_unet_weights
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            f'{folder}: {error.name} is not installed: pip install "sbim-deploy[export,vp]"'
+            f"{folder}: {error.name} is not installed: {install_command('export', 'vp')}"
         ) from error
     place = find_unet(folder, ema)
     blueprint, weights = describe_unet(place), read_unet_weights(place.weights)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 
 HEAD_BYTES = 512
 MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
@@ -78,7 +78,7 @@ def _read_safetensors(path: Path) -> object:
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:
         raise BackendMissingError(
-            f'{path}: {error.name} is not installed: pip install "sbim-deploy[export,vp]"'
+            f"{path}: {error.name} is not installed: {install_command('export', 'vp')}"
         ) from error
     try:
         return load_file(path)

@@ -34,7 +34,7 @@ from typing import (
 import msgspec
 from msgspec import Meta
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**53
@@ -165,7 +165,7 @@ def read_yaml(path: Path, extra: str) -> dict[str, Any]:
         yaml = importlib.import_module("yaml")
     except ImportError as error:
         raise BackendMissingError(
-            f'{path}: reading it needs PyYAML, which is not installed: pip install "sbim-deploy[{extra}]"'
+            f"{path}: reading it needs PyYAML, which is not installed: {install_command(extra)}"
         ) from error
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.mrd.file import MAX_READOUTS
 from sbim_deploy.records import ComplexArray
 
@@ -82,7 +82,7 @@ def load_records() -> Records:
     Raises:
         BackendMissingError: twixtools is not installed, or of another format than this.
     """
-    install = 'pip install "sbim-deploy[twix]"'
+    install = install_command("twix")
     try:
         from twixtools import hdr_def, mdh_def
     except ImportError as error:

@@ -16,7 +16,7 @@ from sbim_deploy.engines.openvino import OPENVINO, OPENVINO_BF16, OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
 from sbim_deploy.engines.triton import TritonEngine
 from sbim_deploy.engines.triton_client import check_address
-from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError
+from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, install_command
 from sbim_deploy.models.engine_folder import ENGINES, graph_hashes, open_tensorrt, read_records
 from sbim_deploy.models.folder import Model, ModelManifest, graph_beside_weights
 from sbim_deploy.models.precision import AUTO, backend_in, weigh_bfloat16
@@ -197,7 +197,7 @@ def _open_best(model: Model, graph: str, threads: int | None, address: str) -> t
                 return engine, f"auto{because}"
         passed.append(f"{backend}: {reason}")
     raise BackendMissingError(
-        f'no backend is here: pip install "sbim-deploy[cpu]" or "sbim-deploy[openvino]" ({"; ".join(passed)})'
+        f"no backend is here: {install_command('cpu')}, or the extra openvino ({'; '.join(passed)})"
     )
 
 

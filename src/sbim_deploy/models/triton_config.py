@@ -11,7 +11,7 @@ import numpy as np
 
 from sbim_deploy.engines.engine import TensorSpec
 from sbim_deploy.engines.triton import DATATYPES
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 
 Specs = Mapping[str, TensorSpec]
 
@@ -187,6 +187,6 @@ def _protobuf() -> Any:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
         raise BackendMissingError(
-            'the client of Triton is not installed: pip install "sbim-deploy[triton]"'
+            f"the client of Triton is not installed: {install_command('triton')}"
         ) from error
     return model_config_pb2

@@ -95,7 +95,9 @@ class Reconstructor:
         self.samples, self._samples_at_once = samples, samples_at_once
         if graph not in GRAPHS:
             raise InputError(f"unknown graph {graph!r}: expected one of {', '.join(GRAPHS)}")
-        self.plan: Plan = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        if not isinstance(choice, Plan):
+            choice = make_plan(choice or SamplerChoice(), sampling_prior(model.manifest))
+        self.plan: Plan = choice
         self._has_deviations = deviations and samples > 1
         self._leaves_out = self._has_deviations and isinstance(self.plan.steps[-1], ProximalStep)
         manifest = model.manifest

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.io.atomic import check_folder_place, check_free_space, check_new_folder, replacing_folder
 from sbim_deploy.io.dicom_values import LONG, as_text
 from sbim_deploy.io.overwriting import FOLDER, check_name
@@ -62,7 +62,7 @@ def check_dicom(path: Path, force: bool = False) -> Any:
         return importlib.import_module("pydicom")
     except ImportError as error:
         raise BackendMissingError(
-            'DICOM output needs pydicom, which is not installed; run: pip install "sbim-deploy[dicom]"'
+            f"DICOM output needs pydicom, which is not installed; run: {install_command('dicom')}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.io.hdf5 import MAX_REASON_LENGTH, MAX_SLICE_BYTES
 from sbim_deploy.results.geometry import Matrix
 from sbim_deploy.results.image_stack import ImageStack
@@ -66,8 +66,7 @@ def open_dicom(path: Path) -> ImageStack:
         pydicom = importlib.import_module("pydicom")
     except ImportError as error:
         raise BackendMissingError(
-            f"{path}: reading DICOM needs pydicom, which is not installed; run: "
-            'pip install "sbim-deploy[dicom]"'
+            f"{path}: reading DICOM needs pydicom, which is not installed; run: {install_command('dicom')}"
         ) from error
     found = [path] if path.is_file() else [each for each in _files_below(path) if _is_dicom(each)]
     if len(found) > MAX_FILES:

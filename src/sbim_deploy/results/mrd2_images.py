@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.errors import BackendMissingError, install_command
 from sbim_deploy.io.atomic import check_free_space
 from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.mrd.header import Encoding, MrdHeader, Space
@@ -48,8 +48,7 @@ def check_mrd2(path: Path, force: bool = False) -> Any:
         return importlib.import_module("mrd")
     except ImportError as error:
         raise BackendMissingError(
-            "MRD version 2 output needs mrd-python, which is not installed; run: pip install "
-            '"sbim-deploy[mrd2]"'
+            f"MRD version 2 output needs mrd-python, which is not installed; run: {install_command('mrd2')}"
         ) from error
 
 

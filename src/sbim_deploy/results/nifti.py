@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.records import RESEARCH_USE, FloatArray, SliceGeometry, Vector
 from sbim_deploy.results.geometry import known_geometries, stack_slices
@@ -50,7 +50,7 @@ def import_nibabel(purpose: str) -> Any:
         return importlib.import_module("nibabel")
     except ImportError as error:
         raise BackendMissingError(
-            f'{purpose} needs nibabel, which is not installed; run: pip install "sbim-deploy[nifti]"'
+            f"{purpose} needs nibabel, which is not installed; run: {install_command('nifti')}"
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.export.checkpoint import Checkpoint, NetworkConfig, write_checkpoint
 from sbim_deploy.export.ncsnv2 import architecture_of, build_network
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
@@ -112,7 +112,7 @@ def kind_of(config: NetworkConfig, schedule: Schedule, start: Checkpoint | None)
         except ModuleNotFoundError as error:
             raise BackendMissingError(
                 f"the schedule vp needs {error.name}, which is not installed: "
-                'pip install "sbim-deploy[train,vp]"'
+                f"{install_command('train', 'vp')}"
             ) from error
         return Preserving(config.ngf)
     return Exploding(config, NEW_ARCHITECTURE if start is None else architecture_of(start.raw, START))

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from sbim_deploy.errors import BackendMissingError
+from sbim_deploy.errors import BackendMissingError, install_command
 from sbim_deploy.records import BoolArray
 from sbim_deploy.training.fields import Field
 
@@ -66,9 +66,7 @@ def load_tissues() -> Tissues:
     try:
         from nilearn import datasets
     except ImportError as error:
-        raise BackendMissingError(
-            'the synthetic brains need nilearn: pip install "sbim-deploy[train]"'
-        ) from error
+        raise BackendMissingError(f"the synthetic brains need nilearn: {install_command('train')}") from error
     gray = _volume(datasets.load_mni152_gm_template(resolution=1))
     white = _volume(datasets.load_mni152_wm_template(resolution=1))
     brain = _volume(datasets.load_mni152_brain_mask(resolution=1))
