@@ -52,13 +52,21 @@ def test_the_conda_recipe_needs_what_the_package_needs():
     assert PROJECT["scripts"] == {program: function}
 
 
-@pytest.mark.parametrize("path", [*DOCKERFILES, OPENRECON], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_dockerfiles_install_extras_that_are_there(path):
     text = path.read_text(encoding="utf-8")
     (named,) = re.findall(r'"/src\[(.*?)\]"', text)
     extras = set(re.findall(r"^ENV EXTRA=(\w+)$", text, re.M))
     extras |= {extra for extra in named.split(",") if "$" not in extra}
     assert extras <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize("path", [*DOCKERFILES, OPENRECON], ids=lambda path: path.name)
+def test_dockerfiles_copy_what_the_wheel_is_built_of(path):
+    copied = " ".join(re.findall(r"^COPY (.*) /src\S*$", path.read_text(encoding="utf-8"), re.M)).split()
+    # The wheel's build hook is in release/.
+    for name in ("pyproject.toml", "README.md", "src", "release", *PROJECT["license-files"]):
+        assert name in copied or "." in copied
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
@@ -70,7 +78,10 @@ def test_dockerfiles_have_a_base_without_and_with_cuda_and_run_as_nobody(path):
 
 def test_what_the_build_reads_reaches_the_image():
     kept = set((ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines())
-    for name in ("pyproject.toml", "README.md", "constraints.txt", "src", *PROJECT["license-files"]):
+    for name in (
+        *("pyproject.toml", "README.md", "constraints.txt", "requirements.lock", "release", "src"),
+        *PROJECT["license-files"],
+    ):
         assert f"!{name}" in kept
 
 
