@@ -23,6 +23,13 @@ function planOf(n) {
   return plans.get(n);
 }
 
+// Write re + i im, times a wave.
+function turned(y, to, re, im, waves, place, sign) {
+  const wr = waves[place], wi = sign * waves[place + 1];
+  y[to] = re * wr - im * wi;
+  y[to + 1] = re * wi + im * wr;
+}
+
 // One pass of Stockham's transform: decimation in frequency, sorted on the way.
 function pass(x, y, radix, n, stride, waves, total, sign) {
   const m = n / radix;
@@ -49,14 +56,9 @@ function pass(x, y, radix, n, stride, waves, total, sign) {
         const tr = sign * (bi - di), ti = -sign * (br - dr); // -i (b - d), forwards
         y[to] = pr + sr;
         y[to + 1] = pi + si;
-        const outs = [mr + tr, mi + ti, pr - sr, pi - si, mr - tr, mi - ti];
-        for (let r = 1; r < 4; r++) {
-          const place = 2 * ((q * r * stride) % total);
-          const wr = waves[place], wi = sign * waves[place + 1];
-          const vr = outs[2 * r - 2], vi = outs[2 * r - 1];
-          y[to + 2 * stride * r] = vr * wr - vi * wi;
-          y[to + 2 * stride * r + 1] = vr * wi + vi * wr;
-        }
+        turned(y, to + 2 * stride, mr + tr, mi + ti, waves, 2 * q * stride, sign);
+        turned(y, to + 4 * stride, pr - sr, pi - si, waves, 4 * q * stride, sign);
+        turned(y, to + 6 * stride, mr - tr, mi - ti, waves, 6 * q * stride, sign);
       }
     }
     return;

@@ -7,15 +7,16 @@ export function product(a, b) {
   const [rows, inner] = a.shape;
   const columns = b.shape[1];
   const result = complex(rows, columns);
+  const left = a.data, right = b.data, out = result.data;
   for (let i = 0; i < rows; i++) {
+    const first = 2 * i * columns, last = first + 2 * columns;
     for (let k = 0; k < inner; k++) {
-      const ar = a.data[2 * (i * inner + k)], ai = a.data[2 * (i * inner + k) + 1];
+      const ar = left[2 * (i * inner + k)], ai = left[2 * (i * inner + k) + 1];
       if (ar === 0 && ai === 0) continue;
-      let from = 2 * k * columns, to = 2 * i * columns;
-      for (let j = 0; j < columns; j++, from += 2, to += 2) {
-        const br = b.data[from], bi = b.data[from + 1];
-        result.data[to] += ar * br - ai * bi;
-        result.data[to + 1] += ar * bi + ai * br;
+      for (let from = 2 * k * columns, to = first; to < last; from += 2, to += 2) {
+        const br = right[from], bi = right[from + 1];
+        out[to] += ar * br - ai * bi;
+        out[to + 1] += ar * bi + ai * br;
       }
     }
   }

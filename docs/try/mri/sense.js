@@ -7,13 +7,14 @@ import { full } from "./masks.js";
 
 /** Return sum_c conj(maps_c) coilImages_c. */
 export function combine(maps, coilImages) {
-  const [nCoils, rows, columns] = maps.shape;
+  const [, rows, columns] = maps.shape;
   const image = complex(rows, columns);
-  for (let i = 0; i < 2 * nCoils * rows * columns; i += 2) {
-    const to = i % (2 * rows * columns);
-    const sr = maps.data[i], si = maps.data[i + 1], xr = coilImages.data[i], xi = coilImages.data[i + 1];
-    image.data[to] += sr * xr + si * xi;
-    image.data[to + 1] += sr * xi - si * xr;
+  const s = maps.data, x = coilImages.data, out = image.data;
+  for (let first = 0; first < s.length; first += out.length) {
+    for (let to = 0, i = first; to < out.length; to += 2, i += 2) {
+      out[to] += s[i] * x[i] + s[i + 1] * x[i + 1];
+      out[to + 1] += s[i] * x[i + 1] - s[i + 1] * x[i];
+    }
   }
   return image;
 }
@@ -21,11 +22,12 @@ export function combine(maps, coilImages) {
 /** Return maps_c image for every coil. */
 export function split(maps, image) {
   const result = complex(...maps.shape);
-  for (let i = 0; i < maps.data.length; i += 2) {
-    const from = i % image.data.length;
-    const sr = maps.data[i], si = maps.data[i + 1], xr = image.data[from], xi = image.data[from + 1];
-    result.data[i] = sr * xr - si * xi;
-    result.data[i + 1] = sr * xi + si * xr;
+  const s = maps.data, x = image.data, out = result.data;
+  for (let first = 0; first < s.length; first += x.length) {
+    for (let from = 0, i = first; from < x.length; from += 2, i += 2) {
+      out[i] = s[i] * x[from] - s[i + 1] * x[from + 1];
+      out[i + 1] = s[i] * x[from + 1] + s[i + 1] * x[from];
+    }
   }
   return result;
 }
