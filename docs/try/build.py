@@ -55,7 +55,7 @@ SCRIPTS = {
 }
 
 
-PAGE = ("index.html", "try.css", "*.js", "mri/*.js", "files/*.js")
+PAGE = ("index.html", "try.css", "package.json", "*.js", "mri/*.js", "files/*.js")
 MODEL = ("reconstruct-proximal.onnx", "reconstruct-proximal-2d.onnx", "weights.bin")
 # Pages that are isolated may share memory between threads, which makes WebAssembly faster.
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}

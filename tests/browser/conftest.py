@@ -16,7 +16,7 @@ import pytest
 TRY = Path(__file__).parents[2] / "docs" / "try"
 sys.path.insert(0, str(TRY))
 
-from build import sampler_plan  # noqa: E402 - a script of the documentation's
+from build import build, sampler_plan  # noqa: E402 - a script of the documentation's
 
 
 class Stages:
@@ -49,17 +49,28 @@ def node() -> str:
     return found
 
 
+@pytest.fixture(scope="session")
+def built_page(tmp_path_factory) -> Path:
+    """The whole page, with its scripts from npm."""
+    folder = tmp_path_factory.mktemp("try")
+    try:
+        build(folder)
+    except SystemExit as error:
+        pytest.skip(f"the page cannot be built here: {error}")
+    return folder
+
+
 @pytest.fixture
 def stages(node, tmp_path):
-    """Prepare a slice of a file by the page's modules."""
+    """Prepare a slice of a file by the page's modules, those of the documentation or of the built page."""
 
-    def run(file: Path, index: int = 0, seed: int = 0, **told: Any) -> Stages:
-        folder = tmp_path / "stages"
+    def run(file: Path, index: int = 0, seed: int = 0, page: Path = TRY, **told: Any) -> Stages:
+        folder = tmp_path / f"stages-{index}"
         folder.mkdir(exist_ok=True)
         request = folder / "request.json"
         asked = {"file": str(file), "slice": index, "seed": seed, "plan": sampler_plan(), "told": told}
         request.write_text(json.dumps(asked))
-        command = [node, Path(__file__).with_name("stages.mjs"), TRY, request, folder]
+        command = [node, Path(__file__).with_name("stages.mjs"), page, request, folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return Stages(folder)

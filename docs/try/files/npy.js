@@ -28,7 +28,7 @@ export async function openNpy(file) {
   }
   if (shape.length < 2 || shape.length > 4 || shape.includes(0)) {
     throw new InputError(
-      `${file.name}: has shape (${shape.join(", ")}), expected (coils, rows, columns), (rows, columns) of one coil, ` +
+      `${file.name}: has shape ${shape.join(" x ") || "()"}, expected (coils, rows, columns), (rows, columns) of one coil, ` +
         "or (slices, coils, rows, columns)",
     );
   }

@@ -18,9 +18,14 @@ const MIN_ESPIRIT_LINES = 8;
 /** Return { index, kspace, maps, mask, mvue, scale, noise, imageShape, noiseSource, mapSource, faults }.
  *
  * kspace is (coil, rows, columns), readout along the rows; mask, null or a mask on its grid, says what of it was
- * measured; imageShape is [rows, columns] of the image, null for k-space's. onStage(name, share) hears of the work.
+ * measured; imageShape is [rows, columns] of the image, null for k-space's; calibration is k-space to estimate the
+ * maps from, null for its own; noise is the standard deviation of each part where it is known. onStage(name, share)
+ * hears of the work.
  */
-export function prepareSlice({ kspace, index = 0, mask = null, imageShape = null }, onStage = () => {}) {
+export function prepareSlice(
+  { kspace, index = 0, mask = null, imageShape = null, calibration = null, noise: known = null },
+  onStage = () => {},
+) {
   const [nCoils, rows, columns] = kspace.shape;
   imageShape ??= [rows, columns];
   checkMagnitude(kspace);
@@ -33,17 +38,19 @@ export function prepareSlice({ kspace, index = 0, mask = null, imageShape = null
   const fatal = found.find((fault) => fault.fatal);
   if (fatal) throw new InputError(fatal.message);
   const faults = found.map((fault) => fault.message);
-  let noise = measured.sd, noiseSource = measured.source;
-  const whitening = whiteningOfUnlikeCoils(measured);
+  let noise = known ?? measured.sd, noiseSource = known === null ? measured.source : "noise readouts";
+  const whitening = known === null ? whiteningOfUnlikeCoils(measured) : null;
   if (whitening) {
     noise = whitening.level;
     noiseSource += ", coils whitened";
     faults.push(...whitening.faults);
     kspace = mixCoils(whitening.matrix, kspace);
+    calibration &&= mixCoils(whitening.matrix, calibration);
   }
   const cropsReadout = lines.rows === 1 && imageShape[0] < rows;
   const grid = [cropsReadout ? imageShape[0] : rows, columns];
-  const estimate = estimateMaps(kspace, lines, noise, (share) => onStage("finding the coil maps", share));
+  const toEstimate = calibration ? [calibration, compact(nonZero(calibration))] : [kspace, lines];
+  const estimate = estimateMaps(...toEstimate, noise, (share) => onStage("finding the coil maps", share));
   faults.push(...fewLines(estimate), ...folded(estimate));
   let maps = centred(estimate.maps, grid);
   if (whitening) maps = shadedAsUnmixed(maps, whitening);
@@ -52,7 +59,7 @@ export function prepareSlice({ kspace, index = 0, mask = null, imageShape = null
   if (whitening) zeroFilled = divided(zeroFilled, rootSumOfSquares(maps));
   const scale = percentile(magnitudes(zeroFilled), 99);
   if (scale === 0) throw new InputError("the coil maps are zero where the image is: is this k-space of one object?");
-  if (measured.guessed && measured.sd >= CONSPICUOUS_NOISE * scale) {
+  if (known === null && measured.guessed && measured.sd >= CONSPICUOUS_NOISE * scale) {
     faults.push(
       "the noise cannot be told from the object, and its standard deviation is guessed to be " +
         `${measured.sd.toPrecision(3)}, ${((100 * measured.sd) / scale).toFixed(1)}% of the image's brightest parts`,
@@ -81,7 +88,7 @@ function checkMagnitude(kspace) {
     most = Math.max(most, Math.abs(part));
   }
   if (bad) {
-    throw new InputError(`${bad} numbers of the k-space are not finite, expected finite ones: repair or leave out the slice`);
+    throw new InputError(`k-space has ${bad} parts that are not finite, expected finite ones: repair or leave out the slice`);
   }
   if (most && !(most >= LEAST_MAGNITUDE && most <= 1 / LEAST_MAGNITUDE)) {
     throw new InputError(

@@ -9,38 +9,54 @@ const DEAD_VARIANCE = 1e-8, DEPENDENT_SHARE = 1e-5, UNLIKE_COILS = 2;
 
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 
-/** Return { matrix, level, faults } that make the coils' noise white and alike, or null where they are. */
-export function whiteningOfUnlikeCoils({ covariance, coilSds }) {
-  const nCoils = covariance.shape[0];
+/** Return { small, kept }: the (kept, kept) matrix that whitens, without dead and dependent coils. */
+function whiteningWithoutDependent(covariance) {
   const variances = diagonal(covariance);
+  if (!(Math.max(...variances) > 0)) return null;
   const typical = median(variances.filter((each) => each > 0));
-  const alive = range(nCoils).filter((coil) => variances[coil] > DEAD_VARIANCE * typical);
+  const alive = range(variances.length).filter((coil) => variances[coil] > DEAD_VARIANCE * typical);
   const inverse = alive.map((coil) => 1 / Math.sqrt(variances[coil]));
   const correlation = scaledBy(part(covariance, alive, alive), inverse, inverse);
   const chosen = independent(correlation).sort((i, j) => i - j);
-  const kept = chosen.map((i) => alive[i]);
-  const deviations = kept.map((coil) => coilSds[coil]);
-  const isWhole = kept.length === nCoils;
-  if (isWhole && Math.max(...deviations) < UNLIKE_COILS * Math.min(...deviations)) return null;
   const small = scaledBy(
     inverseCholesky(part(correlation, chosen, chosen)),
     null,
     chosen.map((i) => Math.SQRT2 * inverse[i]),
   );
-  const level = Math.sqrt(kept.length) / norm(small);
+  return { small, kept: chosen.map((i) => alive[i]) };
+}
+
+// A matrix of some coils among zeros for the others, times a number.
+function amongAll(small, kept, nCoils, factor) {
   const matrix = complex(nCoils, nCoils);
   kept.forEach((coil, i) =>
     kept.forEach((other, j) => {
       for (const k of [0, 1]) {
-        matrix.data[2 * (coil * nCoils + other) + k] = level * small.data[2 * (i * kept.length + j) + k];
+        matrix.data[2 * (coil * nCoils + other) + k] = factor * small.data[2 * (i * kept.length + j) + k];
       }
     }),
   );
+  return matrix;
+}
+
+/** Return the (coil, coil) matrix after which noise of this covariance has unit variance in each part, or null. */
+export function whiteningMatrix(covariance) {
+  const found = whiteningWithoutDependent(covariance);
+  return found && amongAll(found.small, found.kept, covariance.shape[0], 1);
+}
+
+/** Return { matrix, level, faults, kept } that make the coils' noise white and alike, or null where it is. */
+export function whiteningOfUnlikeCoils({ covariance, coilSds }) {
+  const nCoils = covariance.shape[0];
+  const { small, kept } = whiteningWithoutDependent(covariance);
+  const deviations = kept.map((coil) => coilSds[coil]);
+  if (kept.length === nCoils && Math.max(...deviations) < UNLIKE_COILS * Math.min(...deviations)) return null;
+  const level = Math.sqrt(kept.length) / norm(small);
   const leftOut = range(nCoils).filter((coil) => !kept.includes(coil));
   const faults = leftOut.length
     ? [`coil ${leftOut.join(", ")} of ${nCoils} measured nothing of its own and is left out`]
     : [];
-  return { matrix, level, faults, kept };
+  return { matrix: amongAll(small, kept, nCoils, level), level, faults, kept };
 }
 
 // The coils that a pivoted Cholesky factorisation takes before nothing is left to explain.
