@@ -29,7 +29,7 @@ async function open(ort, graph, provider) {
 }
 
 /** Return { name, run }: run takes the graph's inputs by name, { dims, data } each, to its image. */
-export async function startEngine(graph, wanted) {
+export async function startEngine(graph) {
   const ort = await import("./built/ort.wasm.min.mjs");
   const run = await open(ort, graph, "wasm");
   const threads = ort.env.wasm.numThreads;

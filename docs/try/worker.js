@@ -7,15 +7,15 @@ import { InputError } from "./mri/errors.js";
 import { openKspace } from "./files/open.js";
 import { startEngine } from "./engine.js";
 
-const tell = (kind, message = {}, transfer = []) => postMessage({ kind, ...message }, transfer);
+const tell = (kind, message) => postMessage({ kind, ...message });
 
 const commands = {
   async look({ file }) {
     const source = await openKspace(file);
-    tell("looked", { description: source.description, nSlices: source.nSlices, remarks: source.remarks });
+    tell("looked", { description: source.description, nSlices: source.nSlices });
   },
 
-  async reconstruct({ file, slice, seed, engine: wanted }) {
+  async reconstruct({ file, slice, seed }) {
     const began = performance.now();
     tell("stage", { name: "reading the file", share: 0 });
     const source = await openKspace(file);
@@ -25,7 +25,7 @@ const commands = {
     tell("stage", { name: "loading the model", share: 0 });
     const plan = await (await fetch(new URL("built/plan.json", import.meta.url))).json();
     const { graph, operator, x: start, step } = graphInputs(problem, plan, seed);
-    const engine = await startEngine(graph, wanted);
+    const engine = await startEngine(graph);
     const loaded = performance.now();
     let x = start;
     for (const [index, row] of plan.rows.entries()) {
@@ -38,6 +38,9 @@ const commands = {
     const { image, zeroFilled, residualImage, residual, explained } = finish(problem, x);
     const plain = ({ shape, data }) => ({ shape, data: Float32Array.from(data) });
     tell("done", {
+      slice,
+      seed,
+      plan: { preset: plan.preset, sampler: plan.sampler, model: plan.model, calls: plan.rows.length },
       image: plain(image),
       zeroFilled: plain(zeroFilled),
       residualImage: plain(residualImage),

@@ -56,3 +56,14 @@ export async function openNpy(file) {
     },
   };
 }
+
+/** Return a file of complex64 (rows, columns). */
+export function npyBytes({ shape, data }) {
+  const head = `{'descr': '<c8', 'fortran_order': False, 'shape': (${shape.join(", ")}), }`;
+  const text = `${head.padEnd(128 - 10 - 1)}\n`;
+  const bytes = new Uint8Array(128 + data.byteLength);
+  bytes.set([0x93, ...new TextEncoder().encode("NUMPY"), 1, 0, text.length, 0]);
+  bytes.set(new TextEncoder().encode(text), 10);
+  bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 128);
+  return bytes;
+}
