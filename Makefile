@@ -9,10 +9,13 @@ THREADS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 # TensorRT-RTX builds engines without a GPU, but has no wheels for other machines than these (and Windows).
 RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo try test test-slow lint benchmark clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sbim-deploy demo -o demo --force
+
+try: $(VENV)/.runtime
+	$(BIN)/python docs/try/build_page.py build/try --serve
 
 test: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -1,4 +1,6 @@
-// ONNX Runtime in the browser: WebGPU where it is and computes the same, WebAssembly elsewhere.
+// ONNX Runtime in the browser: WebGPU where there is one that computes the same, WebAssembly elsewhere.
+
+const MAX_DIFFERENCE = 1e-3; // of WebGPU's first network call from WebAssembly's, relative
 
 const built = (name) => new URL(`built/${name}`, import.meta.url).href;
 
@@ -8,11 +10,31 @@ const bytesOf = async (name) => {
   return new Uint8Array(await answer.arrayBuffer());
 };
 
-async function open(ort, graph, provider) {
+/** Return { name, run }: run takes the graph's inputs by name, { dims, data } each, to its image.
+ *
+ * first are inputs to compare WebGPU by: what computes something else is not used, and remark says so.
+ */
+export async function startEngine(graph, first) {
+  const files = await Promise.all([bytesOf(graph), bytesOf("weights.bin")]);
+  const hasWebGpu = await navigator.gpu?.requestAdapter().catch(() => null);
+  const ort = await import(hasWebGpu ? "./built/ort.webgpu.min.mjs" : "./built/ort.wasm.min.mjs");
   ort.env.wasm.wasmPaths = built("");
   // Threads need memory that is shared, which a page has where its server isolates it (COOP and COEP).
-  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
-  const [model, weights] = await Promise.all([bytesOf(graph), bytesOf("weights.bin")]);
+  const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
+  ort.env.wasm.numThreads = threads;
+  const byCpu = { name: `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`, run: await open(ort, "wasm", files) };
+  if (!hasWebGpu) return byCpu;
+  try {
+    const run = await open(ort, "webgpu", files);
+    const away = distance((await run(first)).data, (await byCpu.run(first)).data);
+    if (away <= MAX_DIFFERENCE) return { name: "WebGPU", run };
+    return { ...byCpu, remark: `WebGPU is not used: its first step is ${(100 * away).toPrecision(2)} % from WebAssembly's` };
+  } catch (error) {
+    return { ...byCpu, remark: `WebGPU is not used: ${String(error?.message ?? error).split("\n")[0].slice(0, 200)}` };
+  }
+}
+
+async function open(ort, provider, [model, weights]) {
   const session = await ort.InferenceSession.create(model, {
     executionProviders: [provider],
     externalData: [{ path: "weights.bin", data: weights }],
@@ -28,10 +50,11 @@ async function open(ort, graph, provider) {
   };
 }
 
-/** Return { name, run }: run takes the graph's inputs by name, { dims, data } each, to its image. */
-export async function startEngine(graph) {
-  const ort = await import("./built/ort.wasm.min.mjs");
-  const run = await open(ort, graph, "wasm");
-  const threads = ort.env.wasm.numThreads;
-  return { name: `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`, run };
+function distance(got, expected) {
+  let difference = 0, size = 0;
+  expected.forEach((each, i) => {
+    difference += (got[i] - each) ** 2;
+    size += each ** 2;
+  });
+  return Math.sqrt(difference / size);
 }

@@ -127,8 +127,8 @@ function showResult() {
   const facts = {
     Preset: `${result.plan.preset}: ${result.plan.sampler}, ${result.plan.calls} network calls, model ${result.plan.model}`,
     "Slice and seed": `${result.slice} and ${result.seed}`,
-    "Residual |Ax − y| / |y|": `${percent(result.residual)}, of which the noise explains ${percent(result.explained)}`,
-    Noise: `standard deviation ${result.noise.toPrecision(3)} in each part, from the ${result.noiseSource}`,
+    "Residual |Ax − y| / |y|": `${percent(result.residual)}, where the noise alone leaves ${percent(result.explained)}`,
+    Noise: `standard deviation ${result.noise.toPrecision(3)} in each part, from ${result.noiseSource}`,
     "Coil maps": `by ${result.mapSource}, ${result.nLines} calibration lines`,
     Size: image.shape.join(" x "),
     Engine: result.engine,

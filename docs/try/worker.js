@@ -9,6 +9,25 @@ import { startEngine } from "./engine.js";
 
 const tell = (kind, message) => postMessage({ kind, ...message });
 
+const MAX_RESIDUAL_RATIO = 1.25, MAX_MODEL_ERROR = 0.03, DIVERGED_RESIDUAL = 1;
+
+// As src/sbim_deploy/recon/self_check.py.
+function doubts(residual, explained) {
+  const modelError = Math.sqrt(Math.max(residual ** 2 - explained ** 2, 0));
+  if (residual <= MAX_RESIDUAL_RATIO * explained || modelError <= MAX_MODEL_ERROR) return [];
+  if (!(residual <= DIVERGED_RESIDUAL)) {
+    throw new InputError(
+      `the image does not explain its data at all, its residual is ${residual.toPrecision(2)} times the data: check that ` +
+        "the file holds k-space of one object, with the readout along the rows",
+    );
+  }
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  return [
+    `the image does not explain the measured data: its residual is ${percent(residual)}, where the noise explains ` +
+      `${percent(explained)}; motion, or coil maps that do not fit`,
+  ];
+}
+
 const commands = {
   async look({ file }) {
     const source = await openKspace(file);
@@ -25,12 +44,14 @@ const commands = {
     tell("stage", { name: "loading the model", share: 0 });
     const plan = await (await fetch(new URL("built/plan.json", import.meta.url))).json();
     const { graph, operator, x: start, step } = graphInputs(problem, plan, seed);
-    const engine = await startEngine(graph);
-    const loaded = performance.now();
     let x = start;
-    for (const [index, row] of plan.rows.entries()) {
+    let inputs = { ...operator, ...step(plan.rows[0]), x };
+    const engine = await startEngine(graph, inputs);
+    const loaded = performance.now();
+    for (const index of plan.rows.keys()) {
       tell("stage", { name: `network call ${index + 1} of ${plan.rows.length}`, share: index / plan.rows.length });
-      x = await engine.run({ ...operator, ...step(row), x });
+      if (index) inputs = { ...operator, ...step(plan.rows[index]), x };
+      x = await engine.run(inputs);
       if (!x.data.every(Number.isFinite)) {
         throw new InputError(`the image is not finite after network call ${index + 1}: take another slice or file`);
       }
@@ -51,7 +72,7 @@ const commands = {
       noiseSource: problem.noiseSource,
       mapSource: problem.mapSource,
       nLines: problem.nLines,
-      faults: [...source.remarks, ...problem.faults],
+      faults: [...source.remarks, ...problem.faults, ...doubts(residual, explained), ...(engine.remark ? [engine.remark] : [])],
       engine: engine.name,
       seconds: {
         preparation: (prepared - began) / 1000,

@@ -16,7 +16,7 @@ import pytest
 TRY = Path(__file__).parents[2] / "docs" / "try"
 sys.path.insert(0, str(TRY))
 
-from build import build, sampler_plan  # noqa: E402 - a script of the documentation's
+from build_page import build, sampler_plan  # noqa: E402 - a script of the documentation's
 
 
 class Stages:
@@ -43,7 +43,9 @@ class Stages:
 def node() -> str:
     """Node.js that opens files as blobs."""
     found = shutil.which("node")
-    version = found and subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    version = (
+        found and subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    )
     if not version or int(re.findall(r"\d+", version)[0]) < 20:
         pytest.skip("Node.js 20 or later is not installed: the page's modules are not run")
     return found

@@ -3,26 +3,13 @@
 import h5py
 import numpy as np
 import pytest
+from browser_scans import HEADER, distance, lines, scan, write_fastmri
 
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.recon.prepare import prepare_slice
 from simulated_mrd import make_scan, write_mrd
-from test_browser_preparation import distance, lines, scan
 
 TOLERANCE = 6e-3  # of maps in single precision: see in_double in test_browser_preparation.py
-HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
-<encodedSpace><matrixSize><x>{0}</x><y>{1}</y><z>1</z></matrixSize>
-<fieldOfView_mm><x>{2}</x><y>{3}</y><z>5</z></fieldOfView_mm></encodedSpace>
-<reconSpace><matrixSize><x>{4}</x><y>{5}</y><z>1</z></matrixSize>
-<fieldOfView_mm><x>{6}</x><y>{7}</y><z>5</z></fieldOfView_mm></reconSpace></encoding></ismrmrdHeader>"""
-
-
-def write_fastmri(path, kspace, **datasets):
-    with h5py.File(path, "w") as file:
-        file["kspace"] = kspace
-        for name, values in datasets.items():
-            file[name] = values
-    return path
 
 
 def check(got, path, index=0):

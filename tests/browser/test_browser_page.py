@@ -8,13 +8,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from browser_scans import CASES, HEADER, distance, lines, scan, write_fastmri
+from build_page import demo_kspace, page_server
 
-from build import demo_kspace, page_server
 from chromium import CHROMIUM, Chromium
 from sbim_deploy import load_model
 from simulated_mrd import make_scan, write_mrd
-from test_browser_files import HEADER, write_fastmri
-from test_browser_preparation import CASES, distance, lines, scan
 
 TOLERANCE = 1e-3
 TIME_LIMIT_S = 600
@@ -42,7 +41,9 @@ class Page:
     def __init__(self, tab, origin):
         self.tab, self.origin = tab, origin
         tab.visit(f"{origin}/index.html")
-        tab.evaluate("document.addEventListener('reconstructed', ({ detail }) => { globalThis.found = detail; }); 0")
+        tab.evaluate(
+            "document.addEventListener('reconstructed', ({ detail }) => { globalThis.found = detail; }); 0"
+        )
 
     def waits_for(self, *states):
         until = time.monotonic() + TIME_LIMIT_S
@@ -135,7 +136,8 @@ def test_cancelled_run_starts_again(page, tmp_path):
     page.press("start")
     page.waits_for("busy")
     page.press("cancel")
-    assert page.waits_for("cancelled") and page.text("#status") == "Cancelled."
+    page.waits_for("cancelled")
+    assert page.text("#status") == "Cancelled."
     page.press("start")
     assert page.waits_for("done", "failed") == "done"
 
@@ -167,7 +169,7 @@ def test_neither_page_nor_worker_may_connect_elsewhere(page):
         sends = f"fetch('{elsewhere}/', {{ method: 'POST', body: 'x' }}).then(() => 'sent', () => 'refused')"
         assert page.tab.evaluate(sends) == "refused"
         worker = f"""new Promise(tell => {{
-            const script = new Blob(["{sends}.then(each => postMessage(each))"], {{ type: "text/javascript" }});
+            const script = new Blob(["{sends}.then(each => postMessage(each))"], {{type: "text/javascript"}});
             const worker = new Worker(URL.createObjectURL(script), {{ type: "module" }});
             worker.onmessage = ({{ data }}) => tell(data); }})"""
         assert page.tab.evaluate(worker) == "refused"

@@ -55,7 +55,7 @@ function encoding(lines, gridSize, linesMultiple) {
 /** Return { graph, operator, x, step } of a slice: the graph's name, the inputs that stay, the start, and what
  * gives the inputs of the next step.
  *
- * plan is what docs/try/build.py writes: start, rows, size_multiple, lines_multiple.
+ * plan is what docs/try/build_page.py writes: start, rows, size_multiple, lines_multiple.
  */
 export function graphInputs(problem, plan, seed) {
   const [rows, columns] = problem.mvue.shape;

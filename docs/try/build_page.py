@@ -1,10 +1,10 @@
 """Build the page that reconstructs in the browser: a folder of static files, and nothing else is needed.
 
-    python docs/try/build.py FOLDER            # then put FOLDER on any web server
-    python docs/try/build.py FOLDER --serve    # or look at it at http://localhost:8000
+    python docs/try/build_page.py FOLDER            # then put FOLDER on any web server
+    python docs/try/build_page.py FOLDER --serve    # or look at it at http://localhost:8000
 
-Two packages come from the npm registry, by `npm pack`, at the versions and hashes below; the model's files and
-the sampler's plan come from the installed sbim_deploy, and the demo's scan is simulated.
+Two packages come from the npm registry, by `npm pack`, at the versions and hashes below; the model's files
+and the sampler's plan come from the installed sbim_deploy, and the demo's scan is simulated.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ SCRIPTS = {
         "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
         {
             "dist/ort.wasm.min.mjs": "ort.wasm.min.mjs",
+            "dist/ort.webgpu.min.mjs": "ort.webgpu.min.mjs",
+            "dist/ort-wasm-simd-threaded.asyncify.mjs": "ort-wasm-simd-threaded.asyncify.mjs",
+            "dist/ort-wasm-simd-threaded.asyncify.wasm": "ort-wasm-simd-threaded.asyncify.wasm",
             "dist/ort-wasm-simd-threaded.mjs": "ort-wasm-simd-threaded.mjs",
             "dist/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
         },
@@ -92,6 +95,7 @@ def build(folder: Path) -> None:
                 content = archive.extractfile(f"package/{member}")
                 assert content is not None
                 (built / to_name).write_bytes(content.read())
+    shutil.copy(HERE.parents[1] / "NOTICE", built / "NOTICE.txt")
     model = load_model(DEMO)  # which checks the hashes
     for name in MODEL:
         shutil.copy(model.folder / name, built / name)
@@ -127,7 +131,10 @@ def page_server(folder: Path, port: int) -> http.server.ThreadingHTTPServer:
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map: ClassVar = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
+    extensions_map: ClassVar = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+    }
 
     def end_headers(self) -> None:
         for name, value in ISOLATION.items():
@@ -147,9 +154,13 @@ def _archive(name: str, version: str, integrity: str) -> Path:
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            raise SystemExit("npm is not installed, which fetches the page's scripts: install Node.js") from None
+            raise SystemExit(
+                "npm is not installed, which fetches the page's scripts: install Node.js"
+            ) from None
         if done.returncode:
-            raise SystemExit(f"npm cannot fetch {name} {version}, which the page needs: {done.stderr.strip()}")
+            raise SystemExit(
+                f"npm cannot fetch {name} {version}, which the page needs: {done.stderr.strip()}"
+            )
     digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if f"sha512-{digest}" != integrity:
         raise SystemExit(f"{path}: its SHA-512 is {digest}, expected {integrity}: remove it and build again")
