@@ -1,4 +1,4 @@
-// ONNX Runtime in the browser: WebGPU where there is one that computes the same, WebAssembly elsewhere.
+// ONNX Runtime in the browser: WebAssembly, or WebGPU where it is asked for and computes the same.
 
 const MAX_DIFFERENCE = 1e-3; // of WebGPU's first network call from WebAssembly's, relative
 
@@ -12,18 +12,20 @@ const bytesOf = async (name) => {
 
 /** Return { name, run }: run takes the graph's inputs by name, { dims, data } each, to its image.
  *
- * first are inputs to compare WebGPU by: what computes something else is not used, and remark says so.
+ * wantsWebGpu asks for WebGPU. first are inputs to compare it by: what computes something else is not used, and remark
+ * says so.
  */
-export async function startEngine(graph, first) {
+export async function startEngine(graph, first, wantsWebGpu) {
   const files = await Promise.all([bytesOf(graph), bytesOf("weights.bin")]);
-  const hasWebGpu = await navigator.gpu?.requestAdapter().catch(() => null);
+  const hasWebGpu = wantsWebGpu && (await navigator.gpu?.requestAdapter().catch(() => null));
   const ort = await import(hasWebGpu ? "./built/ort.webgpu.min.mjs" : "./built/ort.wasm.min.mjs");
   ort.env.wasm.wasmPaths = built("");
   // Threads need memory that is shared, which a page has where its server isolates it (COOP and COEP).
   const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 4) : 1;
   ort.env.wasm.numThreads = threads;
   const byCpu = { name: `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`, run: await open(ort, "wasm", files) };
-  if (!hasWebGpu) return byCpu;
+  if (!wantsWebGpu) return byCpu;
+  if (!hasWebGpu) return { ...byCpu, remark: "WebGPU is not used: this browser offers none" };
   try {
     const run = await open(ort, "webgpu", files);
     const away = distance((await run(first)).data, (await byCpu.run(first)).data);

@@ -104,7 +104,12 @@ $("form").addEventListener("submit", (event) => {
   if ($("start").disabled) return;
   setState("busy", "Starting");
   $("cancel").focus();
-  ask("reconstruct", { file, slice: Number($("slice").value), seed: Number($("seed").value) });
+  ask("reconstruct", {
+    file,
+    slice: Number($("slice").value),
+    seed: Number($("seed").value),
+    wantsWebGpu: $("webgpu").checked,
+  });
 });
 
 $("cancel").addEventListener("click", () => {
@@ -173,4 +178,5 @@ function paint(canvas, { shape: [rows, columns], data }, from, to, words) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
+$("webgpu").disabled = !navigator.gpu;
 setState("idle", "");

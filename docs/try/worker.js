@@ -34,7 +34,7 @@ const commands = {
     tell("looked", { description: source.description, nSlices: source.nSlices });
   },
 
-  async reconstruct({ file, slice, seed }) {
+  async reconstruct({ file, slice, seed, wantsWebGpu }) {
     const began = performance.now();
     tell("stage", { name: "reading the file", share: 0 });
     const source = await openKspace(file);
@@ -46,7 +46,7 @@ const commands = {
     const { graph, operator, x: start, step } = graphInputs(problem, plan, seed);
     let x = start;
     let inputs = { ...operator, ...step(plan.rows[0]), x };
-    const engine = await startEngine(graph, inputs);
+    const engine = await startEngine(graph, inputs, wantsWebGpu);
     const loaded = performance.now();
     for (const index of plan.rows.keys()) {
       tell("stage", { name: `network call ${index + 1} of ${plan.rows.length}`, share: index / plan.rows.length });
