@@ -47,6 +47,7 @@ const heard = {
     const { preparation, loading, sampling } = result.seconds;
     setState("ready", `Done in ${(preparation + loading + sampling).toFixed(1)} s.`);
     showResult();
+    $("result-title").focus();
     document.documentElement.dataset.state = "done";
     document.dispatchEvent(new CustomEvent("reconstructed", { detail: result }));
   },

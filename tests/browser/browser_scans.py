@@ -1,4 +1,6 @@
-"""Scans that the page is given, and files of them."""
+"""Scans that the page is given, files of them, and where the page is."""
+
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -8,6 +10,7 @@ from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.runs.simulate import brain_slice
 
+TRY = Path(__file__).parents[2] / "docs" / "try"
 HEADER = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
 <encodedSpace><matrixSize><x>{0}</x><y>{1}</y><z>1</z></matrixSize>
 <fieldOfView_mm><x>{2}</x><y>{3}</y><z>5</z></fieldOfView_mm></encodedSpace>

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser_scans import TRY
 
-TRY = Path(__file__).parents[2] / "docs" / "try"
 sys.path.insert(0, str(TRY))
 
-from build_page import build, sampler_plan  # noqa: E402 - a script of the documentation's
+from build_page import build, sampler_plan
 
 
 class Stages:
