@@ -48,10 +48,10 @@ def measure(tab: Chromium, address: str) -> None:
     tabs = [each for each in everyone if "--type=renderer" in each.cmdline()]
 
     def cpu_seconds() -> float:
-        return sum(sum(each.cpu_times()[:2]) for each in tabs)
+        return sum(sum(each.cpu_times()[:2]) for each in tabs if each.is_running())
 
     def megabytes() -> float:
-        return sum(each.memory_full_info().uss for each in tabs) / 1e6
+        return sum(each.memory_full_info().uss for each in tabs if each.is_running()) / 1e6
 
     def state() -> str:
         return str(tab.evaluate("document.documentElement.dataset.state"))

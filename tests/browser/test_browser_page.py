@@ -111,8 +111,10 @@ def test_array_of_another_size_is_pythons_image(page, tmp_path):
     kspace = scan(**CASES["another size"])
     assert kspace.shape == (6, 96, 80)
     np.save(tmp_path / "kspace.npy", kspace)
+    page.tab.evaluate("document.querySelector('#webgpu').checked = true")
     got = page.image(tmp_path / "kspace.npy", seed=5)
     assert distance(got, pythons(kspace, seed=5)) < TOLERANCE
+    assert page.text("#faults").startswith("WebGPU is not used") or "WebGPU" in page.text("#facts")
 
 
 def test_hdf5_files_are_pythons_images(page, tmp_path):
