@@ -14,10 +14,13 @@ RELEASE_EXTRAS := cpu openvino serve cluster triton dicom nifti mrd2 twix experi
 RELEASE := build/release
 SBOM := dist/sbim-deploy.cdx.json
 
-.PHONY: lock-check demo test test-slow lint benchmark site lock sbom dist audit clean
+.PHONY: lock-check demo try test test-slow lint benchmark site lock sbom dist audit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/sbim-deploy demo -o demo --force
+
+try: $(VENV)/.runtime
+	$(BIN)/python docs/try/build_page.py build/try --serve
 
 test: $(VENV)/.dev
 	$(THREADS) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

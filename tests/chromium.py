@@ -87,8 +87,12 @@ class Chromium:
 
     def open(self, page: Path) -> None:
         """Load a page to its end."""
+        self.visit(page.as_uri())
+
+    def visit(self, address: str) -> None:
+        """Load the page at an address to its end."""
         self.events.clear()
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=address)
         while not self.heard("Page.loadEventFired"):
             self.events.append(self._receive())
 
@@ -110,9 +114,14 @@ class Chromium:
         """Return the parameters of the events of a kind since the page was opened."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Give a file to an input of the page, as a person does who chooses one."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")
+        self.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
     def evaluate(self, expression: str) -> Any:
-        """Return what a JavaScript expression is in the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Return what a JavaScript expression is in the page, or what its promise comes to."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
