@@ -28,8 +28,9 @@ from sbim_deploy.models.backends import LINES_MULTIPLE
 from sbim_deploy.models.folder import DEMO, load_model, sampling_prior
 from sbim_deploy.records import ComplexArray
 from sbim_deploy.runs.simulate import SimulateSettings, sampled_lines, simulate_slice
-from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS, make_plan
+from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.samplers.plan import plan_as_dict
+from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
 
 HERE = Path(__file__).parent
 PACKAGES = HERE / "packages"  # npm's archives, kept for the next build

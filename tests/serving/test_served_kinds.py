@@ -17,7 +17,7 @@ from sbim_deploy.mri.fourier import centred_fft, centred_ifft, zero_filled_inter
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
-from sbim_deploy.samplers.choice import DEFAULT_PRESET, PRESETS
+from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
 from simulated_mrd import MrdScan, make_scan, write_mrd
 
 ismrmrd = pytest.importorskip("ismrmrd")
