@@ -16,6 +16,7 @@ from sbim_deploy.cli.demo import demo
 from sbim_deploy.cli.evaluate import evaluate
 from sbim_deploy.cli.experiment import experiment
 from sbim_deploy.cli.export import export
+from sbim_deploy.cli.help import Command
 from sbim_deploy.cli.info import info
 from sbim_deploy.cli.options import with_groups
 from sbim_deploy.cli.plan import plan
@@ -34,7 +35,6 @@ INTERRUPTED, TERMINATED = 130, 143
 app = typer.Typer(
     name="sbim-deploy",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -78,7 +78,7 @@ for command in (
     replay,
     serve,
 ):
-    app.command()(with_groups(command))
+    app.command(cls=Command)(with_groups(command))
 
 
 def main() -> None:

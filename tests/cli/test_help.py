@@ -1,0 +1,50 @@
+"""The help: options by what they are about, and examples that the commands take."""
+
+import shlex
+
+import pytest
+import typer
+
+from sbim_deploy.cli.app import app
+from sbim_deploy.cli.help import EXAMPLES, SECTIONS, WITH_SECTIONS
+
+COMMANDS = typer.main.get_command(app).commands
+OPTIONS = {name: {param.name for param in each.params} for name, each in COMMANDS.items()}
+
+
+def test_every_command_has_examples_and_no_other():
+    assert EXAMPLES.keys() == COMMANDS.keys()
+    assert all(EXAMPLES.values())
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_is_a_line_that_its_command_takes(line):
+    program, name, *arguments = shlex.split(line.partition(" <")[0].partition(" >")[0])
+    assert program == "sbim-deploy"
+    assert line in EXAMPLES[name]
+    assert len(line) <= 98
+    COMMANDS[name].make_context(name, arguments)
+
+
+def test_an_option_is_in_one_section_and_there():
+    names = [name for section in SECTIONS.values() for name in section]
+    assert len(names) == len(set(names))
+    assert set(names) <= set().union(*(OPTIONS[command] for command in WITH_SECTIONS))
+
+
+def test_recon_s_options_are_all_in_sections(cli):
+    sections = cli("recon", "--help").out.split("\nOptions:\n")
+    assert sections[0].index("\nInput:") < sections[0].index("\nSampler:") < sections[0].index("\nStudy:")
+    options, examples = sections[1].split("\nExamples:\n")
+    assert options.split() == ["-h,", "--help", "Show", "this", "message", "and", "exit."]
+    assert EXAMPLES["recon"][0] in examples
+
+
+def test_a_command_of_few_options_has_no_sections(cli):
+    text = cli("info", "--help").out
+    assert "\nOptions:\n" in text
+    assert "\nInput:\n" not in text
+
+
+def test_the_shell_s_completion_can_be_installed(cli):
+    assert "--install-completion" in cli("--help").out
