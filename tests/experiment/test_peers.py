@@ -1,6 +1,7 @@
 """The peers solve the problem that they are given, in its own units."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,15 @@ def test_wavelets_come_back_in_the_units_of_k_space(problem):
     image = PEERS["bart-l1"].solve(problem, 0.003, 1)
     residual = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
     assert np.linalg.norm(residual) < 0.1 * np.linalg.norm(problem.kspace)
+
+
+@needs_bart
+def test_wavelets_converge_with_maps_of_more_than_unit_norm(problem):
+    """As the maps of coils that were whitened have: BART's step is for maps of unit norm."""
+    expected = PEERS["bart-l1"].solve(problem, 0.003, 1)
+    larger = replace(problem, maps=1.5 * problem.maps)
+    image = PEERS["bart-l1"].solve(larger, 0.003, 1) * 1.5
+    assert np.linalg.norm(image - expected) < 1e-3 * np.linalg.norm(expected)
 
 
 def test_zero_filling_is_the_measured_image(problem):

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from sbim_deploy import __version__
 from sbim_deploy.errors import BackendMissingError, install_command
 from sbim_deploy.kspace.cfl import write_cfl
+from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.plugins import check_new_name
 from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
@@ -96,7 +97,15 @@ def _bart_l2(problem: SliceProblem, weight: float, threads: int) -> ComplexArray
 
 
 def _bart_l1(problem: SliceProblem, weight: float, threads: int) -> ComplexArray:
-    return pics(problem, ("-l1", "-i", str(WAVELET_ITERATIONS), "-r", f"{weight:g}"), threads)
+    """Return BART's image with wavelets. Its steps are for maps of unit norm, and diverge with larger ones.
+
+    Those of coils that were whitened are larger: the image is solved for in another unit then.
+    """
+    unit = max(np.float32(1), root_sum_of_squares(problem.maps).max())
+    scaled = replace(problem, maps=problem.maps / unit)
+    options = ("-l1", "-i", str(WAVELET_ITERATIONS), "-r", f"{weight:g}")
+    image: ComplexArray = pics(scaled, options, threads) / unit
+    return image
 
 
 def _sigpy_sense(problem: SliceProblem, weight: float, _threads: int) -> ComplexArray:
