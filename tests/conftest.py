@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import sbim_deploy
 from extras import EXTRAS
 from sbim_deploy.cli.app import main
 from sbim_deploy.models import backends
@@ -108,3 +109,11 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("simulated") / "kspace.h5"
     simulate_file(path, SIMULATED)
     return path
+
+
+@pytest.fixture
+def export_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room ``export`` as before its first import; afterwards it is the one that other tests know."""
+    monkeypatch.setattr(sbim_deploy, "export", None, raising=False)  # an import sets it anew
+    for name in [name for name in sys.modules if name.startswith("sbim_deploy.export")]:
+        monkeypatch.delitem(sys.modules, name)

@@ -9,13 +9,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 yaml = pytest.importorskip("yaml", reason="yaml is not installed")
 
 from sbim_deploy.errors import InputError  # noqa: E402
-from sbim_deploy.export.checkpoint import read_config  # noqa: E402
-from sbim_deploy.export.edm import EdmUNet, load_edm  # noqa: E402
-from sbim_deploy.export.guided_diffusion import (  # noqa: E402
-    GuidedDiffusionUNet,
-    _factors,
-    load_guided_diffusion,
-)
+from sbim_deploy.export.blueprint import fill  # noqa: E402
+from sbim_deploy.export.edm import describe_edm  # noqa: E402
+from sbim_deploy.export.guided_diffusion import describe_guided_diffusion  # noqa: E402
+from sbim_deploy.export.ncsnv2 import read_config  # noqa: E402
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork  # noqa: E402
 
 PAGE = (Path(__file__).parents[1] / "docs" / "priors.md").read_text(encoding="utf-8")
@@ -47,19 +44,17 @@ def test_ncsnv2_of_csgm_mri_langevin(tmp_path):
 def test_edm_s_networks(title):
     block, millions = section(title)
     stored = yaml.safe_load(block)
-    options = stored.get("model", stored)
-    with torch.device("meta"):
-        assert millions_of(EdmUNet(options["model_type"], options)) == millions
+    described = describe_edm(stored.get("model", stored), Path("c.yaml"))
+    assert millions_of(described.held) == millions
     # The options are taken: what is missed is the weights.
     with pytest.raises(InputError, match=r"^w\.pt: \d+ parameters missing"):
-        load_edm(options, {}, True, Path("c.yaml"), Path("w.pt"))
+        fill(described, {}, True, Path("w.pt"))
 
 
 def test_the_unet_of_dds():
     block, millions = section("The UNet of DDS")
     stored = yaml.safe_load(block)
-    with torch.device("meta"):
-        network = GuidedDiffusionUNet(stored["model"], _factors(stored["model"]))
-    assert millions_of(network) == millions
+    described = describe_guided_diffusion(stored, Path("c.yaml"))
+    assert millions_of(described.held) == millions
     with pytest.raises(InputError, match=r"^w\.pt: \d+ parameters missing"):
-        load_guided_diffusion(stored, {}, False, Path("c.yaml"), Path("w.pt"))
+        fill(described, {}, False, Path("w.pt"))

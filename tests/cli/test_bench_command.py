@@ -65,9 +65,8 @@ def test_json_has_the_machine_the_case_and_every_backend(cli):
         assert report["backends"][-1]["ratio_to_eager"] == 1
 
 
+@pytest.mark.usefixtures("export_forgotten")
 def test_without_torch_and_onnx_the_columns_are_empty_and_it_says_so(cli, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("sbim_deploy.export")]:
-        monkeypatch.delitem(sys.modules, name)
     for package in ("torch", "onnx"):
         monkeypatch.setitem(sys.modules, package, None)
     done = cli(*FAST, "--backend", "onnxruntime")

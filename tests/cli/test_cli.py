@@ -441,11 +441,8 @@ def test_recon_says_which_engine_runs_and_why(cli, simulated, out):
     assert "(auto" in cli(*arguments, "--force").err
 
 
+@pytest.mark.usefixtures("export_forgotten")
 def test_export_without_pytorch_is_exit_4(cli, tmp_path, monkeypatch):
-    import sys
-
-    for name in [name for name in sys.modules if name.startswith("sbim_deploy.export")]:
-        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
     done = cli("export", "c.pth", "--config", "c.yaml", "-o", tmp_path / "model")
     assert done.code == 4

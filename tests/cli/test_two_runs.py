@@ -84,6 +84,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(simulated, tmp_path) -> None:
 
 EXPORT = """
 import signal, sys, time
+from types import SimpleNamespace
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it as ignored
 from sbim_deploy.export import model
 def stall(loaded, made, *others):
@@ -91,9 +92,10 @@ def stall(loaded, made, *others):
     print("half", flush=True)
     time.sleep(100)
 model._write = stall
-model.load_network = lambda *_: None
+model.open_checkpoint = lambda *_: SimpleNamespace(file="c.pth")
+model.load_opened = lambda opened: SimpleNamespace(ema=True)
 model.in_runtime_units = lambda loaded, _image_scale: loaded
-model.weights_file = model.file_sha256 = str
+model.file_sha256 = str
 from sbim_deploy.cli.app import main
 main()
 """

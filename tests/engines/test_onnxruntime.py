@@ -1,4 +1,5 @@
 import importlib.metadata
+import re
 import shutil
 import sys
 
@@ -8,7 +9,7 @@ from huge_graph import X, write_huge_graph
 
 from sbim_deploy.engines import onnxruntime as backend
 from sbim_deploy.engines.onnxruntime import OnnxRuntimeEngine
-from sbim_deploy.errors import BackendMissingError, InputError
+from sbim_deploy.errors import BackendMissingError, InputError, install_command
 from sbim_deploy.models.folder import DEMO_FOLDER
 
 SCORE = DEMO_FOLDER / "score.onnx"
@@ -39,7 +40,9 @@ def test_wrong_inputs_are_refused_at_the_door():
 
 
 def test_another_provider_is_never_taken_in_silence():
-    with pytest.raises(BackendMissingError, match=r"has no CUDAExecutionProvider.*sbim-deploy\[gpu\]"):
+    with pytest.raises(
+        BackendMissingError, match=r"has no CUDAExecutionProvider.*" + re.escape(install_command("gpu"))
+    ):
         OnnxRuntimeEngine(SCORE, backend="onnxruntime-cuda")
 
 

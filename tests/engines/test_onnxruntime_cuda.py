@@ -2,6 +2,7 @@
 
 import ctypes
 import inspect
+import re
 import sys
 from types import SimpleNamespace
 
@@ -11,7 +12,13 @@ import pytest
 
 from sbim_deploy.engines import onnxruntime_cuda
 from sbim_deploy.engines.onnxruntime import CUDA, CUDA_TF32, OnnxRuntimeEngine
-from sbim_deploy.errors import BackendMissingError, DeviceLostError, EngineIncompatibleError, InputError
+from sbim_deploy.errors import (
+    BackendMissingError,
+    DeviceLostError,
+    EngineIncompatibleError,
+    InputError,
+    install_command,
+)
 from sbim_deploy.models.folder import DEMO_FOLDER
 
 SCORE = DEMO_FOLDER / "score.onnx"
@@ -78,7 +85,9 @@ def test_a_library_that_is_missing_is_named_with_what_brings_it(runtime, without
     without("libcublasLt.so.13")
     with pytest.raises(
         BackendMissingError,
-        match=r'cannot load libcublasLt\.so\.13, of CUDA 13\.0 .*"sbim-deploy\[gpu\]" brings',
+        match=r"cannot load libcublasLt\.so\.13, of CUDA 13\.0 .*"
+        + re.escape(install_command("gpu"))
+        + " brings",
     ):
         OnnxRuntimeEngine(SCORE, backend=CUDA)
     assert capfd.readouterr() == ("", "")  # stdout is the command's, --json among it

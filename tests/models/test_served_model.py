@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from sbim_deploy.errors import (
     InputError,
     SamplingError,
     SbimDeployError,
+    install_command,
 )
 from sbim_deploy.models.backends import identity, open_engine, open_served, served_name, tensor_specs
 from sbim_deploy.models.folder import load_model
@@ -274,7 +276,7 @@ def test_threads_are_the_servers(server, demo):
 
 def test_without_the_client_it_says_what_to_install(demo, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tritonclient.grpc", None)
-    with pytest.raises(BackendMissingError, match=r"sbim-deploy\[triton\]"):
+    with pytest.raises(BackendMissingError, match=re.escape(install_command("triton"))):
         open_served(demo, "score", "triton", "127.0.0.1:1")
 
 

@@ -26,7 +26,7 @@ def test_all_that_a_release_needs_is_locked_and_neither_pytorch_nor_nvidia():
         *(each for name in extras for each in project["optional-dependencies"][name]),
     ]
     assert {normalised(re.match(r"[\w.-]+", each)[0]) for each in wanted} <= set(LOCKED)
-    left_out = {"export", "vp", "train", "peers", "gpu", "rtx", "trt", "dev"}
+    left_out = {"export", "vp", "train", "peers", "gpu", "rtx", "trt", "dev", "docs"}
     assert set(extras) | left_out == set(project["optional-dependencies"])
     assert not {name for name in LOCKED if name.startswith(("torch", "nvidia", "tensorrt", "cuda"))}
 

@@ -5,7 +5,7 @@ import { fft } from "./fourier.js";
 import { MIN_CALIB_LINES, calibrationLines, full } from "./masks.js";
 
 const CENTRAL_SHARE = 0.25, LEAST_CENTRAL_ENERGY = 0.6;
-const DOUBTED_WIDTH_RATIO = 1.5, REFUSED_WIDTH_RATIO = 2, LARGEST_WIDTH_RATIO = 3;
+const DOUBTED_WIDTH_RATIO = 1.5, REFUSED_WIDTH_RATIO = 2;
 const LEAST_SIGNAL = 0.3, LEAST_PEAK = 3, MAX_SHIFT = 1 / 8;
 const NEVER_MEASURED = 1e-5, GAP = 100, LEAST_EMPTY_SHARE = 0.1;
 const CLIPPED_SAMPLES = 6, SPIKE_RATIO = 8, MIN_AXIS = 16, PLANES_IN_PLACE = 0.6;
@@ -149,7 +149,7 @@ function transformedAxes(kspace, weights, scan) {
     spread.push(name);
     const shift = centre(n) - indexOfLargest(profile);
     const central = centralEnergy(profile.map((_, i) => profile[(((i - shift) % n) + n) % n]));
-    fatal ||= ratio > LARGEST_WIDTH_RATIO || (ratio > REFUSED_WIDTH_RATIO && central < LEAST_CENTRAL_ENERGY);
+    fatal ||= ratio > REFUSED_WIDTH_RATIO && central < LEAST_CENTRAL_ENERGY;
   });
   if (!spread.length) return null;
   const both = spread.length === 2;

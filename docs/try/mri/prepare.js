@@ -12,7 +12,7 @@ import { measureNoise } from "./noise_level.js";
 import { divided, mvue, rootSumOfSquares } from "./sense.js";
 import { shadedAsUnmixed, whiteningOfUnlikeCoils } from "./whitening.js";
 
-const CONSPICUOUS_NOISE = 0.02, LEAST_MAGNITUDE = 1e-15;
+const CONSPICUOUS_NOISE = 0.02, LEAST_FILTERED = 4, LEAST_MAGNITUDE = 1e-15;
 const MIN_ESPIRIT_LINES = 8;
 
 /** Return { index, kspace, maps, mask, mvue, scale, noise, imageShape, noiseSource, mapSource, faults }.
@@ -83,11 +83,10 @@ export function prepareSlice(
 
 // The receiver's filter lets less noise through at the ends of an oversampled readout's field of view.
 function measureImageNoise(kspace, mask, nRows) {
-  if (isOversampled(kspace, mask, nRows)) {
-    const within = measureNoise(cropReadout(kspace, nRows), mask);
-    if (!within.guessed) return within;
-  }
-  return measureNoise(kspace, mask);
+  const measured = measureNoise(kspace, mask);
+  if (!isOversampled(kspace, mask, nRows)) return measured;
+  const within = measureNoise(cropReadout(kspace, nRows), mask);
+  return within.guessed || within.sd > LEAST_FILTERED * measured.sd ? measured : within;
 }
 
 const isOversampled = (kspace, mask, nRows) => mask.rows === 1 && nRows < kspace.shape[1];

@@ -22,8 +22,8 @@ LEAST_CENTRAL_ENERGY = 0.6
 # An object's energy fills fewer samples in k-space than pixels in the image, whatever the oversampling: where
 # the transform of an axis fills so many times fewer samples than the axis itself, that is an image's. Sound
 # k-space of 64 pixels or more stays below 1.5, a small object of 32 may not; benchmarks/kspace_faults.py.
-# An axis is refused by a large ratio, or by a smaller one where it has little energy around its peak.
-DOUBTED_WIDTH_RATIO, REFUSED_WIDTH_RATIO, LARGEST_WIDTH_RATIO = 1.5, 2.0, 3.0
+# A letter of 32 pixels has 4.6, so that an axis is refused only with little energy around its peak as well.
+DOUBTED_WIDTH_RATIO, REFUSED_WIDTH_RATIO = 1.5, 2.0
 LEAST_SIGNAL = 0.3  # of the noise's energy: below it nothing can be said of where the signal lies
 LEAST_PEAK = 3.0  # a line's energy that noise alone does not reach
 # Echo shifts move the peak by some samples; another convention moves it by half of the axis.
@@ -184,8 +184,7 @@ def _transformed_axes(
         if ratio > DOUBTED_WIDTH_RATIO:
             spread.append(name)
             around_peak = np.roll(profile, profile.size // 2 - int(np.argmax(profile)))
-            is_even = ratio > REFUSED_WIDTH_RATIO and _central_energy(around_peak) < LEAST_CENTRAL_ENERGY
-            fatal |= ratio > LARGEST_WIDTH_RATIO or is_even
+            fatal |= ratio > REFUSED_WIDTH_RATIO and _central_energy(around_peak) < LEAST_CENTRAL_ENERGY
     if not spread:
         return None
     if len(spread) == 2:
