@@ -12,7 +12,7 @@ FOLDERS = ["src", "docs", "examples", "experiments", "priors", "recipes", "relea
 # Source code and text, which are the project's own: the first lines of NOTICE speak of them.
 OURS = {".py", ".md", ".yaml", ".toml", ".txt", ".conf", ".service", ".xml"}
 OUR_NAMES = {"py.typed", "Dockerfile"}
-MADE_HERE = {"__pycache__", "node_modules", "engines", ".hypothesis"}
+MADE_HERE = {"__pycache__", "node_modules", "engines", "packages", ".hypothesis"}
 
 
 def files_of_the_repository():
