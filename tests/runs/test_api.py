@@ -227,6 +227,16 @@ def test_a_slice_that_cannot_be_reconstructed_is_left_out_and_said(model, file):
         model.reconstruct_volume(kspace, mask, slices=(1, 2))
 
 
+def test_what_is_left_out_is_said_in_python_s_words(model, file):
+    with h5py.File(file) as opened:
+        kspace, mask = opened["kspace"][()], opened["mask"][()]
+    masks = np.stack([mask] * 3)
+    masks[1] = np.arange(mask.size) % 4 == 0  # without calibration lines
+    left_out = model.reconstruct_volume(kspace, masks).left_out
+    assert left_out.keys() == {1}
+    assert "give them with maps=..." in left_out[1]
+
+
 def test_progress_counts_every_network_call(model, file):
     heard = []
     model.reconstruct_volume(file, progress=lambda done, total: heard.append((done, total)))

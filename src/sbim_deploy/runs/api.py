@@ -34,6 +34,7 @@ from sbim_deploy.runs.arguments import (
     source_of,
     step_hook,
     whole_of,
+    words_in_python,
 )
 from sbim_deploy.runs.plan_file import read_plan
 from sbim_deploy.runs.scan import Scan, Tally, open_scan, readable_problems
@@ -70,12 +71,13 @@ class LoadedModel:
 
     def __init__(self, model: Model, loading: _Loading):
         self._model, self._loading = model, loading
-        self._engines: dict[str, Engine] | None = {}
+        self._engines: dict[str, Engine] = {}
         self._engine_in_use = threading.Lock()
-        reconstructor = self._reconstructor(None, None)
+        usual = self._make_reconstructor(loading.sampler, loading.samples)
+        self._usual: Reconstructor | None = usual  # None once the model is closed
         self.manifest: ModelManifest = model.manifest
-        self.plan: Plan = reconstructor.plan
-        self.engine: Mapping[str, str] = dict(reconstructor.engine.description)
+        self.plan: Plan = usual.plan
+        self.engine: Mapping[str, str] = dict(usual.engine.description)
 
     def __repr__(self) -> str:
         calls = len(self.plan.steps)
@@ -95,7 +97,8 @@ class LoadedModel:
     def close(self) -> None:
         """Let the engines go, and their memory; the model cannot reconstruct any more."""
         with self._engine_in_use:
-            self._engines = None
+            self._usual = None
+            self._engines.clear()
 
     def reconstruct(
         self,
@@ -239,45 +242,49 @@ class LoadedModel:
             )
         if not results:
             raise InputError(next(iter(tally.unread.values())))
-        return Volume(tuple(results), scan.kspace.voxel_mm, dict(tally.unread))
+        left_out = {index: words_in_python(reason) for index, reason in tally.unread.items()}
+        return Volume(tuple(results), scan.kspace.voxel_mm, left_out)
 
     def _run(
         self, reconstructor: Reconstructor, problem: SliceProblem, step: Callable[[int], None]
     ) -> Reconstruction:
         with self._engine_in_use:
-            if self._engines is None:
-                raise InputError("the model is closed: load it again")
+            self._usual_if_open()
             (result,) = reconstructor([problem], step)
         result = replace(result, doubts=tuple(map(doubt_in_python, result.doubts)))
         check_converged(result.index, result.doubts)
         return result
 
+    def _usual_if_open(self) -> Reconstructor:
+        if self._usual is None:
+            raise InputError("the model is closed: load it again")
+        return self._usual
+
     def _reconstructor(self, samples: int | None, start: str | None) -> Reconstructor:
         """Return what runs the model's sampler, with another number of samples or another start."""
-        if self._engines is None:
-            raise InputError("the model is closed: load it again")
-        loading = self._loading
+        usual = self._usual_if_open()
+        if samples is None and start is None:
+            return usual
         if not (start is None or start in STARTS):
             raise InputError(f"unknown start {start!r}: expected one of {', '.join(STARTS)}")
-        sampler = loading.sampler if start is None else replace(loading.sampler, start=start)
+        sampler = self._loading.sampler
+        return self._make_reconstructor(
+            sampler if start is None else replace(sampler, start=start),
+            usual.samples if samples is None else whole_of(samples, "samples"),
+        )
+
+    def _make_reconstructor(self, sampler: SamplerChoice | Plan, samples: int) -> Reconstructor:
         return Reconstructor(
-            self._model,
-            sampler,
-            loading.seed,
-            samples=loading.samples if samples is None else whole_of(samples, "samples"),
-            open_graph=self._open_graph,
+            self._model, sampler, self._loading.seed, samples=samples, open_graph=self._open_graph
         )
 
     def _open_graph(self, name: str) -> Engine:
-        engines = self._engines
-        if engines is None:
-            raise InputError("the model is closed: load it again")
-        if name not in engines:
+        if name not in self._engines:
             loading = self._loading
-            engines[name] = open_engine(
+            self._engines[name] = open_engine(
                 self._model, name, loading.backend, loading.threads, loading.precision
             )
-        return engines[name]
+        return self._engines[name]
 
 
 def load_model(

@@ -38,16 +38,17 @@ def in_python() -> Iterator[None]:
     try:
         yield
     except SbimDeployError as error:
-        error.args = tuple(_words_in_python(str(each)) for each in error.args)
+        error.args = tuple(words_in_python(str(each)) for each in error.args)
         raise
 
 
 def doubt_in_python(doubt: Fault) -> Fault:
     """Return a doubt whose message names arguments."""
-    return replace(doubt, message=_words_in_python(doubt.message))
+    return replace(doubt, message=words_in_python(doubt.message))
 
 
-def _words_in_python(message: str) -> str:
+def words_in_python(message: str) -> str:
+    """Return a message that names arguments in place of options."""
     return _OPTION.sub(_argument, message)
 
 
