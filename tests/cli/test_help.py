@@ -1,6 +1,8 @@
 """The help: options by what they are about, and examples that the commands take."""
 
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 import typer
@@ -8,6 +10,7 @@ import typer
 from sbim_deploy.cli.app import app
 from sbim_deploy.cli.help import EXAMPLES, SECTIONS, WITH_SECTIONS
 
+ROOT = Path(__file__).parents[2]
 COMMANDS = typer.main.get_command(app).commands
 OPTIONS = {name: {param.name for param in each.params} for name, each in COMMANDS.items()}
 
@@ -24,6 +27,13 @@ def test_an_example_is_a_line_that_its_command_takes(line):
     assert line in EXAMPLES[name]
     assert len(line) <= 98
     COMMANDS[name].make_context(name, arguments)
+
+
+def test_the_files_of_the_repository_that_an_example_names_are_there():
+    named = re.findall(r"\S+\.yaml", " ".join(line for lines in EXAMPLES.values() for line in lines))
+    kept = [name for name in named if "/" in name]
+    assert kept
+    assert all((ROOT / name).is_file() for name in kept), kept
 
 
 def test_an_option_is_in_one_section_and_there():

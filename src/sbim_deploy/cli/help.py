@@ -1,4 +1,4 @@
-"""How a command's help is laid out: options by what they are about, and examples that run as they stand."""
+"""How a command's help is laid out: options by what they are about, and examples."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ EXAMPLES = {
     "validate": ["sbim-deploy validate model --checkpoint checkpoint.pth --config config.yaml"],
     "bench": ["sbim-deploy bench demo --size 128x128 --coils 8"],
     "triton": ["sbim-deploy triton model -o repository"],
-    "train": ["sbim-deploy train --config priors/brain-ngf16/train.yaml -o run"],
+    "train": ["sbim-deploy train --config recipes/brain-ngf16.yaml -o run"],
     "replay": ["sbim-deploy replay scan.mrd -o images.mrd --port 9002"],
     "serve": ["sbim-deploy serve --port 9002 --save-raw raw/"],
 }
