@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bart_tool import bart
+from sbim_deploy.experiment.peers import pics
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.combine import normalise_maps, root_sum_of_squares
@@ -125,24 +126,18 @@ def test_bart_cc_keeps_the_same_coils(tmp_path):
     assert np.linalg.norm(here) == pytest.approx(np.linalg.norm(from_bart(tmp_path, "compressed")), rel=1e-4)
 
 
-def test_bart_pics_with_l2_is_cg_sense(tmp_path, scan):
+def test_bart_pics_with_l2_is_cg_sense(scan):
     slice_, mask = scan
     problem = prepare_slice(slice_.kspace, 0, mask, slice_.maps, noise=0.002)
-    to_bart(tmp_path, "kspace", problem.kspace)
-    to_bart(tmp_path, "maps", problem.maps)
-    bart(tmp_path, "pics", "-S", "-l2", "-r", 0.01, "-i", 100, "kspace", "maps", "image")
     image, _ = classical_image(problem, Classical.CG_SENSE)  # which takes 12 steps
-    assert distance(from_bart(tmp_path, "image")[0], image) < 0.05
+    assert distance(pics(problem, ("-l2", "-r", "0.01", "-i", "100")), image) < 0.05
 
 
-def test_bart_pics_with_l1_is_alike_l1_wavelet(tmp_path, scan):
+def test_bart_pics_with_l1_is_alike_l1_wavelet(scan):
     slice_, mask = scan
     problem = prepare_slice(slice_.kspace, 0, mask, slice_.maps, noise=0.002)
-    to_bart(tmp_path, "kspace", problem.kspace)
-    to_bart(tmp_path, "maps", problem.maps)
-    bart(tmp_path, "pics", "-S", "-l1", "-r", 0.001, "-i", 100, "kspace", "maps", "image")
     image, _ = classical_image(problem, Classical.L1_WAVELET)
-    assert distance(from_bart(tmp_path, "image")[0], image) < 0.05
+    assert distance(pics(problem, ("-l1", "-r", "0.001", "-i", "100")), image) < 0.05
 
 
 def test_bart_upat_equispaced_lines_without_a_centre_are_ours(tmp_path):

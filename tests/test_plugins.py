@@ -18,7 +18,6 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "extending"
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """Returns what installs a module, as ``pip install`` would: its entry point beside it."""
-    monkeypatch.setattr("sbim_deploy.samplers.choice.SAMPLERS", SAMPLERS)
     samplers, methods = dict(SAMPLERS), dict(PEERS)
     monkeypatch.syspath_prepend(tmp_path)
 
