@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bart_tool import bart
+from bart_tool import bart, needs_bart
 from sbim_deploy.experiment.peers import pics
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.mri.coils import birdcage_maps
@@ -126,6 +126,7 @@ def test_bart_cc_keeps_the_same_coils(tmp_path):
     assert np.linalg.norm(here) == pytest.approx(np.linalg.norm(from_bart(tmp_path, "compressed")), rel=1e-4)
 
 
+@needs_bart
 def test_bart_pics_with_l2_is_cg_sense(scan):
     slice_, mask = scan
     problem = prepare_slice(slice_.kspace, 0, mask, slice_.maps, noise=0.002)
@@ -133,6 +134,7 @@ def test_bart_pics_with_l2_is_cg_sense(scan):
     assert distance(pics(problem, ("-l2", "-r", "0.01", "-i", "100")), image) < 0.05
 
 
+@needs_bart
 def test_bart_pics_with_l1_is_alike_l1_wavelet(scan):
     slice_, mask = scan
     problem = prepare_slice(slice_.kspace, 0, mask, slice_.maps, noise=0.002)

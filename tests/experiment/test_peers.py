@@ -1,20 +1,18 @@
 """The peers solve the problem that they are given, in its own units."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.sparse.linalg
 
+from bart_tool import needs_bart
 from sbim_deploy.errors import BackendMissingError
 from sbim_deploy.experiment.peers import PEERS, pics
 from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
-
-needs_bart = pytest.mark.skipif(shutil.which("bart") is None, reason="bart is not on PATH")
 
 
 @pytest.fixture
