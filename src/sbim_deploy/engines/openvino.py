@@ -130,6 +130,7 @@ class OpenVinoEngine:
             self._requests.move_to_end(shapes)
             return self._requests[shapes]
         from sbim_deploy.engines.bfloat16 import round_convolutions
+        from sbim_deploy.engines.one_image import drop_sums_over_one
         from sbim_deploy.engines.winograd import shorten_convolutions
 
         while len(self._requests) >= MAX_COMPILED:
@@ -137,6 +138,7 @@ class OpenVinoEngine:
         try:
             model = self._model.clone()
             model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
+            drop_sums_over_one(model)
             if self._in_bfloat16:
                 round_convolutions(model)
             else:
