@@ -73,7 +73,7 @@ dist: sbom
 	SBIM_DEPLOY_SBOM=$(SBOM) $(BIN)/python -m hatchling build -d dist
 	$(BIN)/python -m pip --python $(RELEASE) install --quiet --disable-pip-version-check --no-deps --no-index \
 		--force-reinstall dist/sbim_deploy-*.whl
-	$(RELEASE)/bin/sbim-deploy simulate -o build/scan.h5 --slices 1 --size 64 --acceleration 2 --force
+	$(RELEASE)/bin/sbim-deploy simulate -o build/scan.h5 --slices 1 --size 64 --undersample 2 --force
 	$(RELEASE)/bin/sbim-deploy recon build/scan.h5 -o build/images.h5 --preset fast --force
 
 audit: $(VENV)/.dev

@@ -19,6 +19,7 @@ from sbim_deploy.cli.export import export
 from sbim_deploy.cli.help import Command
 from sbim_deploy.cli.info import info
 from sbim_deploy.cli.options import with_groups
+from sbim_deploy.cli.output import Loudness, detail, set_loudness, talking
 from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
 from sbim_deploy.cli.replay import replay
@@ -78,7 +79,14 @@ for command in (
     replay,
     serve,
 ):
-    app.command(cls=Command)(with_groups(command))
+    app.command(cls=Command)(with_groups(command if command is plan else talking(command)))
+
+
+def _tell_causes(error: BaseException) -> None:
+    """Say with ``--verbose`` which errors an error was made of."""
+    while (cause := error.__cause__) is not None:
+        detail(f"because of {type(cause).__name__}: {' '.join(str(cause).split())}")
+        error = cause
 
 
 def main() -> None:
@@ -101,6 +109,7 @@ def main() -> None:
         app()
     except SbimDeployError as error:
         typer.echo(f"sbim-deploy: error: {error}", err=True)
+        _tell_causes(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first the second
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
@@ -108,5 +117,6 @@ def main() -> None:
         typer.echo(f"sbim-deploy: {'terminated' if terminated else 'interrupted'}", err=True)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     finally:
+        set_loudness(Loudness.USUAL)
         if handles:
             signal.signal(signal.SIGTERM, before)

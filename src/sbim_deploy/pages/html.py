@@ -37,11 +37,6 @@ def table(rows: Iterable[tuple[object, object]], longest: int = MAX_TEXT) -> str
     return f'<table class="names">{"".join(cells)}</table>'
 
 
-def plural(count: int, what: str) -> str:
-    """Return a count with its noun: 1 slice, 2 slices."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def figure(address: str, alternative: str, caption: str, kind: str = "") -> str:
     """Return a picture with its caption below it; ``kind`` is the CSS class of the picture."""
     return (

@@ -19,6 +19,7 @@ from sbim_deploy.results.sample_file import SampleFile, open_samples
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.findings import shown
 from sbim_deploy.runs.pairing import fit_reference
+from sbim_deploy.words import plural
 
 MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
@@ -127,7 +128,7 @@ def _origin(made: Provenance | SamplesProvenance) -> tuple[str, ...]:
         return (software, f"{made.maker}, without a network")
     return (
         software,
-        f"{shown(made.plan.sampler)}, {len(made.plan.rows)} network calls",
+        f"{shown(made.plan.sampler)}, {plural(len(made.plan.rows), 'network call')}",
         f"model {shown(made.model.name)}",
         f"seed {shown(made.seed)}",
     )

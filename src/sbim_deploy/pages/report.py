@@ -16,7 +16,6 @@ from sbim_deploy.pages.html import (
     figure,
     log_plot,
     page_asset,
-    plural,
     png_uri,
     table,
     text,
@@ -34,6 +33,7 @@ from sbim_deploy.runs.findings import (
     step_sigmas,
     warnings,
 )
+from sbim_deploy.words import plural
 
 NOTICE = "RESEARCH USE ONLY. Not for diagnosis, nor for any decision about a patient."
 MAX_SLICES = 12
@@ -124,7 +124,11 @@ def _warnings(result: ResultFile) -> str:
 
 def _images(result: ResultFile, chosen: _Chosen) -> str:
     n_left = result.n_slices - len(chosen.positions)
-    count = f"{len(chosen.positions)} of {result.n_slices} slices, evenly chosen" if n_left else "All slices"
+    count = (
+        f"{len(chosen.positions)} of {plural(result.n_slices, 'slice')}, evenly chosen"
+        if n_left
+        else "All slices"
+    )
     cards = "".join(_card(result, chosen, position) for position in chosen.positions)
     white = round(100 * chosen.window)
     return (

@@ -21,6 +21,7 @@ from sbim_deploy.study import steps
 from sbim_deploy.study.files import DONE, FAILED, KEPT, FileRecord, StudyFile, make_folder
 from sbim_deploy.study.model_transport import give_to_cluster, take_from_cluster
 from sbim_deploy.study.steps import BatchDone, Failure, Finished, Job, ModelWanted, Software, Surveyed
+from sbim_deploy.words import plural
 
 FILES_AHEAD = 64  # files under way at once, so that the scheduler's memory does not grow with the study
 WAIT_UNTIL_SAID_S = 20
@@ -190,7 +191,7 @@ class Conductor:
             wait(future, timeout=WAIT_UNTIL_SAID_S)
         except TimeoutError:
             needed = "".join(f", with {name}={amount:g} wanted" for name, amount in self._resources.items())
-            self._progress.waiting(f"{len(self._client.ncores())} workers are connected{needed}")
+            self._progress.waiting(f"{plural(len(self._client.ncores()), 'worker')} connected{needed}")
 
     def _begin_files(self, waiting: Iterator[tuple[int, StudyFile]]) -> None:
         while len(self._tracks) < FILES_AHEAD and (found := next(waiting, None)) is not None:
