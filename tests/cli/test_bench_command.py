@@ -39,7 +39,7 @@ def test_a_table_on_stdout_and_progress_on_stderr(cli, monkeypatch):
     lines = done.out.splitlines()
     assert lines[0].split()[:3] == ["backend", "load", "s"]
     assert lines[1].startswith("onnxruntime ")
-    assert "a reconstruction is dds with 1 calls" in lines[-2]
+    assert "a reconstruction is dds with 1 call" in lines[-2]
     assert lines[-1].startswith("cpu ")
     assert "cores" in lines[-1]
     assert "measuring onnxruntime" in done.err

@@ -184,7 +184,7 @@ def test_provenance_that_lacks_everything_makes_a_page_too(tmp_path, provenance)
             0.1,
             ["motion in slices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more; slice 0: it moved"],
         ),
-        ({"timings_s": {"slices": 1}}, 0.1, ["the 1 slices done since, of 3"]),
+        ({"timings_s": {"slices": 1}}, 0.1, ["those of 1 of 3 slices, done since"]),
         ({"samples": 2, "slice_notes": {"0": {"maps": "given"}}}, 0.1, []),
         (
             {"samples": 2, "slice_notes": {"0": {"maps": "ESPIRiT"}}},

@@ -43,7 +43,7 @@ def experiment(
             finished = run_experiment(settings, output, progress)
         except KeyboardInterrupt:
             note(
-                f"stopped: {plural(progress.done, 'result')} kept in {output}, the same command goes on",
+                f"stopped: kept {plural(progress.done, 'result')} in {output}, the same command goes on",
                 even_quiet=True,
             )
             raise

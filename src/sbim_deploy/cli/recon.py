@@ -239,7 +239,7 @@ def run_recon(
                 check_new(path, settings.force)
         if settings.force and not settings.resume and (n_finished := count_finished(result)):
             note(
-                f"starting over: {plural(n_finished, 'finished slice')} of a stopped run left out "
+                f"starting over without {plural(n_finished, 'finished slice')} of a stopped run "
                 "(--resume keeps them)"
             )
         residuals: list[tuple[int, int, float]] = []
@@ -272,7 +272,7 @@ def _saying_what_is_kept(output: Output) -> Iterator[None]:
         if output.is_kept:
             n_finished = count_finished(result_path(output))
             note(
-                f"stopped: {plural(n_finished, 'finished slice')} kept, go on with --resume", even_quiet=True
+                f"stopped: kept {plural(n_finished, 'finished slice')}, go on with --resume", even_quiet=True
             )
         raise
 

@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import describe_engine, note, print_json, print_table, progress_bar, warn
-from sbim_deploy.errors import InputError
+from sbim_deploy.errors import InputError, install_command
 from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
     from sbim_deploy.runs.settings import ReconSettings
     from sbim_deploy.study.files import FileRecord, StudyReport
-
-EXTRA = "cluster"
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,10 @@ class Cluster:
     """The options that say where a study runs."""
 
     workers: Annotated[
-        int | None, typer.Option(help="Processes for a study on this machine; default one for each core.")
+        int | None,
+        typer.Option(
+            help="Processes for a study on this machine; default one for each core, without Dask one."
+        ),
     ] = None
     scheduler: Annotated[
         str | None,
@@ -68,12 +68,13 @@ def run_recon_study(
     Raises:
         InputError: an option is wrong, or at least one file has failed.
     """
-    with needs(EXTRA):
-        from sbim_deploy.records import NOTICE
-        from sbim_deploy.study.files import REPORT_NAME, report_as_dict
-        from sbim_deploy.study.run import StudySettings, run_study
+    from sbim_deploy.records import NOTICE
+    from sbim_deploy.study.files import REPORT_NAME, report_as_dict
+    from sbim_deploy.study.run import EXTRA, StudySettings, run_study
 
     settings = StudySettings(recon, cluster.workers, cluster.scheduler, _parse_resources(cluster.resources))
+    if settings.runs_alone:
+        note(f"in one process, for want of Dask; on several: {install_command(EXTRA)}")
     try:
         with ExitStack() as stack:
             progress = _Progress(stack)

@@ -13,6 +13,7 @@ from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, progress_bar
 from sbim_deploy.cli.sizes import parse_side
 from sbim_deploy.errors import InputError
+from sbim_deploy.words import plural
 
 
 def train(
@@ -109,7 +110,8 @@ def train(
         started_from = replace(read_checkpoint(checkpoint), optimizer={})
 
     sizes = ", ".join(f"{n} x {n}" for n in settings.sizes)
-    note(f"{settings.device}, {settings.precision}; drawing {settings.pool_size} slices of {sizes} first")
+    drawn = plural(settings.pool_size, "slice")
+    note(f"{settings.device}, {settings.precision}; drawing {drawn} of {sizes} first")
     with progress_bar("training", settings.iterations, first_step) as move_to:
 
         def report(step: int, loss: float, held_out: float | None) -> None:

@@ -227,9 +227,9 @@ def _legend(result: ResultFile, chosen: _Chosen) -> str:
         parts.append(
             f'<div class="bar"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
             f"<span>{percent(share)} of the brightest tissue</span></div>"
-            f"<p><b>Standard deviation</b>: how far the {result.samples} samples of a slice lie from their "
-            "mean, which is the reconstruction. Bright is where they disagree. It is no bound: the true "
-            "error can be larger, and what the model always gets wrong does not show.</p>"
+            f"<p><b>Standard deviation</b>: how far the {plural(result.samples, 'sample')} of a slice lie "
+            "from their mean, which is the reconstruction. Bright is where they disagree. It is no bound: "
+            "the true error can be larger, and what the model always gets wrong does not show.</p>"
         )
     return f'<div class="legend">{"".join(parts)}</div>'
 

@@ -170,7 +170,7 @@ def check_result_place(path: Path, resume: bool, force: bool) -> None:
         return
     if not force and is_begun(path) and (n_finished := count_finished(path)):
         raise InputError(
-            f"{path}: {plural(n_finished, 'finished slice')} of a stopped run there; --resume goes on with "
+            f"{path}: has {plural(n_finished, 'finished slice')} of a stopped run; --resume goes on with "
             "them, and --force starts over"
         )
     if not force and os.path.isfile(path):

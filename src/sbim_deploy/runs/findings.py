@@ -94,8 +94,8 @@ def resumed(result: ResultFile) -> str | None:
     if timed is None or timed >= result.n_slices:
         return None
     return (
-        f"A stopped run was resumed: times and curves are those of the {timed} slices done since, of "
-        f"{result.n_slices}."
+        f"A stopped run was resumed: times and curves are those of {timed} of "
+        f"{plural(result.n_slices, 'slice')}, done since."
     )
 
 
