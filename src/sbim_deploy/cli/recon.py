@@ -294,7 +294,7 @@ def _write_outputs(
     if pictures.png is not None:
         write_result_montage(pictures.png, result, source, views, force)
     if pictures.report is not None:
-        write_report(pictures.report, result, residuals, views, force)
+        write_report(pictures.report, result, residuals, views, force, source)
     try:
         for output in outputs:
             remark = None if output.format == H5 else write_output(output, result, source, force)
