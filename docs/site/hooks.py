@@ -1,4 +1,4 @@
-"""What the site shows beside the pages in docs/: README, notebooks, the page in the browser, files that are linked.
+"""What the site shows beside docs/: README, notebooks, the page in the browser, and files that pages link to.
 
 Pages stay as a repository's host shows them, with relative links. Links that leave docs/ are followed here:
 to a page of the site where there is one, else to a copy of the file.
