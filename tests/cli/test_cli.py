@@ -198,9 +198,11 @@ def test_samples_and_a_report_in_a_row(cli, simulated, tmp_path):
     assert scores["calibration"]["samples"] == 3
     assert 0 < scores["calibration"]["mean_coverage"]["within_one"] < 1
     page.unlink()
-    again = cli("recon", simulated, "-o", result, *options, "--resume")
+    again = cli("recon", simulated, "-o", result, *options, "--resume", "--nifti", tmp_path / "v.nii")
     assert again.code == 0
     assert "by an earlier run" in page.read_text()
+    assert 'alt="reference, slice 0' in page.read_text()
+    assert 'data-name="v.nii"' in page.read_text()
 
 
 @pytest.mark.parametrize("option", ["--png", "--report"])

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 
 import h5py
@@ -16,6 +17,7 @@ from chromium import CHROMIUM, Chromium
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.mri.metrics import psnr
+from sbim_deploy.pages import report
 from sbim_deploy.pages.panels import colour
 from sbim_deploy.pages.report import write_report
 from sbim_deploy.results.result_file import ResultWriter, open_result
@@ -394,6 +396,59 @@ def test_all_images_zoom_together_about_the_point_that_is_clicked(with_truth, tm
         np.testing.assert_allclose(seen(browser)[:, 2], 1 / 1.5, atol=1e-3)
         faults = [browser.heard(kind) for kind in ("Runtime.exceptionThrown", "Log.entryAdded")]
     assert faults == [[], []]
+
+
+@pytest.fixture(scope="module")
+def with_volume(made, simulated, tmp_path_factory):
+    """The page with a NIfTI file of the result beside it."""
+    nibabel = pytest.importorskip("nibabel")
+    folder = tmp_path_factory.mktemp("volume")
+    with open_result(made[0]) as result:
+        stack = np.stack([np.abs(result.read_image(position)) for position in (0, 1)], axis=-1)
+    nibabel.save(
+        nibabel.Nifti1Image(stack[:, :48].astype(np.float32), np.diag([2, 2, 5, 1])), folder / "a&b.nii.gz"
+    )
+    write_report(folder / "page.html", made[0], made[2], volume=folder / "a&b.nii.gz")
+    return folder / "page.html"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_the_nifti_beside_a_report_opens_in_it_and_nothing_is_fetched(with_volume, tmp_path):
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(with_volume)
+        browser.evaluate("document.getElementById('open-volume').click()")
+        end = time.monotonic() + 60
+        while (state := browser.evaluate("volume.dataset.state")) is None and time.monotonic() < end:
+            time.sleep(0.2)
+        told = browser.evaluate("document.getElementById('volume-told').textContent")
+        if "WebGL" in told:
+            pytest.skip("Chromium draws no WebGL here")
+        assert state == "open", told
+        assert told.startswith("a&b.nii.gz in three planes")
+        assert browser.evaluate("volume.dataset.shape") == "64 48 2"
+        browser.evaluate("document.querySelector('#volume canvas').scrollIntoView()")
+        assert picture_of(browser).std() > 20
+        requested = [each["request"]["url"] for each in browser.heard("Network.requestWillBeSent")]
+        faults = browser.heard("Runtime.exceptionThrown")
+        logged = [each["entry"] for each in browser.heard("Log.entryAdded")]
+    assert {url.split(":")[0] for url in requested} <= {"file", "data"}
+    assert [url for url in requested if url.startswith("file")] == [with_volume.as_uri()]
+    assert faults == []
+    assert [each for each in logged if each["source"] != "rendering"] == []
+
+
+def test_a_page_without_a_volume_is_without_its_viewer(made, with_volume):
+    assert "niivue" not in made[1].read_text().lower()
+    assert len(with_volume.read_text()) > len(made[1].read_text()) + 2_000_000
+
+
+def test_a_volume_that_is_too_large_for_a_page_is_named_and_left_out(made, tmp_path, monkeypatch):
+    (tmp_path / "v.nii").write_bytes(bytes(64))
+    monkeypatch.setattr(report, "MAX_VOLUME_BYTES", 63)
+    write_report(tmp_path / "page.html", made[0], volume=tmp_path / "v.nii")
+    text = (tmp_path / "page.html").read_text()
+    assert "too large for this page" in text
+    assert "niivue" not in text.lower()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")

@@ -288,18 +288,19 @@ def _write_outputs(
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
     from sbim_deploy.pages.montage import write_result_montage
     from sbim_deploy.pages.report import write_report
-    from sbim_deploy.runs.outputs import H5, slice_views, write_output
+    from sbim_deploy.runs.outputs import H5, NIFTI, slice_views, write_output
 
     views = slice_views(source, outputs[0].images.keep_grid)
     if pictures.png is not None:
         write_result_montage(pictures.png, result, source, views, force)
-    if pictures.report is not None:
-        write_report(pictures.report, result, residuals, views, force, source)
     try:
         for output in outputs:
             remark = None if output.format == H5 else write_output(output, result, source, force)
             if remark is not None:
-                warn(f"{remark}")
+                warn(remark)
+        if pictures.report is not None:
+            volume = next((each.path for each in outputs if each.format == NIFTI), None)
+            write_report(pictures.report, result, residuals, views, force, source, volume)
     except (SbimDeployError, KeyboardInterrupt):
         if outputs[0].is_kept:
             note(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
 import io
@@ -60,6 +61,11 @@ def png_uri(picture: Image.Image) -> str:
 def page_asset(name: str) -> str:
     """Return the text of a style or a script that lies in the package's ``assets/pages``."""
     return files("sbim_deploy").joinpath("assets/pages", name).read_text(encoding="utf-8")
+
+
+def packed_page_asset(name: str) -> str:
+    """Return the text of a script of others, which lies in ``assets/pages`` by gzip."""
+    return gzip.decompress(files("sbim_deploy").joinpath("assets/pages", name).read_bytes()).decode("utf-8")
 
 
 def write_page(path: Path, title: str, style: str, body: str, script: str = "", force: bool = False) -> None:

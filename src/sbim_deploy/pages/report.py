@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sbim_deploy.pages.html import (
     Points,
     figure,
     log_plot,
+    packed_page_asset,
     page_asset,
     png_uri,
     table,
@@ -41,6 +43,7 @@ from sbim_deploy.words import plural
 
 NOTICE = "RESEARCH USE ONLY. Not for diagnosis, nor for any decision about a patient."
 MAX_SLICES = 12
+MAX_VOLUME_BYTES = 64 * 1024**2  # which a page can hold and a browser open
 FULL_PERCENTILE = 99.95  # a single bright pixel must not take the grey levels of the others
 WINDOW_PERCENTILE = 99.8
 
@@ -84,13 +87,15 @@ def write_report(
     views: Sequence[View] = (),
     force: bool = False,
     source: KspaceSource | None = None,
+    volume: Path | None = None,
 ) -> None:
     """Write up to twelve slices of a result, evenly chosen, and what is known of them, as a page of its own.
 
     ``views`` has the layout of every slice of the k-space file; without them all are shown as k-space lies.
     ``residuals`` are those that :func:`sbim_deploy.runs.reconstruct_file.reconstruct_file` told on the way.
     A page that is there is replaced with ``force``. Where the ``source``, the k-space file, holds
-    references, the page shows them and the errors.
+    references, the page shows them and the errors. ``volume``, a NIfTI file of the result, is opened in it by
+    NiiVue, which the page holds too.
 
     Raises:
         InputError: the result or the reference is not what it must be, or the page cannot be written.
@@ -104,10 +109,13 @@ def write_report(
             _facts(result),
             _warnings(result),
             _images(result, chosen),
+            *([] if volume is None else [_volume(volume)]),
             _curves(result, residuals),
             _tables(result),
         ]
     style, script = page_asset("report.css"), page_asset("report.js")
+    if volume is not None and _fits(volume):
+        script = "\n".join([packed_page_asset("niivue.umd.js.gz"), script, page_asset("volume.js")])
     write_page(path, f"Reconstruction of {name}", style, "\n".join(body), script, force)
 
 
@@ -290,6 +298,30 @@ def _bar(share: float) -> str:
     return (
         f'<div class="bar"><span>0</span><i style="background:linear-gradient(90deg, {stops})"></i>'
         f"<span>{percent(share)} of the brightest tissue</span></div>"
+    )
+
+
+def _fits(volume: Path) -> bool:
+    return volume.stat().st_size <= MAX_VOLUME_BYTES
+
+
+def _volume(volume: Path) -> str:
+    """Return the volume, and what it is opened by, for a browser that runs the page's script."""
+    name = f"<bdi>{text(volume.name)}</bdi>"
+    if not _fits(volume):
+        return (
+            f"<h2>Volume</h2><p>{name} is larger than {MAX_VOLUME_BYTES // 1024**2} MiB, too large for this "
+            "page: open it in a viewer of NIfTI.</p>"
+        )
+    stored = base64.b64encode(volume.read_bytes()).decode("ascii")
+    return (
+        f'<section id="volume" class="volume" data-name="{text(volume.name)}" hidden><h2>Volume</h2>'
+        f'<p id="volume-told">{name} in three planes, by NiiVue, the patient\'s right on the left where the '
+        "file says how the patient lay. A click moves the cross, the wheel goes through the slices, a drag "
+        'with the right button sets the window.</p><button type="button" id="open-volume">Open the volume</button>'
+        '<div class="view" hidden><canvas></canvas></div>'
+        f'<script type="text/plain" id="nifti">{stored}</script>'
+        "</section>"
     )
 
 
