@@ -318,7 +318,8 @@ def _volume(volume: Path) -> str:
         f'<section id="volume" class="volume" data-name="{text(volume.name)}" hidden><h2>Volume</h2>'
         f'<p id="volume-told">{name} in three planes, by NiiVue, the patient\'s right on the left where the '
         "file says how the patient lay. A click moves the cross, the wheel goes through the slices, a drag "
-        'with the right button sets the window.</p><button type="button" id="open-volume">Open the volume</button>'
+        "with the right button sets the window.</p>"
+        '<button type="button" id="open-volume">Open the volume</button>'
         '<div class="view" hidden><canvas></canvas></div>'
         f'<script type="text/plain" id="nifti">{stored}</script>'
         "</section>"
