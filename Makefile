@@ -37,9 +37,10 @@ benchmark: $(VENV)/.dev
 	$(BIN)/sbim-deploy bench demo
 	$(BIN)/python benchmarks/espirit.py
 
-# The documentation as a site that needs no server, build/site/index.html, with the notebooks' outputs.
+# The documentation as a site that needs no server, build/site/index.html, with the notebooks' outputs, and with the page
+# that reconstructs in the browser (which needs one) where npm can fetch its packages.
 site: $(VENV)/.dev
-	$(THREADS) EXECUTE_NOTEBOOKS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(THREADS) EXECUTE_NOTEBOOKS=1 TRY_PAGE=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
 # Every package with the SHA-256 of its files, for every platform, from constraints.txt.
 lock: $(VENV)/.dev
@@ -73,7 +74,7 @@ dist: sbom
 	SBIM_DEPLOY_SBOM=$(SBOM) $(BIN)/python -m hatchling build -d dist
 	$(BIN)/python -m pip --python $(RELEASE) install --quiet --disable-pip-version-check --no-deps --no-index \
 		--force-reinstall dist/sbim_deploy-*.whl
-	$(RELEASE)/bin/sbim-deploy simulate -o build/scan.h5 --slices 1 --size 64 --acceleration 2 --force
+	$(RELEASE)/bin/sbim-deploy simulate -o build/scan.h5 --slices 1 --size 64 --undersample 2 --force
 	$(RELEASE)/bin/sbim-deploy recon build/scan.h5 -o build/images.h5 --preset fast --force
 
 audit: $(VENV)/.dev

@@ -10,7 +10,7 @@ import statistics
 import time
 from unittest import mock
 
-from sbim_deploy.cli.options import parse_size
+from sbim_deploy.cli.sizes import parse_size
 from sbim_deploy.samplers import noise
 
 

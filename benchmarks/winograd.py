@@ -19,7 +19,7 @@ from unittest import mock
 
 import numpy as np
 
-from sbim_deploy.cli.options import parse_size
+from sbim_deploy.cli.sizes import parse_size
 from sbim_deploy.engines import bfloat16, winograd
 from sbim_deploy.engines.openvino import OPENVINO, OPENVINO_BF16, OpenVinoEngine
 from sbim_deploy.errors import EngineIncompatibleError

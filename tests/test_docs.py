@@ -138,6 +138,36 @@ def test_the_commands_of_the_readme_are_the_programs():
     assert documented == {command.callback.__name__ for command in app.registered_commands}
 
 
+TYPED = [*PAGES, ROOT / "priors" / "brain-ngf16" / "README.md", ROOT / "recipes" / "brain-ngf16.yaml"]
+COMMANDS = typer.main.get_command(app).commands
+
+
+def lines_of(pattern: str) -> list[tuple[str, str]]:
+    """Return what pages tell people to type, by page; a line that goes on in the next one is whole."""
+    found = [
+        (page.name, line.split("  #")[0])
+        for page in TYPED
+        for line in re.findall(pattern, page.read_text().replace("\\\n", " "), re.M)
+    ]
+    return [(page, line) for page, line in found if line.split()[1] in COMMANDS and "[" not in line]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), lines_of(r"^(?:    |#     )?(?:[A-Z_]+=\S+ )*(sbim-deploy [a-z]+ .*)$")
+)
+def test_a_line_that_a_page_tells_people_to_type_is_one_that_its_command_takes(page, line):
+    _, name, *arguments = shlex.split(re.split(r" [<>|] ?", line)[0])
+    COMMANDS[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize(("page", "line"), lines_of(r"`(sbim-deploy [a-z]+ [^`]+)`"))
+def test_an_option_that_a_page_names_is_one_of_its_command(page, line):
+    _, name, *arguments = line.split()
+    parameters = COMMANDS[name].params
+    known = {option for each in parameters for option in (*each.opts, *each.secondary_opts)}
+    assert {each.partition("=")[0] for each in arguments if re.match("--?[a-z]", each)} <= known
+
+
 def test_the_python_of_the_readme_reconstructs(tmp_path):
     from sbim_deploy.mri.masks import line_mask
     from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice

@@ -9,7 +9,7 @@ import pytest
 import sbim_deploy
 
 PACKAGE = Path(sbim_deploy.__file__).parent
-GROUND = {"errors", "records", "plugins"}
+GROUND = {"errors", "records", "plugins", "words"}
 FLOOR = {"samplers", "mri", "engines", "io"}
 # Each room may import the rooms that stand before it here, unless it is one of the four on the floor.
 ORDER = [
@@ -44,6 +44,7 @@ APART = {
 BELOW = {
     "errors": set(),
     "records": set(),
+    "words": set(),
     "plugins": {"errors"},
     **dict.fromkeys(FLOOR, GROUND),
     **{

@@ -1,10 +1,13 @@
 """The documentation's site has every page, builds without a warning, and asks the network nothing."""
 
+import functools
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ yaml = pytest.importorskip("yaml", reason="yaml is not installed")
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+STATE = "document.documentElement.dataset.state"
 RESULT = ".md-search-result__link"
 API = (DOCS / "api.md").read_text(encoding="utf-8")
 
@@ -61,6 +65,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     environment.pop("EXECUTE_NOTEBOOKS", None)
+    environment["TRY_PAGE"] = "1"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -77,6 +82,51 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(site):
         loaded = re.findall(r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(https?:[^\"' >]+)", html)
         loaded += re.findall(r"<link\b(?![^>]*rel=[\"']?canonical)[^>]*\bhref=[\"']?(https?:[^\"' >]+)", html)
         assert not loaded, f"{page}: {loaded}"
+
+
+@pytest.mark.slow
+def test_the_page_in_the_browser_is_in_the_site_and_reconstructs_there(site, tmp_path):
+    html = (site / "browser.html").read_text(encoding="utf-8")
+    if not (site / "try").exists():
+        assert "This site was built without the page: npm " in html
+        pytest.skip("the packages of the page cannot be fetched here")
+    (link,) = re.findall(r'href="?([^" >]+)"?[^>]*>Open the page<', html)
+    assert (site / link).is_file()
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    server = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), server) as listening,
+        Chromium(tmp_path / "profile") as browser,
+    ):
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        browser.visit(f"http://127.0.0.1:{listening.server_port}/{link}")
+        for button, wanted in (("demo", "ready"), ("start", "done")):
+            browser.evaluate(f"document.getElementById('{button}').click()")
+            end = time.monotonic() + 300
+            while (state := browser.evaluate(STATE)) not in (wanted, "failed") and time.monotonic() < end:
+                time.sleep(0.2)
+            assert state == wanted, browser.evaluate("document.body.innerText")
+        listening.shutdown()
+
+
+def test_a_site_without_the_page_s_packages_is_built_and_says_why(monkeypatch, tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    monkeypatch.syspath_prepend(str(DOCS / "site"))
+    monkeypatch.syspath_prepend(str(DOCS / "try"))
+    import build_page
+    import hooks
+
+    def refuse(name, version, integrity):
+        raise SystemExit(f"npm cannot fetch {name} {version},\nwhich the page needs")
+
+    monkeypatch.setattr(build_page, "_archive", refuse)
+    why = hooks.build_try_page(tmp_path / "try")
+    assert why is not None
+    assert why.startswith("npm cannot fetch onnxruntime-web ")
+    assert not (tmp_path / "try").exists()
+    assert f"built without the page: {why}." in hooks.try_link(why)
+    assert 'href="try/index.html"' in hooks.try_link(None)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the site shows beside the pages in docs/: the README, the notebooks, and files that pages link to.
+"""What the site shows beside docs/: README, notebooks, the page in the browser, and files that pages link to.
 
 Pages stay as a repository's host shows them, with relative links. Links that leave docs/ are followed here:
 to a page of the site where there is one, else to a copy of the file.
@@ -11,6 +11,8 @@ import json
 import os
 import posixpath
 import re
+import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,11 @@ ELSEWHERE |= {
 }
 COPIES = "repository"
 EXECUTE = "EXECUTE_NOTEBOOKS"  # set by make site: the notebooks are run, and their outputs are shown
+TRY = (
+    "TRY_PAGE"  # set by make site: the page of docs/try is built into the site, where its packages can be had
+)
+TRY_FOLDER = "try"
+BROWSER = "browser.md"
 # Docstrings name things as Sphinx does.
 ROLE = re.compile(r":(?:class|func|meth|mod|attr|data):(?=<code>)")
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
@@ -81,8 +88,46 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def try_link(built: str | None) -> str:
+    """Return what the page about the browser begins with: the way to the page, or why it is not here."""
+    if built is not None:
+        return f"This site was built without the page: {built}.\n\n"
+    # No link of Markdown: mkdocs knows no file of the page.
+    return (
+        f'**<a href="{TRY_FOLDER}/index.html">Open the page</a>** from a web server, such as that of '
+        "`python -m http.server -d build/site`: browsers start no WebAssembly from a file.\n\n"
+    )
+
+
+def build_try_page(folder: Path) -> str | None:
+    """Build the page that reconstructs in the browser; return why not, where that cannot be done here."""
+    sys.path.insert(0, str(ROOT / "docs" / "try"))
+    try:
+        from build_page import build
+
+        build(folder)
+    except SystemExit as error:  # which says in one line what is missing
+        shutil.rmtree(folder, ignore_errors=True)
+        return " ".join(str(error).split())
+    finally:
+        sys.path.pop(0)
+    return None
+
+
+def on_pre_page(page: Page, config: MkDocsConfig, files: Files) -> Page:
+    """Build the page in the browser once, before the page that leads there is written."""
+    if page.file.src_uri == BROWSER and os.environ.get(TRY):
+        config.extra[TRY] = build_try_page(Path(config.site_dir) / TRY_FOLDER)
+        if config.extra[TRY] is not None:
+            print(f"the site is built without {TRY_FOLDER}/: {config.extra[TRY]}", file=sys.stderr)
+    return page
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Follow the links of a page that leave docs/."""
+    """Follow the links of a page that leave docs/, and lead to the page in the browser."""
+    if TRY in config.extra and page.file.src_uri == BROWSER:
+        title, _, text = markdown.partition("\n\n")
+        markdown = f"{title}\n\n{try_link(config.extra[TRY])}{text}"
     place = page.file.src_uri
     source = ELSEWHERE.get(place, f"docs/{place}")
     home = posixpath.dirname(source)

@@ -39,7 +39,7 @@ def test_a_table_on_stdout_and_progress_on_stderr(cli, monkeypatch):
     lines = done.out.splitlines()
     assert lines[0].split()[:3] == ["backend", "load", "s"]
     assert lines[1].startswith("onnxruntime ")
-    assert "a reconstruction is dds with 1 calls" in lines[-2]
+    assert "a reconstruction is dds with 1 call" in lines[-2]
     assert lines[-1].startswith("cpu ")
     assert "cores" in lines[-1]
     assert "measuring onnxruntime" in done.err
@@ -134,7 +134,7 @@ def test_what_was_measured_is_printed_though_another_backend_is_missing(cli, jso
     [
         (("demo", "--backend", "tpu"), 2, "unknown backend 'tpu'"),
         (("demo", "--backend", "trt"), 4, "tensorrt is not installed"),
-        (("demo", "--size", "128"), 2, "--size is '128': expected HxW"),
+        (("demo", "--size", "128by128"), 2, "--size is '128by128': expected rows x columns"),
         (("demo", "--size", "100x96"), 2, "takes multiples of 8"),
         (("demo", "--size", "8x8"), 2, "expected 16 to 1024"),
         (("demo", "--coils", 0), 2, "coils is 0"),

@@ -58,7 +58,7 @@ def test_python_m_runs_the_program_too():
 
 def test_simulate_recon_evaluate_and_info_in_a_row(cli, tmp_path):
     kspace, result, png = tmp_path / "k.h5", tmp_path / "r.h5", tmp_path / "r.png"
-    made = cli("simulate", "-o", kspace, "--slices", 2, "--size", 64, "--coils", 4, "--acceleration", 2)
+    made = cli("simulate", "-o", kspace, "--slices", 2, "--size", 64, "--coils", 4, "--undersample", 2)
     assert made.code == 0
     assert "1.83 effective" in made.err
     done = cli("recon", kspace, "-o", result, "--steps", 16, "--png", png, "--json")
@@ -198,9 +198,11 @@ def test_samples_and_a_report_in_a_row(cli, simulated, tmp_path):
     assert scores["calibration"]["samples"] == 3
     assert 0 < scores["calibration"]["mean_coverage"]["within_one"] < 1
     page.unlink()
-    again = cli("recon", simulated, "-o", result, *options, "--resume")
+    again = cli("recon", simulated, "-o", result, *options, "--resume", "--nifti", tmp_path / "v.nii")
     assert again.code == 0
     assert "by an earlier run" in page.read_text()
+    assert 'alt="reference, slice 0' in page.read_text()
+    assert 'data-name="v.nii"' in page.read_text()
 
 
 @pytest.mark.parametrize("option", ["--png", "--report"])
@@ -268,7 +270,7 @@ def bad_kspace(name, source, folder):
     [
         ("missing", "nowhere.h5: no such file"),
         ("truncated", "truncated"),
-        ("not HDF5", "not HDF5"),
+        ("not HDF5", "is text, which begins 'hello', expected an HDF5 file"),
         ("no kspace", "no dataset 'kspace'"),
         ("real", "float32"),
         ("short mask", "'mask' has shape (63,), expected (64,)"),
@@ -432,13 +434,13 @@ def test_no_backend_at_all_is_exit_4(cli, simulated, out, monkeypatch):
     assert f"no backend is here: {install_command('cpu')}" in done.error_line
 
 
-def test_recon_says_which_engine_runs_and_why(cli, simulated, out):
+def test_recon_says_which_engine_runs_and_why_where_that_is_asked(cli, simulated, out):
     arguments = ("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:1", "--json")
     done = cli(*arguments, "--backend", "onnxruntime")
     assert [line for line in done.err.splitlines() if line.startswith("engine: ")] == [
-        f"engine: onnxruntime {json.loads(done.out)['engine']['version']} (asked for)"
+        f"engine: onnxruntime {json.loads(done.out)['engine']['version']}"
     ]
-    assert "(auto" in cli(*arguments, "--force").err
+    assert "(auto" in cli(*arguments, "--force", "-v").err
 
 
 @pytest.mark.usefixtures("export_forgotten")
@@ -458,7 +460,7 @@ def test_export_without_pytorch_is_exit_4(cli, tmp_path, monkeypatch):
         (("validate", "nowhere"), "nowhere: no such folder"),
         (("validate", "demo", "--checkpoint", "c.pth"), "go together"),
         (("simulate", "-o", "/nowhere/k.h5"), "/nowhere does not exist"),
-        (("simulate", "-o", "k.h5", "--acceleration", 0), "acceleration is 0"),
+        (("simulate", "-o", "k.h5", "--undersample", 0), "acceleration is 0"),
         (("demo", "-o", "/dev/null/x"), "cannot make the folder"),
     ],
 )
@@ -488,10 +490,10 @@ def test_a_stopped_run_says_how_to_go_on(cli, simulated, out, monkeypatch):
     monkeypatch.setattr(Reconstructor, "__call__", stopped)
     done = cli("recon", simulated, "-o", out, "--steps", 1)
     assert done.code == 130
-    assert "2 finished slices are kept, go on with --resume" in done.err
+    assert "kept 2 finished slices, go on with --resume" in done.err
     monkeypatch.setattr(Reconstructor, "__call__", original)
     resumed = cli("recon", simulated, "-o", out, "--steps", 1, "--resume")
-    assert "resuming: 2 of 4 slices are done" in resumed.err
+    assert "resuming: 2 of 4 slices done" in resumed.err
     assert resumed.code == 0
 
 
@@ -502,7 +504,7 @@ def test_starting_over_is_said(cli, simulated, out):
     arguments = ("recon", simulated, "-o", out, "--steps", 1, "--slices", "0:1")
     done = cli(*arguments)
     assert done.code == 2
-    assert "1 finished slices of a stopped run are there" in done.error_line
+    assert "has 1 finished slice of a stopped run;" in done.error_line
     done = cli(*arguments, "--force")
     assert done.code == 0
-    assert "starting over: 1 finished slices" in done.err
+    assert "starting over without 1 finished slice of a stopped run (--resume" in done.err

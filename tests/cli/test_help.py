@@ -56,5 +56,38 @@ def test_a_command_of_few_options_has_no_sections(cli):
     assert "\nInput:\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("recon", "k.h5"),
+            "missing option '-o' / '--output' (sbim-deploy recon --help tells what there is)",
+        ),
+        (("recon", "k.h5", "--presett", "fast"), "no such option: --presett"),
+        (("recon", "k.h5", "-o", "o.h5", "--batch", "two"), "invalid value for '--batch'"),
+        (("recno",), "no such command 'recno'. Did you mean 'recon'? (sbim-deploy --help tells"),
+        (("info",), "missing argument"),
+        (("simulate", "-o"), "option '-o' requires an argument"),
+    ],
+)
+def test_a_command_that_is_typed_wrongly_is_one_line_as_other_errors(cli, arguments, said):
+    done = cli(*arguments)
+    assert done.code == 2
+    assert said in done.error_line
+    assert done.err == f"{done.error_line}\n"
+
+
+def test_no_command_is_the_help(cli):
+    done = cli()
+    assert done.code == 2
+    assert "Commands:" in done.out + done.err
+    assert "error" not in done.err
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_end_well(cli, option):
+    assert cli(option).code == 0
+
+
 def test_the_shell_s_completion_can_be_installed(cli):
     assert "--install-completion" in cli("--help").out

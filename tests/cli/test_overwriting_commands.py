@@ -40,7 +40,7 @@ def scan(simulated: Path, tmp_path: Path) -> Path:
         ("simulate", "-o", "{scan}", "--slices", 1, "--size", 32),
         ("sample", "demo", "-o", "{scan}", *SAMPLE),
         ("sample", "demo", "-o", "{other}", *SAMPLE, "--png", "{scan}"),
-        ("replay", "{mrd}", "-o", "{scan}", "--port", 1),
+        ("replay", "{mrd}", "-o", "{scan}", "--server", "127.0.0.1:1"),
     ],
 )
 def test_a_scan_survives_every_command_that_is_given_its_name(

@@ -91,10 +91,32 @@ def test_bad_options_of_a_study_are_refused_before_any_work(cli, simulated, tmp_
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_study_without_dask_is_exit_4(cli, simulated, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith("sbim_deploy.study.")]:
-        monkeypatch.delitem(sys.modules, name)
+@pytest.fixture
+def without_dask(monkeypatch):
+    """Dask and its pool of threads as if they were not installed."""
+    for name in ("sbim_deploy.study.cluster", "sbim_deploy.study.conduct"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "distributed", None)
-    done = cli("recon", simulated, tmp_path / "other.h5", "-o", tmp_path / "out")
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+
+
+@pytest.mark.usefixtures("without_dask")
+def test_two_files_without_dask_are_reconstructed_in_one_process(cli, simulated, tmp_path):
+    shutil.copy(simulated, tmp_path / "a.h5")
+    shutil.copy(simulated, tmp_path / "b.h5")
+    out = tmp_path / "out"
+    given = (tmp_path / "a.h5", tmp_path / "b.h5", "-o", out, *FAST, "--slices", "0:1")
+    done = cli("recon", *given)
+    assert done.code == 0, done.err
+    assert install_command("cluster") in done.err
+    assert "2/2 b.h5: 1 slice, " in done.err
+    assert cli("recon", *given, "--resume").out.splitlines()[2].split()[:2] == ["kept", "2"]
+    assert cli("recon", tmp_path, "-o", out, *FAST, "--slices", "0:1", "--resume", "-q").code == 0
+
+
+@pytest.mark.usefixtures("without_dask")
+@pytest.mark.parametrize("option", [("--workers", 2), ("--scheduler", "tcp://127.0.0.1:1")])
+def test_more_processes_without_dask_are_exit_4(cli, simulated, tmp_path, option):
+    done = cli("recon", simulated, tmp_path / "other.h5", "-o", tmp_path / "out", *option)
     assert done.code == 4
     assert install_command("cluster") in done.error_line

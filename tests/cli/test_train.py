@@ -35,7 +35,7 @@ def test_train_resume_and_start_from_a_checkpoint(cli, config, tmp_path):
     assert cli("train", "--config", config, "-o", run, "--iterations", 3, "--resume", *FAST).code == 0
     with (run / "held_out.csv").open(newline="") as file:
         assert [row[0] for row in csv.reader(file)] == ["step", "0", "2", "3"]
-    started = ("--start", run / "checkpoint.pth", "--iterations", 1)
+    started = ("--checkpoint", run / "checkpoint.pth", "--iterations", 1)
     assert cli("train", "--config", config, "-o", other, *started, *FAST).code == 0
 
 
@@ -73,7 +73,7 @@ def test_a_variance_preserving_network_is_trained_exported_and_reconstructs(cli,
         ),
         (("--iterations", 1, "--objective", "ssm", "--compile"), "ssm and compile is true: expected false"),
         (("--iterations", 1, "--resume"), "no such checkpoint"),
-        (("--iterations", 1, "--resume", "--start", "c.pth"), "give one of them"),
+        (("--iterations", 1, "--resume", "--checkpoint", "c.pth"), "give one of them"),
         (("--iterations", 1, "--config", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
     ],
 )

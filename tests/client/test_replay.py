@@ -228,10 +228,14 @@ def test_stamps_that_do_not_advance_are_refused(tmp_path):
         replay_file(scan, tmp_path / "out.h5", settings_for(1, pace=parse_pace("stamps")))
 
 
+def at(port):
+    return f"127.0.0.1:{port}"
+
+
 class TestCommand:
     def test_prints_a_table_and_writes_the_images(self, cli, scan, tmp_path):
         with serving(echo) as (port, _):
-            done = cli("replay", scan, "-o", tmp_path / "out.h5", "--port", port)
+            done = cli("replay", scan, "-o", tmp_path / "out.h5", "--server", at(port))
         assert done.code == 0, done.err
         assert [line.split()[:3] for line in done.out.splitlines()[1:]] == [["1", "4", "0"], ["1", "8", "1"]]
         assert "2 images; 9 readouts sent" in done.err
@@ -240,7 +244,8 @@ class TestCommand:
     def test_prints_json(self, cli, scan, tmp_path):
         with serving(echo) as (port, future):
             done = cli(
-                *("replay", scan, "-o", tmp_path / "out.h5", "--port", port, "--json", "--config", "sbim"),
+                *("replay", scan, "-o", tmp_path / "out.h5", "--server", at(port), "--json"),
+                *("--configuration", "sbim"),
                 *("--parameters", "{}"),
             )
             assert future.result()[0] == ConfigFile("sbim")
@@ -251,33 +256,35 @@ class TestCommand:
         (tmp_path / "config.xml").write_text("<configuration/>")
         with serving(echo) as (port, future):
             cli(
-                *("replay", scan, "-o", tmp_path / "out.h5", "--port", port),
-                *("--config-file", tmp_path / "config.xml"),
+                *("replay", scan, "-o", tmp_path / "out.h5", "--server", at(port)),
+                *("--configuration-file", tmp_path / "config.xml"),
             )
             assert future.result()[0] == ConfigText("<configuration/>")
 
     def test_a_server_s_error_is_exit_code_1(self, cli, scan, tmp_path):
         with serving(answer_then_drain(Error("no"), Close())) as (port, _):
-            done = cli("replay", scan, "-o", tmp_path / "out.h5", "--port", port)
+            done = cli("replay", scan, "-o", tmp_path / "out.h5", "--server", at(port))
         assert done.code == 1
         assert "reported: no" in done.error_line
 
     def test_no_server_is_bad_input(self, cli, scan, tmp_path):
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-        done = cli("replay", scan, "-o", tmp_path / "out.h5", "--port", port)
+        done = cli("replay", scan, "-o", tmp_path / "out.h5", "--server", at(port))
         assert done.code == 2
         assert "cannot connect" in done.error_line
 
     @pytest.mark.parametrize(
         "arguments",
         [
-            ("--config", "a", "--config-file", "b"),
-            ("--config-file", "missing.xml"),
+            ("--configuration", "a", "--configuration-file", "b"),
+            ("--configuration-file", "missing.xml"),
             ("--parameters", "[1]"),
-            ("--port", "0"),
+            ("--server", "127.0.0.1:0"),
+            ("--server", "127.0.0.1"),
+            ("--server", ":9002"),
             ("--timeout", "0"),
-            ("--host", "no..such..host"),
+            ("--server", "no..such..host:9002"),
         ],
     )
     def test_bad_options_are_one_line(self, cli, scan, tmp_path, arguments):

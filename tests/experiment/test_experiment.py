@@ -154,7 +154,7 @@ def test_a_stopped_experiment_goes_on_to_the_same_results(finished, cli, counted
     counted.stop_after = 8  # six of tuning, two of scoring
     stopped = cli("experiment", config, "-o", folder)
     assert stopped.code == 130
-    assert f"9 results are kept in {folder}" in stopped.err
+    assert f"kept 9 results in {folder}" in stopped.err
     assert len(rows_of(folder)) == 9
     with (folder / "results.csv").open("a") as file:
         file.write("equispaced,3,2.4,simulated,0,ba")  # what a kill in the middle of a line leaves
@@ -162,7 +162,7 @@ def test_a_stopped_experiment_goes_on_to_the_same_results(finished, cli, counted
     counted.calls.clear()
     done = cli("experiment", config, "-o", folder)
     assert done.code == 0, done.err
-    assert "going on: 9 of 16 results are done" in done.err
+    assert "going on: 9 of 16 results done" in done.err
     assert counted.calls == [(0, 0.01), (2, 0.01)]
     assert without_seconds(folder) == without_seconds(finished)
     for name in ("tuning.json", "run.json"):
@@ -217,7 +217,7 @@ def test_an_experiment_can_be_added_to(finished, cli, counted, write_config):
     more = write_config(accelerations=[2, 3, 4], peers=["zero-filled"], methods=methods)
     done = cli("experiment", more, "-o", finished)
     assert done.code == 0, done.err
-    assert "going on: 8 of 18 results are done" in done.err
+    assert "going on: 8 of 18 results done" in done.err
     assert counted.calls == []
     assert without_seconds(finished)[: len(before)] == before
     assert {row["method"] for row in rows_of(finished)[len(before) :]} == {"dds", "ddim", "zero-filled"}

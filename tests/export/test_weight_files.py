@@ -111,7 +111,7 @@ FILES = {
         "is a git-lfs pointer, which stands for a file of 117964800 bytes: fetch",
     ),
     "a web page": (web_page, "is a web page, not the file that it leads to: download it again"),
-    "an error of a store": (xml, "is a web page, not the file that it leads to"),
+    "an error of a store": (xml, "is XML, as a store of files answers that has no such file"),
     "gzip": (zipped_by_gzip, "is compressed by gzip: unpack it"),
     "tar": (tar, "is a tar archive: unpack it"),
     "a zip": (

@@ -75,7 +75,7 @@ def test_missing_file_folder_and_text_are_refused(tmp_path: Path) -> None:
     refuse(tmp_path, "not a plain file")
     text = tmp_path / "text.h5"
     text.write_text("hello")
-    refuse(text, "not HDF5")
+    refuse(text, "expected an HDF5 file")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])

@@ -240,7 +240,7 @@ def _without_outputs(memory):
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ("triton", "needs the server's address: give --url HOST:PORT"),
+        ("triton", "needs the server's address: give --server HOST:PORT"),
         ("triton://", "needs the server's address"),
         ("triton://host", "expected HOST:PORT"),
         ("triton://host:70000", "expected HOST:PORT"),
@@ -290,7 +290,7 @@ def test_a_name_that_no_folder_may_have_is_made_one_or_refused(demo):
 def test_the_command_reconstructs_through_the_server(server, simulated, tmp_path, cli):
     few = ("--steps", 2, "--slices", "0:2", "--backend")
     done = cli(
-        "recon", simulated, "-o", tmp_path / "served.h5", *few, "triton", "--url", server.url, "--json"
+        "recon", simulated, "-o", tmp_path / "served.h5", *few, "triton", "--server", server.url, "--json"
     )
     assert done.code == 0, done.err
     assert '"tensors": "system shared memory"' in done.out
@@ -304,17 +304,17 @@ def test_the_command_reconstructs_through_the_server(server, simulated, tmp_path
 def test_the_command_says_in_one_line_that_the_server_is_gone(server, simulated, tmp_path, cli):
     server.stop()
     out = tmp_path / "out.h5"
-    done = cli("recon", simulated, "-o", out, "--backend", "triton", "--url", server.url)
+    done = cli("recon", simulated, "-o", out, "--backend", "triton", "--server", server.url)
     assert done.code == 4
     assert server.url in done.error_line
     assert not out.exists()
 
 
 def test_an_address_without_a_server_backend_is_refused(simulated, tmp_path, cli):
-    done = cli("recon", simulated, "-o", tmp_path / "out.h5", "--url", "127.0.0.1:8001")
+    done = cli("recon", simulated, "-o", tmp_path / "out.h5", "--server", "127.0.0.1:8001")
     assert done.code == 2
     assert "only triton and triton-trt" in done.error_line
-    assert cli("bench", "demo", "--url", "127.0.0.1:8001").code == 2
+    assert cli("bench", "demo", "--server", "127.0.0.1:8001").code == 2
 
 
 def test_the_command_writes_a_repository(tmp_path, cli):

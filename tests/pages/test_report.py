@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import time
 from dataclasses import replace
 
 import h5py
@@ -14,6 +15,10 @@ from PIL import Image
 
 from chromium import CHROMIUM, Chromium
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.sources import open_source
+from sbim_deploy.mri.metrics import psnr
+from sbim_deploy.pages import report
+from sbim_deploy.pages.panels import colour
 from sbim_deploy.pages.report import write_report
 from sbim_deploy.results.result_file import ResultWriter, open_result
 from sbim_deploy.runs.findings import resumed, warnings
@@ -35,6 +40,16 @@ def made(simulated, tmp_path_factory):
     reconstruct_file(kspace, result, SETTINGS, on_residual=lambda *told: residuals.append(told))
     write_report(page, result, residuals)
     return result, page, residuals
+
+
+@pytest.fixture(scope="module")
+def with_truth(made, simulated):
+    """The same result's page, with the references of its k-space file."""
+    result, page, residuals = made
+    told = page.with_name("truth.html")
+    with open_source(simulated) as source:
+        write_report(told, result, residuals, source=source)
+    return told
 
 
 def write_result(path, n_slices=3, provenance=None, residual=0.05, shape=(8, 8)):
@@ -60,6 +75,51 @@ def test_the_page_holds_the_images_of_the_result(made):
     np.testing.assert_allclose(shown / 255, (images / full).clip(0, 1), atol=0.003)
     assert [each.shape for each in pictures(page, "standard deviation")] == [(64, 64, 3)] * 2
     assert len(pictures(page, "measured data alone")) == 2
+
+
+def test_reference_and_error_are_those_of_the_file_on_one_scale_that_is_said(made, with_truth, simulated):
+    with open_result(made[0]) as result, open_source(simulated) as source:
+        images = np.abs([result.read_image(position) for position in (0, 1)])
+        references = np.abs([source.read_reference(index) for index in (0, 1)])
+    errors, full = np.abs(images - references), np.percentile(images, 99.95)
+    end = np.percentile(errors, 99.8)
+    np.testing.assert_allclose(
+        np.array(pictures(with_truth, "reference")) / 255, (references / full).clip(0, 1), atol=0.003
+    )
+    np.testing.assert_array_equal(
+        pictures(with_truth, "error"), [colour(each, (0, end), "error") for each in errors]
+    )
+    text = with_truth.read_text()
+    assert f"<span>{100 * end / full:.1f} % of the brightest tissue</span>" in text
+    for image, reference in zip(images, references, strict=True):
+        assert f"{psnr(image, reference):.1f} dB, SSIM 0." in text
+
+
+def test_a_reference_that_fastmri_cropped_is_shown_where_it_is_and_black_around(simulated, tmp_path):
+    cropped, result = tmp_path / "k.h5", write_result(tmp_path / "r.h5", 4, shape=(64, 64))
+    shutil.copy(simulated, cropped)
+    with h5py.File(cropped, "r+") as file:
+        narrow = file["kspace"][..., 8:56]
+        middle = np.abs(file["reference"][:, 8:56, 8:56]).astype(np.float32)
+        for name in ("kspace", "mask", "reference", "s_maps"):
+            del file[name]
+        file["kspace"], file["reconstruction_rss"] = narrow, middle
+    with open_source(cropped) as source:
+        assert source.reference_is_square
+        narrow_result = write_result(tmp_path / "n.h5", 4, shape=(64, 48))
+        write_report(tmp_path / "p.html", narrow_result, source=source)
+    shown = pictures(tmp_path / "p.html", "reference")[0]
+    assert shown.shape == (64, 48)
+    assert not shown[:8].any()
+    assert shown[8:56].any()
+    assert result.exists()
+
+
+def test_without_a_reference_there_is_none_and_no_error(made):
+    text = made[1].read_text()
+    assert 'alt="reference' not in text
+    assert 'alt="error' not in text
+    assert "Reference and error" not in text
 
 
 def test_the_page_says_what_made_the_images_and_what_to_beware_of(made):
@@ -184,7 +244,7 @@ def test_provenance_that_lacks_everything_makes_a_page_too(tmp_path, provenance)
             0.1,
             ["motion in slices 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more; slice 0: it moved"],
         ),
-        ({"timings_s": {"slices": 1}}, 0.1, ["the 1 slices done since, of 3"]),
+        ({"timings_s": {"slices": 1}}, 0.1, ["those of 1 of 3 slices, done since"]),
         ({"samples": 2, "slice_notes": {"0": {"maps": "given"}}}, 0.1, []),
         (
             {"samples": 2, "slice_notes": {"0": {"maps": "ESPIRiT"}}},
@@ -251,7 +311,7 @@ def test_a_browser_shows_the_page_fetches_nothing_and_finds_no_fault(made, tmp_p
         assert browser.evaluate("document.getElementById('controls').hidden") is False
         browser.evaluate("width.value = 20; level.value = 10; width.dispatchEvent(new Event('input'))")
         assert float(browser.evaluate("document.querySelector('feFuncG').getAttribute('slope')")) == 5
-        assert picture_of(browser).mean() > before.mean() + 5
+        assert picture_of(browser).mean() > before.mean() + 3
         browser.evaluate("document.getElementById('reset').click()")
         assert np.abs(picture_of(browser) - before).mean() < 1
         requested = [each["request"]["url"] for each in browser.heard("Network.requestWillBeSent")]
@@ -284,6 +344,124 @@ def test_on_a_phone_every_picture_of_a_slice_has_the_same_size(made, tmp_path):
         assert np.ptp(widths) < 1
         assert min(widths) > 180
         assert browser.evaluate("document.documentElement.scrollWidth") <= 500
+
+
+WHEEL = "new WheelEvent('wheel', {ctrlKey: true, deltaY: -1, bubbles: true, cancelable: true, %s})"
+AT_QUARTER = """(() => {
+  const box = document.querySelector('.frame').getBoundingClientRect();
+  const where = {clientX: box.left + box.width / 4, clientY: box.top + box.height / 4, bubbles: true};
+  document.querySelector('.frame').dispatchEvent(new MouseEvent('dblclick', where));
+})()"""
+
+
+def seen(browser):
+    """Return what each image shows of itself: left, top and size, as fractions of the image."""
+    return np.array(
+        browser.evaluate(
+            "[...document.querySelectorAll('.frame')].map(frame => {"
+            " const box = frame.getBoundingClientRect(), image = frame.firstChild.getBoundingClientRect();"
+            " return [(box.left - image.left) / image.width, (box.top - image.top) / image.height,"
+            " box.width / image.width]; })"
+        )
+    )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_all_images_zoom_together_about_the_point_that_is_clicked(with_truth, tmp_path):
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(with_truth)
+        sizes = browser.widths(".frame")
+        np.testing.assert_allclose(seen(browser), [[0, 0, 1]] * 10, atol=1e-3)
+        browser.evaluate(AT_QUARTER)
+        # Twofold, and what was at a quarter is at a quarter: an eighth lies before it.
+        np.testing.assert_allclose(seen(browser), [[1 / 8, 1 / 8, 1 / 2]] * 10, atol=3e-3)
+        np.testing.assert_allclose(browser.widths(".frame"), sizes)
+        browser.evaluate(
+            "document.querySelector('.frame').dispatchEvent("
+            "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}))"
+        )
+        np.testing.assert_allclose(seen(browser)[:, 0], 1 / 8 + 0.1 / 2, atol=3e-3)
+        for _ in range(20):
+            browser.evaluate("(zoom.value = 8, zoom.dispatchEvent(new Event('input')))")
+        left, top, size = seen(browser).T
+        np.testing.assert_allclose(size, 1 / 8, atol=1e-3)
+        assert (left >= 0).all()
+        assert (top + size <= 1.001).all()
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        browser.evaluate("document.getElementById('reset').click()")
+        np.testing.assert_allclose(seen(browser), [[0, 0, 1]] * 10, atol=1e-3)
+        browser.evaluate(
+            f"document.querySelector('.frame').dispatchEvent({WHEEL % 'clientX: 0, clientY: 0'})"
+        )
+        np.testing.assert_allclose(seen(browser)[:, 2], 1 / 1.5, atol=1e-3)
+        faults = [browser.heard(kind) for kind in ("Runtime.exceptionThrown", "Log.entryAdded")]
+    assert faults == [[], []]
+
+
+@pytest.fixture(scope="module")
+def with_volume(made, simulated, tmp_path_factory):
+    """The page with a NIfTI file of the result beside it."""
+    nibabel = pytest.importorskip("nibabel")
+    folder = tmp_path_factory.mktemp("volume")
+    with open_result(made[0]) as result:
+        stack = np.stack([np.abs(result.read_image(position)) for position in (0, 1)], axis=-1)
+    nibabel.save(
+        nibabel.Nifti1Image(stack[:, :48].astype(np.float32), np.diag([2, 2, 5, 1])), folder / "a&b.nii.gz"
+    )
+    write_report(folder / "page.html", made[0], made[2], volume=folder / "a&b.nii.gz")
+    return folder / "page.html"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+def test_the_nifti_beside_a_report_opens_in_it_and_nothing_is_fetched(with_volume, tmp_path):
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(with_volume)
+        browser.evaluate("document.getElementById('open-volume').click()")
+        end = time.monotonic() + 60
+        while (state := browser.evaluate("volume.dataset.state")) is None and time.monotonic() < end:
+            time.sleep(0.2)
+        told = browser.evaluate("document.getElementById('volume-told').textContent")
+        if "WebGL" in told:
+            pytest.skip("Chromium draws no WebGL here")
+        assert state == "open", told
+        assert told.startswith("a&b.nii.gz in three planes")
+        assert browser.evaluate("volume.dataset.shape") == "64 48 2"
+        browser.evaluate("document.querySelector('#volume canvas').scrollIntoView()")
+        assert picture_of(browser).std() > 20
+        requested = [each["request"]["url"] for each in browser.heard("Network.requestWillBeSent")]
+        faults = browser.heard("Runtime.exceptionThrown")
+        logged = [each["entry"] for each in browser.heard("Log.entryAdded")]
+    assert {url.split(":")[0] for url in requested} <= {"file", "data"}
+    assert [url for url in requested if url.startswith("file")] == [with_volume.as_uri()]
+    assert faults == []
+    assert [each for each in logged if each["source"] != "rendering"] == []
+
+
+def test_a_page_without_a_volume_is_without_its_viewer(made, with_volume):
+    assert "niivue" not in made[1].read_text().lower()
+    assert len(with_volume.read_text()) > len(made[1].read_text()) + 2_000_000
+
+
+def test_a_volume_that_is_too_large_for_a_page_is_named_and_left_out(made, tmp_path, monkeypatch):
+    (tmp_path / "v.nii").write_bytes(bytes(64))
+    monkeypatch.setattr(report, "MAX_VOLUME_BYTES", 63)
+    write_report(tmp_path / "page.html", made[0], volume=tmp_path / "v.nii")
+    text = (tmp_path / "page.html").read_text()
+    assert "too large for this page" in text
+    assert "niivue" not in text.lower()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: the page is opened in no browser")
+@pytest.mark.parametrize("width", [500, 700, 1200])
+def test_five_pictures_of_a_slice_have_one_size_at_any_width(with_truth, tmp_path, width):
+    with Chromium(tmp_path / "profile") as browser:
+        browser.open(with_truth)
+        browser.show_as(width)
+        widths = browser.widths(".slice img")
+        assert len(widths) == 10
+        assert np.ptp(widths) < 1
+        assert min(widths) >= 150
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def picture_of(browser):

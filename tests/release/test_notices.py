@@ -60,6 +60,8 @@ def test_the_text_of_every_licence_is_in_the_notice_or_the_licence_file():
         "LicenseRef-ICBM-152": "(LicenseRef-ICBM-152)",
         "Apache-2.0": "http://www.apache.org/licenses/LICENSE-2.0",
         "BSD-2-Clause": "BSD 2-Clause License:",
+        "BSD-3-Clause": "BSD 3-Clause License: the conditions and the disclaimer above, and neither",
+        "ISC": "ISC License: permission to use, copy, modify, and/or distribute it",
     }
     assert named == set(told)
     for words in told.values():

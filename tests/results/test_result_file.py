@@ -145,7 +145,7 @@ def test_interrupted_run_resumes_where_it_stopped(path: Path, partial: Path) -> 
 
 def test_finished_slices_are_not_thrown_away_in_silence(path: Path, partial: Path) -> None:
     before = sorted(each.name for each in partial.iterdir())
-    with pytest.raises(InputError, match="2 finished slices of a stopped run are there; --resume goes on"):
+    with pytest.raises(InputError, match="has 2 finished slices of a stopped run; --resume goes on"):
         ResultWriter(path, {"seed": 4}, SLICES, resume=False)
     assert sorted(each.name for each in partial.iterdir()) == before
 

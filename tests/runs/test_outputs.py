@@ -173,7 +173,7 @@ def test_images_that_cannot_be_written_are_kept_and_resumed(cli, scan, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == [".o.h5"]
     resumed = cli(*command, "--resume")
     assert resumed.code == 0
-    assert "resuming: 1 of 1 slices are done" in resumed.err
+    assert "resuming: 1 of 1 slice done" in resumed.err
     assert [path.name for path in tmp_path.iterdir()] == ["o"]
 
 

@@ -72,7 +72,7 @@ def test_a_scan_is_sampled_in_the_convention_that_is_asked_for(tmp_path):
 def test_simulate_says_what_recon_then_refuses(cli, tmp_path, output_format):
     reason = "1 calibration lines in the centre of k-space, expected at least 4"
     path = tmp_path / "k.h5"
-    options = ["--size", SETTINGS.size, "--acceleration", 8, "--phantom", SETTINGS.phantom]
+    options = ["--size", SETTINGS.size, "--undersample", 8, "--phantom", SETTINGS.phantom]
     made = cli("simulate", "-o", path, "--slices", 1, "--coils", 4, "--format", output_format, *options)
     assert made.code == 0
     assert f"warning: recon will refuse {path}: {reason}" in made.err
@@ -84,14 +84,14 @@ def test_simulate_says_what_recon_then_refuses(cli, tmp_path, output_format):
 @pytest.mark.parametrize("output_format", ["fastmri", "mrd"])
 def test_an_object_of_few_pixels_is_reconstructed(cli, tmp_path, output_format):
     path = tmp_path / "k.h5"
-    options = ["--size", 16, "--acceleration", 1, "--phantom", "shepp-logan", "--format", output_format]
+    options = ["--size", 16, "--undersample", 1, "--phantom", "shepp-logan", "--format", output_format]
     assert "warning" not in cli("simulate", "-o", path, "--slices", 1, "--coils", 4, *options).err
     assert cli("recon", path, "-o", tmp_path / "out.h5", "--method", "zero-filled").code == 0
 
 
 def test_what_recon_takes_is_not_warned_of(cli, tmp_path):
     path = tmp_path / "k.h5"
-    options = ("--slices", 1, "--coils", 1, "--size", 32, "--acceleration", 8)
+    options = ("--slices", 1, "--coils", 1, "--size", 32, "--undersample", 8)
     assert "warning" not in cli("simulate", "-o", path, *options).err
     assert cli("recon", path, "-o", tmp_path / "out.h5", "--method", "zero-filled").code == 0
     assert why_refused(SimulateSettings()) is None

@@ -124,7 +124,7 @@ def test_the_c_library_s_own_program_reconstructs_the_file(tmp_path):
 
 def test_recon_and_evaluate_take_the_file_and_its_maps(cli, tmp_path):
     path, out = tmp_path / "s.h5", tmp_path / "out.h5"
-    options = ("--slices", 1, "--size", 64, "--coils", 4, "--acceleration", 2)
+    options = ("--slices", 1, "--size", 64, "--coils", 4, "--undersample", 2)
     assert cli("simulate", "-o", path, "--format", "mrd", *options).code == 0
     assert cli("info", path).out.startswith("kind: k-space")
     for maps in ((), ("--maps", path)):

@@ -83,10 +83,10 @@ def test_a_signal_lets_sessions_finish_and_ends_with_0(number):
 
 def test_a_simulated_scan_comes_back_from_the_server_through_replay(cli, tmp_path):
     scan, images = tmp_path / "scan.h5", tmp_path / "images.h5"
-    options = ("--format", "mrd", "--slices", 2, "--size", 64, "--coils", 4, "--acceleration", 2)
+    options = ("--format", "mrd", "--slices", 2, "--size", 64, "--coils", 4, "--undersample", 2)
     assert cli("simulate", "-o", scan, *options).code == 0
     with process() as (_running, server):
-        asked = ("--port", server.port, "--config", "cg-sense")
+        asked = ("--server", f"127.0.0.1:{server.port}", "--configuration", "cg-sense")
         done = cli("replay", scan, "-o", images, *asked)
     assert done.code == 0, done.err
     told = json.loads(cli("evaluate", images, "--reference", scan, "--json").out)

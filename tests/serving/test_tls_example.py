@@ -162,7 +162,7 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory):
     path = tmp_path_factory.mktemp("scan") / "scan.h5"
-    options = ["--format", "mrd", "--slices", "2", "--size", "64", "--coils", "4", "--acceleration", "2"]
+    options = ["--format", "mrd", "--slices", "2", "--size", "64", "--coils", "4", "--undersample", "2"]
     subprocess.run([*SERVE[:3], "simulate", "-o", path, *options], check=True, capture_output=True)
     return path
 
@@ -170,7 +170,7 @@ def scan(tmp_path_factory):
 def replay(cli, scan, output, port):
     """The demo model's images of a scan, in few steps."""
     asked = ("--parameters", '{"version": "1", "parameters": {"steps": 4, "seed": 3}}')
-    return cli("replay", scan, "-o", output, "--port", port, "--timeout", "20", *asked)
+    return cli("replay", scan, "-o", output, "--server", f"127.0.0.1:{port}", "--timeout", "20", *asked)
 
 
 def images_in(path):

@@ -36,7 +36,7 @@ def alone(scans, tmp_path_factory) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def client(tmp_path_factory) -> Iterator[object]:
     """A cluster of two processes, whose model cache is a folder of its own."""
-    from sbim_deploy.study.run import embedded_cluster
+    from sbim_deploy.study.cluster import embedded_cluster
 
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

@@ -23,8 +23,9 @@ from sbim_deploy.results.partial import (
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.study import conduct as conductor
 from sbim_deploy.study import steps
-from sbim_deploy.study.conduct import Task, Track
+from sbim_deploy.study.conduct import Task
 from sbim_deploy.study.files import StudyFile, study_files
+from sbim_deploy.study.track import Track
 
 
 def test_a_study_is_what_one_process_makes_of_its_files_to_the_bit(client, scans, alone, tmp_path):

@@ -17,7 +17,8 @@ from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.study import conduct
-from sbim_deploy.study.run import StudySettings, connected_cluster, embedded_cluster, run_study
+from sbim_deploy.study.cluster import connected_cluster, embedded_cluster
+from sbim_deploy.study.run import StudySettings, run_study
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_a_resource_that_nobody_offers_is_waited_for_and_that_is_said(
 ):
     class Impatient(Heard):
         def waiting(self, what):
-            assert what == "1 workers are connected, with TPU=4 wanted"
+            assert what == "1 worker connected, with TPU=4 wanted"
             raise KeyboardInterrupt
 
     monkeypatch.setattr(conduct, "WAIT_UNTIL_SAID_S", 0.3)
@@ -90,7 +91,7 @@ def test_the_cluster_of_this_machine_listens_on_the_loopback_interface_alone(cli
 def test_nobody_without_the_key_of_the_run_can_connect(client, monkeypatch):
     address = client.scheduler_info()["address"]
     assert address.startswith("tls://127.0.0.1:")
-    monkeypatch.setattr("sbim_deploy.study.run.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("sbim_deploy.study.cluster.CONNECT_TIMEOUT_S", 1)
     for other in (address, address.replace("tls", "tcp")):
         with pytest.raises(InputError, match="no Dask scheduler answers"), connected_cluster(other):
             pass
@@ -106,7 +107,7 @@ def test_the_cluster_of_this_machine_serves_no_pages(client):
 
 
 def test_an_address_where_nobody_answers_is_one_line(monkeypatch):
-    monkeypatch.setattr("sbim_deploy.study.run.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("sbim_deploy.study.cluster.CONNECT_TIMEOUT_S", 1)
     for address in ("tcp://127.0.0.1:1", "carrier-pigeon://there"):
         message = f"--scheduler {address}: no Dask scheduler answers"
         with pytest.raises(InputError, match=message), connected_cluster(address):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from sbim_deploy.cli.export import export
 from sbim_deploy.cli.help import Command
 from sbim_deploy.cli.info import info
 from sbim_deploy.cli.options import with_groups
+from sbim_deploy.cli.output import Loudness, detail, set_loudness, talking
 from sbim_deploy.cli.plan import plan
 from sbim_deploy.cli.recon import recon
 from sbim_deploy.cli.replay import replay
@@ -28,7 +29,7 @@ from sbim_deploy.cli.simulate import simulate
 from sbim_deploy.cli.train import train
 from sbim_deploy.cli.triton import triton
 from sbim_deploy.cli.validate import validate
-from sbim_deploy.errors import SbimDeployError
+from sbim_deploy.errors import InputError, SbimDeployError
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -78,7 +79,42 @@ for command in (
     replay,
     serve,
 ):
-    app.command(cls=Command)(with_groups(command))
+    app.command(cls=Command)(with_groups(command if command is plan else talking(command)))
+
+
+def _run() -> None:
+    """Run the command that the arguments name; one that is not used as it must be is an error as any other.
+
+    Raises:
+        InputError: a command, an option or a value is none, or one is missing.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        # typer's own, by what they can do: where their classes come from depends on its version.
+        if not hasattr(error, "format_message"):
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message(), err=True)
+            sys.exit(InputError.exit_code)
+        said = error.format_message().strip().rstrip(".")
+        context = getattr(error, "ctx", None)
+        path = "sbim-deploy" if context is None else " ".join(["sbim-deploy", *_names(context)])
+        raise InputError(f"{said[:1].lower()}{said[1:]} ({path} --help tells what there is)") from None
+    if isinstance(code, int) and code:
+        sys.exit(code)
+
+
+def _names(context: Any) -> list[str]:
+    """Return the names of the commands that led to a context, below the program."""
+    return [] if context.parent is None else [*_names(context.parent), str(context.info_name)]
+
+
+def _tell_causes(error: BaseException) -> None:
+    """Say with ``--verbose`` which errors an error was made of."""
+    while (cause := error.__cause__) is not None:
+        detail(f"because of {type(cause).__name__}: {' '.join(str(cause).split())}")
+        error = cause
 
 
 def main() -> None:
@@ -98,9 +134,10 @@ def main() -> None:
     if handles:
         signal.signal(signal.SIGTERM, terminate)
     try:
-        app()
+        _run()
     except SbimDeployError as error:
         typer.echo(f"sbim-deploy: error: {error}", err=True)
+        _tell_causes(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as end:  # typer makes the first the second
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
@@ -108,5 +145,6 @@ def main() -> None:
         typer.echo(f"sbim-deploy: {'terminated' if terminated else 'interrupted'}", err=True)
         sys.exit(TERMINATED if terminated else INTERRUPTED)
     finally:
+        set_loudness(Loudness.USUAL)
         if handles:
             signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_json, print_table
+from sbim_deploy.cli.sizes import SIZE, parse_size
 from sbim_deploy.errors import (
     BackendMissingError,
     EngineIncompatibleError,
@@ -19,6 +20,7 @@ from sbim_deploy.errors import (
     SbimDeployError,
     install_command,
 )
+from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
     from sbim_deploy.models.folder import Model
@@ -43,9 +45,9 @@ def bench(
             "Default: the backends' own, and openvino in bf16 too.",
         ),
     ] = None,
-    url: options.Url = None,
+    server: options.Server = None,
     device: options.Device = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Rows and columns of the image.")] = "128x128",
+    size: Annotated[str, typer.Option(metavar=SIZE, help="Rows and columns of the image.")] = "128x128",
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     sampling: options.ShortSampling,
     json: options.Json = False,
@@ -58,9 +60,9 @@ def bench(
     loaded = load_model(model)
     choice, _ = sampling.choose()
     sampler = choice.sampler if isinstance(choice, Plan) else choice.name
-    case = Case(options.parse_size(size), coils, choice)
+    case = Case(parse_size(size), coils, choice)
     check_case(loaded, case)
-    asked = _at_url(backend, url) or (None if precision is None else ["auto"])
+    asked = _at_server(backend, server) or (None if precision is None else ["auto"])
     measured, missing = _measure_all(loaded, case, asked, device, precision)
     flops = _count_flops(loaded, case)
     rows = [_with_ratios(each, measured, flops) for each in measured]
@@ -71,20 +73,21 @@ def bench(
     _print(rows)
     arithmetic = f"GFLOP/s: {install_command('export')}" if flops is None else f"{flops / 1e9:.1f} GFLOP"
     typer.echo(
-        f"{loaded.manifest.name}, ngf {loaded.manifest.ngf}, {size}, {coils} coils; a score call is "
-        f"{arithmetic}; a reconstruction is {sampler} with {measured[0].network_calls} calls"
+        f"{loaded.manifest.name}, ngf {loaded.manifest.ngf}, {case.size[0]}x{case.size[1]}, "
+        f"{plural(coils, 'coil')}; a score call is {arithmetic}; "
+        f"a reconstruction is {sampler} with {plural(measured[0].network_calls, 'call')}"
     )
     typer.echo(", ".join(f"{name} {value}" for name, value in machine().items()))
     _raise_first(missing)
 
 
-def _at_url(asked: list[str] | None, url: str | None) -> list[str] | None:
+def _at_server(asked: list[str] | None, server: str | None) -> list[str] | None:
     """Return the backends asked for, those of a server with its address."""
-    if url is None:
+    if server is None:
         return asked
     if not set(asked or ()) & {*options.SERVED}:
-        raise InputError(f"--url is {url[:80]!r}: give it with --backend triton or triton-trt")
-    return [options.backend_at(name, url) if name in options.SERVED else name for name in asked or ()]
+        raise InputError(f"--server is {server[:80]!r}: give it with --backend triton or triton-trt")
+    return [options.backend_at(name, server) if name in options.SERVED else name for name in asked or ()]
 
 
 def _raise_first(missing: list[SbimDeployError]) -> None:
@@ -117,11 +120,11 @@ def _measure_all(
             if precision is not None:
                 note(f"{name}: {measured[-1].backend} ({measured[-1].chosen})")
         except (BackendMissingError, EngineIncompatibleError) as error:
-            note(f"left out: {error}")
+            note(f"left out: {error}", even_quiet=True)
             if asked:
                 missing.append(error)
         except SbimDeployError as error:
-            note(f"left out: {error}")
+            note(f"left out: {error}", even_quiet=True)
             missing.append(error)
     if not measured:
         _raise_first(missing)
@@ -141,7 +144,7 @@ def _measure_pytorch(model: Model, case: Case, device: int | None, on_gpu: bool)
     from sbim_deploy.export.eager import GPU_BASELINE, has_cuda, measure_eager, measure_fastest_on_gpu
 
     if on_gpu and not has_cuda():
-        note("the baseline is PyTorch on the CPU: the one that is installed has no CUDA")
+        note("the baseline is PyTorch on the CPU: the one that is installed has no CUDA", even_quiet=True)
         on_gpu = False
     note(f"measuring {GPU_BASELINE if on_gpu else EAGER}")
     try:
@@ -149,7 +152,7 @@ def _measure_pytorch(model: Model, case: Case, device: int | None, on_gpu: bool)
             return [alone(measure_fastest_on_gpu, model.folder, case, device or 0)]
         return [alone(measure_eager, model.folder, case)]
     except BackendMissingError as error:
-        note(f"left out: {error}")
+        note(f"left out: {error}", even_quiet=True)
         return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbim_deploy.cli.output import note, progress_bar
+from sbim_deploy.cli.sizes import RANGE, SIZE, parse_range, parse_size
 from sbim_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from sbim_deploy.engines.tensorrt_builder import Range
     from sbim_deploy.models.engine_build import BuiltEngine
 
 MIB = 1024**2
@@ -34,13 +33,14 @@ def build(
     graph: Annotated[
         str, typer.Option(help="A graph, or a kind of them: score, step or reconstruct.")
     ] = "step",
-    batch: Annotated[str, typer.Option(help="Slices at once, MIN:OPT:MAX.")] = "1:1:8",
-    coils: Annotated[str, typer.Option(help="Coils, MIN:OPT:MAX.")] = "1:8:32",
+    batch: Annotated[str, typer.Option(metavar=RANGE, help="Images computed together.")] = "1:1:8",
+    coils: Annotated[str, typer.Option(metavar=RANGE, help="Receive coils.")] = "1:8:32",
     size: Annotated[
-        str | None, typer.Option(help="Rows x columns, such as 320x320; default any from 64 to 512.")
+        str | None,
+        typer.Option(metavar=SIZE, help="Rows and columns, such as 320x320; default any from 64 to 512."),
     ] = None,
     lines: Annotated[
-        str | None, typer.Option(help="Sampled lines of k-space, MIN:OPT:MAX; default any.")
+        str | None, typer.Option(metavar=RANGE, help="Sampled lines of k-space; default any.")
     ] = None,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of measured kernels, read and written; only trt.")
@@ -65,12 +65,14 @@ def build(
 
     if sm and current:
         raise InputError("--sm and --current exclude each other: give one of them")
-    batch_range, coil_range = _range("--batch", batch), _range("--coils", coils)
-    line_range = None if lines is None else _range("--lines", lines)
+    batch_range, coil_range = parse_range("--batch", batch), parse_range("--coils", coils)
+    line_range = None if lines is None else parse_range("--lines", lines)
     loaded = load_model(model)
     manifest, folder = loaded.manifest, loaded.folder
     graphs = select_graphs(manifest, graph)
-    ranges = shape_ranges(manifest, batch_range, coil_range, _size(size), line_range)
+    ranges = shape_ranges(
+        manifest, batch_range, coil_range, None if size is None else parse_size(size), line_range
+    )
     targets: list[int | None] = [*dict.fromkeys(sm)] if sm else [None]
     requests = [
         BuildRequest(
@@ -106,23 +108,3 @@ def _said(built: BuiltEngine, seconds: float) -> str:
     if built.was_there:
         return f"{built.path}: kept, an equal engine is there ({what}); --force builds it again"
     return f"{built.path}: {what}, {record.engine_bytes / MIB:.1f} MiB in {seconds:.1f} s"
-
-
-def _range(option: str, text: str) -> Range:
-    from sbim_deploy.engines.tensorrt_builder import Range
-
-    if not re.fullmatch(r"\d{1,6}:\d{1,6}:\d{1,6}", text, re.ASCII):
-        raise InputError(f"{option} is {text!r}: expected MIN:OPT:MAX, such as 1:4:8")
-    try:
-        return Range(*map(int, text.split(":")))
-    except InputError as error:
-        raise InputError(f"{option}: {error}") from None
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{1,6}x\d{1,6}", text, re.ASCII):
-        raise InputError(f"--size is {text!r}: expected ROWSxCOLUMNS, such as 320x320")
-    rows, columns = map(int, text.split("x"))
-    return rows, columns

@@ -12,6 +12,7 @@ from sbim_deploy.cli.evaluate import print_evaluation
 from sbim_deploy.cli.output import note
 from sbim_deploy.cli.recon import Pictures, run_recon
 from sbim_deploy.errors import InputError
+from sbim_deploy.words import plural
 
 
 def demo(
@@ -35,8 +36,8 @@ def demo(
     settings = SimulateSettings()
     simulate_file(kspace, settings, force=force)
     note(
-        f"{kspace}: {settings.n_slices} synthetic brain slices, {settings.n_coils} coils, "
-        f"{settings.size} x {settings.size}, acceleration {settings.acceleration:g}"
+        f"{kspace}: {plural(settings.n_slices, 'synthetic brain slice')}, {plural(settings.n_coils, 'coil')}"
+        f", {settings.size} x {settings.size}, acceleration {settings.acceleration:g}"
     )
     run_recon(kspace, Output(result), ReconSettings(force=force), Pictures(png=picture))
     print_evaluation(evaluate_file(result, kspace))

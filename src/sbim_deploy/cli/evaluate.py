@@ -9,6 +9,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, print_json, print_table
+from sbim_deploy.words import plural
 
 SCORES = ("NRMSE", "NMSE", "PSNR", "SSIM")
 
@@ -59,7 +60,7 @@ def evaluate(
     evaluation = evaluate_file(images, reference, mask_below, arrays.reading, data_range)
     coverage = measure_coverage(images, reference, arrays.reading)
     for remark in evaluation.remarks:
-        note(remark)
+        note(remark, even_quiet=True)
     if json:
         print_json({**asdict(evaluation), "calibration": coverage and asdict(coverage)})
         return
@@ -116,8 +117,9 @@ def _print_coverage(coverage: FileCoverage) -> None:
         ],
     )
     note(
-        f"standard deviation of {coverage.samples} samples against the {coverage.error} error, where "
-        "the reference is at least 5 % of its maximum; posterior: what samples of the true one would give."
+        f"standard deviation of {plural(coverage.samples, 'sample')} against the {coverage.error} error, "
+        "where the reference is at least 5 % of its maximum; posterior: what samples of the true one would "
+        "give."
     )
 
 

@@ -11,6 +11,7 @@ import typer
 
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, print_table, progress_bar
+from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
     from sbim_deploy.experiment.store import Line
@@ -41,7 +42,10 @@ def experiment(
         try:
             finished = run_experiment(settings, output, progress)
         except KeyboardInterrupt:
-            note(f"stopped: {progress.done} results are kept in {output}, the same command goes on")
+            note(
+                f"stopped: kept {plural(progress.done, 'result')} in {output}, the same command goes on",
+                even_quiet=True,
+            )
             raise
     scans = scan_names(settings)
     lines = [
@@ -66,9 +70,11 @@ class _Progress:
 
     def started(self, n_results: int, n_done: int) -> None:
         if n_done:
-            note(f"going on: {n_done} of {n_results} results are done")
+            note(f"going on: {n_done} of {plural(n_results, 'result')} done")
         self.done = n_done
-        self._move_to = self._stack.enter_context(progress_bar(f"{n_results} results", n_results, n_done))
+        self._move_to = self._stack.enter_context(
+            progress_bar(plural(n_results, "result"), n_results, n_done)
+        )
 
     def advanced(self) -> None:
         self.done += 1

@@ -6,6 +6,8 @@ from typing import Any
 
 import typer.core
 
+from sbim_deploy.cli.renamed import with_new_names
+
 # What an option is about, by its name in the code; the others stand under "Options".
 SECTIONS = {
     "Input": (
@@ -17,10 +19,10 @@ SECTIONS = {
         *("schedule", "corrector_steps", "corrector_step_from", "langevin_step", "guidance"),
         *("data_weight", "prior_weight", "eta", "denoising", "published"),
     ),
-    "Engine": ("model", "backend", "precision", "url", "device", "graph", "threads", "batch"),
+    "Engine": ("model", "backend", "precision", "server", "device", "graph", "threads", "batch"),
     "Output": (
         *("output", "output_format", "png", "nifti", "report", "identity", "salt", "keep_grid"),
-        *("scale", "resume", "force", "json"),
+        *("scale", "resume", "force", "json", "quiet", "verbose"),
     ),
     "Study": ("workers", "scheduler", "resources"),
 }
@@ -38,7 +40,7 @@ EXAMPLES = {
     "evaluate": ["sbim-deploy evaluate images.h5 --reference kspace.h5 --data-range volume"],
     "experiment": ["sbim-deploy experiment experiments/quick.yaml -o quick"],
     "simulate": [
-        "sbim-deploy simulate -o kspace.h5 --slices 4 --acceleration 4",
+        "sbim-deploy simulate -o kspace.h5 --slices 4 --undersample 4",
         "sbim-deploy simulate -o scan.mrd --format mrd",
     ],
     "plan": ["sbim-deploy plan --preset thesis", "sbim-deploy plan --steps 16 --json > plan.json"],
@@ -53,13 +55,17 @@ EXAMPLES = {
     "bench": ["sbim-deploy bench demo --size 128x128 --coils 8"],
     "triton": ["sbim-deploy triton model -o repository"],
     "train": ["sbim-deploy train --config recipes/brain-ngf16.yaml -o run"],
-    "replay": ["sbim-deploy replay scan.mrd -o images.mrd --port 9002"],
+    "replay": ["sbim-deploy replay scan.mrd -o images.mrd --server 127.0.0.1:9002"],
     "serve": ["sbim-deploy serve --port 9002 --save-raw raw/"],
 }
 
 
 class Command(typer.core.TyperCommand):
     """A command whose help parts its options by what they are about, and ends with examples."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, with options that were renamed under their former names too."""
+        return super().parse_args(ctx, with_new_names(self.name or "", args))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, and the options under their sections."""

@@ -43,5 +43,6 @@ def _print_mapping(mapping: dict[str, Any], indent: str) -> None:
             typer.echo(f"{indent}{key}:")
             _print_mapping(value, indent + "  ")
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            typer.echo(f"{indent}{key}: {shown}")
+            values = value if isinstance(value, list | tuple) else [value]
+            shown = (f"{each:.6g}" if isinstance(each, float) else str(each) for each in values)
+            typer.echo(f"{indent}{key}: {', '.join(shown)}")

@@ -49,9 +49,10 @@ Precision = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Model = Annotated[Path, typer.Option(help='A model folder; "demo" is the one that ships.')]
-Url = Annotated[
+Server = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The server's gRPC, for triton and triton-trt.")
 ]
+UNDERSAMPLE = "[PATTERN:]R"
 Device = Annotated[
     int | None,
     typer.Option(metavar="N", help="The number of the GPU, where there are several; the first is 0."),
@@ -316,14 +317,6 @@ def _read_secret(path: Path) -> str:
     return text
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return the rows and columns that ``--size HxW`` says."""
-    rows, cross, columns = text.partition("x")
-    if not (cross and rows.isdecimal() and columns.isdecimal()):
-        raise InputError(f"--size is {text!r}: expected HxW, two whole numbers, such as 384x320")
-    return int(rows), int(columns)
-
-
 def parse_slices(text: str | None) -> tuple[int, int] | None:
     """Return the range of slices that ``--slices A:B`` says, or None where it is not given."""
     if text is None:
@@ -335,32 +328,35 @@ def parse_slices(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_undersampling(text: str | None, convention: str = "centred") -> Undersampling | None:
-    """Return the lines to take away that ``--undersample PATTERN:R`` says, or None where it is not given."""
+    """Return the lines to take away that ``--undersample`` says, or None where it is not given.
+
+    It is PATTERN:R, or R alone for equispaced lines.
+    """
     from sbim_deploy.runs.settings import Undersampling
 
     if text is None:
         if convention != "centred":
             raise InputError(f"--mask-convention {convention} is of --undersample: give both, or neither")
         return None
-    pattern, _, acceleration = text.partition(":")
+    pattern, _, acceleration = text.rpartition(":")
     try:
-        return Undersampling(pattern, float(acceleration), convention)
+        return Undersampling(pattern or "equispaced", float(acceleration), convention)
     except ValueError as error:
-        raise InputError(f"--undersample is {text!r}: expected equispaced:R or random:R") from error
+        raise InputError(f"--undersample is {text!r}: expected R, equispaced:R or random:R") from error
 
 
-def backend_at(backend: str, url: str | None, device: int | None = None) -> str:
+def backend_at(backend: str, server: str | None, device: int | None = None) -> str:
     """Return the one name of a backend with its address or its GPU, such as triton://127.0.0.1:8001, trt://1.
 
     Raises:
         InputError: the backend has no such thing, or the number is none.
     """
-    if url is not None:
+    if server is not None:
         if backend not in SERVED:
             raise InputError(
-                f"--url is {url[:80]!r} with --backend {backend}: only triton and triton-trt have one"
+                f"--server is {server[:80]!r} with --backend {backend}: only triton and triton-trt have one"
             )
-        backend = f"{backend}://{url}"
+        backend = f"{backend}://{server}"
     if device is None:
         return backend
     if backend not in ON_GPUS:

@@ -8,6 +8,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import print_json, print_table
+from sbim_deploy.words import plural
 
 
 def plan(
@@ -34,4 +35,4 @@ def plan(
     print_table(["step", *columns], rows)
     typer.echo(f"start: {start['image']:g} x the {start['of']} image + {start['noise']:g} x noise")
     if samples > 1:
-        typer.echo(f"the image is the mean of {samples} samples")
+        typer.echo(f"the image is the mean of {plural(samples, 'sample')}")

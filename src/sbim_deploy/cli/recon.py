@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.cli.output import detail, note, print_json, warn
 from sbim_deploy.cli.pipes import STANDARD, input_file, output_file
+from sbim_deploy.cli.progress import shown_progress
 from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
 from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
     from sbim_deploy.kspace.sources import KspaceSource
@@ -123,7 +125,7 @@ def recon(
     batch: Annotated[int, typer.Option(help="Images computed together: slices, or samples of one.")] = 1,
     backend: options.Backend = "auto",
     precision: options.Precision = None,
-    url: options.Url = None,
+    server: options.Server = None,
     device: options.Device = None,
     graph: Annotated[
         str, typer.Option(help="What runs in a call: step (a row of the plan), reconstruct (all), score.")
@@ -134,7 +136,9 @@ def recon(
     ] = None,
     undersample: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN:R", help="Take lines away first: equispaced:R or random:R."),
+        typer.Option(
+            metavar=options.UNDERSAMPLE, help="Take lines away first: equispaced:R (or R) or random:R."
+        ),
     ] = None,
     mask_convention: options.MaskConvention = "centred",
     pictures: Pictures,
@@ -168,7 +172,7 @@ def recon(
         orientation=find_named(Orientation, orientation, "orientation"),
         slices=options.parse_slices(slices),
         batch=batch,
-        backend=options.backend_at(backend, url, device),
+        backend=options.backend_at(backend, server, device),
         threads=threads,
         precision=precision,
         graph=graph,
@@ -213,7 +217,7 @@ def run_recon(
     from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
-    from sbim_deploy.runs.findings import warnings
+    from sbim_deploy.runs.findings import shown, warnings
     from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.runs.reconstruct_file import reconstruct
 
@@ -225,33 +229,35 @@ def run_recon(
         owning_file(result),
     ):
         for assumption in source.describe()["assumed"] or ():
-            note(f"{kspace}: {assumption}")
+            note(f"{kspace}: {assumption}", even_quiet=True)
         for each in outputs:
             for remark in check_output(each, source, settings):
-                note(remark)
+                note(remark, even_quiet=True)
         for path, kind in ((pictures.png, PICTURE), (pictures.report, PAGE)):
             if path is not None:
                 check_name(path, kind)
                 check_new(path, settings.force)
         if settings.force and not settings.resume and (n_finished := count_finished(result)):
             note(
-                f"starting over: {n_finished} finished slices of a stopped run are left out "
+                f"starting over without {plural(n_finished, 'finished slice')} of a stopped run "
                 "(--resume keeps them)"
             )
         residuals: list[tuple[int, int, float]] = []
         on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
-        with _saying_what_is_kept(output), _shown_progress() as progress:
+        with _saying_what_is_kept(output), shown_progress() as progress:
             provenance = reconstruct(source, result, settings, progress, on_residual)
         _write_outputs(outputs, result, source, pictures, residuals, settings.force)
     timings, plan = provenance.timings_s, provenance.plan
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
-    samples = f"{settings.samples} samples of " if settings.samples > 1 else ""
+    samples = f"{plural(settings.samples, 'sample')} of " if settings.samples > 1 else ""
     for warning in warnings(provenance):
-        note(f"warning: {warning}")
-    made_by = f"{samples}{plan.sampler} with {len(plan.rows)} network calls"
+        warn(f"{warning}")
+    made_by = f"{samples}{plan.sampler} with {plural(len(plan.rows), 'network call')}"
     if provenance.without_network:
         made_by = f"{provenance.maker} without a network"
-    note(f"{output.path}: {timings.slices} slices{without}, {made_by}, {timings.total:.1f} s. {NOTICE}")
+    made = f"{plural(timings.slices or 0, 'slice')}{without}, {made_by}"
+    note(f"{output.path}: {made}, {timings.total:.1f} s. {NOTICE}")
+    detail(f"preparation {shown(timings.preparation, '.1f')} s, sampling {shown(timings.sampling, '.1f')} s")
     return provenance
 
 
@@ -265,7 +271,9 @@ def _saying_what_is_kept(output: Output) -> Iterator[None]:
     except KeyboardInterrupt:
         if output.is_kept:
             n_finished = count_finished(result_path(output))
-            note(f"stopped: {n_finished} finished slices are kept, go on with --resume")
+            note(
+                f"stopped: kept {plural(n_finished, 'finished slice')}, go on with --resume", even_quiet=True
+            )
         raise
 
 
@@ -280,21 +288,25 @@ def _write_outputs(
     """Write the pictures and the formats asked for, and remove the result where it is none of them."""
     from sbim_deploy.pages.montage import write_result_montage
     from sbim_deploy.pages.report import write_report
-    from sbim_deploy.runs.outputs import H5, slice_views, write_output
+    from sbim_deploy.runs.outputs import H5, NIFTI, slice_views, write_output
 
     views = slice_views(source, outputs[0].images.keep_grid)
     if pictures.png is not None:
         write_result_montage(pictures.png, result, source, views, force)
-    if pictures.report is not None:
-        write_report(pictures.report, result, residuals, views, force)
     try:
         for output in outputs:
             remark = None if output.format == H5 else write_output(output, result, source, force)
             if remark is not None:
-                note(f"warning: {remark}")
+                warn(remark)
+        if pictures.report is not None:
+            volume = next((each.path for each in outputs if each.format == NIFTI), None)
+            write_report(pictures.report, result, residuals, views, force, source, volume)
     except (SbimDeployError, KeyboardInterrupt):
         if outputs[0].is_kept:
-            note("the images are reconstructed and kept: --resume writes them without reconstructing again")
+            note(
+                "the images are reconstructed and kept: --resume writes them without reconstructing again",
+                even_quiet=True,
+            )
         raise
     if all(output.path != result for output in outputs):
         result.unlink(missing_ok=True)
@@ -306,43 +318,6 @@ def _check_distinct(paths: Sequence[Path | None]) -> None:
     for place, path in enumerate(named):
         if path.resolve() in [other.resolve() for other in named[:place]]:
             raise InputError(f"{path}: is named twice among input and outputs: name another file")
-
-
-class _Bar:
-    """A progress bar that starts when the run knows its length."""
-
-    def __init__(self, stack: ExitStack):
-        self._stack = stack
-        self._told: set[str] = set()
-
-    def started(self, n_slices: int, n_done: int, n_calls: int, engine: Mapping[str, str]) -> None:
-        note(describe_engine(engine))
-        if n_done:
-            note(f"resuming: {n_done} of {n_slices} slices are done")
-        bar = progress_bar(f"{n_slices} slices", n_slices * n_calls, n_done * n_calls)
-        self._move_to = self._stack.enter_context(bar)
-        self._done = n_done * n_calls
-        self._is_long = n_slices > 1
-
-    def doubted(self, index: int, doubts: Mapping[str, str]) -> None:
-        # The first slice of each kind while there is time to stop; the closing lines list all of them.
-        for kind, doubt in doubts.items():
-            if self._is_long and kind not in self._told:
-                self._told.add(kind)
-                note(f"warning: slice {index}: {doubt}")
-
-    def left_out(self, reason: str) -> None:
-        note(f"going on without a slice: {reason}")
-
-    def advanced(self, n_calls: int) -> None:
-        self._done += n_calls
-        self._move_to(self._done)
-
-
-@contextmanager
-def _shown_progress() -> Iterator[_Bar]:
-    with ExitStack() as stack:
-        yield _Bar(stack)
 
 
 def _parse_method(method: str, sampling: options.Sampling) -> Classical | None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.output import note, print_json, print_table, progress_bar
+from sbim_deploy.cli.output import note, print_json, print_table, progress_bar, warn
 from sbim_deploy.errors import InputError
+from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
     from sbim_deploy.client.replay import ReceivedImage, ReplayReport
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 def replay(
     file: Annotated[Path, typer.Argument(help="An MRD (ISMRMRD) file of raw data: HDF5, or a kept stream.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The MRD file of images to write.")],
-    host: Annotated[str, typer.Option(help="The server's name or address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The server's port.")] = 9002,
-    config: Annotated[
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The server to send it to.")
+    ] = "127.0.0.1:9002",
+    configuration: Annotated[
         str | None, typer.Option(metavar="NAME", help='The configuration to ask for; "default" without one.')
     ] = None,
-    config_file: Annotated[
+    configuration_file: Annotated[
         Path | None, typer.Option(help="Send this text as the configuration in place of a name.")
     ] = None,
     parameters: Annotated[
@@ -53,26 +55,39 @@ def replay(
     from sbim_deploy.client.replay import ReplaySettings, parse_pace, replay_file
     from sbim_deploy.mrd.recording import open_scan
 
+    host, port = _address(server)
     settings = ReplaySettings(
-        host, port, _configuration(config, config_file), _checked(parameters), parse_pace(pace), timeout
+        host,
+        port,
+        _configuration(configuration, configuration_file),
+        _checked(parameters),
+        parse_pace(pace),
+        timeout,
     )
     with open_scan(file) as scan:
         n_readouts, remarks = scan.n_readouts, scan.remarks
     for remark in remarks:
-        note(f"warning: {file}: {remark}")
-    note(f"{file}: {n_readouts} readouts to {host}:{port}")
+        warn(f"{file}: {remark}")
+    note(f"{file}: {plural(n_readouts, 'readout')} to {server}")
     with progress_bar("sending", n_readouts) as move_to:
         report = replay_file(file, output, settings, move_to, force=force)
     for line in report.notes:
-        note(f"{host}:{port}: {line}")
+        note(f"{server}: {line}")
     if json:
         print_json(asdict(report))
         return
     _print_images(report)
     note(
-        f"{output}: {len(report.images)} images; {report.n_readouts} readouts sent in {report.sent_s:.2f} s, "
-        f"the session closed after {report.closed_s:.2f} s"
+        f"{output}: {plural(len(report.images), 'image')}; {plural(report.n_readouts, 'readout')} "
+        f"sent in {report.sent_s:.2f} s, the session closed after {report.closed_s:.2f} s"
     )
+
+
+def _address(server: str) -> tuple[str, int]:
+    host, _, port = server.rpartition(":")
+    if not (host and port.isdecimal()):
+        raise InputError(f"--server is {server!r}: expected HOST:PORT, such as 127.0.0.1:9002")
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _configuration(name: str | None, file: Path | None) -> ConfigFile | ConfigText:
@@ -81,7 +96,7 @@ def _configuration(name: str | None, file: Path | None) -> ConfigFile | ConfigTe
     if file is None:
         return ConfigFile("default" if name is None else name)
     if name is not None:
-        raise InputError("--config and --config-file are both given, expected one of them")
+        raise InputError("--configuration and --configuration-file are both given, expected one of them")
     return ConfigText(_read_text(file))
 
 

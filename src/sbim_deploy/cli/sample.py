@@ -11,14 +11,18 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.output import describe_engine, note, print_json, progress_bar
+from sbim_deploy.cli.sizes import parse_side
 from sbim_deploy.errors import InputError
+from sbim_deploy.words import plural
 
 
 def sample(
     *,
     model: Annotated[Path, typer.Argument(help='A model folder; "demo" is the one that ships.')],
     n_samples: Annotated[int, typer.Option("-n", "--samples", help="Images to draw.")] = 16,
-    size: Annotated[int, typer.Option(help="Rows and columns; the size of the training works best.")] = 128,
+    size: Annotated[
+        str, typer.Option(metavar="N", help="Rows and columns; the size of the training works best.")
+    ] = "128",
     output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
     png: Annotated[Path | None, typer.Option(help="A picture of the images to write too.")] = None,
     sampler: Annotated[
@@ -43,7 +47,7 @@ def sample(
     batch: Annotated[int, typer.Option(help="Images computed together.")] = 4,
     backend: options.Backend = "auto",
     precision: options.Precision = None,
-    url: options.Url = None,
+    server: options.Server = None,
     device: options.Device = None,
     threads: Annotated[int | None, typer.Option(help="Engine threads; default one for each core.")] = None,
     force: options.Force = False,
@@ -56,14 +60,15 @@ def sample(
     from sbim_deploy.runs.sample import SampleSettings, sample_file
     from sbim_deploy.samplers.choice import SamplerChoice
 
+    side = parse_side(size)
     settings = SampleSettings(
         model=model,
         n_samples=n_samples,
-        size=size,
+        size=side,
         choice=SamplerChoice(sampler, steps, corrector_steps, langevin_step=langevin_step, eta=eta),
         seed=seed,
         batch=batch,
-        backend=options.backend_at(backend, url, device),
+        backend=options.backend_at(backend, server, device),
         threads=threads,
         precision=precision,
     )
@@ -77,15 +82,15 @@ def sample(
 
         def started(n_calls: int, engine: Mapping[str, str]) -> None:
             note(describe_engine(engine))
-            moves.append(stack.enter_context(progress_bar(f"{n_samples} samples", n_samples * n_calls)))
+            moves.append(stack.enter_context(progress_bar(plural(n_samples, "sample"), n_samples * n_calls)))
 
         provenance = sample_file(output, settings, started, lambda done: moves[0](done), force)
     if png is not None:
         write_sample_grid(png, output, force)
     plan = provenance.plan
     note(
-        f"{output}: {n_samples} samples, {size} x {size}, {plan.sampler} with {len(plan.rows)} network "
-        f"calls, {provenance.seconds:.1f} s. {NOTICE}"
+        f"{output}: {plural(n_samples, 'sample')}, {side} x {side}, {plan.sampler} with "
+        f"{plural(len(plan.rows), 'network call')}, {provenance.seconds:.1f} s. {NOTICE}"
     )
     if json:
         print_json(provenance.as_dict())

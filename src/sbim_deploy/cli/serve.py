@@ -10,7 +10,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
-from sbim_deploy.cli.output import describe_engine, note, print_json
+from sbim_deploy.cli.output import describe_engine, note, print_json, warn
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -112,8 +112,8 @@ def serve(
     set_up_log(log_json)
     note(describe_engine(server.engine))
     if not is_loopback(host):
-        note(
-            f"warning: {host} is open to other machines, and there is no authentication and no encryption: "
+        warn(
+            f"{host} is open to other machines, and there is no authentication and no encryption: "
             "whoever reaches this port can send raw data and use the engine; docs/serving.md shows TLS with "
             "client certificates before 127.0.0.1"
         )

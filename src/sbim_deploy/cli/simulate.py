@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.output import note, progress_bar
+from sbim_deploy.cli.output import note, progress_bar, warn
+from sbim_deploy.cli.sizes import parse_side
 from sbim_deploy.errors import InputError
+from sbim_deploy.words import plural
 
 
 def simulate(
@@ -23,9 +25,14 @@ def simulate(
     ] = "fastmri",
     slices: Annotated[int, typer.Option(help="Slices; there are 16 different brains.")] = 4,
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
-    size: Annotated[int, typer.Option(help="Rows and columns.")] = 128,
-    acceleration: Annotated[float, typer.Option(help="Nominal R: every R-th line outside the centre.")] = 4,
-    pattern: Annotated[str, typer.Option(help="equispaced or random.")] = "equispaced",
+    size: Annotated[str, typer.Option(metavar="N", help="Rows and columns.")] = "128",
+    undersample: Annotated[
+        str,
+        typer.Option(
+            metavar=options.UNDERSAMPLE,
+            help="Which lines: equispaced:R (or R), every R-th outside the centre, or random:R; 1 is all.",
+        ),
+    ] = "equispaced:4",
     noise: Annotated[
         float, typer.Option(help="Standard deviation in each part; the image's 99th percentile is 1.")
     ] = 0.01,
@@ -41,18 +48,21 @@ def simulate(
     writers = {"fastmri": simulate_file, "mrd": simulate_mrd}
     if output_format not in writers:
         raise InputError(f"unknown format {output_format!r}: expected one of {', '.join(writers)}")
+    side = parse_side(size)
+    lines = options.parse_undersampling(undersample, mask_convention)
+    assert lines is not None
     settings = SimulateSettings(
-        slices, coils, size, acceleration, pattern, noise, seed, phantom, mask_convention
+        slices, coils, side, lines.acceleration, lines.pattern, noise, seed, phantom, lines.convention
     )
-    with progress_bar(f"{slices} slices", slices) as move_to:
+    with progress_bar(plural(slices, "slice"), slices) as move_to:
         effective = writers[output_format](output, settings, move_to, force)
     note(
-        f"{output}: {slices} slices, {coils} coils, {size} x {size}, acceleration {acceleration:g} nominal, "
-        f"{effective:.2f} effective"
+        f"{output}: {plural(slices, 'slice')}, {plural(coils, 'coil')}, {side} x {side}, "
+        f"acceleration {lines.acceleration:g} nominal, {effective:.2f} effective"
     )
     reason = why_refused(settings)
     if reason is not None:
-        note(
-            f"warning: recon will refuse {output}: {reason}; a larger --size or a smaller --acceleration "
+        warn(
+            f"recon will refuse {output}: {reason}; a larger --size or a smaller R of --undersample "
             f"leaves more lines, and where only maps are wanting --maps {output} takes the simulated ones"
         )

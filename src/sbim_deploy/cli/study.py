@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sbim_deploy.cli.options import needs
-from sbim_deploy.cli.output import describe_engine, note, print_json, print_table, progress_bar
-from sbim_deploy.errors import InputError
+from sbim_deploy.cli.output import describe_engine, note, print_json, print_table, progress_bar, warn
+from sbim_deploy.errors import InputError, install_command
+from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
     from sbim_deploy.runs.settings import ReconSettings
     from sbim_deploy.study.files import FileRecord, StudyReport
-
-EXTRA = "cluster"
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,10 @@ class Cluster:
     """The options that say where a study runs."""
 
     workers: Annotated[
-        int | None, typer.Option(help="Processes for a study on this machine; default one for each core.")
+        int | None,
+        typer.Option(
+            help="Processes for a study on this machine; default one for each core, without Dask one."
+        ),
     ] = None
     scheduler: Annotated[
         str | None,
@@ -67,12 +68,13 @@ def run_recon_study(
     Raises:
         InputError: an option is wrong, or at least one file has failed.
     """
-    with needs(EXTRA):
-        from sbim_deploy.records import NOTICE
-        from sbim_deploy.study.files import REPORT_NAME, report_as_dict
-        from sbim_deploy.study.run import StudySettings, run_study
+    from sbim_deploy.records import NOTICE
+    from sbim_deploy.study.files import REPORT_NAME, report_as_dict
+    from sbim_deploy.study.run import EXTRA, StudySettings, run_study
 
     settings = StudySettings(recon, cluster.workers, cluster.scheduler, _parse_resources(cluster.resources))
+    if settings.runs_alone:
+        note(f"in one process, for want of Dask; on several: {install_command(EXTRA)}")
     try:
         with ExitStack() as stack:
             progress = _Progress(stack)
@@ -82,10 +84,10 @@ def run_recon_study(
                 stack.callback(signal.signal, number, before)
             report = run_study(inputs, folder, settings, progress)
     except KeyboardInterrupt:
-        note("stopped: what is finished is kept, go on with --resume")
+        note("stopped: what is finished is kept, go on with --resume", even_quiet=True)
         raise
     for warning in report.model_warnings:
-        note(f"warning: {warning}")
+        warn(f"{warning}")
     if json:
         print_json(report_as_dict(report))
     else:
@@ -93,8 +95,8 @@ def run_recon_study(
     failed = report.counts["failed"]
     if failed:
         raise InputError(
-            f"{failed} of {len(report.files)} files failed, the others are whole: {folder / REPORT_NAME} "
-            "tells why; go on with --resume"
+            f"{failed} of {plural(len(report.files), 'file')} failed, the others are whole: "
+            f"{folder / REPORT_NAME} tells why; go on with --resume"
         )
     note(f"{folder / REPORT_NAME}: {report.seconds:.1f} s. {NOTICE}")
 
@@ -126,7 +128,7 @@ class _Progress:
     def started(self, n_files: int, n_workers: int, engine: Mapping[str, str]) -> None:
         note(describe_engine(engine))
         self._n_files = n_files
-        bar = progress_bar(f"{n_files} files, {n_workers} workers", n_files)
+        bar = progress_bar(f"{plural(n_files, 'file')}, {plural(n_workers, 'worker')}", n_files)
         self._move_to = self._stack.enter_context(bar)
 
     def advanced(self, n_files: float) -> None:
@@ -137,13 +139,14 @@ class _Progress:
     def ended(self, record: FileRecord) -> None:
         self._n_ended += 1
         what = {
-            "done": f"{record.slices} slices, {record.seconds:.1f} s",
+            "done": f"{plural(record.slices, 'slice')}, {record.seconds:.1f} s",
             "kept": "is there already",
             "failed": f"FAILED: {record.error}",
         }[record.state]
-        note(f"{self._n_ended}/{self._n_files} {record.name}: {what}")
+        place = f"{self._n_ended}/{self._n_files}"
+        note(f"{place} {record.name}: {what}", even_quiet=record.state == "failed")
         for warning in record.warnings:
-            note(f"warning: {record.name}: {warning}")
+            warn(f"{record.name}: {warning}")
 
 
 def _print_summary(report: StudyReport) -> None:

@@ -11,13 +11,15 @@ import typer
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
 from sbim_deploy.cli.output import note, progress_bar
+from sbim_deploy.cli.sizes import parse_side
 from sbim_deploy.errors import InputError
+from sbim_deploy.words import plural
 
 
 def train(
     config: Annotated[Path, typer.Option(help="The YAML of the network and its noise levels.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder for the checkpoint and the log.")],
-    start: Annotated[
+    checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint whose weights a new run starts from.")
     ] = None,
     resume: Annotated[
@@ -34,7 +36,9 @@ def train(
     levels: Annotated[
         str | None, typer.Option(help="Draw of noise levels: uniform over the schedule's, or detail.")
     ] = None,
-    size: Annotated[list[int] | None, typer.Option(help="Rows and columns; give several to mix.")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="N", help="Rows and columns; give several to mix.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step, at the first size.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of Adam at the start; falls to zero.")] = None,
     ema_rate: Annotated[float | None, typer.Option(help="Memory of the averaged weights.")] = None,
@@ -76,7 +80,7 @@ def train(
         "schedule": schedule,
         "objective": objective,
         "levels": levels,
-        "sizes": size or None,
+        "sizes": [parse_side(each) for each in size or ()] or None,
         "batch": batch,
         "learning_rate": learning_rate,
         "ema_rate": ema_rate,
@@ -95,18 +99,19 @@ def train(
         with needs("train,vp"):
             from sbim_deploy.training.preserving import read_unet_config
     network_config = read_unet_config(config) if preserving else read_config(config)
-    if resume and start is not None:
-        raise InputError("--resume continues a run and --start begins one: give one of them")
-    checkpoint = None
+    if resume and checkpoint is not None:
+        raise InputError("--resume continues a run and --checkpoint begins one: give one of them")
+    started_from = None
     first_step = 0
     if resume:
-        checkpoint = read_checkpoint(output / CHECKPOINT_NAME)
-        first_step = checkpoint.step
-    elif start is not None:
-        checkpoint = replace(read_checkpoint(start), optimizer={})
+        started_from = read_checkpoint(output / CHECKPOINT_NAME)
+        first_step = started_from.step
+    elif checkpoint is not None:
+        started_from = replace(read_checkpoint(checkpoint), optimizer={})
 
     sizes = ", ".join(f"{n} x {n}" for n in settings.sizes)
-    note(f"{settings.device}, {settings.precision}; drawing {settings.pool_size} slices of {sizes} first")
+    drawn = plural(settings.pool_size, "slice")
+    note(f"{settings.device}, {settings.precision}; drawing {drawn} of {sizes} first")
     with progress_bar("training", settings.iterations, first_step) as move_to:
 
         def report(step: int, loss: float, held_out: float | None) -> None:
@@ -114,6 +119,6 @@ def train(
             suffix = "" if held_out is None else f"  held-out {held_out:.5f}"
             note(f"step {step}  loss {loss:.5f}{suffix}" if step else f"before  {suffix.strip()}")
 
-        path = train_network(network_config, settings, output, checkpoint, report, force)
+        path = train_network(network_config, settings, output, started_from, report, force)
     source = output / PIPELINE_NAME if preserving else f"{path} --config {config}"
     note(f"{path}: export it with: sbim-deploy export {source} -o MODEL_DIR")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sbim_deploy.cli import options
 from sbim_deploy.cli.output import note, print_table
+from sbim_deploy.cli.sizes import SIZE, parse_size
+from sbim_deploy.words import plural
 
 
 def triton(
@@ -23,7 +24,7 @@ def triton(
         int, typer.Option(metavar="MICROSECONDS", help="A request waits so long for others.")
     ] = 1000,
     size: Annotated[
-        str, typer.Option(metavar="HxW", help="Rows and columns that models are warmed up with.")
+        str, typer.Option(metavar=SIZE, help="Rows and columns that models are warmed up with.")
     ] = "320x320",
     coils: Annotated[int, typer.Option(help="Coils that models are warmed up with.")] = 8,
     force: Annotated[bool, typer.Option("--force", help="Replace a repository that is there.")] = False,
@@ -37,7 +38,7 @@ def triton(
     from sbim_deploy.models.triton_config import ServingSettings
     from sbim_deploy.models.triton_repository import write_repository
 
-    settings = ServingSettings(device, instances, max_batch, queue_delay, options.parse_size(size), coils)
+    settings = ServingSettings(device, instances, max_batch, queue_delay, parse_size(size), coils)
     written = write_repository(load_model(model), output, settings, force)
     for line in written.left_out:
         note(f"left out: {line}")
@@ -47,4 +48,7 @@ def triton(
         ["model", "runs in", "slices at once"],
         [[each.name, each.runs_in, str(each.max_batch or "free")] for each in written.models],
     )
-    note(f"{output}: {len(written.models)} models; {output / 'README.md'} says how to start a server on them")
+    note(
+        f"{output}: {plural(len(written.models), 'model')}; {output / 'README.md'} says how to "
+        "start a server on them"
+    )

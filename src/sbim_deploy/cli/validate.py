@@ -10,7 +10,7 @@ import typer
 
 from sbim_deploy.cli import options
 from sbim_deploy.cli.options import needs
-from sbim_deploy.cli.output import describe_engine, note, print_json, print_table
+from sbim_deploy.cli.output import describe_engine, print_json, print_table, warn
 from sbim_deploy.errors import InputError, ParityError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def validate(
     config: Annotated[Path | None, typer.Option(help="The checkpoint's YAML.")] = None,
     backend: options.Backend = "auto",
     precision: options.Precision = None,
-    url: options.Url = None,
+    server: options.Server = None,
     device: options.Device = None,
     json: options.Json = False,
 ) -> None:
@@ -46,7 +46,7 @@ def validate(
         raise InputError(
             "--checkpoint and --config go together, but for a diffusers folder: give both or none"
         )
-    backend = options.backend_at(backend, url, device)
+    backend = options.backend_at(backend, server, device)
     loaded = load_model(model)
     engine = open_engine(loaded, "score", backend, precision=precision).description
     backend = backend_of(engine)
@@ -90,7 +90,7 @@ def validate(
             }
         )
     else:
-        typer.echo(describe_engine(engine))
+        typer.echo(describe_engine(engine, whole=True))
         typer.echo(f"checksums match: {', '.join(loaded.manifest.files)}")
         _print_results(results)
         if image_ssim is not None:
@@ -110,7 +110,7 @@ def validate(
             f"{'; ' + FP16_OVERFLOW if overflows else ''}"
         )
     if better_scale is not None:
-        note(f"warning: the model {wrong_scale(better_scale)}")
+        warn(f"the model {wrong_scale(better_scale)}")
     if found := levels_without_gain(noise_left):
         raise ParityError(
             f"{model}: the network leaves the noise in brain slices ({'; '.join(found)}), so that it is no "

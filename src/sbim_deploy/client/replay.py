@@ -33,6 +33,7 @@ from sbim_deploy.mrd.messages import (
 from sbim_deploy.mrd.recording import MrdScan, open_scan
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
+from sbim_deploy.words import plural
 
 BY_STAMPS = "stamps"
 TICK_S = 2.5e-3  # of acquisition_time_stamp as Siemens counts it; MRD itself leaves the unit open
@@ -293,7 +294,10 @@ class _Session:
     def report(self, n_readouts: int, problem: str | None) -> ReplayReport:
         """Sum up a session that ended well, or raise ReplayError."""
         where = f"{self._settings.host}:{self._settings.port}"
-        progress = f"{self._n_sent} of {n_readouts} readouts sent, {len(self._images)} images received"
+        progress = (
+            f"{self._n_sent} of {plural(n_readouts, 'readout')} sent, "
+            f"{plural(len(self._images), 'image')} received"
+        )
         if self._complaints:
             more = f" (and {len(self._complaints) - 1} more)" if len(self._complaints) > 1 else ""
             raise ReplayError(f"{where} reported: {self._complaints[0]}{more}; {progress}")

@@ -21,6 +21,7 @@ from sbim_deploy.engines.triton_client import (
     try_shared_memory,
 )
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, SbimDeployError
+from sbim_deploy.words import plural
 
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.float16): "FP16", np.dtype(np.int64): "INT64"}
 IN_SHARED_MEMORY = "system shared memory"
@@ -140,8 +141,8 @@ class TritonEngine:
         limit = self._config.max_batch_size
         if limit and sizes.get("batch", 1) > limit:
             raise InputError(
-                f"{self._server.url}: {self._model} takes {limit} slices at once, got {sizes['batch']}: take "
-                "a smaller --batch, or write the repository with a larger --max-batch"
+                f"{self._server.url}: {self._model} takes {plural(limit, 'slice')} at once, got "
+                f"{sizes['batch']}: take a smaller --batch, or write the repository with a larger --max-batch"
             )
         configured = {each.name: each for each in (*self._config.input, *self._config.output)}
         wires = {

@@ -17,8 +17,9 @@ from sbim_deploy.experiment.scores import Interval
 from sbim_deploy.experiment.settings import MASKED, ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
 from sbim_deploy.pages import html
-from sbim_deploy.pages.html import data_uri, plural, table, text
+from sbim_deploy.pages.html import data_uri, table, text
 from sbim_deploy.records import NOTICE
+from sbim_deploy.words import plural
 
 LONGEST = 100_000  # what decided an experiment is shown whole
 
@@ -98,7 +99,7 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     choices = {method.name: method.numbers() for method in settings.methods}
     for name in finished.methods:
         if name in choices:
-            given = [f"{finished.n_calls[name]} network calls"]
+            given = [plural(finished.n_calls[name], "network call")]
             given += [f"{key.replace('_', ' ')} {value}" for key, value in choices[name].items()]
         else:
             given = [finished.identity[f"peer {name}"]]
@@ -271,7 +272,7 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
         slices = (
             f"{n_slices} simulated slice{'' if n_slices == 1 else 's'}{of} that no network was trained on"
         )
-        data = f"{scan.size} x {scan.size}, {scan.coils} coils, noise {scan.noise:g}"
+        data = f"{scan.size} x {scan.size}, {plural(scan.coils, 'coil')}, noise {scan.noise:g}"
     else:
         slices, data = plural(n_slices, "slice"), f"from {plural(len(settings.kspace), 'file')}"
     maps = "the true coil maps" if settings.maps == "true" else "coil maps estimated from the same samples"

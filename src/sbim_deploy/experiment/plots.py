@@ -22,7 +22,9 @@ from sbim_deploy.records import FloatArray
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the markers say it again.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6A3D9A", "#8C564B")
-PEER_COLOURS = ("#222222", "#666666", "#8A8A8A", "#B0B0B0")
+# Of methods without the network: dark, thin and broken, each in a way of its own.
+PEER_COLOURS = ("#1A1A1A", "#7A3E00", "#005F4B", "#7A2E5D", "#1F3A93")
+PEER_DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1, 1.5)), (0, (7, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 LEGEND_COLUMNS = 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 # Fixed, so that the same results give the same page.
@@ -88,6 +90,7 @@ def is_cut_at_zero(lines: Sequence[Line], metric: str) -> bool:
 def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
     methods = list(dict.fromkeys(line.method for line in lines))
     samplers = [name for name in methods if name not in PEERS]
+    peers = [name for name in methods if name in PEERS]
     for number, method in enumerate(methods):
         own = sorted(
             (line for line in lines if line.method == method), key=lambda line: line.setting.acceleration
@@ -95,8 +98,8 @@ def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
         accelerations = [line.setting.acceleration for line in own]
         intervals = [line.scores[metric].mean for line in own]
         is_sampler = method in samplers
+        place = (samplers if is_sampler else peers).index(method)
         palette = COLOURS if is_sampler else PEER_COLOURS
-        place = samplers.index(method) if is_sampler else number
         colour = palette[place % len(palette)]
         axis.fill_between(
             accelerations,
@@ -113,7 +116,7 @@ def _draw_panel(axis: Any, lines: Sequence[Line], metric: str) -> None:
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,
             linewidth=1.8 if is_sampler else 1.2,
-            linestyle="-" if is_sampler else "--",
+            linestyle="-" if is_sampler else PEER_DASHES[place % len(PEER_DASHES)],
             label=method,
         )
     if is_cut_at_zero(lines, metric):

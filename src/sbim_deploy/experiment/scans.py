@@ -18,6 +18,7 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.runs.pairing import reference_magnitude
 from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_object
 from sbim_deploy.runs.volume import volume_slice
+from sbim_deploy.words import plural
 
 SIMULATED = "simulated"
 
@@ -150,7 +151,9 @@ def _object_slice(simulation: Simulation, scan: str, index: int) -> FloatArray:
 
 def _check_file(file: KspaceFile, index: int, maps: str) -> None:
     if index >= file.n_slices:
-        raise InputError(f"{file.path}: has {file.n_slices} slices, the experiment asks for slice {index}")
+        raise InputError(
+            f"{file.path}: has {plural(file.n_slices, 'slice')}, the experiment asks for slice {index}"
+        )
     if file.reference_name is None:
         raise InputError(f"{file.path}: has no reference image, there is nothing to score against")
     if maps == TRUE and not file.has_maps:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import pickletools
-import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -16,21 +15,11 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from sbim_deploy.errors import BackendMissingError, InputError, install_command
+from sbim_deploy.io.foreign import ZIP, describe_foreign, read_head
 
-HEAD_BYTES = 512
 MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 MAX_SHOWN, MAX_IMPORTS = 3, 20
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7-Zip",
-    b"Rar!": "RAR",
-}
-OTHERS = {b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a NumPy array", b"PAR1": "a Parquet file"}
-TAR = (257, b"ustar")
+EXPECTED, INSIDE = "a checkpoint of PyTorch", "the checkpoint"
 
 
 def read_tensors(path: Path) -> object:
@@ -43,8 +32,7 @@ def read_tensors(path: Path) -> object:
         BackendMissingError: it is one of safetensors, which is not installed.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+        head = read_head(path)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such checkpoint") from error
     except OSError as error:
@@ -89,35 +77,7 @@ def _read_safetensors(path: Path) -> object:
 
 def _foreign(head: bytes, path: Path) -> str | None:
     """Say what a file is and the way out, where its first bytes tell that it holds no weights."""
-    if not head:
-        return "an empty file: fetch it again"
-    if head.startswith(LFS_POINTER):
-        size = re.search(rb"\nsize (\d+)", head)
-        told = f" of {size[1].decode()} bytes" if size else ""
-        return f"a git-lfs pointer, which stands for a file{told}: fetch that with git lfs pull"
-    if head.startswith(b"PK\x03\x04"):
-        return _foreign_zip(path)
-    for magic, name in COMPRESSED.items():
-        if head.startswith(magic):
-            return f"compressed by {name}: unpack it, and name the checkpoint in it"
-    for magic, name in OTHERS.items():
-        if head.startswith(magic):
-            return f"{name}, expected a checkpoint of PyTorch"
-    if head[TAR[0] :].startswith(TAR[1]):
-        return "a tar archive: unpack it, and name the checkpoint in it"
-    return _foreign_text(head)
-
-
-def _foreign_text(head: bytes) -> str | None:
-    text = head.decode("utf-8-sig", "ignore").strip()
-    if text.startswith("<"):
-        return (
-            "a web page, not the file that it leads to: download it again, in a browser where the page asks "
-            "for something"
-        )
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return f"text, which begins {text[:60]!r}, expected a checkpoint of PyTorch: download it again"
-    return None
+    return _foreign_zip(path) if head.startswith(ZIP) else describe_foreign(head, EXPECTED, INSIDE)
 
 
 def _foreign_zip(path: Path) -> str | None:

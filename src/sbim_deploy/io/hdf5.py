@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.documents import format_object, parse_object
+from sbim_deploy.io.foreign import describe_foreign, read_head
 from sbim_deploy.io.hdf5_trial import try_hdf5
 from sbim_deploy.io.overwriting import new_file
 from sbim_deploy.io.yardl import is_yardl
@@ -69,6 +70,8 @@ def open_hdf5(path: Path) -> h5py.File:
     with reading(path, "the file"):
         if h5py.is_hdf5(path):
             try_hdf5(path)
+        elif what := describe_foreign(read_head(path), "an HDF5 file", "the file"):
+            raise InputError(f"{path}: is {what}")
         return h5py.File(path, "r")
 
 

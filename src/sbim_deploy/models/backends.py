@@ -104,7 +104,8 @@ def open_engine(
     A backend that is named is that one or an error. ``auto`` is the first of ``BEST_FIRST`` that is here.
     ``precision`` is that of convolutions, one of ``PRECISIONS``: ``auto`` takes bfloat16 in OpenVINO where
     :func:`sbim_deploy.models.precision.weigh_bfloat16` says so; None is the model's, or what the backend's
-    name says. The engine's ``description["chosen"]`` says why it is that one.
+    name says. The engine's ``description["chosen"]`` says why it is that one, and ``description["failed"]``
+    which better ones are here and cannot be used, where there are such.
 
     Raises:
         InputError: an unknown backend or precision, a backend that has no such precision, or a graph that the
@@ -117,9 +118,9 @@ def open_engine(
         raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
     named = backend_in(model.manifest, backend, precision)
     if named.partition("://")[0] == "auto":
-        engine, chosen = _open_best(model, graph, threads, named.removeprefix("auto"))
+        engine, chosen, failed = _open_best(model, graph, threads, named.removeprefix("auto"))
     else:
-        engine = _open(model, graph, named, threads)
+        engine, failed = _open(model, graph, named, threads), []
         chosen = "asked for" if backend == named else f"precision {precision} was asked for"
     if precision == AUTO:
         takes_bfloat16, why = False, f"{model.manifest.dtype}, the only one of this model in this backend"
@@ -131,6 +132,8 @@ def open_engine(
             engine = _open(model, graph, OPENVINO_BF16, threads)
         chosen += f"; precision auto: {why}"
     engine.description = {**engine.description, "chosen": chosen}
+    if failed:
+        engine.description = {**engine.description, "failed": "; ".join(failed)}
     return engine
 
 
@@ -142,7 +145,7 @@ def check_backend(backend: str) -> None:
     if name in SERVED:
         if not address:
             raise InputError(
-                f"backend {name} needs the server's address: give --url HOST:PORT, or --backend {name}://HOST:PORT"
+                f"backend {name} needs the server's address: give --server HOST:PORT, or --backend {name}://HOST:PORT"
             )
         check_address(address)
     elif name != backend and not (name in ON_GPUS and re.fullmatch(r"\d{1,3}", address, re.ASCII)):
@@ -182,9 +185,10 @@ def missing_reason(model: Model, graph: str, backend: str) -> str | None:
     return None if importlib.util.find_spec(package) is not None else "not installed"
 
 
-def _open_best(model: Model, graph: str, threads: int | None, address: str) -> tuple[Engine, str]:
-    """Return the engine of the first backend that is here, and why it is that."""
+def _open_best(model: Model, graph: str, threads: int | None, address: str) -> tuple[Engine, str, list[str]]:
+    """Return the engine of the first backend that is here, why it is that, and which before it failed."""
     passed: list[str] = []
+    failed: list[str] = []
     for backend in BEST_FIRST:
         reason = missing_reason(model, graph, backend)
         if reason is None:
@@ -192,9 +196,10 @@ def _open_best(model: Model, graph: str, threads: int | None, address: str) -> t
                 engine = _open(model, graph, backend + (address if backend in ON_GPUS else ""), threads)
             except (BackendMissingError, EngineIncompatibleError) as error:
                 reason = str(error)
+                failed.append(f"{backend}: {reason}")
             else:
                 because = f", the best that is here: {'; '.join(passed)}" if passed else ""
-                return engine, f"auto{because}"
+                return engine, f"auto{because}", failed
         passed.append(f"{backend}: {reason}")
     raise BackendMissingError(
         f"no backend is here: {install_command('cpu')}, or the extra openvino ({'; '.join(passed)})"

@@ -119,7 +119,7 @@ messages. Triton asks nobody for a password and encrypts nothing as it is starte
 
 ## Use
 
-    sbim-deploy recon kspace.h5 -o out.h5 --model MODEL --backend triton --url 127.0.0.1:8001
+    sbim-deploy recon kspace.h5 -o out.h5 --model MODEL --backend triton --server 127.0.0.1:8001
 
 MODEL is a copy of the model folder. The client compares the hashes of its graph and weights with those in the
 served model's parameters, and refuses another model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import html
 import io
@@ -37,11 +38,6 @@ def table(rows: Iterable[tuple[object, object]], longest: int = MAX_TEXT) -> str
     return f'<table class="names">{"".join(cells)}</table>'
 
 
-def plural(count: int, what: str) -> str:
-    """Return a count with its noun: 1 slice, 2 slices."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def figure(address: str, alternative: str, caption: str, kind: str = "") -> str:
     """Return a picture with its caption below it; ``kind`` is the CSS class of the picture."""
     return (
@@ -65,6 +61,11 @@ def png_uri(picture: Image.Image) -> str:
 def page_asset(name: str) -> str:
     """Return the text of a style or a script that lies in the package's ``assets/pages``."""
     return files("sbim_deploy").joinpath("assets/pages", name).read_text(encoding="utf-8")
+
+
+def packed_page_asset(name: str) -> str:
+    """Return the text of a script of others, which lies in ``assets/pages`` by gzip."""
+    return gzip.decompress(files("sbim_deploy").joinpath("assets/pages", name).read_bytes()).decode("utf-8")
 
 
 def write_page(path: Path, title: str, style: str, body: str, script: str = "", force: bool = False) -> None:

@@ -18,7 +18,8 @@ from sbim_deploy.results.result_file import ResultFile, open_result
 from sbim_deploy.results.sample_file import SampleFile, open_samples
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.findings import shown
-from sbim_deploy.runs.pairing import fit_reference
+from sbim_deploy.runs.pairing import PairedReference, fit_reference
+from sbim_deploy.words import plural
 
 MAX_ROWS = 4
 ERROR_GAIN = 5  # errors are shown brighter than the images, by this factor
@@ -44,13 +45,13 @@ def write_result_montage(
     with open_result(result_path) as result:
         n_rows = min(MAX_ROWS, result.n_slices)
         positions = np.unique(np.linspace(0, result.n_slices - 1, n_rows).round().astype(int))
-        rows = [
-            _with_reference(result, source, int(position))
-            if isinstance(source, KspaceFile) and source.reference_name
-            else _without_reference(result, int(position), views)
-            for position in positions
-        ]
-        write_montage(path, rows, _caption(result), force=force)
+        caption = _caption(result)
+        if isinstance(source, KspaceFile) and source.reference_name:
+            rows = _with_references(result, source, positions.tolist())
+            caption = f"all slices in one window, all errors in one of 1/{ERROR_GAIN} of it  |  {caption}"
+        else:
+            rows = [_without_reference(result, position, views) for position in positions.tolist()]
+        write_montage(path, rows, caption, force=force)
 
 
 def write_sample_grid(path: Path, samples_path: Path, force: bool = False) -> None:
@@ -71,11 +72,20 @@ def write_sample_grid(path: Path, samples_path: Path, force: bool = False) -> No
         write_montage(path, rows, _sample_caption(samples), enlarged=False, force=force)
 
 
-def _with_reference(result: ResultFile, kspace: KspaceFile, position: int) -> list[Panel]:
+def _with_references(result: ResultFile, kspace: KspaceFile, positions: Sequence[int]) -> list[list[Panel]]:
+    """Return a row for each slice; all share one window, and all errors one too."""
+    pairs = [fit_reference(kspace, result.slice_indices[position], result.shape) for position in positions]
+    white = max(float(np.abs(paired.reference).max()) for paired in pairs) or 1.0
+    return [
+        _with_reference(result, position, paired, white)
+        for position, paired in zip(positions, pairs, strict=True)
+    ]
+
+
+def _with_reference(result: ResultFile, position: int, paired: PairedReference, white: float) -> list[Panel]:
     index = result.slice_indices[position]
-    paired = fit_reference(kspace, index, result.shape)
     reference: FloatArray = np.abs(paired.reference)
-    window = (0.0, float(reference.max()))
+    window = (0.0, white)
     image = np.abs(result.read_image(position))[paired.part]
     zero_filled = result.read_zero_filled(position)[paired.part]
     error_window = (0.0, window[1] / ERROR_GAIN)
@@ -127,7 +137,7 @@ def _origin(made: Provenance | SamplesProvenance) -> tuple[str, ...]:
         return (software, f"{made.maker}, without a network")
     return (
         software,
-        f"{shown(made.plan.sampler)}, {len(made.plan.rows)} network calls",
+        f"{shown(made.plan.sampler)}, {plural(len(made.plan.rows), 'network call')}",
         f"model {shown(made.model.name)}",
         f"seed {shown(made.seed)}",
     )

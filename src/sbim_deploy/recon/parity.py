@@ -27,6 +27,7 @@ from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.loop import Score, run_plan
 from sbim_deploy.samplers.noise import NoiseStream
 from sbim_deploy.samplers.plan import GuidedStep, Plan, ProximalStep, Step
+from sbim_deploy.words import plural
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def check_image(model: Model, backend: str = "auto", graph: str = DEFAULT_GRAPH)
     reconstruct = Reconstructor(model, WHOLE_CHOICE, backend=backend, graph=graph)
     got = reconstruct([whole_problem()])[0].image
     plan = reconstruct.plan
-    name = f"image, {plan.sampler} with {len(plan.steps)} calls, {graph}, stored PyTorch"
+    name = f"image, {plan.sampler} with {plural(len(plan.steps), 'call')}, {graph}, stored PyTorch"
     dtype = precision_of(reconstruct.engine.description, model.manifest)
     usual, least = TOLERANCES[dtype].image, TOLERANCES["float32"].image
     limit = _limit(model.manifest, dtype, IMAGE_NRMSE, usual, least)

@@ -50,6 +50,7 @@ from sbim_deploy.results.partial import (
     slice_path,
 )
 from sbim_deploy.results.provenance import Provenance, SliceNotes, read_record
+from sbim_deploy.words import plural
 
 IMAGE_AXES = ("slices", "rows", "columns")
 MAX_SHOWN = 60
@@ -169,8 +170,8 @@ def check_result_place(path: Path, resume: bool, force: bool) -> None:
         return
     if not force and is_begun(path) and (n_finished := count_finished(path)):
         raise InputError(
-            f"{path}: {n_finished} finished slices of a stopped run are there; --resume goes on with them, "
-            "and --force starts over"
+            f"{path}: has {plural(n_finished, 'finished slice')} of a stopped run; --resume goes on with "
+            "them, and --force starts over"
         )
     if not force and os.path.isfile(path):
         raise InputError(

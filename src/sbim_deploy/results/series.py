@@ -15,6 +15,7 @@ from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results.result_file import ResultFile
+from sbim_deploy.words import plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,8 @@ def derivation_steps(derivation: Derivation) -> list[str]:
     """Return what was done, step by step, each in a few words."""
     drawn = "" if derivation.samples == 1 else f", mean of {derivation.samples} samples"
     made_by = [
-        f"score-based reconstruction: {derivation.method}, {derivation.n_calls} network calls{drawn}",
+        f"score-based reconstruction: {derivation.method}, "
+        f"{plural(derivation.n_calls, 'network call')}{drawn}",
         f"model {derivation.model_name} {derivation.model_digest[:16]}",
     ]
     if not derivation.n_calls:

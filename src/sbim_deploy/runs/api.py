@@ -42,6 +42,7 @@ from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import STARTS, Plan
 from sbim_deploy.samplers.presets import find_preset
+from sbim_deploy.words import plural
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,8 @@ class LoadedModel:
         self.engine: Mapping[str, str] = dict(usual.engine.description)
 
     def __repr__(self) -> str:
-        calls = len(self.plan.steps)
-        return (
-            f"<{self.manifest.name}: {self.plan.sampler}, {calls} network calls, on {self.engine['backend']}>"
-        )
+        calls = plural(len(self.plan.steps), "network call")
+        return f"<{self.manifest.name}: {self.plan.sampler}, {calls}, on {self.engine['backend']}>"
 
     def __reduce__(self) -> tuple[Callable[[_Loading], LoadedModel], tuple[_Loading]]:
         return _load, (self._loading,)

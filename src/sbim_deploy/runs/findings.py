@@ -9,6 +9,7 @@ import numpy as np
 from sbim_deploy.recon.prepare import GIVEN
 from sbim_deploy.results.provenance import Provenance
 from sbim_deploy.results.result_file import ResultFile
+from sbim_deploy.words import plural
 
 UNKNOWN = "unknown"
 MAX_LISTED = 12
@@ -46,7 +47,10 @@ def facts(result: ResultFile) -> list[tuple[str, str]]:
         ),
         (shown(made.maker), "without a network")
         if made.without_network
-        else (shown(made.plan.sampler), f"sampler, {len(step_sigmas(made))} network calls a sample"),
+        else (
+            shown(made.plan.sampler),
+            f"sampler, {plural(len(step_sigmas(made)), 'network call')} a sample",
+        ),
     ]
     if result.samples > 1:
         found.append((str(result.samples), "samples averaged for each slice"))
@@ -90,8 +94,8 @@ def resumed(result: ResultFile) -> str | None:
     if timed is None or timed >= result.n_slices:
         return None
     return (
-        f"A stopped run was resumed: times and curves are those of the {timed} slices done since, of "
-        f"{result.n_slices}."
+        f"A stopped run was resumed: times and curves are those of {timed} of "
+        f"{plural(result.n_slices, 'slice')}, done since."
     )
 
 
@@ -103,7 +107,7 @@ def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
     scan: Rows = [
         ("File", shown(made.input.name)),
         ("SHA 256", shown(made.input.sha256)),
-        ("Image", f"{result.shape[0]} rows x {result.shape[1]} columns, {result.n_slices} slices"),
+        ("Image", f"{result.shape[0]} rows x {result.shape[1]} columns, {plural(result.n_slices, 'slice')}"),
         ("Acceleration", shown(measured.acceleration, ".3g")),
         ("Calibration lines", shown(measured.calibration_lines)),
         ("Coil maps", f"{shown(made.sources('maps'))}{maps}"),

@@ -13,6 +13,7 @@ from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.image_stack import ImageStack
 from sbim_deploy.results.overlay import WHOLE, Overlay, Part, matching_slices, overlay
 from sbim_deploy.runs.references import Reference
+from sbim_deploy.words import plural
 
 # A reference that lies otherwise than the image is told where the image is far from it, 14 % of its norm, and
 # turning it leaves less than a quarter of the squared error.
@@ -69,8 +70,9 @@ class Pairing:
                 )
         else:
             raise InputError(
-                f"{images.path}: has {images.n_slices} images and {reference.path} {reference.n_slices}: "
-                "expected as many, or files that both say where in the patient they lie"
+                f"{images.path}: has {plural(images.n_slices, 'image')} and {reference.path} "
+                f"{reference.n_slices}: expected as many, or files that both say where in the patient "
+                "they lie"
             )
 
     def read(self, position: int) -> PairedReference:

@@ -28,6 +28,7 @@ from sbim_deploy.runs.scan import (
     slice_notes,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.words import plural
 
 
 class Progress(Protocol):
@@ -156,7 +157,7 @@ def _leave_out(unread: Mapping[int, str], writer: ResultWriter, pending: Sequenc
         raise InputError(reason)
     if len(unread) < len(pending):
         raise InputError(
-            f"{path}: {len(unread)} of {len(writer.slice_indices)} slices cannot be read "
+            f"{path}: {len(unread)} of {plural(len(writer.slice_indices), 'slice')} cannot be read "
             f"({reason.removeprefix(f'{path}: ')}); the other {n_done} are finished and kept, and --resume "
             "writes them without"
         )

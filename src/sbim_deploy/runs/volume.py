@@ -11,6 +11,7 @@ import scipy.ndimage
 from sbim_deploy.errors import InputError
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.nifti import import_nibabel
+from sbim_deploy.words import plural
 
 # The axis of a volume (right, anterior, superior) along which the slices of a plane are counted.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -32,7 +33,7 @@ def volume_slice(path: Path, plane: str, index: int, size: int) -> FloatArray:
     volume, spacing = read_volume(path)
     n_slices = volume.shape[axis]
     if index >= n_slices:
-        raise InputError(f"{path}: has {n_slices} {plane} slices, slice {index} is asked for")
+        raise InputError(f"{path}: has {plural(n_slices, f'{plane} slice')}, slice {index} is asked for")
     image = np.maximum(np.take(volume, index, axis).T[::-1], 0)
     if not image.any():
         raise InputError(f"{path}: nothing is in {plane} slice {index}: choose another")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 from distributed import Client, Future, as_completed, wait
 from distributed.scheduler import KilledWorker
@@ -16,90 +15,16 @@ from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model
 from sbim_deploy.results.partial import discard_run
-from sbim_deploy.results.provenance import Timings
 from sbim_deploy.study import steps
 from sbim_deploy.study.files import DONE, FAILED, KEPT, FileRecord, StudyFile, make_folder
 from sbim_deploy.study.model_transport import give_to_cluster, take_from_cluster
-from sbim_deploy.study.steps import BatchDone, Failure, Finished, Job, ModelWanted, Software, Surveyed
+from sbim_deploy.study.steps import Failure, Finished, Job, ModelWanted, Software, Surveyed
+from sbim_deploy.study.track import Progress, Track, one_line
+from sbim_deploy.words import plural
 
 FILES_AHEAD = 64  # files under way at once, so that the scheduler's memory does not grow with the study
 WAIT_UNTIL_SAID_S = 20
 MAX_TRIES = 5
-MAX_REASON_LENGTH = 300
-
-
-class Progress(Protocol):
-    """What is told of a study while it goes on."""
-
-    def left_out(self, why: str) -> None:
-        """Tell of a file in a folder of the study that is not read, since it holds no k-space."""
-
-    def waiting(self, what: str) -> None:
-        """Tell that no worker has answered yet: there may be none, or none with the resources wanted."""
-
-    def started(self, n_files: int, n_workers: int, engine: Mapping[str, str]) -> None:
-        """Begin, once the first worker has told what runs the network."""
-
-    def advanced(self, n_files: float) -> None:
-        """Tell how many files are done; the files under way count by their fractions."""
-
-    def ended(self, record: FileRecord) -> None:
-        """Tell what became of a file."""
-
-
-@dataclass
-class Track:
-    """A file under way. ``left`` counts the batches still to do, and the task that finishes the file."""
-
-    place: int
-    file: StudyFile
-    began: float
-    surveyed: Surveyed | None = None
-    left: int = 0
-    n_made: int = 0
-    preparation_s: float = 0.0
-    sampling_s: float = 0.0
-    workers: set[str] = field(default_factory=set)
-    futures: dict[str, Future] = field(default_factory=dict)
-    held: ExitStack = field(default_factory=ExitStack)
-
-    def count(self, done: BatchDone) -> None:
-        """Take in what a worker did."""
-        self.left -= 1
-        self.n_made += done.n_made
-        self.preparation_s += done.preparation_s
-        self.sampling_s += done.sampling_s
-        self.workers.add(done.worker)
-
-    def fraction(self) -> float:
-        """Return how much of the file is done."""
-        return 0.0 if self.surveyed is None else 1 - self.left / (len(self.surveyed.batches) + 1)
-
-    def timings_s(self) -> Timings:
-        """Return what a result's provenance tells of time."""
-        return Timings(
-            total=round(time.perf_counter() - self.began, 3),
-            preparation=round(self.preparation_s, 3),
-            sampling=round(self.sampling_s, 3),
-            slices=self.n_made,
-        )
-
-    def record(
-        self, pending: FileRecord, state: str, failure: Failure | None, warnings: tuple[str, ...]
-    ) -> FileRecord:
-        """Return what became of the file."""
-        return replace(
-            pending,
-            state=state,
-            slices=0 if self.surveyed is None else self.surveyed.n_slices,
-            slices_made=self.n_made,
-            seconds=round(time.perf_counter() - self.began, 3),
-            compute_seconds=round(self.preparation_s + self.sampling_s, 3),
-            workers=tuple(sorted(self.workers)),
-            warnings=warnings,
-            error=None if failure is None else failure.message,
-            error_kind=None if failure is None else failure.kind,
-        )
 
 
 @dataclass(frozen=True)
@@ -173,7 +98,7 @@ class Conductor:
                 answer = future.result()
             except Exception as error:
                 raise InputError(
-                    f"the workers cannot run this ({_one_line(error)}); "
+                    f"the workers cannot run this ({one_line(error)}); "
                     "install the same sbim-deploy[cluster] there as here"
                 ) from error
             if isinstance(answer, Software):
@@ -190,7 +115,7 @@ class Conductor:
             wait(future, timeout=WAIT_UNTIL_SAID_S)
         except TimeoutError:
             needed = "".join(f", with {name}={amount:g} wanted" for name, amount in self._resources.items())
-            self._progress.waiting(f"{len(self._client.ncores())} workers are connected{needed}")
+            self._progress.waiting(f"{plural(len(self._client.ncores()), 'worker')} connected{needed}")
 
     def _begin_files(self, waiting: Iterator[tuple[int, StudyFile]]) -> None:
         while len(self._tracks) < FILES_AHEAD and (found := next(waiting, None)) is not None:
@@ -293,8 +218,4 @@ def _failure(task: Task, error: BaseException) -> Failure:
             f"{task.function.__name__}; give the workers more memory, or less to do at once (--batch)"
         )
         return Failure(message, type(error).__name__)
-    return Failure(f"{task.track.file.kspace}: {_one_line(error)}", type(error).__name__)
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON_LENGTH]
+    return Failure(f"{task.track.file.kspace}: {one_line(error)}", type(error).__name__)

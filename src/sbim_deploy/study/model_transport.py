@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
-
-from distributed import Client, Future, get_client
+from typing import TYPE_CHECKING, BinaryIO
 
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.folder import MANIFEST_NAME, Model, load_model, model_folder
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 PIECE_BYTES = 32 * 1024**2
 FETCH_TIMEOUT_S = 600
@@ -103,6 +104,10 @@ def _load_if_same(name: str | Path, key: str) -> Model | None:
 
 
 def _fetch(reference: ModelReference, target: Path) -> None:
+    try:
+        from distributed import get_client
+    except ModuleNotFoundError as error:
+        raise ModelAbsentError(f"there is no model {reference.key[:12]} at {reference.path}") from error
     client = get_client()
     pieces = client.get_dataset(_dataset_name(reference), default=None)
     if pieces is None:

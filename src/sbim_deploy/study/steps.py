@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from sbim_deploy import errors
 from sbim_deploy.errors import InputError, SbimDeployError
@@ -278,8 +277,7 @@ def _reconstructor(job: Job) -> Reconstructor:
         kept = _KEPT.get((job.settings, job.model.key))
         if kept is not None:
             return kept
-        # ESPIRiT's last bits depend on the threads of BLAS, and those on how the worker was started.
-        threadpool_limits(1, user_api="blas")
+        _limit_blas()
         reconstructor = make_reconstructor(job.settings, find_model(job.model))
         _check_software(job, reconstructor)
         while len(_KEPT) >= MAX_KEPT:
@@ -289,6 +287,15 @@ def _reconstructor(job: Job) -> Reconstructor:
         settings = replace(job.settings, backend=backend, precision=None)
         _KEPT[settings, job.model.key] = reconstructor
         return reconstructor
+
+
+def _limit_blas() -> None:
+    """Give BLAS one thread: ESPIRiT's last bits depend on them, and those on how the worker was started."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        return  # one process without the extra keeps the threads that the user gave it
+    threadpool_limits(1, user_api="blas")
 
 
 def _check_software(job: Job, reconstructor: Reconstructor) -> None:
