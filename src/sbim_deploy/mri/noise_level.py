@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sbim_deploy.mri.masks import compact_mask
 from sbim_deploy.mri.noise_windows import (
@@ -105,32 +103,6 @@ def estimate_noise(kspace: ComplexArray) -> float:
     It is that of :func:`measure_noise`, root mean square over the coils.
     """
     return measure_noise(kspace).sd
-
-
-def noise_of_outermost(kspace: ComplexArray, distance: NDArray[Any]) -> NoiseEstimate:
-    """Estimate the coils' noise covariance from the samples (coil, ...) that lie farthest from the centre.
-
-    ``distance`` (...) is that of each sample. It is guessed where the nearer half of them holds more energy
-    than the farther one, as it does where some of the object is there.
-
-    Raises:
-        ValueError: k-space is zero everywhere.
-    """
-    sampled = (kspace != 0).any(axis=0)
-    if not sampled.any():
-        raise ValueError("noise estimate: k-space is zero everywhere, expected samples")
-    samples, places = kspace[:, sampled].astype(np.complex128), distance[sampled]
-    order = np.argsort(places, kind="stable")[-max(int(OUTER_SHARE * places.size), 2 * len(kspace)) :]
-    samples = samples[:, order]
-    energy = np.square(np.abs(samples)).sum(axis=0)
-    nearer, farther = energy[: len(energy) // 2].mean(), energy[len(energy) // 2 :].mean()
-    covariance = samples @ samples.conj().T / samples.shape[1]
-    if np.count_nonzero(np.diag(covariance)) == len(covariance):
-        covariance = shrink_covariance(covariance, samples.shape[1])
-    floor = EPS * np.square(np.abs(kspace)).mean(axis=tuple(range(1, kspace.ndim)))
-    covariance = covariance + np.diag(floor)
-    guessed = bool(abs(nearer - farther) > MAX_SPREAD * (nearer + farther) / 2)
-    return NoiseEstimate(covariance.astype(np.complex64), "outermost samples", samples.shape[1], guessed)
 
 
 def shrink_covariance(covariance: Matrix, n_samples: int) -> Matrix:

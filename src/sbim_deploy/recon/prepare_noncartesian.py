@@ -15,9 +15,9 @@ from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.mri.map_choice import AUTO, METHOD_NAMES, MapEstimate, estimate_maps
 from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
-from sbim_deploy.mri.noise_level import noise_of_outermost
 from sbim_deploy.mri.noncartesian import NonCartesianSense, Trajectory, point_spread_spectrum
 from sbim_deploy.mri.readout_delays import find_delays
+from sbim_deploy.mri.readout_noise import measure_readout_noise
 from sbim_deploy.mri.trajectories import grid_coverage, sample_areas
 from sbim_deploy.mri.whitening import mix_coils
 from sbim_deploy.recon.prepare import (
@@ -72,7 +72,7 @@ def prepare_trajectory_slice(
     check_magnitude(kspace, index)
     trajectory = weigh_samples(places, measured, image_shape)
     check()
-    found = noise_of_outermost(kspace, np.hypot(*np.moveaxis(places, -1, 0)))
+    found = measure_readout_noise(kspace, places)
     faults: tuple[Fault, ...] = tuple(find_delays(kspace, places))
     level, source = (found.sd, found.source) if noise is None else (noise, noise_source)
     mixing = None

@@ -21,8 +21,8 @@ from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
-from sbim_deploy.mri.noise_level import noise_of_outermost
 from sbim_deploy.mri.readout_delays import find_delays
+from sbim_deploy.mri.readout_noise import measure_readout_noise
 from sbim_deploy.recon.prepare import NOISE_READOUTS, check_magnitude, measure_image_noise
 from sbim_deploy.records import ComplexArray
 from sbim_deploy.results.dicom_files import holds_dicom
@@ -168,7 +168,7 @@ def _sampling_along_trajectory(
     """Return of samples along a trajectory what :func:`_sampling` does of those on a grid."""
     check_magnitude(samples, index)
     places = kspace.read_trajectory(index)
-    found = noise_of_outermost(samples, np.hypot(*np.moveaxis(places, -1, 0)))
+    found = measure_readout_noise(samples, places)
     known = kspace.read_noise(index)
     noise, source = (found.sd, found.source) if known is None else (known, NOISE_READOUTS)
     return {
