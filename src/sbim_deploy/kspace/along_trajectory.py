@@ -185,8 +185,9 @@ class _CflSamples:
     def read_slice(self, index: int) -> ComplexArray:
         if not 0 <= index < self.n_slices:
             raise InputError(f"{self.path}: no slice {index}, expected 0 to {self.n_slices - 1}")
-        array = read_cfl(self.path)[0, ..., index].reshape(-1, *read_sizes(self.path)[2:4], order="F")
-        kspace: ComplexArray = np.ascontiguousarray(array.transpose(2, 1, 0))
+        stored = read_cfl(self.path)
+        slices = stored.reshape(*stored.shape[1:4], self.n_slices, order="F")
+        kspace: ComplexArray = np.ascontiguousarray(slices[..., index].transpose(2, 1, 0))
         if not np.isfinite(kspace).all():
             raise InputError(f"{self.path}: slice {index} has values that are not finite; repair the file")
         return kspace
@@ -331,12 +332,13 @@ def _layout_of(path: Path, readouts: tuple[int, int], variable: str | None) -> s
         if not free:
             raise _unlike(path, shape, readouts)
         names[free[-1]] = name
-    rest = [axis for axis, size in enumerate(shape) if names[axis] == UNNAMED and size > 1]
-    if len(rest) > 2:
+    rest = [axis for axis in range(len(shape)) if names[axis] == UNNAMED]
+    rest.sort(key=lambda axis: (shape[axis] > 1, axis))
+    if sum(shape[axis] > 1 for axis in rest) > 2:
         raise _unlike(path, shape, readouts)
     for axis, name in zip(reversed(rest), (COIL, SLICE), strict=False):
         names[axis] = name
-    return ",".join(names)
+    return ",".join(name for name in names if name != UNNAMED)
 
 
 def _unlike(path: Path, found: tuple[int, ...], readouts: tuple[int, int]) -> InputError:
