@@ -152,7 +152,9 @@ class _Scanner:
 
     def __init__(self, writer: MrdWriter, settings: SimulateSettings) -> None:
         self._writer, self._settings = writer, settings
-        self.unit = settings.noise or 1.0
+        # Oversampling doubles the noise's variance. On a grid the transform's unit has that in it.
+        spread = 1.0 if settings.trajectory is None else OVERSAMPLING**0.5
+        self.unit = settings.noise * spread or 1.0
         self._sent = 0
         mask = sampled_lines(settings)[None]
         self._calibration = calibration_block(mask, (settings.size, settings.size))[1]
