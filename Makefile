@@ -10,7 +10,7 @@ THREADS := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 RTX := $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m))
 
 # What a release is installed with: everything but PyTorch and NVIDIA's packages.
-RELEASE_EXTRAS := cpu openvino serve cluster triton dicom nifti mrd2 twix experiment
+RELEASE_EXTRAS := cpu openvino serve cluster triton dicom nifti mrd2 twix noncartesian experiment
 RELEASE := build/release
 SBOM := dist/sbim-deploy.cdx.json
 
@@ -89,7 +89,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,serve,cluster,triton,docs,dev]"
+	$(PIP) --editable ".[cpu,openvino,export,vp,train,experiment,peers,nifti,mrd2,dicom,twix,noncartesian,serve,cluster,triton,docs,dev]"
 	$(if $(RTX),$(PIP) --editable ".[rtx]" || echo "TensorRT-RTX cannot be installed: its tests are skipped")
 	touch $@ $(VENV)/.runtime
 

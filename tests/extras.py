@@ -6,6 +6,7 @@ EXTRAS = [
     "dask",
     "diffusers",
     "distributed",
+    "finufft",
     "google",
     "grpc",
     "hatchling",

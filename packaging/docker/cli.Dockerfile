@@ -22,7 +22,7 @@ FROM ${DEVICE}
 COPY . /src
 RUN python3 -m venv /opt/sbim-deploy \
     && /opt/sbim-deploy/bin/python -m pip install --no-cache-dir --constraint /src/constraints.txt \
-        "/src[${EXTRA},nifti,dicom,twix,mrd2,cluster]" \
+        "/src[${EXTRA},nifti,dicom,twix,mrd2,noncartesian,cluster]" \
     && rm -r /src
 ENV PATH=/opt/sbim-deploy/bin:$PATH HOME=/tmp
 USER 65532:65532

@@ -131,13 +131,13 @@ def test_a_readout_without_a_centre_is_taken_by_its_middle_and_that_is_said(tmp_
         )
 
 
-def test_a_trajectory_other_than_cartesian_is_refused_by_name(tmp_path):
+def test_readouts_that_lack_the_trajectory_of_their_header_are_refused_by_name(tmp_path):
     scan = make_scan()
     header = scan_header(scan.settings)
     header.encoding[0].trajectory = mrd.Trajectory.SPIRAL
     path = tmp_path / "scan.bin"
     path.write_bytes(stream_bytes(header, map(acquisition_item, scan.readouts)))
-    with pytest.raises(InputError, match="trajectory is 'spiral', expected 'cartesian'"):
+    with pytest.raises(InputError, match="trajectory is 'spiral', and a readout carries one of 0 dimensions"):
         open_source(path)
 
 

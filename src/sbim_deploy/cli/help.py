@@ -12,6 +12,7 @@ from sbim_deploy.cli.renamed import with_new_names
 SECTIONS = {
     "Input": (
         *("layout", "variable", "orientation", "slices", "undersample", "mask_convention"),
+        *("trajectory", "matrix"),
         *("maps", "map_method", "map_sets", "noise"),
     ),
     "Sampler": (
@@ -34,6 +35,7 @@ EXAMPLES = {
         "sbim-deploy recon kspace.h5 -o images.h5 --png images.png",
         "sbim-deploy recon meas.dat -o dicom/ --format dicom",
         "sbim-deploy recon kspace.h5 -o mean.h5 --preset fast --samples 4 --report mean.html",
+        "sbim-deploy recon kspace.npy -t trajectory.npy -o images.h5",
         "sbim-deploy recon scans/ -o images/ --workers 2",
         "sbim-deploy recon - -o - < scan.mrd2 > images.mrd2",
     ],

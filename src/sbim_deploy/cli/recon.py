@@ -15,6 +15,7 @@ from sbim_deploy.cli.output import detail, note, print_json, warn
 from sbim_deploy.cli.pipes import STANDARD, input_file, output_file
 from sbim_deploy.cli.progress import shown_progress
 from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
+from sbim_deploy.cli.trajectories import TrajectoryOptions
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.words import plural
 
@@ -79,6 +80,7 @@ def recon(
         ),
     ] = "auto",
     arrays: options.ArrayOptions,
+    trajectories: TrajectoryOptions,
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
@@ -177,7 +179,7 @@ def recon(
         precision=precision,
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),
-        reading=arrays.reading,
+        reading=trajectories.reading(arrays.reading),
         resume=resume,
         force=force,
     )
@@ -220,6 +222,7 @@ def run_recon(
     from sbim_deploy.runs.findings import shown, warnings
     from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.runs.reconstruct_file import reconstruct
+    from sbim_deploy.runs.trajectories import settings_for
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
@@ -230,6 +233,8 @@ def run_recon(
     ):
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}", even_quiet=True)
+        if settings_for(source, settings) != settings:
+            note(f"{kspace}: samples along a trajectory run step by step (--graph score)")
         for each in outputs:
             for remark in check_output(each, source, settings):
                 note(remark, even_quiet=True)

@@ -17,12 +17,13 @@ from sbim_deploy.words import plural
 def simulate(
     output: Annotated[Path, typer.Option("-o", "--output", help="The HDF5 file to write.")],
     output_format: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help="fastmri, or mrd: raw data for replay and serve, with noise readouts and oversampling.",
+            help="fastmri (default), or mrd: raw data for replay and serve, with noise readouts and "
+            "oversampling; a trajectory's is mrd.",
         ),
-    ] = "fastmri",
+    ] = None,
     slices: Annotated[int, typer.Option(help="Slices; there are 16 different brains.")] = 4,
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     size: Annotated[str, typer.Option(metavar="N", help="Rows and columns.")] = "128",
@@ -38,6 +39,10 @@ def simulate(
     ] = 0.01,
     seed: Annotated[int, typer.Option(help="Seed of phase, noise and random lines.")] = 0,
     phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
+    trajectory: Annotated[
+        str | None,
+        typer.Option(help="radial, golden (angle) or spiral, in place of lines; R is that of readouts."),
+    ] = None,
     mask_convention: options.MaskConvention = "centred",
     force: options.Force = False,
 ) -> None:
@@ -45,14 +50,29 @@ def simulate(
     from sbim_deploy.runs.simulate import SimulateSettings, simulate_file, why_refused
     from sbim_deploy.runs.simulate_mrd import simulate_mrd
 
-    writers = {"fastmri": simulate_file, "mrd": simulate_mrd}
-    if output_format not in writers:
-        raise InputError(f"unknown format {output_format!r}: expected one of {', '.join(writers)}")
     side = parse_side(size)
     lines = options.parse_undersampling(undersample, mask_convention)
     assert lines is not None
+    writers = {"fastmri": simulate_file, "mrd": simulate_mrd}
+    output_format = output_format or ("fastmri" if trajectory is None else "mrd")
+    if trajectory is not None and (output_format, lines.pattern) != ("mrd", "equispaced"):
+        raise InputError(
+            "a trajectory is written as mrd and has no pattern of lines: leave --format out, and give "
+            "--undersample R alone"
+        )
+    if output_format not in writers:
+        raise InputError(f"unknown format {output_format!r}: expected one of {', '.join(writers)}")
     settings = SimulateSettings(
-        slices, coils, side, lines.acceleration, lines.pattern, noise, seed, phantom, lines.convention
+        slices,
+        coils,
+        side,
+        lines.acceleration,
+        lines.pattern,
+        noise,
+        seed,
+        phantom,
+        lines.convention,
+        trajectory,
     )
     with progress_bar(plural(slices, "slice"), slices) as move_to:
         effective = writers[output_format](output, settings, move_to, force)

@@ -21,7 +21,7 @@ from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.plugins import check_new_name
 from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
-from sbim_deploy.records import ComplexArray
+from sbim_deploy.records import ComplexArray, FloatArray
 
 PROGRAM = "bart"
 MEMORY = "/dev/shm"  # noqa: S108  a private folder is made in it
@@ -70,7 +70,11 @@ def pics(problem: SliceProblem, options: tuple[str, ...], threads: int = 1) -> C
     if program is None:
         raise BackendMissingError("BART is not on the PATH: install it (apt-get install bart)")
     with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
-        _write_coils(Path(folder) / "kspace", problem.kspace)
+        if problem.trajectory is None:
+            _write_coils(Path(folder) / "kspace", problem.kspace)
+        else:
+            _write_samples(Path(folder), problem.kspace, problem.trajectory.places)
+            options = (*options, "-t", "trajectory")
         _write_coils(Path(folder) / "maps", problem.maps)
         done = subprocess.run(  # noqa: S603  no shell, and no name in it comes from a file
             [program, "pics", "-S", *options, "kspace", "maps", "image"],
@@ -92,6 +96,14 @@ def _write_coils(path: Path, coils: ComplexArray) -> None:
     write_cfl(path.with_suffix(".cfl"), np.moveaxis(coils, 0, -1)[:, :, None, :])
 
 
+def _write_samples(folder: Path, kspace: ComplexArray, places: FloatArray) -> None:
+    """Write samples (coil, readout, sample) as BART's (1, sample, readout, coil), and where they lie."""
+    write_cfl(folder / "kspace.cfl", kspace.transpose(2, 1, 0)[None])
+    components = np.zeros((3, *places.shape[1::-1]), np.complex64)
+    components[:2] = places.transpose(2, 1, 0)
+    write_cfl(folder / "trajectory.cfl", components)
+
+
 def _bart_l2(problem: SliceProblem, weight: float, threads: int) -> ComplexArray:
     return pics(problem, ("-l2", "-i", str(CG_ITERATIONS), "-r", f"{weight:g}"), threads)
 
@@ -103,7 +115,10 @@ def _bart_l1(problem: SliceProblem, weight: float, threads: int) -> ComplexArray
     """
     unit = max(np.float32(1), root_sum_of_squares(problem.maps).max())
     scaled = replace(problem, maps=problem.maps / unit)
-    options = ("-l1", "-i", str(WAVELET_ITERATIONS), "-r", f"{weight:g}")
+    options: tuple[str, ...] = ("-l1", "-i", str(WAVELET_ITERATIONS), "-r", f"{weight:g}")
+    if problem.trajectory is not None:
+        # Steps by the largest eigenvalue, which is 1 on a grid alone: without it they diverge.
+        options = ("-e", *options)
     image: ComplexArray = pics(scaled, options, threads) / unit
     return image
 

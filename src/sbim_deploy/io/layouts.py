@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -45,11 +46,14 @@ _IMAGES = {2: ((ROW, COLUMN),), 3: ((SLICE, ROW, COLUMN), (ROW, COLUMN, SLICE))}
 class Reading:
     """How an array is read: its ``layout``, such as ``coil,row,column``, and its name; None is guessed.
 
-    ``row`` is the axis along the readout.
+    ``row`` is the axis along the readout. Samples along the ``trajectory`` of another file become images of
+    ``matrix`` (rows, columns); None is what the trajectory resolves.
     """
 
     layout: str | None = None
     variable: str | None = None
+    trajectory: Path | None = None
+    matrix: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Check the words of the layout."""

@@ -51,7 +51,7 @@ class CflFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        sizes = _read_sizes(path)
+        sizes = read_sizes(path)
         self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in _AXES_IN)
         self.stored_shape = (self.n_rows, self.n_columns)
         self.n_sets = sizes[SETS]
@@ -217,7 +217,25 @@ def open_cfl_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tupl
     return maps
 
 
-def _read_sizes(path: Path) -> list[int]:
+def read_cfl(path: Path) -> ComplexArray:
+    """Map an array of BART's axes into memory, complex64 and not to be written to.
+
+    Raises:
+        InputError: the file is damaged, or cannot be read.
+    """
+    sizes = read_sizes(path)
+    try:
+        return np.memmap(path, "<c8", "r", shape=tuple(sizes), order="F")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def read_sizes(path: Path) -> list[int]:
+    """Read the 16 sizes of an array of BART.
+
+    Raises:
+        InputError: a file of it is missing, damaged, or cut short.
+    """
     header = path.with_suffix(".hdr")
     for each in (path, header):
         if not os.path.isfile(each):

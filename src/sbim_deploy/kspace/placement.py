@@ -82,9 +82,15 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
         InputError: it is not Cartesian, larger than any slice that is read, or its readouts have
             samples that the header does not explain.
     """
+    if encoding.trajectory == "epi":
+        raise InputError(
+            f"{where}: trajectory is 'epi', which is not read: that would take the readouts' delays by its "
+            "navigators and the samples on ramps regridded; correct it into 'cartesian' first"
+        )
     if encoding.trajectory != "cartesian":
         raise InputError(
-            f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian': regrid it first"
+            f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian' here: recon reads it from "
+            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
         )
     encoded = encoding.encoded.matrix_size[:2]
     rows = measured_readout(encoding, half(encoded[0]) if reach is None else reach, where)
@@ -171,7 +177,7 @@ def check_fills(header: np.void, grid: Grid, where: str) -> None:
     Raises:
         InputError: it has fewer samples than one in 32 of the grid's.
     """
-    first, last = _kept_samples(header)
+    first, last = kept_samples(header)
     wanted = grid.image.measured[0]
     if last - first > 0 and (last - first) * MAX_UNFILLED < wanted:
         raise InputError(
@@ -185,7 +191,7 @@ def readout_reach(header: np.void) -> int:
 
     The one sample that a reversed readout of even length has beyond the others does not count.
     """
-    first, last = _kept_samples(header)
+    first, last = kept_samples(header)
     center = int(header["center_sample"])
     if int(header["flags"]) >> (Flag.IS_REVERSE - 1) & 1:
         return max(last - 1 - center, center - first)
@@ -215,7 +221,7 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
     if not np.isfinite(samples).all():
         raise NotFiniteError(f"{where}: has samples that are not finite; leave its slice out")
     column = _column(header, grid, where)
-    first, last = _kept_samples(header)
+    first, last = kept_samples(header)
     if first >= last:
         raise InputError(f"{where}: discards all of its {n_samples} samples, expected some to be kept")
     kept = samples[:, first:last]
@@ -275,7 +281,7 @@ def slice_geometry(header: np.void, field_of_view_mm: Vector, where: str) -> Sli
     )
 
 
-def _kept_samples(header: np.void) -> tuple[int, int]:
+def kept_samples(header: np.void) -> tuple[int, int]:
     """Return the first sample that is not discarded, and the one after the last."""
     return int(header["discard_pre"]), int(header["number_of_samples"]) - int(header["discard_post"])
 

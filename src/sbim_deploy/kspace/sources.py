@@ -14,10 +14,12 @@ from sbim_deploy.io.hdf5 import dataset_names, find_dataset, open_as
 from sbim_deploy.io.hdf5 import reading as reading_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.io.yardl import is_yardl
+from sbim_deploy.kspace.along_trajectory import KspaceAlongTrajectory
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
 from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.kspace.mrd_trajectory import MrdAlongTrajectory, has_trajectory
 from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.mrd.file import MrdFile, RawFile, is_mrd
@@ -92,12 +94,17 @@ def open_source(
     do not say how the patient lay.
 
     Raises:
-        InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`, :class:`sbim_deploy.kspace.twix.TwixFile`,
+        InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`,
+            :class:`sbim_deploy.kspace.along_trajectory.KspaceAlongTrajectory`,
+            :class:`sbim_deploy.kspace.twix.TwixFile`,
             :class:`sbim_deploy.kspace.fastmri.KspaceFile`, :class:`sbim_deploy.kspace.cfl.CflKspace` and
             :class:`sbim_deploy.kspace.arrays.ArrayKspace`; or a layout is given for MRD, twix or BART.
         BackendMissingError: the file is twix, and twixtools is not installed.
     """
-    source = _open_any(path, reading)
+    if reading.trajectory is not None:
+        source: KspaceSource = KspaceAlongTrajectory(path, reading.trajectory, reading.matrix, reading)
+    else:
+        source = _open_any(path, reading)
     if orientation is not Orientation.AUTO:
         source.conjugated = is_conjugated(orientation)
     return source
@@ -127,10 +134,19 @@ def _kspace_of(file: RawFile) -> MrdKspace:
     try:
         if isinstance(file, Version2File):
             file.check_readouts()
-        return MrdKspace(file)
+        return open_readouts(file)
     except BaseException:
         file.__exit__(None, None, None)
         raise
+
+
+def open_readouts(file: RawFile) -> MrdKspace:
+    """Return open readouts as k-space, on a grid or along the trajectory that they carry.
+
+    Raises:
+        InputError: see :class:`sbim_deploy.kspace.mrd.MrdKspace`.
+    """
+    return MrdAlongTrajectory(file) if has_trajectory(file.header) else MrdKspace(file)
 
 
 def open_source_maps(
@@ -150,7 +166,7 @@ def _source_of(file: h5py.File, path: Path, reading: Reading) -> KspaceSource | 
     """Return an open HDF5 file as a source; None, and the file closed, where it is read as plain arrays."""
     if is_mrd(file, path):
         _check_unread(path, "MRD files", reading)
-        return MrdKspace(MrdFile(file, path))
+        return open_readouts(MrdFile(file, path))
     if reading.variable in (None, KSPACE) and not is_plain_hdf5(file, path):
         return KspaceFile(file, path, reading)
     file.close()

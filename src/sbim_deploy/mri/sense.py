@@ -46,8 +46,19 @@ class Sense:
         self._unshifted_mask = np.fft.ifftshift(mask, axes=IMAGE_AXES)[..., None, :, :].astype(np.float32)
         self._workspace = np.empty_like(maps)
         self._batch_shape = maps.shape[:-3]
-        self._kspace_shape = (*maps.shape[: -4 if self.has_sets else -3], *maps.shape[-3:])
-        self._coil_images = np.empty(self._kspace_shape, maps.dtype) if self.has_sets else self._workspace
+        self.kspace_shape = (*maps.shape[: -4 if self.has_sets else -3], *maps.shape[-3:])
+        self._coil_images = np.empty(self.kspace_shape, maps.dtype) if self.has_sets else self._workspace
+
+    norm_bound = 1.0
+    """A bound on the eigenvalues of F^H P F."""
+
+    def repeated(self, n: int) -> Sense:
+        """Return the operator of the same slices ``n`` times, one after another."""
+        return Sense(np.concatenate([self.maps] * n), np.concatenate([self.mask] * n))
+
+    def with_mask(self, mask: BoolArray) -> Sense:
+        """Return the operator of the same slices with another mask."""
+        return Sense(self.maps, mask)
 
     def forward(self, image: ComplexArray) -> ComplexArray:
         """Return A x: the sampled k-space of an image, zero where it is not sampled."""
@@ -58,7 +69,7 @@ class Sense:
 
     def adjoint(self, kspace: ComplexArray) -> ComplexArray:
         """Return A^H y: the coil images of the sampled k-space, each times its conjugate map, summed."""
-        self._check("k-space", kspace, self._kspace_shape)
+        self._check("k-space", kspace, self.kspace_shape)
         return self._combine(centred_ifft(kspace * self.mask[..., None, :, :]))
 
     def normal(self, image: ComplexArray, out: ComplexArray | None = None) -> ComplexArray:

@@ -9,7 +9,6 @@ import numpy as np
 
 from sbim_deploy.mri.combine import combine_sets, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_ifft
-from sbim_deploy.mri.sense import Sense
 from sbim_deploy.mri.wavelets import n_levels, padded_shape, shrink
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
 from sbim_deploy.records import ComplexArray, FloatArray
@@ -59,7 +58,7 @@ def solve_classically(
         case Classical.CG_SENSE:
             return _cg_sense(problem, check)
         case Classical.L1_WAVELET:
-            return l1_wavelet(problem, L1_WEIGHT * problem.noise, check=check)
+            return l1_wavelet(problem, L1_WEIGHT * problem.noise_on_grid, check=check)
 
 
 def l1_wavelet(
@@ -74,11 +73,11 @@ def l1_wavelet(
     by other rows and columns in every step. The moves are the same in every run. The image is 0 where every
     map is.
     """
-    sense = Sense(problem.maps, problem.mask)
+    sense = problem.operator
     shape = sense.image_shape
     levels = n_levels(shape)
     padded = padded_shape(shape, levels)
-    step = np.float32(1 / _norm_bound(problem.maps))
+    step = np.float32(1 / (sense.norm_bound * _norm_bound(problem.maps)))
     backprojection = sense.adjoint(problem.kspace)
     image = centre_pad(problem.mvue, padded)
     ahead, momentum = image.copy(), 1.0
@@ -112,7 +111,7 @@ def coil_magnitude(kspace: ComplexArray, image_shape: tuple[int, int]) -> FloatA
 
 
 def _norm_bound(maps: ComplexArray) -> float:
-    """Return the largest eigenvalue of S^H S over all pixels, which A^H A does not exceed.
+    """Return the largest eigenvalue of S^H S over all pixels, which A^H A does not exceed on a grid.
 
     It is 1 for maps of unit root-sum-of-squares, and for sets of them that are orthogonal in every pixel;
     maps of whitened coils may have more.
@@ -126,7 +125,7 @@ def _norm_bound(maps: ComplexArray) -> float:
 
 
 def _cg_sense(problem: SliceProblem, check: Callable[[], None]) -> ComplexArray:
-    sense = Sense(problem.maps, problem.mask)
+    sense = problem.operator
     backprojection = sense.adjoint(problem.kspace)[None]
 
     def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbim_deploy.mri.fourier import centre_crop, centre_pad
+from sbim_deploy.mri.noncartesian import NonCartesianSense, Operator
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.classical import Classical, solve_classically
 from sbim_deploy.recon.prepare import SliceProblem
@@ -28,7 +29,7 @@ class GridProblem:
     already given what the start took. ``noise_level`` (slice,) is sigma_y / scale.
     """
 
-    sense: Sense
+    sense: Operator
     start: ComplexArray
     backprojection: ComplexArray
     noise: NoiseStream
@@ -50,7 +51,7 @@ class SliceBatch:
     """Slices of one shape, with their operator, k-space (slice, coil, rows, columns) and scales (slice,)."""
 
     problems: tuple[SliceProblem, ...]
-    sense: Sense
+    sense: Operator
     kspace: ComplexArray
     scales: FloatArray
 
@@ -70,7 +71,16 @@ def stack_slices(problems: Sequence[SliceProblem]) -> SliceBatch:
         np.stack([getattr(problem, name) for problem in problems]) for name in ("maps", "mask", "kspace")
     )
     scales = np.array([problem.scale for problem in problems], dtype=np.float32)
-    return SliceBatch(tuple(problems), Sense(maps, masks), kspace, scales)
+    trajectories = [problem.trajectory for problem in problems if problem.trajectory is not None]
+    sense: Operator
+    if trajectories:
+        areas, places = (
+            np.stack([getattr(each, name) for each in trajectories]) for name in ("areas", "places")
+        )
+        sense = NonCartesianSense(maps, areas, places)
+    else:
+        sense = Sense(maps, masks)
+    return SliceBatch(tuple(problems), sense, kspace, scales)
 
 
 def start_images(batch: SliceBatch, plan: Plan, check: Callable[[], None] = lambda: None) -> ComplexArray:
@@ -107,18 +117,18 @@ def put_on_grid(
     indices = [problem.index for problem in problems]
     noise = NoiseStream(seed, indices * n, starts.shape[1:], np.repeat(samples, len(problems)).tolist())
     return GridProblem(
-        sense if n == 1 else Sense(np.concatenate([sense.maps] * n), np.concatenate([sense.mask] * n)),
+        sense if n == 1 else sense.repeated(n),
         starting_point(plan, np.concatenate([starts] * n), noise),
         np.concatenate([backprojection] * n),
         noise,
-        np.array([problem.noise / problem.scale for problem in problems] * n, dtype=np.float32),
+        np.array([problem.noise_on_grid / problem.scale for problem in problems] * n, dtype=np.float32),
     )
 
 
 def draw_data_on_grid(problem: GridProblem) -> DrawData:
     """Return what draws A^H e on the grid from the problem's noise, e ~ N(0, I) in each part of k-space."""
     sense = problem.sense
-    kspace = np.empty((len(problem.start), *sense.maps.shape[-3:]), dtype=np.complex64)
+    kspace = np.empty((len(problem.start), *sense.kspace_shape[-3:]), dtype=np.complex64)
 
     def draw() -> ComplexArray:
         return centre_pad(sense.adjoint(problem.noise.fill(kspace)), problem.grid)

@@ -8,7 +8,8 @@ import numpy as np
 
 from sbim_deploy.mri.combine import mvue, root_sum_of_squares
 from sbim_deploy.mri.masks import calibration_block
-from sbim_deploy.mri.sense import Sense
+from sbim_deploy.mri.noncartesian import NonCartesianSense, Trajectory
+from sbim_deploy.mri.trajectories import sample_areas
 from sbim_deploy.recon.grid import SliceBatch
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, IntArray
@@ -26,8 +27,11 @@ def leave_out(problem: SliceProblem, seed: int) -> SliceProblem:
     """Return a slice without every fourth of its lines, or samples, outside the calibration.
 
     The lines at both ends of the calibration go too, as far as the pattern of the lines outside would have a
-    gap there. It is the slice itself where it has no four lines outside.
+    gap there. It is the slice itself where it has no four lines outside. Of a trajectory every fourth readout
+    is left out, as a whole.
     """
+    if problem.trajectory is not None:
+        return _leave_out_readouts(problem, problem.trajectory, seed)
     outside = _outside_calibration(problem.mask, problem.kspace.shape[-2:])
     places = np.flatnonzero(outside)
     if places.size < LEFT_OUT:
@@ -39,6 +43,18 @@ def leave_out(problem: SliceProblem, seed: int) -> SliceProblem:
         mask.flat[_gaps_at_calibration(places, np.flatnonzero(problem.mask & ~outside))] = False
     kspace = problem.kspace * mask
     return replace(problem, kspace=kspace, mask=mask, mvue=_image(kspace, problem.maps))
+
+
+def _leave_out_readouts(problem: SliceProblem, trajectory: Trajectory, seed: int) -> SliceProblem:
+    if len(problem.mask) < LEFT_OUT:
+        return problem
+    first = keyed_generator(seed, problem.index, LEFT_OUT_KEY).integers(LEFT_OUT)
+    mask = problem.mask.copy()
+    mask[first::LEFT_OUT] = False
+    shape = (problem.maps.shape[-2], problem.maps.shape[-1])
+    fewer = replace(trajectory, areas=sample_areas(trajectory.places, mask, shape))
+    kept = replace(problem, kspace=problem.kspace * mask, mask=mask, trajectory=fewer)
+    return replace(kept, mvue=kept.operator.adjoint(kept.kspace))
 
 
 def model_error(batch: SliceBatch, kept: SliceBatch, images: ComplexArray, seed: int) -> FloatArray:
@@ -55,6 +71,8 @@ def model_error(batch: SliceBatch, kept: SliceBatch, images: ComplexArray, seed:
     it is largest, too much: it is the geometric mean of what both tell.
     """
     masks, shape = batch.sense.mask & ~kept.sense.mask, batch.kspace.shape[-2:]
+    if isinstance(batch.sense, NonCartesianSense):
+        return _spread(batch, kept, images, masks, seed)
     outside = np.stack([_outside_calibration(mask, shape) for mask in batch.sense.mask])
     spreads = [_spread(batch, kept, images, masks & part, seed) for part in (outside, ~outside)]
     both: FloatArray = np.sqrt(spreads[0] * spreads[1])
@@ -68,7 +86,7 @@ def _spread(
     """Return the standard deviation of a white error (slice,) that samples of a mask (slice, ...) tell of."""
     if not mask.any():
         return np.zeros(len(mask), dtype=np.float32)
-    left_out = Sense(batch.sense.maps, mask)
+    left_out = batch.sense.with_mask(mask)
     noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
     measured = batch.kspace * left_out.mask[..., None, :, :]
     count = np.count_nonzero(measured, axis=(-3, -2, -1)).astype(np.float32)

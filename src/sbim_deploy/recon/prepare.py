@@ -24,7 +24,7 @@ from sbim_deploy.mri.map_choice import (
 )
 from sbim_deploy.mri.masks import MIN_CALIB_LINES, compact_mask, sampled_mask
 from sbim_deploy.mri.noise_level import NoiseEstimate, measure_noise
-from sbim_deploy.mri.sense import Sense
+from sbim_deploy.mri.noncartesian import Operator, Trajectory, make_operator
 from sbim_deploy.mri.whitening import mix_coils, whitening_without_dependent_coils
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
 
@@ -49,6 +49,10 @@ class SliceProblem:
     ``map_source`` where the maps come from, ``faults`` what is wrong with k-space that did not stop the run.
     ``image_shape`` is what the image is cropped to at the end.
 
+    Of samples that do not lie on a grid, ``trajectory`` tells where they lie: k-space is then
+    (coil, readout, sample), the mask (readout, sample), and the MVUE the image of density-compensated
+    gridding.
+
     An object that is larger than the field of view takes two sets of maps, (set, coil, rows, columns); the
     MVUE is then that of each set, (set, rows, columns), and ``scale`` that of both together.
     """
@@ -64,6 +68,17 @@ class SliceProblem:
     noise_source: str = GIVEN
     map_source: str = GIVEN
     faults: tuple[Fault, ...] = ()
+    trajectory: Trajectory | None = None
+
+    @property
+    def operator(self) -> Operator:
+        """A, anew, since it holds a workspace."""
+        return make_operator(self.maps, self.mask, self.trajectory)
+
+    @property
+    def noise_on_grid(self) -> float:
+        """The noise that k-space would have on a grid: less, where several samples tell of one place."""
+        return self.noise * (1.0 if self.trajectory is None else self.trajectory.noise_share)
 
     @property
     def n_sets(self) -> int:
@@ -128,7 +143,7 @@ def prepare_slice(
     given, kspace, mask = kspace, kspace * lines, lines
     level, source = (measured.sd, measured.source) if noise is None else (noise, noise_source)
     mixing = None
-    if noise is None and (whitening := _whitening_of_unlike_coils(measured)) is not None:
+    if noise is None and (whitening := whitening_of_unlike_coils(measured)) is not None:
         mixing, level = whitening.matrix, whitening.level
         source = f"{source}, coils whitened"
         faults += whitening.faults
@@ -139,7 +154,7 @@ def prepare_slice(
     grid = (image_shape[0] if crops_readout else kspace.shape[-2], kspace.shape[-1])
     map_source = GIVEN
     if maps is not None:
-        maps = _fit_maps(maps, (len(kspace), *grid), index)
+        maps = fit_maps(maps, (len(kspace), *grid), index)
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:
         why = partial(_why_few_lines, given, lines, calibration)
@@ -147,7 +162,7 @@ def prepare_slice(
         map_source = METHOD_NAMES[estimate.method] if map_sets == 1 else f"{map_sets} sets by ESPIRiT"
         faults += _few_lines(estimate, why) + _folded(estimate)
         maps = np.ascontiguousarray(centre_crop(estimate.maps, grid))
-        maps = maps if mixing is None else _shade_as_unmixed(maps, mixing)
+        maps = maps if mixing is None else shade_as_unmixed(maps, mixing)
     check()
     if crops_readout:
         kspace = _crop_readout(kspace, image_shape[0])
@@ -159,7 +174,7 @@ def prepare_slice(
     if scale == 0:
         raise InputError(f"slice {index}: the maps are zero where the image is: do they belong to it?")
     if noise is None:
-        faults += _guessed_noise(measured, scale)
+        faults += guessed_noise(measured, scale)
     return SliceProblem(
         index, kspace, maps, mask, combined, scale, level, image_shape, source, map_source, tuple(faults)
     )
@@ -249,7 +264,8 @@ def _folded(estimate: MapEstimate) -> list[Fault]:
     return [Fault("field of view", message, False)]
 
 
-def _guessed_noise(measured: NoiseEstimate, scale: float) -> list[Fault]:
+def guessed_noise(measured: NoiseEstimate, scale: float) -> list[Fault]:
+    """Return a fault where noise was guessed, and is so much that the guess may show."""
     if not measured.guessed or measured.sd < CONSPICUOUS_NOISE * scale:
         return []
     message = (
@@ -260,7 +276,7 @@ def _guessed_noise(measured: NoiseEstimate, scale: float) -> list[Fault]:
 
 
 @dataclass(frozen=True)
-class _CoilWhitening:
+class CoilWhitening:
     """The (coil, coil) matrix that whitens, the level of the noise after it, and the coils that it drops."""
 
     matrix: ComplexArray
@@ -268,7 +284,7 @@ class _CoilWhitening:
     faults: tuple[Fault, ...]
 
 
-def _whitening_of_unlike_coils(noise: NoiseEstimate) -> _CoilWhitening | None:
+def whitening_of_unlike_coils(noise: NoiseEstimate) -> CoilWhitening | None:
     """Return what makes the coils' noise white; None where coils are alike.
 
     The matrix's row of a coil that is left out, since it is dead or depends on others, is zero. The noise
@@ -287,10 +303,10 @@ def _whitening_of_unlike_coils(noise: NoiseEstimate) -> _CoilWhitening | None:
         coils = ", ".join(map(str, whitening.left_out))
         message = f"coil {coils} of {len(matrix)} measured nothing of its own and is left out"
         faults = (Fault("coil left out", message, False),)
-    return _CoilWhitening(matrix, level, faults)
+    return CoilWhitening(matrix, level, faults)
 
 
-def _shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
+def shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
     """Return maps of mixed coils so scaled that the unmixed coils' have a root-sum-of-squares of 1.
 
     The image then has the shading that it has without whitening.
@@ -302,7 +318,7 @@ def _shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
 
 def relative_residual(problem: SliceProblem, image: ComplexArray) -> float:
     """Return |A x - y| / |y| over what was measured of a slice, for an image that is not cropped yet."""
-    difference = Sense(problem.maps, problem.mask).forward(image) - problem.kspace
+    difference = problem.operator.forward(image) - problem.kspace
     return float(np.linalg.norm(difference) / np.linalg.norm(problem.kspace))
 
 
@@ -344,7 +360,7 @@ def _crop_readout(kspace: ComplexArray, n_rows: int) -> ComplexArray:
     return centred_fft(centre_crop(image, (n_rows, kspace.shape[-1])), axes=(-2,))
 
 
-def _fit_maps(maps: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:
+def fit_maps(maps: ComplexArray, shape: tuple[int, ...], index: int) -> ComplexArray:
     """Return given maps on the grid, of unit norm or zero.
 
     A set whose maps fade out, as ``bart ecalib -S`` writes them, ends where it has half of the larger's norm.

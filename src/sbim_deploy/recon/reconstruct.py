@@ -13,7 +13,7 @@ from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.mri.combine import combine_set_variances, combine_sets
 from sbim_deploy.mri.fourier import centre_crop
-from sbim_deploy.mri.sense import Sense
+from sbim_deploy.mri.noncartesian import NonCartesianSense, Operator
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.fused import operator_inputs, plan_inputs, run_steps, run_whole
@@ -38,7 +38,8 @@ from sbim_deploy.samplers.loop import OnState, run_plan
 from sbim_deploy.samplers.plan import Plan, ProximalStep, has_spread
 
 DEFAULT_GRAPH = "step"
-GRAPHS = (DEFAULT_GRAPH, "score", "reconstruct")
+SCORE_GRAPH = "score"
+GRAPHS = (DEFAULT_GRAPH, SCORE_GRAPH, "reconstruct")
 
 OnResidual = Callable[[int, int, float], None]
 """(slice, steps done, |A x - y| / |y|), before the first step too."""
@@ -167,6 +168,10 @@ class Reconstructor:
                 "once: use another sampler"
             )
         batch = stack_slices(problems)
+        if isinstance(batch.sense, NonCartesianSense):
+            raise InputError(
+                "the reconstruct graph takes samples on a grid: a trajectory takes --graph score"
+            )
         on_grid = self._put_on_grid(batch, start_images(batch, self.plan))
         inputs = {**operator_inputs(on_grid), **plan_inputs(self.plan, on_grid)}
         both_directions = on_grid.sense.mask.shape[-2] > 1
@@ -218,7 +223,7 @@ class Reconstructor:
         self, problem: GridProblem, on_step: Callable[[int], None] | None, on_state: OnState | None
     ) -> ComplexArray:
         engine = self._engine_for(problem.sense)
-        if self.graph != "score":
+        if self.graph != SCORE_GRAPH:
             run = run_steps if self.graph == "step" else run_whole
             return run(engine, self.plan, problem, on_step, on_state)
         return run_plan(
@@ -234,8 +239,12 @@ class Reconstructor:
             draw_data_on_grid(problem),
         )
 
-    def _engine_for(self, sense: Sense) -> Engine:
-        if self.graph == "score" or sense.mask.shape[-2] == 1:
+    def _engine_for(self, sense: Operator) -> Engine:
+        if isinstance(sense, NonCartesianSense) and self.graph != SCORE_GRAPH:
+            raise InputError(
+                f"the {self.graph} graph takes samples on a grid: a trajectory takes --graph score"
+            )
+        if self.graph == SCORE_GRAPH or sense.mask.shape[-2] == 1:
             return self.engine
         if self._both_directions_engine is None:
             name = self._file_stem(self.graph, both_directions=True)
@@ -244,7 +253,7 @@ class Reconstructor:
 
     def _file_stem(self, graph: str, both_directions: bool = False) -> str:
         """Return the name of the file that runs the plan, such as step-proximal-2d."""
-        if graph == "score":
+        if graph == SCORE_GRAPH:
             return graph
         first, n_cg = self.plan.steps[0], self.model.manifest.n_cg
         if isinstance(first, ProximalStep) and first.n_cg != n_cg:

@@ -71,7 +71,10 @@ def conditional_variance(
     variance = np.zeros(batch.shape, dtype=np.float32)
     if not isinstance(step, ProximalStep):
         return variance
-    noise = np.array([problem.noise for problem in batch.problems], dtype=np.float32)
+    level, noise = (
+        np.array([getattr(problem, name) for problem in batch.problems], dtype=np.float32)
+        for name in ("noise", "noise_on_grid")
+    )
     gamma = (step.gamma + step.noise_gamma * (noise / batch.scales) ** 2).astype(np.float32)
     spread = np.divide(noise, np.sqrt(gamma), out=np.zeros_like(noise), where=gamma > 0)
     if model_error is not None:
@@ -81,7 +84,7 @@ def conditional_variance(
     weight = np.divide(noise, spread, out=np.zeros_like(noise), where=spread > 0) ** 2
     generators = [keyed_generator(seed, problem.index, PROBE_KEY) for problem in batch.problems]
     for _ in range(n_probes):
-        data = draw_normals(generators, batch.kspace.shape, noise)
+        data = draw_normals(generators, batch.kspace.shape, level)
         centre = draw_normals(generators, batch.shape, spread)
         # These calls need no network, so there is time for a solution that has converged.
         solution = solve_proximal(sense.normal, sense.adjoint(data), centre, weight, 2 * step.n_cg)

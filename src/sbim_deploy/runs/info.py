@@ -12,16 +12,19 @@ from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import dataset_names, is_hdf5, open_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.io.yardl import is_yardl
+from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.arrays import names_kspace, open_array_kspace
 from sbim_deploy.kspace.fastmri import KspaceFile
-from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_source
+from sbim_deploy.kspace.sources import KspaceSource, is_plain_hdf5, open_readouts, open_source
 from sbim_deploy.models.folder import DEMO, load_model
 from sbim_deploy.mrd.file import MrdFile, is_mrd
 from sbim_deploy.mrd.version2 import Version2File
 from sbim_deploy.mri.kspace_faults import find_faults
 from sbim_deploy.mri.masks import effective_acceleration, sampled_mask
+from sbim_deploy.mri.readout_delays import find_delays
+from sbim_deploy.mri.readout_noise import measure_readout_noise
 from sbim_deploy.recon.prepare import NOISE_READOUTS, check_magnitude, measure_image_noise
+from sbim_deploy.records import ComplexArray
 from sbim_deploy.results.dicom_files import holds_dicom
 from sbim_deploy.results.image_files import find_images
 from sbim_deploy.results.image_stack import ImageStack
@@ -69,7 +72,7 @@ def _describe_hdf5(path: Path, reading: Reading) -> dict[str, Any] | None:
             return _describe_open(KspaceFile(file, path))
         if DATASET in names:
             return _describe_samples(SampleFile(file, path))
-        return _describe_open(MrdKspace(MrdFile(file, path))) if is_mrd(file, path) else None
+        return _describe_open(open_readouts(MrdFile(file, path))) if is_mrd(file, path) else None
 
 
 def _describe_images(images: ImageStack) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def _describe_version_2(path: Path) -> dict[str, Any]:
     with Version2File(path) as file:
         if not file.n_readouts:
             return {"kind": "MRD stream without readouts", "format": file.format, **file.left_out}
-        return _describe_open(MrdKspace(file))
+        return _describe_open(open_readouts(file))
 
 
 def _describe_model(path: Path) -> dict[str, Any]:
@@ -138,6 +141,8 @@ def _sizes(kspace: KspaceSource) -> dict[str, Any]:
 def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
     """Return how a slice was sampled, how loud its noise is, and what is visibly wrong with it."""
     samples = kspace.read_slice(index)
+    if isinstance(kspace, NonCartesianKspace):
+        return _sampling_along_trajectory(kspace, samples, index)
     mask = sampled_mask(samples)
     undersampled = "phase encodes" if mask.shape[0] == 1 else "rows and columns"
     if not mask.any():
@@ -154,6 +159,25 @@ def _sampling(kspace: KspaceSource, index: int) -> dict[str, Any]:
         "noise": float(f"{noise:.4g}"),
         "noise_source": source,
         "faults": {fault.kind: fault.message for fault in faults} or None,
+    }
+
+
+def _sampling_along_trajectory(
+    kspace: NonCartesianKspace, samples: ComplexArray, index: int
+) -> dict[str, Any]:
+    """Return of samples along a trajectory what :func:`_sampling` does of those on a grid."""
+    check_magnitude(samples, index)
+    places = kspace.read_trajectory(index)
+    found = measure_readout_noise(samples, places)
+    known = kspace.read_noise(index)
+    noise, source = (found.sd, found.source) if known is None else (known, NOISE_READOUTS)
+    return {
+        "readouts": samples.shape[1],
+        "samples_of_readout": samples.shape[2],
+        "reach": [round(float(far), 2) for far in np.abs(places).max(axis=(0, 1))],
+        "noise": float(f"{noise:.4g}"),
+        "noise_source": source,
+        "faults": {fault.kind: fault.message for fault in find_delays(samples, places)} or None,
     }
 
 

@@ -28,6 +28,7 @@ from sbim_deploy.runs.scan import (
     slice_notes,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.words import plural
 
 
@@ -95,6 +96,7 @@ def reconstruct(
     """
     started = time.perf_counter()
     check_result_place(output_path, settings.resume, settings.force)
+    settings = settings_for(source, settings)
     with ExitStack() as stack:
         scan = stack.enter_context(open_scan(source, settings))
         reconstructor: Reconstructor | ClassicalReconstructor

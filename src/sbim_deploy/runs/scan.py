@@ -21,6 +21,7 @@ import scipy
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
+from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
 from sbim_deploy.models.folder import Model, ModelManifest
 from sbim_deploy.mri.combine import resample_maps
@@ -47,6 +48,7 @@ from sbim_deploy.results.provenance import (
     Timings,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.trajectories import check_along_trajectory, describe_sampling, read_along_trajectory
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
 
 T = TypeVar("T")
@@ -88,6 +90,8 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     Raises:
         InputError: the mask, the maps or the range of slices is not what it must be.
     """
+    if isinstance(kspace, NonCartesianKspace):
+        check_along_trajectory(settings, kspace.path)
     indices = _slice_indices(settings.slices, kspace)
     mask = _sampling_mask(settings, kspace)
     if settings.maps is None:
@@ -153,7 +157,9 @@ def run_identity(
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
         layout=settings.reading.layout,
         variable=settings.reading.variable,
-        maps=None if settings.maps is None else NamedFile(settings.maps.name, file_sha256(settings.maps)),
+        trajectory=named_file(settings.reading.trajectory),
+        matrix=settings.reading.matrix,
+        maps=named_file(settings.maps),
         method=SAMPLER if settings.method is None else settings.method.value,
         model=ModelIdentity()
         if model is None
@@ -170,6 +176,11 @@ def run_identity(
         undersampling=None if undersampling is None else RemovedLines(**asdict(undersampling)),
         plan=PlanRecord() if plan is None else PlanRecord(**plan_as_dict(plan)),
     )
+
+
+def named_file(path: Path | None) -> NamedFile | None:
+    """Return a file by its name and what is in it."""
+    return None if path is None else NamedFile(path.name, file_sha256(path))
 
 
 def describe_scan(scan: Scan, tally: Tally) -> Measured:
@@ -192,6 +203,13 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
     """
     before = time.perf_counter()
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
+    if isinstance(scan.kspace, NonCartesianKspace):
+        problem = read_along_trajectory(
+            scan.kspace, kspace, index, _read_maps(index, scan), scan.noise, scan.map_method
+        )
+        tally.sampling = tally.sampling or describe_sampling(scan.kspace, kspace, index)
+        tally.preparation_s += time.perf_counter() - before
+        return problem
     problem = prepare_slice(
         kspace,
         index,
@@ -299,6 +317,9 @@ def model_record(identity: ModelIdentity, manifest: ModelManifest) -> ModelRecor
 
 def _measure(scan: Scan, index: int, tally: Tally) -> BoolArray:
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
+    if isinstance(scan.kspace, NonCartesianKspace):
+        tally.sampling = tally.sampling or describe_sampling(scan.kspace, kspace, index)
+        return np.asarray((kspace != 0).any(axis=0))
     measured = measured_mask(kspace, index, scan.mask)
     _tell_sampling(measured, kspace, calibration, tally)
     return measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -21,6 +22,7 @@ from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.map_choice import check_calibration_lines
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS, effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
+from sbim_deploy.mri.trajectories import TRAJECTORIES, full_readouts, make_trajectory
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
 PHANTOMS = ("brain", "shepp-logan")
@@ -34,7 +36,8 @@ class SimulateSettings:
     """A scan to simulate.
 
     ``noise`` is the standard deviation of each of the real and imaginary parts of k-space, where the 99th
-    percentile of the image's magnitude is 1.
+    percentile of the image's magnitude is 1. With a ``trajectory`` the acceleration is how many times fewer
+    readouts there are than leave no gap, and there is no pattern.
     """
 
     n_slices: int = 4
@@ -46,6 +49,7 @@ class SimulateSettings:
     seed: int = 0
     phantom: str = "brain"
     mask_convention: str = CENTRED
+    trajectory: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -60,10 +64,11 @@ class SimulateSettings:
         for name, (value, low, high) in ranges.items():
             if not low <= value <= high:
                 raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
-        names = {
+        names: dict[str, tuple[str, tuple[str, ...]]] = {
             "pattern": (self.pattern, PATTERNS),
             "phantom": (self.phantom, PHANTOMS),
             "mask convention": (self.mask_convention, MASK_CONVENTIONS),
+            "trajectory": (self.trajectory or TRAJECTORIES[0], TRAJECTORIES),
         }
         for name, (choice, known) in names.items():
             if choice not in known:
@@ -138,6 +143,13 @@ def simulate_truth(magnitude: FloatArray, settings: SimulateSettings, index: int
     return Truth(reference, birdcage_maps(settings.n_coils, shape), rng)
 
 
+def simulated_trajectory(settings: SimulateSettings) -> FloatArray:
+    """Return where a scan's samples lie, (readout, sample, 2) in cycles per field of view."""
+    assert settings.trajectory is not None
+    n_readouts = math.ceil(full_readouts(settings.trajectory, settings.size) / settings.acceleration)
+    return make_trajectory(settings.trajectory, settings.size, n_readouts)
+
+
 def unit_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:
     """Return complex noise whose real and imaginary parts have a standard deviation of 1."""
     noise: ComplexArray = rng.standard_normal((*shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
@@ -164,6 +176,8 @@ def sampled_lines(settings: SimulateSettings) -> BoolArray:
 
 def why_refused(settings: SimulateSettings) -> str | None:
     """Return why ``recon`` would refuse a scan without its maps, or None."""
+    if settings.trajectory is not None:
+        return None
     mask = sampled_lines(settings)
     try:
         if settings.n_coils > 1:

@@ -5,7 +5,7 @@ The truth and the coil maps stand beside the readouts, under the names that fast
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -18,7 +18,9 @@ from sbim_deploy.mrd.file import MrdWriter
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
 from sbim_deploy.mri.fourier import centre_pad, centred_fft
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration
-from sbim_deploy.records import ComplexArray
+from sbim_deploy.mri.nonuniform import to_samples
+from sbim_deploy.mri.trajectories import GOLDEN, RADIAL, SPIRAL, full_readouts
+from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.runs.simulate import (
     FIELD_OF_VIEW_MM,
     SLICE_THICKNESS_MM,
@@ -28,12 +30,14 @@ from sbim_deploy.runs.simulate import (
     sampled_lines,
     simulate_truth,
     simulated_provenance,
+    simulated_trajectory,
     unit_noise,
 )
 
 OVERSAMPLING = 2
 N_NOISE_READOUTS = 64
 DWELL_US = 5.0
+MRD_NAMES = {RADIAL: "radial", GOLDEN: "goldenangle", SPIRAL: "spiral"}
 TR_TICKS, TICK_MS = 4, 2.5  # of acquisition_time_stamp, as Siemens counts it
 SLICE_SPACING_MM = 1.2 * SLICE_THICKNESS_MM
 # An axial slice with the nose up: rows of pixels go to the back, columns to the patient's left.
@@ -56,7 +60,6 @@ def simulate_mrd(
         InputError: the file cannot be written, or may not be replaced.
     """
     check_name(path, HDF5)
-    mask = sampled_lines(settings)
     size, n_coils = settings.size, settings.n_coils
     with writing(path, force, over_simulated=True) as file:
         writer = MrdWriter(file, mrd_header(settings).encode())
@@ -69,18 +72,24 @@ def simulate_mrd(
         for index in range(settings.n_slices):
             truth = simulate_truth(object_magnitude(settings, index), settings, index)
             check_free_space(path.parent, 3 * OVERSAMPLING * truth.maps.nbytes)
-            scanner.send_slice(truth, index, np.flatnonzero(mask).tolist())
+            scanner.send_slice(truth, index)
             _keep_truth(file, truth, index, scanner.unit)
             if on_slice is not None:
                 on_slice(index + 1)
         write_json_attribute(file, "provenance", simulated_provenance(settings))
-    return effective_acceleration(mask)
+    if settings.trajectory is not None:
+        places = simulated_trajectory(settings)
+        return full_readouts(settings.trajectory, size) / len(places)
+    return effective_acceleration(sampled_lines(settings))
 
 
 def mrd_header(settings: SimulateSettings) -> str:
     """Return the XML header of a simulated scan, in the order that the ISMRMRD schema demands."""
     size, fov = settings.size, FIELD_OF_VIEW_MM
     factor = round(settings.acceleration)
+    trajectory = "cartesian" if settings.trajectory is None else MRD_NAMES[settings.trajectory]
+    ratio = OVERSAMPLING if settings.trajectory is None else 1
+    lines = size if settings.trajectory is None else len(simulated_trajectory(settings))
     parallel = (
         "<parallelImaging><accelerationFactor>"
         f"<kspace_encoding_step_1>{factor}</kspace_encoding_step_1>"
@@ -88,7 +97,7 @@ def mrd_header(settings: SimulateSettings) -> str:
         "<calibrationMode>embedded</calibrationMode></parallelImaging>"
     )
     limits = {
-        "kspace_encoding_step_1": (size - 1, size // 2),
+        "kspace_encoding_step_1": (lines - 1, lines // 2),
         "kspace_encoding_step_2": (0, 0),
         "average": (0, 0),
         "slice": (settings.n_slices - 1, 0),
@@ -110,14 +119,14 @@ def mrd_header(settings: SimulateSettings) -> str:
         f"<receiverChannels>{settings.n_coils}</receiverChannels></acquisitionSystemInformation>\n"
         "<experimentalConditions><H1resonanceFrequency_Hz>127728000</H1resonanceFrequency_Hz>"
         "</experimentalConditions>\n<encoding>\n"
-        f"<encodedSpace>{_space(OVERSAMPLING * size, size, OVERSAMPLING * fov)}</encodedSpace>\n"
+        f"<encodedSpace>{_space(ratio * size, size, ratio * fov)}</encodedSpace>\n"
         f"<reconSpace>{_space(size, size, fov)}</reconSpace>\n<encodingLimits>"
         + "".join(
             f"<{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center></{name}>"
             for name, (maximum, center) in limits.items()
         )
-        + "</encodingLimits>\n<trajectory>cartesian</trajectory>"
-        f"{parallel if factor > 1 else ''}\n</encoding>\n"
+        + f"</encodingLimits>\n<trajectory>{trajectory}</trajectory>"
+        f"{parallel if factor > 1 and settings.trajectory is None else ''}\n</encoding>\n"
         f"<sequenceParameters><TR>{TR_TICKS * TICK_MS:g}</TR></sequenceParameters>\n</ismrmrdHeader>\n"
     )
 
@@ -143,7 +152,9 @@ class _Scanner:
 
     def __init__(self, writer: MrdWriter, settings: SimulateSettings) -> None:
         self._writer, self._settings = writer, settings
-        self.unit = settings.noise or 1.0
+        # Oversampling doubles the noise's variance. On a grid the transform's unit has that in it.
+        spread = 1.0 if settings.trajectory is None else OVERSAMPLING**0.5
+        self.unit = settings.noise * spread or 1.0
         self._sent = 0
         mask = sampled_lines(settings)[None]
         self._calibration = calibration_block(mask, (settings.size, settings.size))[1]
@@ -157,35 +168,56 @@ class _Scanner:
         for _ in range(N_NOISE_READOUTS):
             self._send(unit_noise(rng, shape), [Flag.IS_NOISE_MEASUREMENT])
 
-    def send_slice(self, truth: Truth, index: int, lines: list[int]) -> None:
-        """Send the lines of a slice in their order."""
-        settings = self._settings
-        shape = (OVERSAMPLING * settings.size, settings.size)
-        kspace: ComplexArray = centred_fft(centre_pad(truth.maps * truth.reference, shape))
-        kspace /= np.float32(self.unit)
-        is_last = index == settings.n_slices - 1
-        for line in lines:
-            samples = kspace[:, :, line]
-            if settings.noise:
+    def send_slice(self, truth: Truth, index: int) -> None:
+        """Send the readouts of a slice in their order."""
+        readouts = list(self._readouts(truth))
+        is_last = index == self._settings.n_slices - 1
+        for place, (line, samples, trajectory) in enumerate(readouts):
+            if self._settings.noise:
                 samples = samples + unit_noise(truth.rng, samples.shape)
             flags = self._calibration_flags(line)
-            if line == lines[0]:
+            if place == 0:
                 flags += [Flag.FIRST_IN_ENCODE_STEP1, Flag.FIRST_IN_SLICE]
                 flags += [] if index else [Flag.FIRST_IN_REPETITION]
-            if line == lines[-1]:
+            if place == len(readouts) - 1:
                 flags += [Flag.LAST_IN_ENCODE_STEP1, Flag.LAST_IN_SLICE]
                 flags += [Flag.LAST_IN_REPETITION, Flag.LAST_IN_MEASUREMENT] if is_last else []
-            self._send(samples, flags, line, index)
+            self._send(samples, flags, line, index, trajectory)
+
+    def _readouts(self, truth: Truth) -> Iterator[tuple[int, ComplexArray, FloatArray | None]]:
+        """Return the line, the samples (coil, sample) without noise and the trajectory of each readout."""
+        settings = self._settings
+        unit = np.float32(self.unit)
+        if settings.trajectory is not None:
+            places = simulated_trajectory(settings)
+            samples = (to_samples(truth.maps * truth.reference, places) / unit).astype(np.complex64)
+            for line, readout in enumerate(places):
+                yield line, samples[:, line], (readout / settings.size).astype(np.float32)
+            return
+        shape = (OVERSAMPLING * settings.size, settings.size)
+        encoded: ComplexArray = centred_fft(centre_pad(truth.maps * truth.reference, shape))
+        encoded /= unit
+        for line in np.flatnonzero(sampled_lines(settings)).tolist():
+            yield line, encoded[:, :, line], None
 
     def _calibration_flags(self, line: int) -> list[Flag]:
         """Return the flag of a line at the centre: 21 where it is one of every R-th too, else 20."""
         factor = self._settings.acceleration
+        if self._settings.trajectory is not None:
+            return []
         if factor <= 1 or not self._calibration.start <= line < self._calibration.stop:
             return []
         is_regular = self._settings.pattern != "equispaced" or line % round(factor) == 0
         return [Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING if is_regular else Flag.IS_PARALLEL_CALIBRATION]
 
-    def _send(self, samples: ComplexArray, flags: list[Flag], line: int = 0, index: int = 0) -> None:
+    def _send(
+        self,
+        samples: ComplexArray,
+        flags: list[Flag],
+        line: int = 0,
+        index: int = 0,
+        trajectory: FloatArray | None = None,
+    ) -> None:
         n_coils, n_samples = samples.shape
         header: np.void = np.zeros((), ACQUISITION_HEADER)[()]  # type: ignore[assignment]
         header["version"] = header["measurement_uid"] = 1
@@ -199,7 +231,8 @@ class _Scanner:
         place = (index - (self._settings.n_slices - 1) / 2) * SLICE_SPACING_MM
         header["position"] = place * np.array(SLICE_DIR)
         header["idx"]["kspace_encode_step_1"], header["idx"]["slice"] = line, index
-        self._writer.append(Readout(header, samples.astype(np.complex64)))
+        header["trajectory_dimensions"] = 0 if trajectory is None else trajectory.shape[-1]
+        self._writer.append(Readout(header, samples.astype(np.complex64), trajectory))
         self._sent += 1
 
 

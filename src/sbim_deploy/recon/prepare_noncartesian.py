@@ -1,0 +1,187 @@
+"""From samples along a trajectory to the inverse problem that a sampler solves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.mri.combine import percentile_scale, root_sum_of_squares
+from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.kspace_faults import Fault
+from sbim_deploy.mri.map_choice import AUTO, METHOD_NAMES, MapEstimate, estimate_maps
+from sbim_deploy.mri.masks import MIN_CALIB_LINES, calibration_block
+from sbim_deploy.mri.noncartesian import NonCartesianSense, Trajectory, point_spread_spectrum
+from sbim_deploy.mri.readout_delays import find_delays
+from sbim_deploy.mri.readout_noise import measure_readout_noise
+from sbim_deploy.mri.trajectories import grid_coverage, sample_areas
+from sbim_deploy.mri.whitening import mix_coils
+from sbim_deploy.recon.prepare import (
+    GIVEN,
+    SliceProblem,
+    check_magnitude,
+    fit_maps,
+    guessed_noise,
+    shade_as_unmixed,
+    whitening_of_unlike_coils,
+)
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
+from sbim_deploy.samplers.conjugate_gradient import solve_proximal
+
+# Samples of the grid that the trajectory covers at least so far take part in the estimate of the maps. With
+# them all nonlinear inversion gives truer maps than with the block in the centre that is covered in full
+# (docs/non-cartesian.md).
+COVERED = 0.7
+GRIDDING_STEPS, GRIDDING_WEIGHT = 10, 0.01
+
+
+def prepare_trajectory_slice(
+    kspace: ComplexArray,
+    places: FloatArray,
+    image_shape: tuple[int, int],
+    index: int = 0,
+    maps: ComplexArray | None = None,
+    noise: float | None = None,
+    map_method: str = AUTO,
+    noise_source: str = GIVEN,
+    check: Callable[[], None] = lambda: None,
+) -> SliceProblem:
+    """Check a slice, weigh its samples by the area that they count for, whiten its coils, and find its maps.
+
+    k-space is complex64 (coil, readout, sample), of which a sample that is zero in every coil was not
+    measured; ``places`` are (readout, sample, 2) in cycles per field of view, ``image_shape`` is (rows,
+    columns). The other arguments are those of :func:`sbim_deploy.recon.prepare.prepare_slice`.
+
+    Raises:
+        InputError: nothing was sampled, k-space is not what it must be, no maps can be estimated, or they
+            have another shape.
+        BackendMissingError: finufft is not installed.
+    """
+    if kspace.ndim != 3 or places.shape != (*kspace.shape[1:], 2):
+        raise InputError(
+            f"slice {index}: k-space has shape {kspace.shape} and its trajectory {places.shape}, expected "
+            "(coil, readout, sample) and (readout, sample, 2)"
+        )
+    measured: BoolArray = (kspace != 0).any(axis=0)
+    if not measured.any():
+        raise InputError(f"slice {index}: k-space is zero everywhere: leave the slice out")
+    check_magnitude(kspace, index)
+    trajectory = weigh_samples(places, measured, image_shape)
+    check()
+    found = measure_readout_noise(kspace, places)
+    faults: tuple[Fault, ...] = tuple(find_delays(kspace, places))
+    level, source = (found.sd, found.source) if noise is None else (noise, noise_source)
+    mixing = None
+    if noise is None and (whitening := whitening_of_unlike_coils(found)) is not None:
+        mixing, level = whitening.matrix, whitening.level
+        source = f"{source}, coils whitened"
+        faults += whitening.faults
+        kspace = mix_coils(mixing, kspace)
+    check()
+    map_source = GIVEN
+    if maps is not None:
+        maps = fit_maps(maps, (len(kspace), *image_shape), index)
+        maps = maps if mixing is None else mix_coils(mixing, maps)
+    else:
+        estimate = _estimate_maps(kspace, trajectory, image_shape, map_method, level, index, check)
+        map_source = f"{METHOD_NAMES[estimate.method]} of gridded samples"
+        faults += _few_lines(estimate)
+        maps = estimate.maps if mixing is None else shade_as_unmixed(estimate.maps, mixing)
+    check()
+    gridded = NonCartesianSense(maps, trajectory.areas, trajectory.places).adjoint(kspace)
+    norm = root_sum_of_squares(maps)
+    power = norm if mixing is None else norm**2
+    mvue: ComplexArray = np.divide(gridded, power, out=np.zeros_like(gridded), where=power > 0)
+    scale = percentile_scale(mvue)
+    if scale == 0:
+        raise InputError(f"slice {index}: the maps are zero where the image is: do they belong to it?")
+    if noise is None:
+        faults += tuple(guessed_noise(found, scale))
+    return SliceProblem(
+        index, kspace, maps, measured, mvue, scale, level, image_shape, source, map_source, faults, trajectory
+    )
+
+
+def gridded_kspace(
+    kspace: ComplexArray,
+    trajectory: Trajectory,
+    shape: tuple[int, int],
+    check: Callable[[], None] = lambda: None,
+) -> ComplexArray:
+    """Return k-space (coil, rows, columns) on a grid, of the coil images that explain the samples best."""
+    n_coils = len(kspace)
+    spectrum = point_spread_spectrum(trajectory.areas, trajectory.places, shape)
+    alike = [
+        np.broadcast_to(each, (n_coils, *each.shape))
+        for each in (trajectory.areas, trajectory.places, spectrum)
+    ]
+    operator = NonCartesianSense(np.ones((n_coils, 1, *shape), np.complex64), *alike)
+
+    def normal(x: ComplexArray, out: ComplexArray) -> ComplexArray:
+        check()
+        return operator.normal(x, out)
+
+    backprojection = operator.adjoint(kspace[:, None])
+    weight = np.full(n_coils, GRIDDING_WEIGHT, np.float32)
+    images = solve_proximal(normal, backprojection, np.zeros_like(backprojection), weight, GRIDDING_STEPS)
+    gridded: ComplexArray = centred_fft(images)
+    return gridded
+
+
+def _estimate_maps(
+    kspace: ComplexArray,
+    trajectory: Trajectory,
+    shape: tuple[int, int],
+    method: str,
+    noise: float,
+    index: int,
+    check: Callable[[], None],
+) -> MapEstimate:
+    covered = grid_coverage(trajectory.places, trajectory.areas, shape) > COVERED
+    gridded = gridded_kspace(kspace, trajectory, shape, check) * covered
+    try:
+        return estimate_maps(gridded, covered, method, 1, noise, check)
+    except ValueError as error:
+        raise InputError(f"slice {index}: {error}: give them with --maps") from error
+
+
+def _few_lines(estimate: MapEstimate) -> tuple[Fault, ...]:
+    if estimate.n_lines >= MIN_CALIB_LINES:
+        return ()
+    message = (
+        f"the trajectory covers only {estimate.n_lines} lines of k-space's centre without gaps, few for coil "
+        "maps: the image is as wrong as they are; give better ones with --maps"
+    )
+    return (Fault("few calibration lines", message, False),)
+
+
+def describe_trajectory(trajectory: Trajectory, shape: tuple[int, int]) -> dict[str, Any]:
+    """Return how a slice was sampled, as a run's record has it.
+
+    The acceleration is how many samples the grid has for each one of a grid that the samples are worth; a
+    trajectory that is a circle leaves the corners out, so that it begins at 1.27.
+    """
+    block = calibration_block(grid_coverage(trajectory.places, trajectory.areas, shape) > COVERED, shape)
+    return {
+        "acceleration": float(math.prod(shape) / trajectory.areas.sum(dtype=np.float64)),
+        "calibration_lines": min(int(part.stop - part.start) for part in block),
+    }
+
+
+def weigh_samples(places: FloatArray, measured: BoolArray, shape: tuple[int, int]) -> Trajectory:
+    """Return a trajectory with its areas, which slices of a scan share as a rule."""
+    key = (places.astype(np.float32).tobytes(), measured.tobytes(), measured.shape, shape)
+    return _cached_trajectory(*key)
+
+
+@lru_cache(maxsize=2)
+def _cached_trajectory(
+    places: bytes, measured: bytes, sizes: tuple[int, int], shape: tuple[int, int]
+) -> Trajectory:
+    values = np.frombuffer(places, np.float32).reshape(*sizes, 2)
+    mask = np.frombuffer(measured, np.bool_).reshape(sizes)
+    return Trajectory(values, sample_areas(values, mask, shape))
