@@ -146,6 +146,16 @@ class ArrayOptions:
         return Reading(self.layout, self.variable)
 
 
+Dimensions = Annotated[
+    int,
+    typer.Option(
+        metavar="2|3",
+        help="3 for a 3-D scan, phase-encoded in two directions: it is transformed along its readout, whose "
+        "positions are the slices.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ShortSampling:
     """The options that choose a sampler: a preset, or a sampler's name and its steps."""

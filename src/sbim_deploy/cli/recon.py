@@ -77,6 +77,7 @@ def recon(
         ),
     ] = "auto",
     arrays: options.ArrayOptions,
+    dimensions: options.Dimensions = 2,
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
@@ -174,11 +175,14 @@ def recon(
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=arrays.reading,
+        dimensions=dimensions,
         resume=resume,
         force=force,
     )
     if is_study(kspace):
         pictures.check_absent()
+        if dimensions != 2:
+            raise InputError(f"--dimensions {dimensions} is of one file: leave it out of a study")
         for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
@@ -210,18 +214,19 @@ def run_recon(
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.locks import owning_file
     from sbim_deploy.io.overwriting import PAGE, PICTURE, check_name, check_new
-    from sbim_deploy.kspace.sources import open_source
+    from sbim_deploy.kspace.volume import VolumeKspace
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
     from sbim_deploy.runs.findings import warnings
     from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.runs.reconstruct_file import reconstruct
+    from sbim_deploy.runs.whole_volume import open_input
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
     result = result_path(output)
     with (
-        open_source(kspace, settings.reading, settings.orientation) as source,
+        open_input(kspace, result, settings) as source,
         owning_file(result),
     ):
         for assumption in source.describe()["assumed"] or ():
@@ -238,6 +243,13 @@ def run_recon(
                 f"starting over: {n_finished} finished slices of a stopped run are left out "
                 "(--resume keeps them)"
             )
+        if isinstance(source, VolumeKspace):
+            note(
+                f"a temporary store of {source.store_bytes / 1e9:.2f} GB in {source.folder} holds the volume "
+                "transformed along its readout"
+            )
+            with progress_bar(f"{source.n_partitions} partitions", source.n_partitions) as move_to:
+                source.transform(move_to)
         residuals: list[tuple[int, int, float]] = []
         on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
         with _saying_what_is_kept(output), _shown_progress() as progress:

@@ -11,8 +11,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import is_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.fastmri import KspaceFile
-from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace, open_source
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft, turned
@@ -98,7 +97,7 @@ class KspaceReference:
         if isinstance(source, KspaceFile) and source.reference_name is not None:
             self._beside, self.kind = source, f"{source.reference_name} beside k-space"
             self.has_complex_reference = source.has_complex_reference
-        elif isinstance(source, MrdKspace) and is_hdf5(source.path):
+        elif isinstance(source, ReadoutKspace) and is_hdf5(source.path):
             self._beside = find_dataset_images(source.path, TRUTH)
             if self._beside is not None:
                 self.kind = f"{TRUTH} beside k-space"
