@@ -1,14 +1,5 @@
 import numpy as np
 import pytest
-
-from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import open_as
-from sbim_deploy.io.layouts import Reading
-from sbim_deploy.kspace import volume
-from sbim_deploy.kspace.sources import open_source
-from sbim_deploy.kspace.volume_sources import open_volume
-from sbim_deploy.mrd.file import MrdFile
-from sbim_deploy.mrd.orientation import Orientation
 from tests.simulated_mrd import MrdScan, ScanSettings, write_mrd
 from tests.volume_scans import (
     hybrid,
@@ -18,6 +9,15 @@ from tests.volume_scans import (
     write_h5_volume,
     write_mrd_volume,
 )
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import open_as
+from sbim_deploy.io.layouts import Reading
+from sbim_deploy.kspace import volume
+from sbim_deploy.kspace.sources import open_source
+from sbim_deploy.kspace.volume_sources import open_volume
+from sbim_deploy.mrd.file import MrdFile
+from sbim_deploy.mrd.orientation import Orientation
 
 
 @pytest.fixture(scope="module")

@@ -337,7 +337,7 @@ def write_kspace(
     Args:
         path: the HDF5 file to write.
         slices: the slices, at least one; only the present one is held in memory.
-        mask: sampled positions, (columns,) or (rows, columns).
+        mask: sampled positions, (columns,), (rows, columns), or for each slice (slices, 1, columns).
         voxel_mm: (row, column, slice) size of a voxel.
         provenance: how the slices came about, stored as JSON in the attribute ``provenance``.
         force: whether a file that is there is replaced; no scan is, unless it was simulated.
@@ -356,7 +356,7 @@ def write_kspace(
         if n_slices == 0:
             raise InputError(f"{path}: no slice to write; choose at least one slice")
         rows, columns = file["reference"].shape[1:]
-        if mask.shape not in ((columns,), (rows, columns)):
+        if mask.shape not in ((columns,), (rows, columns), (n_slices, 1, columns)):
             raise ValueError(f"mask is {mask.shape}, expected {(columns,)} or {(rows, columns)}")
         file["mask"] = mask
         file.create_dataset(
