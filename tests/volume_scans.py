@@ -12,9 +12,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from tests.simulated_mrd import MrdScan, ScanSettings, write_mrd
 
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
+from simulated_mrd import MrdScan, ScanSettings, write_mrd
 
 SHAPE = (20, 32, 24)
 

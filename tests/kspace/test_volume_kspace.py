@@ -1,14 +1,5 @@
 import numpy as np
 import pytest
-from tests.simulated_mrd import MrdScan, ScanSettings, write_mrd
-from tests.volume_scans import (
-    hybrid,
-    make_volume,
-    plane_mask,
-    write_cfl_volume,
-    write_h5_volume,
-    write_mrd_volume,
-)
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import open_as
@@ -18,6 +9,15 @@ from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.file import MrdFile
 from sbim_deploy.mrd.orientation import Orientation
+from simulated_mrd import MrdScan, ScanSettings, write_mrd
+from volume_scans import (
+    hybrid,
+    make_volume,
+    plane_mask,
+    write_cfl_volume,
+    write_h5_volume,
+    write_mrd_volume,
+)
 
 
 @pytest.fixture(scope="module")

@@ -81,11 +81,24 @@ class SliceProblem:
 class OfVolume:
     """What the slices of a volume share; None is each slice's own.
 
-    ``scale`` is theirs, and ``coil`` the virtual coil (coil,) that their maps are in phase with.
+    ``scale`` is theirs, and ``coil`` the virtual coil (coil,) that their maps are in phase with. Of a volume
+    that ``is_checked`` no fault of one slice's k-space stops the run: it may lie beside the object.
     """
 
     scale: float | None = None
     coil: ComplexArray | None = None
+    is_checked: bool = False
+
+    def check(self, faults: list[Fault], index: int) -> list[Fault]:
+        """Return the faults of a slice that do not stop the run.
+
+        Raises:
+            InputError: one does.
+        """
+        for fault in faults:
+            if fault.fatal and not self.is_checked:
+                raise InputError(f"slice {index}: {fault.message}")
+        return [fault for fault in faults if not fault.fatal]
 
     def in_phase(self, maps: ComplexArray) -> ComplexArray:
         """Return maps in phase with the virtual coil."""
@@ -142,10 +155,8 @@ def prepare_slice(
     check()
     measured = measure_image_noise(kspace * lines, lines, image_shape[0])
     check()
-    faults = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
-    for fault in faults:
-        if fault.fatal:
-            raise InputError(f"slice {index}: {fault.message}")
+    found = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
+    faults = volume.check(found, index)
     given, kspace, mask = kspace, kspace * lines, lines
     level, source = (measured.sd, measured.source) if noise is None else (noise, noise_source)
     mixing = None

@@ -12,6 +12,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.overwriting import HDF5, check_name, check_new
 from sbim_deploy.kspace import cfl
 from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace
+from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
@@ -178,7 +179,10 @@ def write_output(output: Output, result_path: Path, source: KspaceSource, force:
     with open_result(result_path) as result:
         if output.format == CFL:
             images = [result.read_image(position) for position in range(result.n_slices)]
-            cfl.write_cfl_images(output.path, np.stack(images), force)
+            if isinstance(source, VolumeKspace):  # as BART has volumes: readout, phase encode 1 and 2
+                cfl.write_cfl(output.path, np.stack(images).swapaxes(1, 2), force)
+            else:
+                cfl.write_cfl_images(output.path, np.stack(images), force)
         elif output.format == NIFTI:
             series = read_series(result, source)
             volume, geometries = _one_volume(output.path, series), series[0].geometries

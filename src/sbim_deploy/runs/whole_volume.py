@@ -29,6 +29,10 @@ from sbim_deploy.records import BoolArray, ComplexArray
 from sbim_deploy.runs.settings import ReconSettings
 
 N_SURVEYED = 16  # slices, evenly chosen
+# Where a slice's outermost samples hold some of the object its noise is measured too high: 1.6 times in the
+# middle of a head of 64 voxels, 18 times in ellipsoids with sharp edges. In the quietest fifth of the slices
+# of both it is right within 5 %.
+QUIET_SHARE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +84,9 @@ def survey_volume(
 ) -> WholeVolume:
     """Find out of up to 16 slices of a volume what all of its slices share.
 
-    The noise is what readouts tell, else the median of what the slices' k-space tells. The scale is the 99th
-    percentile of |MVUE| over all of these slices.
+    The noise is what readouts tell, else that of the quietest fifth of the slices. The scale is the 99th
+    percentile of |MVUE| over all of these slices. Whether k-space is sound is told by the slice of most energy
+    alone: others may lie beside the object.
 
     Raises:
         InputError: no slice can be read, or nothing was measured.
@@ -89,12 +94,13 @@ def survey_volume(
     chosen = np.unique(np.linspace(0, volume.n_slices - 1, min(volume.n_slices, N_SURVEYED)).round())
     indices = [int(index) for index in chosen]
     covariance = np.zeros((volume.n_coils, volume.n_coils), np.complex128)
-    levels, n_lines = [], []
+    levels, n_lines, energies = [], [], []
     for index in indices:
         kspace, lines, calibration = _read(volume, index, mask)
         block = calibration_block(lines, kspace.shape[-2:])
         samples = calibration[:, block[0], block[1]].reshape(volume.n_coils, -1).astype(np.complex128)
         covariance += samples @ samples.conj().T
+        energies.append(float(np.linalg.norm(kspace)))
         n_lines.append(count_calibration_lines(lines, kspace.shape[-2:]))
         if noise is None and volume.read_noise(index) is None:
             measured = measured_mask(kspace, index, mask)
@@ -106,10 +112,10 @@ def survey_volume(
     if level is None:
         level, source = volume.read_noise(indices[0]), NOISE_READOUTS
     if level is None:
-        level, source = sorted(levels)[len(levels) // 2]
+        level, source = sorted(levels)[int(QUIET_SHARE * len(levels))]
     if map_method == AUTO:
         map_method = ESPIRIT if min(n_lines) >= MIN_ESPIRIT_LINES else NLINV
-    shared = OfVolume(coil=principal_coil(covariance))
+    coil, brightest = principal_coil(covariance), indices[int(np.argmax(energies))]
     pixels = []
     for index in indices:
         kspace, _, _ = _read(volume, index, mask)
@@ -126,16 +132,16 @@ def survey_volume(
                 map_method,
                 source,
                 map_sets,
-                volume=shared,
+                volume=OfVolume(coil=coil, is_checked=index != brightest),
             )
         except InputError:
+            if index == brightest:
+                raise
             continue  # where it is wanted, the run says so
         image = combine_sets(problem.mvue) if problem.n_sets > 1 else problem.mvue
         pixels.append(np.abs(centre_crop(image, problem.image_shape)).ravel())
-    if not pixels:
-        raise InputError(f"{volume.path}: none of {len(indices)} slices of the volume can be prepared")
     scale = float(np.percentile(np.concatenate(pixels), 99)) or None
-    return WholeVolume(level, source, map_method, OfVolume(scale, shared.coil))
+    return WholeVolume(level, source, map_method, OfVolume(scale, coil, is_checked=True))
 
 
 def _read(

@@ -1,0 +1,135 @@
+"""3-D scans with the network and with BART's wavelets in 3-D: docs/three-dimensional.md.
+
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/three_dimensions.py [--size 64] [--partitions 56]
+        [--coils 6] [--patterns poisson caipirinha] [--preset balanced] [--head FILE.nii] [--png PICTURE.png]
+
+Simulates a head at R = 2 x 2, and reconstructs it by ``sbim-deploy recon --dimensions 3`` and by
+``bart pics -l1 -R W:7:0:WEIGHT``, both with the simulated maps. BART has the best of the weights on the very
+volume that is scored, which favours it; nothing of sbim-deploy is chosen. Also told are the error of the
+differences between neighbouring slices (through the plane), the run's peak memory over that of the same
+process before it, and the seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from sbim_deploy.kspace.cfl import write_cfl
+from sbim_deploy.mri.metrics import nrmse
+from sbim_deploy.pages.panels import Panel, write_montage
+from sbim_deploy.records import ComplexArray, FloatArray
+from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
+
+WEIGHTS = (0.0005, 0.001, 0.002, 0.005, 0.01)
+ITERATIONS = 100
+
+
+def main() -> None:
+    """Print a row for each pattern and method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--partitions", type=int, default=56)
+    parser.add_argument("--coils", type=int, default=6)
+    parser.add_argument("--patterns", nargs="+", default=["poisson", "caipirinha"])
+    parser.add_argument("--preset", default="balanced")
+    parser.add_argument("--noise", type=float, default=0.01)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--own-maps", action="store_true", help="estimate the maps for sbim-deploy")
+    parser.add_argument("--without-bart", action="store_true")
+    parser.add_argument("--png", type=Path)
+    arguments = parser.parse_args()
+    print("| mask | method | NRMSE | PSNR, dB | through the plane, NRMSE | s |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for pattern in arguments.patterns:
+            _compare(Path(folder), pattern, arguments)
+
+
+def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
+    scan = folder / "scan.h5"
+    settings = SimulateVolumeSettings(
+        arguments.size,
+        arguments.partitions,
+        arguments.coils,
+        4,
+        pattern,
+        noise=arguments.noise,
+        seed=arguments.seed,
+    )
+    simulate_volume(scan, settings, force=True)
+    with h5py.File(scan) as file:
+        truth = np.abs(file["reference"][()]).swapaxes(0, 1)
+        kspace, maps = (file[name][()].transpose(2, 3, 0, 1) for name in ("kspace", "s_maps"))
+    images = {"sbim-deploy": _sbim(folder, scan, arguments)}
+    if not arguments.without_bart:
+        write_cfl(folder / "ksp.cfl", kspace, force=True)
+        write_cfl(folder / "maps.cfl", maps, force=True)
+        images["bart pics -l1"] = _bart(folder, truth)
+    for name, (image, seconds) in images.items():
+        print(f"| {pattern} | {name} | {_scores(image, truth)} | {seconds:.0f} |", flush=True)
+    if arguments.png is not None:
+        middle = len(truth) // 2
+        panels = []
+        for name, volume in (("truth", truth), *((name, image) for name, (image, _) in images.items())):
+            shown = np.concatenate([volume[middle], volume[::-1, :, volume.shape[2] // 2]], axis=1)
+            panels.append(Panel(name, shown))
+        write_montage(arguments.png, [panels], force=True)
+
+
+def _sbim(folder: Path, scan: Path, arguments: argparse.Namespace) -> tuple[FloatArray, float]:
+    """Return the magnitude (readout, partitions, lines) and the seconds of the command."""
+    output = folder / "result.h5"
+    words = [sys.executable, "-m", "sbim_deploy", "recon", scan, "-o", output, "--dimensions", "3", "--force"]
+    words += ["--preset", arguments.preset] + ([] if arguments.own_maps else ["--maps", scan])
+    before = time.perf_counter()
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - before
+    if done.returncode:
+        sys.exit(done.stderr)
+    with open_result(output) as result:
+        image = np.stack([np.abs(result.read_image(place)) for place in range(result.n_slices)])
+    return image, seconds
+
+
+def _bart(folder: Path, truth: FloatArray) -> tuple[FloatArray, float]:
+    """Return the magnitude by the best of the weights, and the seconds of one of them."""
+    best: tuple[float, FloatArray] | None = None
+    before = time.perf_counter()
+    for weight in WEIGHTS:
+        options = ["-S", "-l1", "-i", str(ITERATIONS), "-R", f"W:7:0:{weight}"]
+        words = ["bart", "pics", *options, "ksp", "maps", "image"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True)
+        image = np.abs(_read_cfl(folder / "image.cfl", truth.shape))
+        error = nrmse(image, truth)
+        if best is None or error < best[0]:
+            best = error, image
+    assert best is not None
+    return best[1], (time.perf_counter() - before) / len(WEIGHTS)
+
+
+def _read_cfl(path: Path, shape: tuple[int, ...]) -> ComplexArray:
+    readout, partitions, lines = shape
+    stored = np.fromfile(path, "<c8").reshape((readout, lines, partitions), order="F")
+    return stored.swapaxes(1, 2)
+
+
+def _scores(image: FloatArray, truth: FloatArray) -> str:
+    error = np.sqrt(np.mean((image - truth) ** 2))
+    psnr = 20 * np.log10(truth.max() / error)
+    through = nrmse(np.diff(image, axis=0), np.diff(truth, axis=0))
+    return f"{nrmse(image, truth):.4f} | {psnr:.2f} | {through:.4f}"
+
+
+if __name__ == "__main__":
+    main()
