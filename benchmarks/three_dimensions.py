@@ -1,7 +1,8 @@
 """3-D scans with the network and with BART's wavelets in 3-D: docs/three-dimensional.md.
 
-    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/three_dimensions.py [--size 64] [--partitions 56]
-        [--coils 6] [--patterns poisson caipirinha] [--preset balanced] [--head FILE.nii] [--png PICTURE.png]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/three_dimensions.py [--size 64]
+        [--partitions 56] [--coils 6] [--patterns poisson caipirinha] [--preset balanced] [--head FILE.nii]
+        [--png PICTURE.png]
 
 Simulates a head at R = 2 x 2, and reconstructs it by ``sbim-deploy recon --dimensions 3`` and by
 ``bart pics -l1 -R W:7:0:WEIGHT``, both with the simulated maps. BART has the best of the weights on the very
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -28,7 +30,8 @@ from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.pages.panels import Panel, write_montage
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.result_file import open_result
-from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, on_grid, simulate_volume
+from sbim_deploy.runs.volume import MARGIN, read_volume
 
 WEIGHTS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 ITERATIONS = 100
@@ -46,6 +49,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--own-maps", action="store_true", help="estimate the maps for sbim-deploy")
     parser.add_argument("--without-bart", action="store_true")
+    parser.add_argument("--slices", default="0:0", help="A:B, those that are reconstructed and scored; all")
+    parser.add_argument("--head", type=Path, help="a NIfTI volume in place of the head that ships")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS)
     parser.add_argument("--png", type=Path)
     arguments = parser.parse_args()
     print("| mask | method | NRMSE | PSNR, dB | through the plane, NRMSE | s |")
@@ -66,15 +72,21 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
         noise=arguments.noise,
         seed=arguments.seed,
     )
-    simulate_volume(scan, settings, force=True)
+    magnitude = None if arguments.head is None else _head(arguments.head, settings.shape)
+    simulate_volume(scan, settings, force=True, magnitude=magnitude)
     with h5py.File(scan) as file:
         truth = np.abs(file["reference"][()]).swapaxes(0, 1)
         kspace, maps = (file[name][()].transpose(2, 3, 0, 1) for name in ("kspace", "s_maps"))
-    images = {"sbim-deploy": _sbim(folder, scan, arguments)}
-    if not arguments.without_bart:
+    start, stop = map(int, arguments.slices.split(":"))
+    part = slice(start, stop or len(truth))
+    images = {"sbim-deploy": _sbim(folder, scan, part, arguments)}
+    if arguments.without_bart:
+        truth = truth[part]
+    else:
         write_cfl(folder / "ksp.cfl", kspace, force=True)
         write_cfl(folder / "maps.cfl", maps, force=True)
-        images["bart pics -l1"] = _bart(folder, truth)
+        images["bart pics -l1"] = _bart(folder, truth, part, arguments.weights)
+    truth = truth[part]
     for name, (image, seconds) in images.items():
         print(f"| {pattern} | {name} | {_scores(image, truth)} | {seconds:.0f} |", flush=True)
     if arguments.png is not None:
@@ -86,11 +98,12 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
         write_montage(arguments.png, [panels], force=True)
 
 
-def _sbim(folder: Path, scan: Path, arguments: argparse.Namespace) -> tuple[FloatArray, float]:
+def _sbim(folder: Path, scan: Path, part: slice, arguments: argparse.Namespace) -> tuple[FloatArray, float]:
     """Return the magnitude (readout, partitions, lines) and the seconds of the command."""
     output = folder / "result.h5"
     words = [sys.executable, "-m", "sbim_deploy", "recon", scan, "-o", output, "--dimensions", "3", "--force"]
     words += ["--preset", arguments.preset] + ([] if arguments.own_maps else ["--maps", scan])
+    words += ["--slices", f"{part.start}:{part.stop}"]
     before = time.perf_counter()
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - before
@@ -101,27 +114,36 @@ def _sbim(folder: Path, scan: Path, arguments: argparse.Namespace) -> tuple[Floa
     return image, seconds
 
 
-def _bart(folder: Path, truth: FloatArray) -> tuple[FloatArray, float]:
+def _bart(folder: Path, truth: FloatArray, part: slice, weights: Sequence[float]) -> tuple[FloatArray, float]:
     """Return the magnitude by the best of the weights, and the seconds of one of them."""
     best: tuple[float, FloatArray] | None = None
     before = time.perf_counter()
-    for weight in WEIGHTS:
+    for weight in weights:
         options = ["-S", "-l1", "-i", str(ITERATIONS), "-R", f"W:7:0:{weight}"]
         words = ["bart", "pics", *options, "ksp", "maps", "image"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(words, cwd=folder, env=environment, check=True, capture_output=True)
-        image = np.abs(_read_cfl(folder / "image.cfl", truth.shape))
-        error = nrmse(image, truth)
+        image = np.abs(_read_cfl(folder / "image.cfl", truth.shape))[part]
+        error = nrmse(image, truth[part])
         if best is None or error < best[0]:
             best = error, image
     assert best is not None
-    return best[1], (time.perf_counter() - before) / len(WEIGHTS)
+    return best[1], (time.perf_counter() - before) / len(weights)
 
 
 def _read_cfl(path: Path, shape: tuple[int, ...]) -> ComplexArray:
     readout, partitions, lines = shape
     stored = np.fromfile(path, "<c8").reshape((readout, lines, partitions), order="F")
     return stored.swapaxes(1, 2)
+
+
+def _head(path: Path, shape: tuple[int, int, int]) -> FloatArray:
+    """Return a head (superior, posterior, left) in a cube of millimetres, a little larger than it is."""
+    volume, spacing = read_volume(path)
+    cube = np.zeros([round(MARGIN * max(volume.shape * spacing) / each) for each in spacing], np.float32)
+    start = [(large - small) // 2 for large, small in zip(cube.shape, volume.shape, strict=True)]
+    cube[tuple(slice(at, at + n) for at, n in zip(start, volume.shape, strict=True))] = np.maximum(volume, 0)
+    return on_grid(np.ascontiguousarray(cube.transpose(2, 1, 0)[:, ::-1, ::-1]), shape)
 
 
 def _scores(image: FloatArray, truth: FloatArray) -> str:

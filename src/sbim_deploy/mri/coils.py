@@ -8,7 +8,7 @@ import scipy.ndimage
 from sbim_deploy.mri.combine import normalise_maps
 from sbim_deploy.records import ComplexArray, FloatArray
 
-LOOP_RADIUS, LOOP_DISTANCE, RING_HEIGHT = 0.6, 1.35, 0.45  # in units of half the field of view
+LOOP_RADIUS, LOOP_DISTANCE, RING_HEIGHT = 0.6, 1.6, 0.45  # in units of half the field of view
 LOOP_SEGMENTS = 24
 LOOP_GRID = 40  # voxels along each axis on which the fields are computed
 

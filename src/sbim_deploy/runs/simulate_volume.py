@@ -81,10 +81,12 @@ def simulate_volume(
     settings: SimulateVolumeSettings,
     on_partition: Callable[[int], None] | None = None,
     force: bool = False,
+    magnitude: FloatArray | None = None,
 ) -> float:
     """Write an HDF5 file of k-space (partition, coil, readout, line) with its truth and its maps.
 
-    Returns the effective acceleration. With ``force`` what is there is replaced, a scan only where it was
+    ``magnitude`` (readout, partitions, lines) is what the scan is of; None is the head that ships. Returns
+    the effective acceleration. With ``force`` what is there is replaced, a scan only where it was
     simulated too.
 
     Raises:
@@ -95,7 +97,7 @@ def simulate_volume(
     voxels = [FIELD_OF_VIEW_MM / n for n in settings.shape]
     write_kspace(
         path,
-        _partitions(settings, mask, on_partition),
+        _partitions(settings, mask, magnitude, on_partition),
         mask[:, None, :],
         (voxels[0], voxels[2], voxels[1]),
         {"software": {"sbim-deploy": __version__}, "simulate": {"dimensions": 3, **asdict(settings)}},
@@ -116,10 +118,15 @@ def sampled_plane(settings: SimulateVolumeSettings) -> BoolArray:
     )
 
 
-def volume_truth(settings: SimulateVolumeSettings) -> tuple[ComplexArray, ComplexArray]:
-    """Return image (readout, partitions, lines) and maps (coils, readout, partitions, lines) of a scan."""
+def volume_truth(
+    settings: SimulateVolumeSettings, magnitude: FloatArray | None = None
+) -> tuple[ComplexArray, ComplexArray]:
+    """Return image (readout, partitions, lines) and maps (coils, readout, partitions, lines) of a scan.
+
+    ``magnitude`` is that of :func:`simulate_volume`.
+    """
     shape = settings.shape
-    magnitude = head_magnitude(shape)
+    magnitude = head_magnitude(shape) if magnitude is None else magnitude
     phase = smooth_phase(shape, np.random.default_rng(settings.seed))
     image: ComplexArray = (magnitude / np.percentile(magnitude, 99) * phase).astype(np.complex64)
     return image, loop_maps(settings.n_coils, shape)
@@ -130,6 +137,11 @@ def head_magnitude(shape: tuple[int, int, int]) -> FloatArray:
     stored = files("sbim_deploy").joinpath("assets/head_volume.npz").read_bytes()
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
         volume = arrays["magnitude"].astype(np.float32)
+    return on_grid(volume, shape)
+
+
+def on_grid(volume: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
+    """Return a volume on another grid over the same field of view; the voxels n // 2 coincide."""
     steps = [old / new for old, new in zip(volume.shape, shape, strict=True)]
     volume = scipy.ndimage.gaussian_filter(volume, [BLUR * max(step - 1, 0) for step in steps])
     offset = [old // 2 - step * (new // 2) for old, new, step in zip(volume.shape, shape, steps, strict=True)]
@@ -138,10 +150,13 @@ def head_magnitude(shape: tuple[int, int, int]) -> FloatArray:
 
 
 def _partitions(
-    settings: SimulateVolumeSettings, mask: BoolArray, on_partition: Callable[[int], None] | None
+    settings: SimulateVolumeSettings,
+    mask: BoolArray,
+    magnitude: FloatArray | None,
+    on_partition: Callable[[int], None] | None,
 ) -> Iterator[KspaceSlice]:
     """Yield the partitions of k-space, each with the true image and the maps at its place in the image."""
-    image, maps = volume_truth(settings)
+    image, maps = volume_truth(settings, magnitude)
     kspace = np.stack([centred_fft(each * image, axes=(0, 1, 2)) for each in maps])
     for index in range(settings.n_partitions):
         rng = np.random.default_rng([settings.seed, index])

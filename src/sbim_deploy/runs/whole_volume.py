@@ -85,7 +85,7 @@ def survey_volume(
     """Find out of up to 16 slices of a volume what all of its slices share.
 
     The noise is what readouts tell, else that of the quietest fifth of the slices. The scale is the 99th
-    percentile of |MVUE| over all of these slices. Whether k-space is sound is told by the slice of most energy
+    percentile of |MVUE| over all of these slices. Whether k-space is sound the slice of most energy tells
     alone: others may lie beside the object.
 
     Raises:
