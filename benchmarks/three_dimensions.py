@@ -24,6 +24,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import scipy.ndimage
 
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.mri.metrics import nrmse
@@ -35,6 +36,7 @@ from sbim_deploy.runs.volume import MARGIN, read_volume
 
 WEIGHTS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 ITERATIONS = 100
+OBJECT_SHARE, MARGIN_VOXELS = 0.05, 2
 
 
 def main() -> None:
@@ -74,7 +76,8 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
     )
     magnitude = None if arguments.head is None else _head(arguments.head, settings.shape)
     simulate_volume(scan, settings, force=True, magnitude=magnitude)
-    with h5py.File(scan) as file:
+    with h5py.File(scan, "r+") as file:
+        _end_maps_with_the_object(file)
         truth = np.abs(file["reference"][()]).swapaxes(0, 1)
         kspace, maps = (file[name][()].transpose(2, 3, 0, 1) for name in ("kspace", "s_maps"))
     start, stop = map(int, arguments.slices.split(":"))
@@ -96,6 +99,14 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
             shown = np.concatenate([volume[middle], volume[::-1, :, volume.shape[2] // 2]], axis=1)
             panels.append(Panel(name, shown))
         write_montage(arguments.png, [panels], force=True)
+
+
+def _end_maps_with_the_object(file: h5py.File) -> None:
+    """Set the maps to zero beside the object, with a margin: where those that are estimated end."""
+    magnitude = np.abs(file["reference"][()])
+    inside = scipy.ndimage.binary_fill_holes(magnitude > OBJECT_SHARE * magnitude.max())
+    inside = scipy.ndimage.binary_dilation(inside, iterations=MARGIN_VOXELS)
+    file["s_maps"][...] = file["s_maps"][()] * inside[:, None]
 
 
 def _sbim(folder: Path, scan: Path, part: slice, arguments: argparse.Namespace) -> tuple[FloatArray, float]:

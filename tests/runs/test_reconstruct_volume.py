@@ -250,3 +250,20 @@ def test_all_formats_put_a_bright_voxel_in_one_place(tmp_path):
     )
     np.testing.assert_allclose(place, expected, atol=1e-3)
     assert head.slice == 9
+
+
+@pytest.mark.parametrize("settings", [CLASSICAL, FAST], ids=["cg-sense", "sampler"])
+def test_maps_that_end_with_the_object_give_zero_beside_it(scan, tmp_path, settings):
+    path = write_h5_volume(tmp_path / "v.h5", scan.kspace * plane_mask(SHAPE)[:, None, :])
+    inside = np.zeros(SHAPE, np.bool_)
+    inside[2:22, 4:28, 3:37] = True
+    maps = tmp_path / "maps.h5"
+    with h5py.File(maps, "w") as file:
+        file["s_maps"] = (scan.maps * inside).swapaxes(0, 1)
+    out = tmp_path / "out.h5"
+    reconstruct_file(path, out, replace(settings, maps=maps, slices=(2, 6)))
+    volume = images(out)
+    assert np.isfinite(volume).all()
+    assert not volume[:2].any()
+    assert not volume[:, :2].any()
+    assert volume[2:].any()

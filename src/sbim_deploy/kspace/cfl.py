@@ -22,7 +22,7 @@ from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.io.layouts import MAX_COILS
 from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.io.raw_data import CFL_CREATOR
-from sbim_deploy.kspace.bare import BareKspace
+from sbim_deploy.kspace.bare import BareKspace, EmptyMapsError
 from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, Vector
 
@@ -149,7 +149,7 @@ class CflMaps(CflFile):
         """
         maps = self.read_coils(index)
         if not maps.any():
-            raise InputError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
+            raise EmptyMapsError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
         return maps if self.n_sets == 1 else maps.reshape(self.n_sets, self.n_coils, *maps.shape[1:])
 
 

@@ -39,7 +39,7 @@ from sbim_deploy.io.layouts import (
     Reading,
     named_layout,
 )
-from sbim_deploy.kspace.bare import BareKspace
+from sbim_deploy.kspace.bare import BareKspace, EmptyMapsError
 from sbim_deploy.kspace.image_grid import image_grid, is_square_crop, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
@@ -250,7 +250,9 @@ def _find_maps(
 def _read_maps(dataset: h5py.Dataset, path: Path, index: int) -> ComplexArray:
     maps: ComplexArray = read_finite(dataset, path, index, np.complex64)
     if not maps.any():
-        raise InputError(f"{path}: slice {index} of 's_maps' is all zero; repair it or leave this slice out")
+        raise EmptyMapsError(
+            f"{path}: slice {index} of 's_maps' is all zero; repair it or leave this slice out"
+        )
     return maps
 
 

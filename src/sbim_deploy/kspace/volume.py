@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.bare import EmptyMapsError
 from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.sampling_mask import EmptyMaskError
 from sbim_deploy.kspace.slice_store import SliceStore
@@ -296,13 +297,25 @@ class VolumeMaps:
 
     def _turned_over(self) -> SliceStore:
         n_slices = self._volume.n_slices
-        first = self._maps.read_maps(0)
-        shape = (*first.shape[:-2], first.shape[-1])
-        store = SliceStore(self._volume.folder, n_slices, self._volume.n_rows, shape)
+        store: SliceStore | None = None
+        empty: ComplexArray | None = None
+        beside = 0  # partitions beside the object before the first with maps, which the store has as zeros
         for index in range(self._volume.n_rows):
-            maps = self._maps.read_maps(index)
+            try:
+                maps = self._maps.read_maps(index)
+            except EmptyMapsError:
+                if store is None or empty is None:
+                    beside += 1
+                    continue
+                maps = empty
+            if store is None:
+                shape = (*maps.shape[:-2], maps.shape[-1])
+                store = SliceStore(self._volume.folder, n_slices, self._volume.n_rows, shape)
+                empty = np.zeros_like(maps)
             cropped = centre_crop(maps, (n_slices, maps.shape[-1]))
             store.write(index, np.moveaxis(cropped, -2, 0)[:, None])
+        if store is None:
+            raise InputError(f"{self._volume.path}: the maps are zero in all of {beside} partitions")
         return store
 
 
