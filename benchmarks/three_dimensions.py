@@ -83,22 +83,21 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
     start, stop = map(int, arguments.slices.split(":"))
     part = slice(start, stop or len(truth))
     images = {"sbim-deploy": _sbim(folder, scan, part, arguments)}
-    if arguments.without_bart:
-        truth = truth[part]
-    else:
+    if not arguments.without_bart:
         write_cfl(folder / "ksp.cfl", kspace, force=True)
         write_cfl(folder / "maps.cfl", maps, force=True)
-        images["bart pics -l1"] = _bart(folder, truth, part, arguments.weights)
+        weight, *made = _bart(folder, truth, part, arguments.weights)
+        images[f"bart pics -l1 -R W:7:0:{weight:g}"] = made[0], made[1]
     truth = truth[part]
     for name, (image, seconds) in images.items():
         print(f"| {pattern} | {name} | {_scores(image, truth)} | {seconds:.0f} |", flush=True)
     if arguments.png is not None:
-        middle = len(truth) // 2
-        panels = []
-        for name, volume in (("truth", truth), *((name, image) for name, (image, _) in images.items())):
-            shown = np.concatenate([volume[middle], volume[::-1, :, volume.shape[2] // 2]], axis=1)
-            panels.append(Panel(name, shown))
-        write_montage(arguments.png, [panels], force=True)
+        shown = {"truth": truth, **{name: image for name, (image, _) in images.items()}}
+        rows = [
+            [Panel(name, volume[len(truth) // 2]) for name, volume in shown.items()],
+            [Panel("along the readout", volume[::-1, :, truth.shape[2] // 2]) for volume in shown.values()],
+        ]
+        write_montage(arguments.png, rows, force=True)
 
 
 def _end_maps_with_the_object(file: h5py.File) -> None:
@@ -125,9 +124,11 @@ def _sbim(folder: Path, scan: Path, part: slice, arguments: argparse.Namespace) 
     return image, seconds
 
 
-def _bart(folder: Path, truth: FloatArray, part: slice, weights: Sequence[float]) -> tuple[FloatArray, float]:
-    """Return the magnitude by the best of the weights, and the seconds of one of them."""
-    best: tuple[float, FloatArray] | None = None
+def _bart(
+    folder: Path, truth: FloatArray, part: slice, weights: Sequence[float]
+) -> tuple[float, FloatArray, float]:
+    """Return the best of the weights, the magnitude by it, and the seconds of one of them."""
+    best: tuple[float, float, FloatArray] | None = None
     before = time.perf_counter()
     for weight in weights:
         options = ["-S", "-l1", "-i", str(ITERATIONS), "-R", f"W:7:0:{weight}"]
@@ -137,9 +138,9 @@ def _bart(folder: Path, truth: FloatArray, part: slice, weights: Sequence[float]
         image = np.abs(_read_cfl(folder / "image.cfl", truth.shape))[part]
         error = nrmse(image, truth[part])
         if best is None or error < best[0]:
-            best = error, image
+            best = error, weight, image
     assert best is not None
-    return best[1], (time.perf_counter() - before) / len(weights)
+    return best[1], best[2], (time.perf_counter() - before) / len(weights)
 
 
 def _read_cfl(path: Path, shape: tuple[int, ...]) -> ComplexArray:

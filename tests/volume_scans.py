@@ -109,10 +109,12 @@ def write_mrd_volume(
     position: tuple[float, float, float] = (0.0, 0.0, 0.0),
     voxel_mm: tuple[float, float, float] = (1.0, 1.0, 2.0),
     noise: float = 0.002,
+    recon: tuple[int, int, int] | None = None,
 ) -> Path:
     """Write the readouts of a mask (partitions, lines), after those of a calibration scan's mask.
 
-    ``voxel_mm`` is along (readout, line, partition).
+    ``voxel_mm`` is along (readout, line, partition), and so is ``recon``, the matrix of the image where it is
+    less than what was encoded.
     """
     readouts = []
     n_coils, n_partitions, n_samples, n_lines = scan.kspace.shape
@@ -142,23 +144,30 @@ def write_mrd_volume(
             made["idx"]["kspace_encode_step_1"], made["idx"]["kspace_encode_step_2"] = line, partition
             samples = np.ascontiguousarray(scan.kspace[:, partition, :, line])
             readouts.append(Readout(made, samples))
-    xml = _header_xml(n_samples, n_lines, n_partitions, voxel_mm, calibration is not None)
+    sizes = (n_samples, n_lines, n_partitions)
+    xml = _header_xml(sizes, recon or sizes, voxel_mm, calibration is not None)
     settings = ScanSettings(n_coils=n_coils)
     return write_mrd(path, MrdScan(settings, xml, readouts, scan.image, scan.maps, mask))
 
 
 def _header_xml(
-    n_samples: int, n_lines: int, n_partitions: int, voxel_mm: tuple[float, float, float], separate: bool
+    sizes: tuple[int, int, int],
+    recon: tuple[int, int, int],
+    voxel_mm: tuple[float, float, float],
+    separate: bool,
 ) -> str:
-    sizes = (n_samples, n_lines, n_partitions)
-    extents = [size * voxel for size, voxel in zip(sizes, voxel_mm, strict=True)]
-    space = "<matrixSize>" + "".join(f"<{a}>{n}</{a}>" for a, n in zip("xyz", sizes, strict=True))
-    space += "</matrixSize><fieldOfView_mm>"
-    space += "".join(f"<{a}>{n}</{a}>" for a, n in zip("xyz", extents, strict=True)) + "</fieldOfView_mm>"
+    def space(matrix: tuple[int, int, int]) -> str:
+        extents = [size * voxel for size, voxel in zip(matrix, voxel_mm, strict=True)]
+        parts = [
+            "".join(f"<{axis}>{value}</{axis}>" for axis, value in zip("xyz", values, strict=True))
+            for values in (matrix, extents)
+        ]
+        return f"<matrixSize>{parts[0]}</matrixSize><fieldOfView_mm>{parts[1]}</fieldOfView_mm>"
+
     limits = "".join(
         f"<kspace_encoding_step_{step}><minimum>0</minimum><maximum>{n - 1}</maximum>"
         f"<center>{n // 2}</center></kspace_encoding_step_{step}>"
-        for step, n in ((1, n_lines), (2, n_partitions))
+        for step, n in ((1, sizes[1]), (2, sizes[2]))
     )
     parallel = (
         "<parallelImaging><accelerationFactor><kspace_encoding_step_1>2</kspace_encoding_step_1>"
@@ -168,7 +177,7 @@ def _header_xml(
     return (
         '<?xml version="1.0" encoding="utf-8"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
         "<experimentalConditions><H1resonanceFrequency_Hz>123200000</H1resonanceFrequency_Hz>"
-        f"</experimentalConditions><encoding><encodedSpace>{space}</encodedSpace>"
-        f"<reconSpace>{space}</reconSpace><encodingLimits>{limits}</encodingLimits>"
+        f"</experimentalConditions><encoding><encodedSpace>{space(sizes)}</encodedSpace>"
+        f"<reconSpace>{space(recon)}</reconSpace><encodingLimits>{limits}</encodingLimits>"
         f"<trajectory>cartesian</trajectory>{parallel if separate else ''}</encoding></ismrmrdHeader>"
     )

@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 
@@ -159,3 +160,35 @@ def test_one_partition_is_no_volume(tmp_path, scan):
     path = write_cfl_volume(tmp_path / "v.cfl", scan.kspace[:, :1])
     with pytest.raises(InputError, match="leave --dimensions 3 out"):
         open_volume(path, tmp_path)
+
+
+def test_oversampling_is_cut_from_the_readout_and_left_to_the_image_along_the_partitions(tmp_path, scan):
+    mask = plane_mask()
+    directions = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    path = write_mrd_volume(
+        tmp_path / "v.h5", scan, mask, directions=directions, voxel_mm=(1.5, 1.0, 2.0), recon=(16, 24, 14)
+    )
+    with open_volume(path, tmp_path) as source:
+        assert source.n_slices == 16
+        assert (source.n_rows, source.recon_shape) == (20, (14, 24))
+        assert near(all_slices(source), (hybrid(scan) * mask)[8:24])
+        assert source.voxel_mm == (2.0, 1.0, 1.5)
+        middle, next_one = (source.geometry(index) for index in (8, 9))
+        assert source.store_bytes == scan.kspace.nbytes * (16 * 14) // (32 * 20)
+    assert middle.position == (0.0, 0.0, 0.0)
+    assert middle.field_of_view_mm == (28.0, 24.0, 1.5)
+    assert next_one.position == (1.5, 0.0, 0.0)
+    assert (middle.read_dir, middle.slice_dir) == ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0))
+
+
+def test_voxels_that_are_finer_than_what_was_encoded_are_padded_along_the_partitions(tmp_path, scan):
+    mask = plane_mask()
+    path = write_mrd_volume(tmp_path / "v.h5", scan, mask)
+    with h5py.File(path, "a") as file:
+        xml = file["dataset/xml"][0].decode()
+        place = xml.index("<reconSpace>")
+        file["dataset/xml"][0] = xml[:place] + xml[place:].replace("<z>20</z>", "<z>30</z>", 1)
+    with open_volume(path, tmp_path) as source:
+        assert (source.n_rows, source.recon_shape) == (30, (30, 24))
+        assert near(all_slices(source)[:, :, 5:25], hybrid(scan) * mask)
+        assert not source.read_slice(3)[:, :5].any()

@@ -252,7 +252,15 @@ def test_all_formats_put_a_bright_voxel_in_one_place(tmp_path):
     assert head.slice == 9
 
 
-@pytest.mark.parametrize("settings", [CLASSICAL, FAST], ids=["cg-sense", "sampler"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CLASSICAL,
+        replace(CLASSICAL, method=Classical.L1_WAVELET),
+        FAST,
+    ],
+    ids=["cg-sense", "l1-wavelet", "sampler"],
+)
 def test_maps_that_end_with_the_object_give_zero_beside_it(scan, tmp_path, settings):
     path = write_h5_volume(tmp_path / "v.h5", scan.kspace * plane_mask(SHAPE)[:, None, :])
     inside = np.zeros(SHAPE, np.bool_)
