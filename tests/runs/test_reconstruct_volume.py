@@ -275,3 +275,27 @@ def test_maps_that_end_with_the_object_give_zero_beside_it(scan, tmp_path, setti
     assert not volume[:2].any()
     assert not volume[:, :2].any()
     assert volume[2:].any()
+
+
+def test_a_damaged_partition_stops_the_run_at_once_and_leaves_nothing(scan, tmp_path):
+    kspace = scan.kspace * plane_mask(SHAPE)[:, None, :]
+    kspace[1, 12, 3, 20] = np.nan
+    path = write_h5_volume(tmp_path / "v.h5", kspace, coils_first=False)
+    heard = []
+
+    class Heard:
+        def started(self, *_): ...
+
+        def left_out(self, reason):
+            heard.append(reason)
+
+    with pytest.raises(InputError, match="not finite"):
+        reconstruct_file(path, tmp_path / "out.h5", CLASSICAL, Heard())
+    assert not heard
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_k_space_that_is_an_image_already_is_refused_by_the_slice_of_most_energy(scan, tmp_path):
+    path = write_h5_volume(tmp_path / "v.h5", scan.maps * scan.image + 1e-3 * scan.kspace)
+    with pytest.raises(InputError, match="as in an image"):
+        reconstruct_file(path, tmp_path / "out.h5", CLASSICAL)

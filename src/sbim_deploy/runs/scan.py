@@ -248,8 +248,13 @@ def readable_problems(
     """Read and prepare slices one after another, as they are asked for.
 
     One that cannot be read does not stop the others: ``on_unread`` hears why at once, and ``tally`` keeps it.
+
+    Raises:
+        InputError: what the slices of a volume share cannot be found out.
     """
     for index in indices:
+        if isinstance(scan.kspace, VolumeKspace):
+            tally.volume = tally.volume or _survey(scan.kspace, scan)
         try:
             yield read_problem(index, scan, tally)
         except InputError as error:
