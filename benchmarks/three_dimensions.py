@@ -86,18 +86,23 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
     if not arguments.without_bart:
         write_cfl(folder / "ksp.cfl", kspace, force=True)
         write_cfl(folder / "maps.cfl", maps, force=True)
-        weight, *made = _bart(folder, truth, part, arguments.weights)
-        images[f"bart pics -l1 -R W:7:0:{weight:g}"] = made[0], made[1]
+        weight, image, seconds = _bart(folder, truth, part, arguments.weights)
+        images[f"bart pics -l1 -R W:7:0:{weight:g}"] = image, seconds
     truth = truth[part]
     for name, (image, seconds) in images.items():
         print(f"| {pattern} | {name} | {_scores(image, truth)} | {seconds:.0f} |", flush=True)
     if arguments.png is not None:
         shown = {"truth": truth, **{name: image for name, (image, _) in images.items()}}
+        window = (0.0, float(np.percentile(truth, 99.5)))
         rows = [
-            [Panel(name, volume[len(truth) // 2]) for name, volume in shown.items()],
-            [Panel("along the readout", volume[::-1, :, truth.shape[2] // 2]) for volume in shown.values()],
+            [Panel(volume[len(truth) // 2], name, window) for name, volume in shown.items()],
+            [
+                Panel(volume[::-1, :, truth.shape[2] // 2], "along the readout", window)
+                for volume in shown.values()
+            ],
         ]
-        write_montage(arguments.png, rows, force=True)
+        caption = f"A simulated head, R = 2 x 2 ({pattern}): a slice along the readout, and across the slices"
+        write_montage(arguments.png, rows, caption, force=True)
 
 
 def _end_maps_with_the_object(file: h5py.File) -> None:

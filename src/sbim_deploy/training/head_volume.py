@@ -34,7 +34,7 @@ def head_magnitude(tissues: Tissues) -> Field:
     n = 2 * SIZE
     places = (np.arange(n) - n // 2) * np.float32(SPACING_MM / 2)
     rng = np.random.default_rng(SEED)
-    warps = [sum(a * _smooth(rng, n, scale) for scale, a in FOLDS_MM) for _ in range(3)]
+    warps = [_folds(rng, n) for _ in range(3)]
     magnitude = np.empty((n, n, n), np.float32)
     for index, height in enumerate(places):
         y, x = np.meshgrid(CENTRE_MM[1] - places, CENTRE_MM[0] - places, indexing="ij")
@@ -60,6 +60,14 @@ def _slice(tissues: Tissues, points: Field) -> Field:
     return np.asarray(image + (brain - image) * inside, np.float32)
 
 
+def _folds(rng: np.random.Generator, n: int) -> Field:
+    """Return how far points are moved along one axis (n, n, n), in mm."""
+    moved = np.zeros((n, n, n), np.float32)
+    for scale, amplitude in FOLDS_MM:
+        moved += np.float32(amplitude) * _smooth(rng, n, scale)
+    return moved
+
+
 def _smooth(rng: np.random.Generator, n: int, scale_mm: float) -> Field:
     """Return a field (n, n, n) of unit variance that varies over ``scale_mm``."""
     coarse = max(int(np.ceil(n * SPACING_MM / 2 / scale_mm)) + 3, 4)
@@ -72,7 +80,8 @@ def quantised_head() -> NDArray[np.uint8]:
     """Return what is stored."""
     fine = head_magnitude(load_tissues())
     coarse = fine.reshape(SIZE, 2, SIZE, 2, SIZE, 2).mean(axis=(1, 3, 5))
-    return np.round(coarse * (255 / coarse.max())).astype(np.uint8)
+    quantised: NDArray[np.uint8] = np.round(coarse * (255 / coarse.max())).astype(np.uint8)
+    return quantised
 
 
 def write_head(path: Path) -> None:
