@@ -27,6 +27,7 @@ WHOLE = Provenance(
     grid="of k-space",
     software={"sbim-deploy": "1"},
     input=NamedFile("k.h5", "ab" * 32),
+    dimensions=3,
     layout="row,column,coil",
     variable="ksp",
     maps=NamedFile("maps.h5", "cd" * 32),

@@ -147,6 +147,16 @@ class ArrayOptions:
         return Reading(self.layout, self.variable)
 
 
+Dimensions = Annotated[
+    int,
+    typer.Option(
+        metavar="2|3",
+        help="3 for a 3-D scan, phase-encoded in two directions: it is transformed along its readout, whose "
+        "positions are the slices.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ShortSampling:
     """The options that choose a sampler: a preset, or a sampler's name and its steps."""
@@ -338,11 +348,19 @@ def parse_undersampling(text: str | None, convention: str = "centred") -> Unders
         if convention != "centred":
             raise InputError(f"--mask-convention {convention} is of --undersample: give both, or neither")
         return None
+    pattern, acceleration = parse_pattern(text)
+    return Undersampling(pattern or "equispaced", acceleration, convention)
+
+
+def parse_pattern(text: str) -> tuple[str, float]:
+    """Return the pattern and the acceleration of ``PATTERN:R``; of R alone the pattern is empty."""
     pattern, _, acceleration = text.rpartition(":")
     try:
-        return Undersampling(pattern or "equispaced", float(acceleration), convention)
+        return pattern, float(acceleration)
     except ValueError as error:
-        raise InputError(f"--undersample is {text!r}: expected R, equispaced:R or random:R") from error
+        raise InputError(
+            f"--undersample is {text!r}: expected R or PATTERN:R, such as equispaced:4"
+        ) from error
 
 
 def backend_at(backend: str, server: str | None, device: int | None = None) -> str:

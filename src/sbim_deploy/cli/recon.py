@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sbim_deploy.cli import options
-from sbim_deploy.cli.output import detail, note, print_json, warn
+from sbim_deploy.cli.output import detail, note, print_json, progress_bar, warn
 from sbim_deploy.cli.pipes import STANDARD, input_file, output_file
 from sbim_deploy.cli.progress import shown_progress
 from sbim_deploy.cli.study import Cluster, is_study, run_recon_study
@@ -81,6 +81,7 @@ def recon(
     ] = "auto",
     arrays: options.ArrayOptions,
     trajectories: TrajectoryOptions,
+    dimensions: options.Dimensions = 2,
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
@@ -180,11 +181,14 @@ def recon(
         graph=graph,
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=trajectories.reading(arrays.reading),
+        dimensions=dimensions,
         resume=resume,
         force=force,
     )
     if is_study(kspace):
         pictures.check_absent()
+        if dimensions != 2:
+            raise InputError(f"--dimensions {dimensions} is of one file: leave it out of a study")
         for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
@@ -216,19 +220,19 @@ def run_recon(
     """Reconstruct with a bar and a closing line on stderr, and write the pictures and the page asked for."""
     from sbim_deploy.io.locks import owning_file
     from sbim_deploy.io.overwriting import PAGE, PICTURE, check_name, check_new
-    from sbim_deploy.kspace.sources import open_source
     from sbim_deploy.records import NOTICE
     from sbim_deploy.results.partial import count_finished
     from sbim_deploy.runs.findings import shown, warnings
     from sbim_deploy.runs.outputs import NIFTI, Output, check_output, result_path
     from sbim_deploy.runs.reconstruct_file import reconstruct
     from sbim_deploy.runs.trajectories import settings_for
+    from sbim_deploy.runs.whole_volume import open_input
 
     _check_distinct([kspace, output.path, pictures.png, pictures.nifti, pictures.report])
     outputs = [output] if pictures.nifti is None else [output, Output(pictures.nifti, NIFTI)]
     result = result_path(output)
     with (
-        open_source(kspace, settings.reading, settings.orientation) as source,
+        open_input(kspace, result, settings) as source,
         owning_file(result),
     ):
         for assumption in source.describe()["assumed"] or ():
@@ -247,6 +251,7 @@ def run_recon(
                 f"starting over without {plural(n_finished, 'finished slice')} of a stopped run "
                 "(--resume keeps them)"
             )
+        _transform_volume(source)
         residuals: list[tuple[int, int, float]] = []
         on_residual = None if pictures.report is None else lambda *told: residuals.append(told)
         with _saying_what_is_kept(output), shown_progress() as progress:
@@ -280,6 +285,20 @@ def _saying_what_is_kept(output: Output) -> Iterator[None]:
                 f"stopped: kept {plural(n_finished, 'finished slice')}, go on with --resume", even_quiet=True
             )
         raise
+
+
+def _transform_volume(source: KspaceSource) -> None:
+    """Transform a 3-D scan along its readout, with a bar; leave slices as they are."""
+    from sbim_deploy.kspace.volume import VolumeKspace
+
+    if not isinstance(source, VolumeKspace):
+        return
+    note(
+        f"a temporary store of {source.store_bytes / 1e9:.2f} GB in {source.folder} holds the volume "
+        "transformed along its readout"
+    )
+    with progress_bar(plural(source.n_partitions, "partition"), source.n_partitions) as move_to:
+        source.transform(move_to)
 
 
 def _write_outputs(

@@ -24,16 +24,26 @@ def simulate(
             "oversampling; a trajectory's is mrd.",
         ),
     ] = None,
-    slices: Annotated[int, typer.Option(help="Slices; there are 16 different brains.")] = 4,
+    dimensions: options.Dimensions = 2,
+    slices: Annotated[
+        int | None,
+        typer.Option(
+            help="Slices, of 16 different brains; default 4. Of a 3-D scan its partitions; default --size."
+        ),
+    ] = None,
     coils: Annotated[int, typer.Option(help="Receive coils.")] = 8,
     size: Annotated[str, typer.Option(metavar="N", help="Rows and columns.")] = "128",
     undersample: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar=options.UNDERSAMPLE,
-            help="Which lines: equispaced:R (or R), every R-th outside the centre, or random:R; 1 is all.",
+            help="Which lines: equispaced:R (or R), every R-th outside the centre, or random:R; 1 is all; "
+            "default equispaced:4. Of a 3-D scan also poisson:R (or R), the default, and caipirinha:R.",
         ),
-    ] = "equispaced:4",
+    ] = None,
+    elliptic: Annotated[
+        bool, typer.Option("--elliptic", help="Leave out the corners of a 3-D scan's k-space.")
+    ] = False,
     noise: Annotated[
         float, typer.Option(help="Standard deviation in each part; the image's 99th percentile is 1.")
     ] = 0.01,
@@ -46,12 +56,35 @@ def simulate(
     mask_convention: options.MaskConvention = "centred",
     force: options.Force = False,
 ) -> None:
-    """Simulate a scan whose truth is known, from synthetic slices."""
+    """Simulate a scan whose truth is known, from synthetic slices or a synthetic head."""
+    side = parse_side(size)
+    if dimensions == 3:
+        given = {
+            "--format": output_format is not None,
+            "--phantom": phantom != "brain",
+            "--trajectory": trajectory is not None,
+            "--mask-convention": mask_convention != "centred",
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise InputError(f"{name} is of slices: leave it out of --dimensions 3")
+        pattern, acceleration = options.parse_pattern(undersample or "4")
+        if acceleration != int(acceleration):
+            raise InputError(f"acceleration is {acceleration:g}: expected a whole number for --dimensions 3")
+        partitions = side if slices is None else slices
+        _simulate_volume(
+            output, partitions, coils, side, int(acceleration), pattern, elliptic, noise, seed, force
+        )
+        return
+    if dimensions != 2:
+        raise InputError(f"--dimensions is {dimensions}: expected 2 or 3")
+    if elliptic:
+        raise InputError("--elliptic is of a 3-D scan: say --dimensions 3")
+    slices = 4 if slices is None else slices
     from sbim_deploy.runs.simulate import SimulateSettings, simulate_file, why_refused
     from sbim_deploy.runs.simulate_mrd import simulate_mrd
 
-    side = parse_side(size)
-    lines = options.parse_undersampling(undersample, mask_convention)
+    lines = options.parse_undersampling(undersample or "4", mask_convention)
     assert lines is not None
     writers = {"fastmri": simulate_file, "mrd": simulate_mrd}
     output_format = output_format or ("fastmri" if trajectory is None else "mrd")
@@ -86,3 +119,29 @@ def simulate(
             f"recon will refuse {output}: {reason}; a larger --size or a smaller R of --undersample "
             f"leaves more lines, and where only maps are wanting --maps {output} takes the simulated ones"
         )
+
+
+def _simulate_volume(
+    output: Path,
+    partitions: int,
+    coils: int,
+    size: int,
+    acceleration: int,
+    pattern: str,
+    elliptic: bool,
+    noise: float,
+    seed: int,
+    force: bool,
+) -> None:
+    from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
+
+    settings = SimulateVolumeSettings(
+        size, partitions, coils, acceleration, pattern or "poisson", elliptic, noise, seed
+    )
+    with progress_bar(plural(partitions, "partition"), partitions) as move_to:
+        effective = simulate_volume(output, settings, move_to, force)
+    note(
+        f"{output}: a volume of {size} x {partitions} x {size} (readout, partitions, lines), "
+        f"{plural(coils, 'coil')}, "
+        f"acceleration {acceleration} nominal, {effective:.2f} effective: reconstruct it with --dimensions 3"
+    )

@@ -150,6 +150,23 @@ def guess_image_layout(shape: tuple[int, ...], label: str) -> Layout:
     return _only_layout(shape, label, _IMAGES)
 
 
+def guess_volume_layout(shape: tuple[int, ...], label: str) -> Layout:
+    """Return fastMRI's layout of a volume's k-space, or the one with its coils first where only that will do.
+
+    ``slice`` is the second phase encode.
+
+    Raises:
+        InputError: there are not four axes, or neither is possible.
+    """
+    for axes in (VOLUME, (COIL, SLICE, ROW, COLUMN)):
+        if len(shape) == len(axes) and _is_plausible(axes, shape):
+            return Layout(axes, shape)
+    raise InputError(
+        f"{label}: has shape {shape}, which does not tell the axes of a volume: say which they are by "
+        "--layout, such as coil,slice,row,column; row is along the readout, slice the second phase encode"
+    )
+
+
 def layout_of_sizes(shape: tuple[int, ...], sizes: dict[str, int]) -> Layout | None:
     """Return the layout by which an array has sizes that are known, those of its slice, coil, row and column.
 

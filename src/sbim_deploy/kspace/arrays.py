@@ -25,7 +25,7 @@ from sbim_deploy.io.layouts import (
     layout_of_sizes,
     named_layout,
 )
-from sbim_deploy.kspace.bare import BareKspace
+from sbim_deploy.kspace.bare import BareKspace, EmptyMapsError
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.records import BoolArray, ComplexArray, Vector
@@ -128,7 +128,7 @@ class ArrayMaps:
         """
         maps: ComplexArray = read_part(self._file, self._array, self._layout, index, np.complex64)
         if not maps.any():
-            raise InputError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
+            raise EmptyMapsError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
         return maps
 
 

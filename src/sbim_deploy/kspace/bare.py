@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from sbim_deploy.errors import InputError
 from sbim_deploy.records import ComplexArray, SliceGeometry
+
+
+class EmptyMapsError(InputError):
+    """Coil maps are zero: of a slice an error, of a volume's partition beside the object none."""
 
 
 class BareKspace:

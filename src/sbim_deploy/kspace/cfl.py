@@ -22,7 +22,7 @@ from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.io.layouts import MAX_COILS
 from sbim_deploy.io.overwriting import check_new, new_file
 from sbim_deploy.io.raw_data import CFL_CREATOR
-from sbim_deploy.kspace.bare import BareKspace
+from sbim_deploy.kspace.bare import BareKspace, EmptyMapsError
 from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray, Vector
 
@@ -32,7 +32,6 @@ PHASE_2, COIL, SETS, SLICE = 2, 3, 4, 13
 MAX_HEADER_BYTES = 1024**2
 
 _ITEM_BYTES = np.dtype(np.complex64).itemsize
-_AXES_IN = (0, 1, COIL, SLICE)
 
 
 class CflFile:
@@ -45,19 +44,22 @@ class CflFile:
         n_slices, n_coils, n_rows, n_columns: its size; ``stored_shape`` is (n_rows, n_columns).
         n_sets: the sets of coil maps, 1 for other arrays.
         max_sets: how many there may be.
+        slice_axis: BART's axis that the slices lie along.
     """
 
     max_sets = 1
+    slice_axis = SLICE
 
     def __init__(self, path: Path) -> None:
         self.path = path
         sizes = read_sizes(path)
-        self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in _AXES_IN)
+        axes_in = (0, 1, COIL, self.slice_axis)
+        self.n_rows, self.n_columns, self.n_coils, self.n_slices = (sizes[axis] for axis in axes_in)
         self.stored_shape = (self.n_rows, self.n_columns)
         self.n_sets = sizes[SETS]
         for axis, size in enumerate(sizes):
             limit = self.max_sets if axis == SETS else 1
-            if size > limit and axis not in _AXES_IN:
+            if size > limit and axis not in axes_in:
                 raise InputError(f"{path}: axis {axis} has size {size}, expected {limit}; {_way_out(axis)}")
         if self.n_coils > MAX_COILS:
             raise InputError(f"{path}: has {self.n_coils} coils, expected at most {MAX_COILS}")
@@ -81,17 +83,23 @@ class CflFile:
         """
         if not 0 <= index < self.n_slices:
             raise InputError(f"{self.path}: no slice {index}, expected 0 to {self.n_slices - 1}")
-        shape = (self.n_rows, self.n_columns, self.n_coils * self.n_sets)
-        count = math.prod(shape)
+        n_images, pixels = self.n_coils * self.n_sets, self.n_rows * self.n_columns
         try:
-            stored = np.fromfile(self.path, "<c8", count, offset=index * count * _ITEM_BYTES)
+            if self.slice_axis == SLICE:
+                count = n_images * pixels
+                stored = np.fromfile(self.path, "<c8", count, offset=index * count * _ITEM_BYTES)
+            else:  # the coils lie behind the slices
+                starts = [(image * self.n_slices + index) * pixels for image in range(n_images)]
+                parts = [np.fromfile(self.path, "<c8", pixels, offset=at * _ITEM_BYTES) for at in starts]
+                stored = np.concatenate(parts)
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be read ({error.strerror}); check its permissions"
             ) from error
-        if stored.size != count:
+        if stored.size != n_images * pixels:
             raise InputError(f"{self.path}: slice {index} is cut short; write the array anew")
-        coils: ComplexArray = np.ascontiguousarray(np.moveaxis(stored.reshape(shape, order="F"), -1, 0))
+        images = stored.reshape(n_images, self.n_columns, self.n_rows)
+        coils: ComplexArray = np.ascontiguousarray(images.swapaxes(1, 2))
         n_bad = coils.size - int(np.count_nonzero(np.isfinite(coils)))
         if n_bad:
             raise InputError(
@@ -141,8 +149,20 @@ class CflMaps(CflFile):
         """
         maps = self.read_coils(index)
         if not maps.any():
-            raise InputError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
+            raise EmptyMapsError(f"{self.path}: the maps of slice {index} are all zero; leave this slice out")
         return maps if self.n_sets == 1 else maps.reshape(self.n_sets, self.n_coils, *maps.shape[1:])
+
+
+class CflVolume(CflKspace):
+    """3-D k-space of BART, readout, phase encode 1 and 2: the slices are the partitions, along axis 2."""
+
+    slice_axis = PHASE_2
+
+
+class CflVolumeMaps(CflMaps):
+    """Coil maps of a volume, along axis 2 as :class:`CflVolume`."""
+
+    slice_axis = PHASE_2
 
 
 def is_cfl(path: Path) -> bool:
@@ -199,15 +219,18 @@ def write_cfl_images(path: Path, images: ComplexArray, force: bool = False) -> N
     write_cfl(path, moved.reshape((rows, columns, *[1] * (SLICE - 2), n_slices)), force)
 
 
-def open_cfl_maps(path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]) -> CflMaps:
+def open_cfl_maps(
+    path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]], kind: type[CflMaps] = CflMaps
+) -> CflMaps:
     """Open coil maps and compare them with the k-space they go with.
 
-    ``shapes`` are the (rows, columns) that will do, the k-space's first.
+    ``shapes`` are the (rows, columns) that will do, the k-space's first; ``kind`` says which axis the
+    slices lie along.
 
     Raises:
         InputError: the file is not as it must be, or is of another size.
     """
-    maps = CflMaps(path)
+    maps = kind(path)
     got = (maps.n_slices, maps.n_coils, maps.n_rows, maps.n_columns)
     if got not in [(n_slices, n_coils, *shape) for shape in shapes]:
         expected = (n_slices, n_coils, *shapes[0])
@@ -259,7 +282,7 @@ def read_sizes(path: Path) -> list[int]:
 
 def _way_out(axis: int) -> str:
     if axis == PHASE_2:
-        return "slices belong into axis 13 (bart transpose 2 13), 3D k-space is transformed along it first"
+        return "slices belong into axis 13 (bart transpose 2 13), and of a 3-D scan say --dimensions 3"
     if axis == SETS:
         return "take fewer sets of maps (bart slice 4 0, or bart ecalib -m 1)"
     return f"take one of them (bart slice {axis} 0)"

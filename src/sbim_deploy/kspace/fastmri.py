@@ -39,7 +39,7 @@ from sbim_deploy.io.layouts import (
     Reading,
     named_layout,
 )
-from sbim_deploy.kspace.bare import BareKspace
+from sbim_deploy.kspace.bare import BareKspace, EmptyMapsError
 from sbim_deploy.kspace.image_grid import image_grid, is_square_crop, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
@@ -250,7 +250,9 @@ def _find_maps(
 def _read_maps(dataset: h5py.Dataset, path: Path, index: int) -> ComplexArray:
     maps: ComplexArray = read_finite(dataset, path, index, np.complex64)
     if not maps.any():
-        raise InputError(f"{path}: slice {index} of 's_maps' is all zero; repair it or leave this slice out")
+        raise EmptyMapsError(
+            f"{path}: slice {index} of 's_maps' is all zero; repair it or leave this slice out"
+        )
     return maps
 
 
@@ -337,7 +339,7 @@ def write_kspace(
     Args:
         path: the HDF5 file to write.
         slices: the slices, at least one; only the present one is held in memory.
-        mask: sampled positions, (columns,) or (rows, columns).
+        mask: sampled positions, (columns,), (rows, columns), or for each slice (slices, 1, columns).
         voxel_mm: (row, column, slice) size of a voxel.
         provenance: how the slices came about, stored as JSON in the attribute ``provenance``.
         force: whether a file that is there is replaced; no scan is, unless it was simulated.
@@ -356,7 +358,7 @@ def write_kspace(
         if n_slices == 0:
             raise InputError(f"{path}: no slice to write; choose at least one slice")
         rows, columns = file["reference"].shape[1:]
-        if mask.shape not in ((columns,), (rows, columns)):
+        if mask.shape not in ((columns,), (rows, columns), (n_slices, 1, columns)):
             raise ValueError(f"mask is {mask.shape}, expected {(columns,)} or {(rows, columns)}")
         file["mask"] = mask
         file.create_dataset(

@@ -21,7 +21,7 @@ MAX_PADDING = 8  # of k-space with zeros, along each axis
 EXTENT_TOLERANCE = 0.02  # of two fields of view that are the same, or one a multiple of the other
 PIXEL_TOLERANCE = 1.0  # headers round: half a pixel at either edge
 
-READOUT, PHASE = "readout", "phase encoding"
+READOUT, PHASE, PARTITION = "readout", "phase encoding", "partition encoding"
 
 
 @dataclass(frozen=True)
@@ -141,18 +141,24 @@ def measured_array(encoding: Encoding, shape: tuple[int, int], where: str) -> tu
     return rows, columns
 
 
-def image_grid(rows: MeasuredAxis, columns: MeasuredAxis, recon: Space, where: str) -> ImageGrid:
-    """Return the grid of an image by what was measured and what reconSpace asks for.
+def image_grid(
+    rows: MeasuredAxis,
+    columns: MeasuredAxis,
+    recon: Space,
+    where: str,
+    names: tuple[str, str] = (READOUT, PHASE),
+) -> ImageGrid:
+    """Return the grid of an image by what was measured and what reconSpace asks for; ``names`` are the axes'.
 
     Raises:
         InputError: the fields of view are too unlike, or the grid is larger than any slice that is read.
     """
     fits = [
         _fit(name, axis, recon.matrix_size[place], recon.field_of_view_mm[place], where)
-        for place, (name, axis) in enumerate(((READOUT, rows), (PHASE, columns)))
+        for place, (name, axis) in enumerate(zip(names, (rows, columns), strict=True))
     ]
     shape = (fits[0].grid, fits[1].grid)
-    for name, axis, fit in zip((READOUT, PHASE), (rows, columns), fits, strict=True):
+    for name, axis, fit in zip(names, (rows, columns), fits, strict=True):
         if fit.grid > MAX_PADDING * axis.samples:
             raise InputError(
                 f"{where}: reconSpace asks for {fit.grid} samples along the {name} where {axis.samples} are "

@@ -150,7 +150,7 @@ def check_is_2d_cartesian(
     if has_partitions(encoding) and partition != first:
         raise InputError(
             f"{where}: is 3D, with kspace_encode_step_2 of {first} and {partition}, expected 2D slices: "
-            "transform along it first"
+            "recon --dimensions 3 takes a file of them"
         )
 
 

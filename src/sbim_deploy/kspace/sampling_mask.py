@@ -15,6 +15,10 @@ from sbim_deploy.io.layouts import COIL, COLUMN, ROW, SLICE, UNNAMED, Layout, la
 from sbim_deploy.records import BoolArray
 
 
+class EmptyMaskError(InputError):
+    """Nothing is sampled by a mask: of a slice an error, of a volume's partition none."""
+
+
 class SamplingMask:
     """A mask, whose values that are not 0 are sampled.
 
@@ -99,7 +103,7 @@ class SamplingMask:
             )
         mask: BoolArray = values != 0
         if not mask.any():
-            raise InputError(
+            raise EmptyMaskError(
                 f"{self._label}{which} is all zero, expected sampled positions; repair it or give a mask"
             )
         return mask

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import h5py
+import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import find_array, is_array_file
@@ -16,13 +17,15 @@ from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.io.yardl import is_yardl
 from sbim_deploy.kspace.along_trajectory import KspaceAlongTrajectory
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_array_maps
-from sbim_deploy.kspace.cfl import CflKspace, is_cfl, open_cfl_maps
+from sbim_deploy.kspace.cfl import CflKspace, CflMaps, CflVolumeMaps, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.mrd_trajectory import MrdAlongTrajectory, has_trajectory
+from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.mrd.file import MrdFile, RawFile, is_mrd
+from sbim_deploy.mrd.header import MrdHeader
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.mrd.recording import MrdRecording, is_recording
 from sbim_deploy.mrd.version2 import Version2File
@@ -68,6 +71,23 @@ class KspaceSource(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types: under ``assumed`` what was assumed of it, or None."""
+
+
+@runtime_checkable
+class ReadoutKspace(KspaceSource, Protocol):
+    """k-space of readouts; :class:`sbim_deploy.kspace.mrd.MrdKspace` says what each part is."""
+
+    scan_header: MrdHeader
+    xml: bytes | None
+
+    def series(self, index: int) -> Series:
+        """Return the series that a slice belongs to."""
+
+    def slice_number(self, index: int) -> int:
+        """Return the slice's counter within its series."""
+
+    def slice_header(self, index: int) -> np.void:
+        """Return the header of a slice's readout nearest the centre of k-space."""
 
 
 class MapsSource(Protocol):
@@ -116,17 +136,46 @@ def _open_any(path: Path, reading: Reading) -> KspaceSource:
         return CflKspace(path)
     if is_array_file(path):
         return open_array_kspace(path, reading)
-    if is_yardl(path):
-        _check_unread(path, "MRD files", reading)
-        return _kspace_of(Version2File(path))
-    if is_twix(path):
-        _check_unread(path, "Siemens' raw data", reading)
-        return _kspace_of(TwixFile(path))
-    if is_recording(path):
-        _check_unread(path, "MRD files", reading)
-        return _kspace_of(MrdRecording(path))
+    readouts = _open_stream(path, reading)
+    if readouts is not None:
+        return _kspace_of(readouts)
     source = open_as(path, lambda file, path: _source_of(file, path, reading))
     return open_array_kspace(path, reading) if source is None else source
+
+
+def open_raw(path: Path, reading: Reading = GUESSED) -> RawFile | None:
+    """Open a file of readouts, MRD of any kind or Siemens' twix; None where it is none.
+
+    Raises:
+        InputError: it is damaged, or a layout is given for it.
+        BackendMissingError: the file is twix, and twixtools is not installed.
+    """
+    if is_cfl(path) or is_array_file(path):
+        return None
+    readouts = _open_stream(path, reading)
+    return open_as(path, lambda file, path: _mrd_of(file, path, reading)) if readouts is None else readouts
+
+
+def _open_stream(path: Path, reading: Reading) -> RawFile | None:
+    """Open a file of readouts that is no HDF5; None where it is none."""
+    if is_yardl(path):
+        _check_unread(path, "MRD files", reading)
+        return Version2File(path)
+    if is_twix(path):
+        _check_unread(path, "Siemens' raw data", reading)
+        return TwixFile(path)
+    if is_recording(path):
+        _check_unread(path, "MRD files", reading)
+        return MrdRecording(path)
+    return None
+
+
+def _mrd_of(file: h5py.File, path: Path, reading: Reading) -> RawFile | None:
+    if is_mrd(file, path):
+        _check_unread(path, "MRD files", reading)
+        return MrdFile(file, path)
+    file.close()
+    return None
 
 
 def _kspace_of(file: RawFile) -> MrdKspace:
@@ -150,16 +199,21 @@ def open_readouts(file: RawFile) -> MrdKspace:
 
 
 def open_source_maps(
-    path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]]
+    path: Path, n_slices: int, n_coils: int, shapes: Sequence[tuple[int, int]], dimensions: int = 2
 ) -> MapsSource:
     """Open a file of coil maps, HDF5, BART's .cfl or an array, for a k-space of this size.
+
+    The slices of a volume of three ``dimensions`` are its partitions, as they lie in the file.
 
     Raises:
         InputError: see :func:`sbim_deploy.kspace.fastmri.open_maps`.
     """
     if is_array_file(path):
         return open_array_maps(path, n_slices, n_coils, shapes)
-    return (open_cfl_maps if is_cfl(path) else open_maps)(path, n_slices, n_coils, shapes)
+    if is_cfl(path):
+        kind = CflMaps if dimensions == 2 else CflVolumeMaps
+        return open_cfl_maps(path, n_slices, n_coils, shapes, kind)
+    return open_maps(path, n_slices, n_coils, shapes)
 
 
 def _source_of(file: h5py.File, path: Path, reading: Reading) -> KspaceSource | None:

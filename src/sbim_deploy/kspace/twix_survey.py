@@ -79,7 +79,7 @@ class Survey:
         if len(self._partitions) > 1:
             raise InputError(
                 f"{where}: is 3D, with partitions {min(self._partitions)} to {max(self._partitions)}, "
-                "expected 2D slices: transform along the partitions first"
+                "expected 2D slices: convert it to MRD (siemens_to_ismrmrd), which recon --dimensions 3 takes"
             )
         if len({key[:-1] for key in self._series}) < len(self._series):
             raise InputError(

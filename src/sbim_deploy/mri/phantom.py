@@ -34,8 +34,8 @@ def shepp_logan(shape: tuple[int, int]) -> FloatArray:
     return np.clip(image, 0, 1)
 
 
-def smooth_phase(shape: tuple[int, int], rng: np.random.Generator, smoothness: float = 0.2) -> ComplexArray:
-    """Return a random unit phasor (rows, columns) whose angle varies over ``smoothness`` of the grid.
+def smooth_phase(shape: tuple[int, ...], rng: np.random.Generator, smoothness: float = 0.2) -> ComplexArray:
+    """Return a random unit phasor of a shape whose angle varies over ``smoothness`` of the grid.
 
     Its standard deviation is about one radian, which is what a gradient echo's field map does to a head.
     """

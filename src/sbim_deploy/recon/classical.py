@@ -73,6 +73,8 @@ def l1_wavelet(
     by other rows and columns in every step. The moves are the same in every run. The image is 0 where every
     map is.
     """
+    if not problem.maps.any():  # a slice of a volume beside the object
+        return np.zeros_like(problem.mvue)
     sense = problem.operator
     shape = sense.image_shape
     levels = n_levels(shape)

@@ -25,6 +25,7 @@ from sbim_deploy.mri.map_choice import (
 from sbim_deploy.mri.masks import MIN_CALIB_LINES, compact_mask, sampled_mask
 from sbim_deploy.mri.noise_level import NoiseEstimate, measure_noise
 from sbim_deploy.mri.noncartesian import Operator, Trajectory, make_operator
+from sbim_deploy.mri.volume_maps import in_phase_with
 from sbim_deploy.mri.whitening import mix_coils, whitening_without_dependent_coils
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
 
@@ -91,6 +92,37 @@ class SliceProblem:
         return combine_sets(self.mvue) if self.n_sets > 1 else self.mvue
 
 
+@dataclass(frozen=True, eq=False)
+class OfVolume:
+    """What the slices of a volume share; None is each slice's own.
+
+    ``scale`` is theirs, and ``coil`` the virtual coil (coil,) that their maps are in phase with. Of a volume
+    that ``is_checked`` no fault of one slice's k-space stops the run: it may lie beside the object.
+    """
+
+    scale: float | None = None
+    coil: ComplexArray | None = None
+    is_checked: bool = False
+
+    def check(self, faults: list[Fault], index: int) -> list[Fault]:
+        """Return the faults of a slice that do not stop the run.
+
+        Raises:
+            InputError: one does.
+        """
+        for fault in faults:
+            if fault.fatal and not self.is_checked:
+                raise InputError(f"slice {index}: {fault.message}")
+        return [fault for fault in faults if not fault.fatal]
+
+    def in_phase(self, maps: ComplexArray) -> ComplexArray:
+        """Return maps in phase with the virtual coil."""
+        return maps if self.coil is None else in_phase_with(maps, self.coil)
+
+
+OWN = OfVolume()
+
+
 def prepare_slice(
     kspace: ComplexArray,
     index: int = 0,
@@ -103,6 +135,7 @@ def prepare_slice(
     noise_source: str = GIVEN,
     map_sets: int = 1,
     check: Callable[[], None] = lambda: None,
+    volume: OfVolume = OWN,
 ) -> SliceProblem:
     """Check a slice, whiten its coils, crop its readout oversampling, and find its maps, MVUE and scale.
 
@@ -121,6 +154,7 @@ def prepare_slice(
         map_sets: how many sets of maps are estimated: 1, or 2 for an object that is larger than the field of
             view.
         check: called between the parts of the work, the steps of the maps among them; what it raises ends it.
+        volume: what it shares with the other slices of a volume.
 
     Raises:
         InputError: nothing was sampled, k-space is not what it must be, no maps and no calibration lines, or
@@ -136,10 +170,8 @@ def prepare_slice(
     check()
     measured = measure_image_noise(kspace * lines, lines, image_shape[0])
     check()
-    faults = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
-    for fault in faults:
-        if fault.fatal:
-            raise InputError(f"slice {index}: {fault.message}")
+    found = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
+    faults = volume.check(found, index)
     given, kspace, mask = kspace, kspace * lines, lines
     level, source = (measured.sd, measured.source) if noise is None else (noise, noise_source)
     mixing = None
@@ -163,6 +195,7 @@ def prepare_slice(
         faults += _few_lines(estimate, why) + _folded(estimate)
         maps = np.ascontiguousarray(centre_crop(estimate.maps, grid))
         maps = maps if mixing is None else shade_as_unmixed(maps, mixing)
+        maps = volume.in_phase(maps)
     check()
     if crops_readout:
         kspace = _crop_readout(kspace, image_shape[0])
@@ -170,7 +203,8 @@ def prepare_slice(
     if mixing is not None:
         norm = root_sum_of_squares(maps)
         combined = np.divide(combined, norm, out=np.zeros_like(combined), where=norm > 0)
-    scale = percentile_scale(combine_sets(combined) if combined.ndim > mask.ndim else combined)
+    whole = combine_sets(combined) if combined.ndim > mask.ndim else combined
+    scale = volume.scale or percentile_scale(whole)
     if scale == 0:
         raise InputError(f"slice {index}: the maps are zero where the image is: do they belong to it?")
     if noise is None:

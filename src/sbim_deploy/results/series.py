@@ -10,9 +10,8 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.documents import format_object
-from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.slice_buffer import Series
-from sbim_deploy.kspace.sources import KspaceSource
+from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace
 from sbim_deploy.records import FloatArray, SliceGeometry
 from sbim_deploy.results.result_file import ResultFile
 from sbim_deploy.words import plural
@@ -128,7 +127,7 @@ def positions_of_series(source: KspaceSource, indices: Sequence[int]) -> dict[Se
     """
     found: dict[Series | None, list[int]] = {}
     for position, index in enumerate(indices):
-        series = source.series(index) if isinstance(source, MrdKspace) else None
+        series = source.series(index) if isinstance(source, ReadoutKspace) else None
         found.setdefault(series, []).append(position)
     return found
 
@@ -161,7 +160,7 @@ def _one_series(
     names: Sequence[str],
 ) -> ImageSeries:
     indices = [result.slice_indices[position] for position in positions]
-    mrd = source if isinstance(source, MrdKspace) else None
+    mrd = source if isinstance(source, ReadoutKspace) else None
     doubts = result.provenance.doubts
     return ImageSeries(
         number=number,

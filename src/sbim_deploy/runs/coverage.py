@@ -13,7 +13,7 @@ from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.image_files import open_images
 from sbim_deploy.results.result_file import ResultFile
-from sbim_deploy.runs.evaluate import orientation_of
+from sbim_deploy.runs.evaluate import asked_of
 from sbim_deploy.runs.pairing import Pairing
 from sbim_deploy.runs.references import Reference, open_reference
 
@@ -70,7 +70,7 @@ def measure_coverage(
         result = images.result
         if result is None or not result.has_standard_deviation:
             return None
-        with open_reference(reference_path, reading, orientation_of(images)) as reference:
+        with open_reference(reference_path, reading, *asked_of(images)) as reference:
             pairing = Pairing(images, reference)
             is_complex = _shares_phase(result, reference)
             slices = [_of_slice(result, pairing, position, is_complex) for position in range(result.n_slices)]

@@ -115,15 +115,17 @@ def evaluate_file(
         raise InputError(f"unknown data range {data_range!r}: expected one of {', '.join(DATA_RANGES)}")
     with (
         open_images(images_path, Reading(reading.layout)) as images,
-        open_reference(reference_path, reading, orientation_of(images)) as reference,
+        open_reference(reference_path, reading, *asked_of(images)) as reference,
     ):
         pairing = Pairing(images, reference)
         return _evaluate(images, reference, pairing, mask_below, data_range)
 
 
-def orientation_of(images: ImageStack) -> str | None:
-    """Return which orientation was asked for the k-space of the images, or None where they do not tell."""
-    return None if images.result is None else images.result.provenance.orientation
+def asked_of(images: ImageStack) -> tuple[str | None, int | None]:
+    """Return the orientation and the dimensions asked for the images' k-space, None where nothing tells."""
+    if images.result is None:
+        return None, None
+    return images.result.provenance.orientation, images.result.provenance.dimensions
 
 
 def score(image: FloatArray, reference: FloatArray, data_range: float | None = None) -> Scores:
@@ -176,7 +178,10 @@ def _evaluate(
 ) -> Evaluation:
     sums = _Sums()
     lie = None
-    for position in range(images.n_slices):
+    scored = [
+        (position, index) for position, index in enumerate(pairing.indices) if index not in reference.empty
+    ]
+    for position, _ in scored:
         each = _read(images, pairing, position, mask_below)
         sums.add(each)
         if position == images.n_slices // 2 and not pairing.by_place:
@@ -184,7 +189,7 @@ def _evaluate(
     peak = sums.peak if data_range == VOLUME else None
     factor, scaled = _factor(sums), []
     slices = []
-    for position, index in enumerate(pairing.indices):
+    for position, index in scored:
         each = _read(images, pairing, position, mask_below)
         slices.append(
             SliceEvaluation(
@@ -211,6 +216,7 @@ def _evaluate(
         factor=None if factor is None or mean_scaled is None else Factor(factor, mean_scaled),
         remarks=(
             *pairing.remarks,
+            *_said_of_empty(len(pairing.indices) - len(scored)),
             *(() if lie is None else (_lie_remark(lie),)),
             *_doubts(images, reference, is_input, factor, mean_scaled),
         ),
@@ -223,6 +229,12 @@ def _evaluate(
             if whole and mean_zero_filled is not None
             else None
         ),
+    )
+
+
+def _said_of_empty(n_empty: int) -> list[str]:
+    return (
+        [f"{n_empty} slices beside the object, where the reference is zero, are left out"] if n_empty else []
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.overwriting import HDF5, check_name, check_new
 from sbim_deploy.kspace import cfl
-from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.sources import KspaceSource
+from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace
+from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.mrd.header import Protocol
 from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
@@ -179,7 +179,10 @@ def write_output(output: Output, result_path: Path, source: KspaceSource, force:
     with open_result(result_path) as result:
         if output.format == CFL:
             images = [result.read_image(position) for position in range(result.n_slices)]
-            cfl.write_cfl_images(output.path, np.stack(images), force)
+            if isinstance(source, VolumeKspace):  # as BART has volumes: readout, phase encode 1 and 2
+                cfl.write_cfl(output.path, np.stack(images).swapaxes(1, 2), force)
+            else:
+                cfl.write_cfl_images(output.path, np.stack(images), force)
         elif output.format == NIFTI:
             series = read_series(result, source)
             volume, geometries = _one_volume(output.path, series), series[0].geometries
@@ -206,7 +209,7 @@ def _slice_view(source: KspaceSource, index: int) -> View:
 def _write_whole_numbers(output: Output, result: ResultFile, source: KspaceSource, force: bool) -> str | None:
     """Write DICOM or MRD images, on one scale for the scan and in one window for its series."""
     series, derivation = read_series(result, source), derivation_of(result)
-    settings, header = output.images, source.scan_header if isinstance(source, MrdKspace) else None
+    settings, header = output.images, source.scan_header if isinstance(source, ReadoutKspace) else None
     full_scale = scan_full_scale(source) if settings.scale is None else settings.scale
     intensity = series_intensity(series, full_scale)
     owner = _owner(source) if settings.identity is IdentityMode.KEEP else None
@@ -249,13 +252,13 @@ def _write_mrd2(output: Output, result: ResultFile, source: KspaceSource, force:
         keep_grid=output.images.keep_grid,
         first_stamp=_first_stamp(source),
     )
-    header = source.scan_header if isinstance(source, MrdKspace) else None
+    header = source.scan_header if isinstance(source, ReadoutKspace) else None
     mrd2_images.write_mrd2_images(output.path, series, form, header, force)
 
 
 def _first_stamp(source: KspaceSource) -> int:
     """Return the acquisition_time_stamp of the slice that was scanned first."""
-    if not isinstance(source, MrdKspace):
+    if not isinstance(source, ReadoutKspace):
         return 0
     return min(int(source.slice_header(n)["acquisition_time_stamp"]) for n in range(source.n_slices))
 
@@ -273,7 +276,7 @@ def _owner(source: KspaceSource) -> Owner:
 
 
 def _header_text(source: KspaceSource) -> bytes | None:
-    return source.xml if isinstance(source, MrdKspace) else None
+    return source.xml if isinstance(source, ReadoutKspace) else None
 
 
 def _one_volume(path: Path, series: Sequence[ImageSeries]) -> FloatArray:

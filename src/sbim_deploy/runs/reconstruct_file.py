@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.locks import owning_file
-from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
 from sbim_deploy.results.provenance import Provenance, Timings
@@ -29,6 +29,7 @@ from sbim_deploy.runs.scan import (
 )
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.trajectories import settings_for
+from sbim_deploy.runs.whole_volume import open_input
 from sbim_deploy.words import plural
 
 
@@ -66,7 +67,7 @@ def reconstruct_file(
     """
     with (
         owning_file(output_path),
-        open_source(kspace_path, settings.reading, settings.orientation) as source,
+        open_input(kspace_path, output_path, settings) as source,
     ):
         return reconstruct(source, output_path, settings, progress, on_residual)
 

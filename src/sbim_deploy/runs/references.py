@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import is_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.fastmri import KspaceFile
-from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace, open_source
+from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft, turned
@@ -36,6 +38,7 @@ class Reference(Protocol):
         has_complex_reference: whether they have a phase.
         is_kspace: whether it is a file of k-space, of which they may be made.
         reference_is_square: whether they are cropped square to the narrower side of k-space.
+        empty: the numbers of those beside a volume's object, which are zero.
     """
 
     path: Path
@@ -44,6 +47,7 @@ class Reference(Protocol):
     has_complex_reference: bool
     is_kspace: bool
     reference_is_square: bool
+    empty: frozenset[int]
 
     def __enter__(self) -> Self:
         """Return the file itself."""
@@ -63,6 +67,7 @@ class ImageReference:
 
     is_kspace = False
     reference_is_square = False
+    empty: frozenset[int] = frozenset()
 
     def __init__(self, images: ImageStack) -> None:
         self._images = images
@@ -88,6 +93,7 @@ class KspaceReference:
     """The reference in a file of k-space: the image beside it, else the root sum of squares of its coils."""
 
     is_kspace = True
+    empty: frozenset[int] = frozenset()
 
     def __init__(self, source: KspaceSource) -> None:
         self._source = source
@@ -98,17 +104,22 @@ class KspaceReference:
         if isinstance(source, KspaceFile) and source.reference_name is not None:
             self._beside, self.kind = source, f"{source.reference_name} beside k-space"
             self.has_complex_reference = source.has_complex_reference
-        elif isinstance(source, MrdKspace) and is_hdf5(source.path):
+        elif isinstance(source, ReadoutKspace) and is_hdf5(source.path):
             self._beside = find_dataset_images(source.path, TRUTH)
             if self._beside is not None:
                 self.kind = f"{TRUTH} beside k-space"
                 self.has_complex_reference = self._beside.is_complex
 
+    @property
+    def is_beside(self) -> bool:
+        """Whether an image stands beside k-space."""
+        return self._beside is not None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._source.__exit__(*error)
+        self._source.__exit__(*(error or (None, None, None)))
         if isinstance(self._beside, ImageStack):
             self._beside.__exit__()
 
@@ -140,8 +151,43 @@ class KspaceReference:
         return None if geometry is None else slice_affine(geometry, shape)
 
 
-def open_reference(path: Path, reading: Reading = GUESSED, orientation: str | None = None) -> Reference:
+class VolumeReference:
+    """The reference beside the k-space of a volume, which lies as that does, as slices along the readout."""
+
+    is_kspace = True
+    reference_is_square = False
+
+    def __init__(self, partitions: KspaceReference) -> None:
+        self._partitions = partitions
+        self.path, self.kind = partitions.path, partitions.kind
+        self.has_complex_reference = partitions.has_complex_reference
+        images = [partitions.read_reference(index) for index in range(partitions.n_slices)]
+        self._volume = np.stack(images, axis=1)
+        self.n_slices = len(self._volume)
+        self.empty = frozenset(index for index, image in enumerate(self._volume) if not image.any())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._partitions.__exit__(*error)
+
+    def read_reference(self, index: int) -> ComplexArray | FloatArray:
+        """Read the image at a position along the readout."""
+        image: ComplexArray | FloatArray = self._volume[index]
+        return image
+
+    def affine(self, _index: int) -> Matrix | None:
+        """Return None: such a file does not say where it lies."""
+        return None
+
+
+def open_reference(
+    path: Path, reading: Reading = GUESSED, orientation: str | None = None, dimensions: int | None = None
+) -> Reference:
     """Open a file of images of any format, or of k-space with a reference or with all of its samples.
+
+    k-space of 3 ``dimensions`` is read as the slices along its readout.
 
     ``orientation`` is what was asked for the k-space of the result. Where that was turned, k-space and what
     stands beside it is turned too; images are compared as they lie.
@@ -154,7 +200,17 @@ def open_reference(path: Path, reading: Reading = GUESSED, orientation: str | No
     if images is not None:
         return ImageReference(images)
     asked = Orientation.AUTO if orientation is None else Orientation(orientation)
-    return KspaceReference(open_source(path, reading, asked))
+    if dimensions != 3:
+        return KspaceReference(open_source(path, reading, asked))
+    volume = open_volume(path, Path(tempfile.gettempdir()), reading, asked)
+    if isinstance(volume, ReadoutKspace) or is_array_file(path) or not is_hdf5(path):
+        return KspaceReference(volume)
+    partitions = KspaceReference(open_source(path, reading, asked))
+    if not partitions.is_beside:
+        partitions.__exit__()
+        return KspaceReference(volume)
+    volume.__exit__(None, None, None)
+    return VolumeReference(partitions)
 
 
 def _share_sampled(sampled: BoolArray) -> float:

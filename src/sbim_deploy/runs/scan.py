@@ -23,12 +23,13 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
+from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.models.folder import Model, ModelManifest
 from sbim_deploy.mri.combine import resample_maps
 from sbim_deploy.mri.fourier import turned
 from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.mri.masks import calibration_block, effective_acceleration, line_mask, sampled_mask
-from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem, measured_mask, prepare_slice
+from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, OWN, SliceProblem, measured_mask, prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.self_check import check_converged
@@ -49,6 +50,7 @@ from sbim_deploy.results.provenance import (
 )
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.trajectories import check_along_trajectory, describe_sampling, read_along_trajectory
+from sbim_deploy.runs.whole_volume import WholeVolume, open_volume_maps, survey_volume
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
 
 T = TypeVar("T")
@@ -75,12 +77,14 @@ class Tally:
         preparation_s, sampling_s: the seconds that its slices took.
         sampling: the acceleration and the calibration lines of the first slice that was read.
         unread: the slices that cannot be reconstructed, each with the reason.
+        volume: what the slices of a 3-D scan share, once the first was read.
     """
 
     preparation_s: float = 0.0
     sampling_s: float = 0.0
     sampling: Mapping[str, Any] = field(default_factory=dict)
     unread: dict[int, str] = field(default_factory=dict)
+    volume: WholeVolume | None = None
 
 
 @contextmanager
@@ -96,6 +100,10 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     mask = _sampling_mask(settings, kspace)
     if settings.maps is None:
         yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method, settings.map_sets)
+        return
+    if isinstance(kspace, VolumeKspace):
+        with open_volume_maps(settings.maps, kspace) as maps_of_volume:
+            yield Scan(kspace, indices, mask, maps_of_volume, settings.noise)
         return
     shapes = [(kspace.n_rows, kspace.n_columns), kspace.stored_shape]
     if kspace.recon_shape is not None:
@@ -155,6 +163,7 @@ def run_identity(
     return RunIdentity(
         software=software_versions(),
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
+        dimensions=settings.dimensions,
         layout=settings.reading.layout,
         variable=settings.reading.variable,
         trajectory=named_file(settings.reading.trajectory),
@@ -202,6 +211,11 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         InputError: the slice is damaged, nothing was measured of it, or it has too few calibration lines.
     """
     before = time.perf_counter()
+    noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
+    source, method = GIVEN if scan.noise is not None else NOISE_READOUTS, scan.map_method
+    if isinstance(scan.kspace, VolumeKspace):
+        whole = tally.volume = tally.volume or _survey(scan.kspace, scan)
+        noise, source, method = whole.noise, whole.noise_source, whole.map_method
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
     if isinstance(scan.kspace, NonCartesianKspace):
         problem = read_along_trajectory(
@@ -217,14 +231,22 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         _read_maps(index, scan),
         scan.kspace.recon_shape,
         calibration if scan.maps is None else None,
-        scan.noise if scan.noise is not None else scan.kspace.read_noise(index),
-        scan.map_method,
-        GIVEN if scan.noise is not None else NOISE_READOUTS,
+        noise,
+        method,
+        source,
         scan.map_sets,
+        volume=OWN if tally.volume is None else tally.volume.shared,
     )
     _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before
     return problem
+
+
+def _survey(volume: VolumeKspace, scan: Scan) -> WholeVolume:
+    def maps(index: int) -> ComplexArray | None:
+        return _read_maps(index, scan)
+
+    return survey_volume(volume, maps, scan.mask, scan.noise, scan.map_method, scan.map_sets)
 
 
 def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
@@ -244,8 +266,13 @@ def readable_problems(
     """Read and prepare slices one after another, as they are asked for.
 
     One that cannot be read does not stop the others: ``on_unread`` hears why at once, and ``tally`` keeps it.
+
+    Raises:
+        InputError: what the slices of a volume share cannot be found out.
     """
     for index in indices:
+        if isinstance(scan.kspace, VolumeKspace):
+            tally.volume = tally.volume or _survey(scan.kspace, scan)
         try:
             yield read_problem(index, scan, tally)
         except InputError as error:

@@ -19,6 +19,8 @@ from sbim_deploy.records import MAX_MAP_SETS
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import Plan
 
+DIMENSIONS = (2, 3)
+
 
 @dataclass(frozen=True)
 class Undersampling:
@@ -46,7 +48,7 @@ class ReconSettings:
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
     sampler of ``choice``; another takes no network, and nothing that is said of one. ``orientation`` is that
-    of k-space. ``reading`` is how k-space in a plain array is read.
+    of k-space. ``reading`` is how k-space in a plain array is read. ``dimensions`` 3 says it is a volume.
     ``precision`` is that of :func:`sbim_deploy.models.backends.open_engine`.
     ``resume`` goes on with a run that was stopped, ``force`` replaces outputs that are there.
     """
@@ -69,6 +71,7 @@ class ReconSettings:
     graph: str = DEFAULT_GRAPH
     undersampling: Undersampling | None = None
     reading: Reading = GUESSED
+    dimensions: int = 2
     resume: bool = False
     force: bool = False
 
@@ -77,6 +80,10 @@ class ReconSettings:
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
+        if self.dimensions not in DIMENSIONS:
+            raise InputError(f"dimensions is {self.dimensions}: expected 2, slices, or 3, a volume")
+        if self.dimensions != 2 and self.reading.trajectory is not None:
+            raise InputError("a trajectory is of slices, and dimensions is 3: leave one of them out")
         check_precision(self.precision)
         self._check_without_network()
         if self.map_method not in MAP_METHODS:

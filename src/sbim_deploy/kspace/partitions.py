@@ -1,0 +1,220 @@
+"""The readouts of a 3-D scan, sorted by the second phase encode: each partition is read as a slice is.
+
+A partition is all that has one kspace_encode_step_2. :class:`PartitionsFile` shows the readouts of a file so
+that the counter of the partition stands where the slice's does, and :class:`PartitionKspace` assembles them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.image_grid import MeasuredAxis
+from sbim_deploy.kspace.mrd import MrdKspace
+from sbim_deploy.kspace.noise_scan import dwell_us
+from sbim_deploy.kspace.placement import (
+    CALIBRATION,
+    DROPPED,
+    IMAGE,
+    IMAGE_AND_CALIBRATION,
+    NOISE,
+    Grid,
+    encoding_index,
+    make_grid,
+    place,
+    readout_role,
+)
+from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, SliceBuffer, describe_key, slice_key
+from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
+from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
+from sbim_deploy.mrd.messages import Flag, Readout
+from sbim_deploy.records import SliceGeometry
+
+_CALIBRATION_FLAG = np.uint64(1 << (Flag.IS_PARALLEL_CALIBRATION - 1))
+_LEFT_OUT = sorted(set(DROPPED.values()))
+
+
+class PartitionsFile:
+    """The readouts of an open file with the partition in the place of the slice; see :class:`RawFile`.
+
+    Args:
+        file: the open file, which this one closes.
+        calibration: show those that are measured apart to calibrate, in the place of those of the image.
+
+    Attributes:
+        encoding: the encoding space of the images, as the file's header has it.
+        volume_key: the series and the slice (the slab) that all of them are of.
+
+    Raises:
+        InputError: the readouts are of several volumes, or none is of an image.
+    """
+
+    def __init__(self, file: RawFile, calibration: bool = False) -> None:
+        self._file = file
+        self.path: Path = file.path
+        self.format, self.remarks, self.facts = file.format, file.remarks, file.facts
+        self.xml: bytes | None = getattr(file, "xml", None)
+        self._numbers, spaces, keys = self._sorted(calibration)
+        if len(keys) > 1:
+            raise InputError(
+                f"{self.path}: holds {len(keys)} volumes ({describe_key(min(keys))} to "
+                f"{describe_key(max(keys))}), expected one 3-D volume: split the file by them"
+            )
+        self.is_empty = not keys
+        self.volume_key = next(iter(keys), None)
+        self.encoding = file.header.encodings[next(iter(spaces), 0)]
+        self.header: MrdHeader = replace(file.header, encodings=tuple(map(_in_2d, file.header.encodings)))
+
+    @property
+    def n_readouts(self) -> int:
+        """The readouts that are shown."""
+        return len(self._numbers)
+
+    def __exit__(self, *error: Any) -> None:
+        """Close the file."""
+        self._file.__exit__(*error)
+
+    def read_headers(self, start: int, stop: int) -> NDArray[np.void]:
+        """Read the headers of the readouts of a range, each with its partition as its slice."""
+        numbers = self._numbers[start:stop]
+        if not len(numbers):
+            return self._file.read_headers(0, 0)
+        first = int(numbers[0])
+        parts = []
+        for at in range(first, int(numbers[-1]) + 1, HEADERS_AT_ONCE):
+            end = min(at + HEADERS_AT_ONCE, int(numbers[-1]) + 1)
+            inside = numbers[(numbers >= at) & (numbers < end)]
+            parts.append(self._file.read_headers(at, end)[inside - at])
+        return _by_partition(np.concatenate(parts))
+
+    def read_readouts(self, indices: Sequence[int]) -> Iterator[Readout]:
+        """Read the readouts of these numbers, one in memory at a time."""
+        for readout in self._file.read_readouts([int(self._numbers[index]) for index in indices]):
+            yield replace(readout, header=_by_partition(readout.header.reshape(1))[0])
+
+    def _sorted(self, calibration: bool) -> tuple[NDArray[np.intp], set[int], set[Key]]:
+        """Return the numbers of the readouts to show, and the encoding spaces and volumes of those."""
+        shown, spaces, keys = [], set(), set()
+        wanted = (CALIBRATION,) if calibration else (IMAGE, IMAGE_AND_CALIBRATION)
+        for start in range(0, self._file.n_readouts, HEADERS_AT_ONCE):
+            stop = min(start + HEADERS_AT_ONCE, self._file.n_readouts)
+            for number, header in enumerate(self._file.read_headers(start, stop), start):
+                space = encoding_index(header, self._file.header)
+                mode = self._file.header.encodings[space].calibration_mode
+                role = readout_role(int(header["flags"]), mode)
+                if role == NOISE or (role in _LEFT_OUT and not calibration):
+                    shown.append(number)
+                elif role in wanted:
+                    shown.append(number)
+                    spaces.add(space)
+                    keys.add(slice_key(header))
+        return np.array(shown, np.intp), spaces, keys
+
+
+class PartitionKspace(MrdKspace):
+    """The k-space of the partitions of a 3-D scan, one at a time, as few lines as one may have.
+
+    Partitions are numbered from 0 in the order of their counter; ``places`` are theirs on the grid of all,
+    and ``partitions`` what the header says of that axis.
+
+    Raises:
+        InputError: see :class:`MrdKspace`; or a partition lies outside those of the header.
+    """
+
+    def __init__(self, file: PartitionsFile) -> None:
+        super().__init__(file)
+        self.file = file
+        self.partitions, self.places = _places(file, [key[1] for key in self._keys])
+
+    def volume_geometry(self) -> SliceGeometry | None:
+        """Return where the whole volume lies, as its header in the middle of k-space has it."""
+        middle = int(np.argmin(np.abs(self.places - self.partitions.samples // 2)))
+        return self.geometry(middle)
+
+    def _assemble(self, key: Key) -> AssembledSlice:
+        series, number = key
+        found = self._index.images[key]
+        grid = self._grid(series.encoding)
+        buffer = SliceBuffer(grid, self.n_coils)
+        for readout in self._file.read_readouts(found.readouts):
+            rows, column, samples = place(readout, grid, self._where(key))
+            buffer.add(rows, column, samples, readout.header)
+        buffer = buffer.fitted(grid.image)
+        noise = self._assembler.noise
+        dwell = dwell_us(found.header)
+        try:
+            kspace = buffer.averaged(noise.whitening(self.n_coils, dwell))
+        except ValueError as error:
+            raise InputError(f"{self._where(key)}: {error}; rescale the readouts") from error
+        return AssembledSlice(
+            series=series,
+            slice=number,
+            kspace=kspace.conj() if self.conjugated else kspace,
+            calibration=None,
+            image_shape=grid.image.image_shape,
+            geometry=None,
+            header=found.header,
+            noise=buffer.averaged_noise() if noise.tells_level(self.n_coils, dwell) else None,
+        )
+
+    def _grid(self, space: int) -> Grid:
+        encoding = self.scan_header.encodings[space]
+        return make_grid(encoding, f"{self.path}: encoding space {space}", self._index.reaches[space])
+
+
+def is_3d(file: RawFile) -> bool:
+    """Tell whether the images of a file have more than one kspace_encode_step_2, whatever its header says."""
+    first: int | None = None
+    for start in range(0, file.n_readouts, HEADERS_AT_ONCE):
+        for header in file.read_headers(start, min(start + HEADERS_AT_ONCE, file.n_readouts)):
+            mode = file.header.encodings[encoding_index(header, file.header)].calibration_mode
+            if readout_role(int(header["flags"]), mode) in (IMAGE, IMAGE_AND_CALIBRATION):
+                partition = int(header["idx"]["kspace_encode_step_2"])
+                first = partition if first is None else first
+                if partition != first:
+                    return True
+    return False
+
+
+def _in_2d(encoding: Encoding) -> Encoding:
+    """Return an encoding space as its partitions have it."""
+    rows, columns, _ = encoding.encoded.matrix_size
+    return replace(encoding, encoded=replace(encoding.encoded, matrix_size=(rows, columns, 1)), step_2=None)
+
+
+def _by_partition(headers: NDArray[np.void]) -> NDArray[np.void]:
+    """Return headers with the partition's counter as the slice's; none says that it calibrates alone."""
+    shown = headers.copy()
+    shown["idx"]["slice"] = headers["idx"]["kspace_encode_step_2"]
+    shown["idx"]["kspace_encode_step_2"] = 0
+    shown["flags"] = headers["flags"] & ~_CALIBRATION_FLAG
+    return shown
+
+
+def _places(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis, NDArray[np.intp]]:
+    """Return the axis of the partitions and where those of these counters lie on it."""
+    encoding = file.encoding
+    size, extent = encoding.encoded.matrix_size[2], encoding.encoded.field_of_view_mm[2]
+    limit = encoding.step_2
+    remark = None
+    if limit is None or limit == Limit(0, 0, 0):
+        limit = Limit(0, size - 1, size // 2)
+        remark = f"the limits of kspace_encoding_step_2 are not given: taken as those of {size} partitions"
+    places = np.array(counters, np.intp) - limit.center + size // 2
+    if places.size and not (places.min() >= 0 and places.max() < size):
+        raise InputError(
+            f"{file.path}: has kspace_encode_step_2 of {min(counters)} to {max(counters)} around "
+            f"{limit.center}, expected those of {size} encoded partitions; check the header's limits"
+        )
+    return MeasuredAxis(size, extent, remark), places
+
+
+def partition_facts(source: PartitionKspace) -> Mapping[str, Any]:
+    """Return what is to be told of the partitions, as JSON's types."""
+    return {"partitions": source.partitions.samples, "partitions_measured": len(source.places)}

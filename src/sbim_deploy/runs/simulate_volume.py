@@ -1,0 +1,171 @@
+"""Simulated 3-D scans with a known truth: a head, loops around it, a mask in both directions, noise."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import scipy.ndimage
+
+from sbim_deploy import __version__
+from sbim_deploy.errors import InputError
+from sbim_deploy.io.overwriting import HDF5, check_name
+from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
+from sbim_deploy.mri.coils import loop_maps
+from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.mri.masks import effective_acceleration
+from sbim_deploy.mri.phantom import smooth_phase
+from sbim_deploy.mri.plane_masks import PLANE_PATTERNS, POISSON, balanced_factors, plane_mask
+from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
+from sbim_deploy.runs.simulate import MIN_SIZE, unit_noise
+
+FIELD_OF_VIEW_MM = 224.0
+MAX_VOLUME_SIZE = 512
+CALIB_WIDTH = 24
+BLUR = 0.4  # standard deviation of the low-pass before the grid is made coarser, in voxels that are lost
+
+
+@dataclass(frozen=True)
+class SimulateVolumeSettings:
+    """A 3-D scan to simulate.
+
+    The readout is along the bore and has ``size`` samples, as the lines have, which are along the width of
+    the head; the ``n_partitions`` are along its depth. ``noise`` is the standard deviation of each part of
+    k-space, where the 99th percentile of the image's magnitude is 1.
+    """
+
+    size: int = 96
+    n_partitions: int = 96
+    n_coils: int = 8
+    acceleration: int = 4
+    pattern: str = POISSON
+    elliptic: bool = False
+    noise: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        ranges = {
+            "size": (self.size, MIN_SIZE, MAX_VOLUME_SIZE),
+            "partitions": (self.n_partitions, MIN_SIZE, MAX_VOLUME_SIZE),
+            "coils": (self.n_coils, 1, 256),
+            "acceleration": (self.acceleration, 1, self.size),
+            "noise": (self.noise, 0, 1e6),
+            "seed": (self.seed, 0, 2**63),
+        }
+        for name, (value, low, high) in ranges.items():
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
+        if self.pattern not in PLANE_PATTERNS:
+            raise InputError(
+                f"unknown pattern of a 3-D scan {self.pattern!r}: expected one of {', '.join(PLANE_PATTERNS)}"
+            )
+        if max(balanced_factors(self.acceleration)) > min(self.size, self.n_partitions):
+            raise InputError(
+                f"acceleration {self.acceleration} is {balanced_factors(self.acceleration)} of partitions, "
+                f"lines, more than {self.n_partitions} and {self.size}; take one with more factors"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(readout, partitions, lines)."""
+        return self.size, self.n_partitions, self.size
+
+
+def simulate_volume(
+    path: Path,
+    settings: SimulateVolumeSettings,
+    on_partition: Callable[[int], None] | None = None,
+    force: bool = False,
+    magnitude: FloatArray | None = None,
+) -> float:
+    """Write an HDF5 file of k-space (partition, coil, readout, line) with its truth and its maps.
+
+    ``magnitude`` (readout, partitions, lines) is what the scan is of; None is the head that ships. Returns
+    the effective acceleration. With ``force`` what is there is replaced, a scan only where it was
+    simulated too.
+
+    Raises:
+        InputError: the file cannot be written, or may not be replaced.
+    """
+    check_name(path, HDF5)
+    mask = sampled_plane(settings)
+    voxels = [FIELD_OF_VIEW_MM / n for n in settings.shape]
+    write_kspace(
+        path,
+        _partitions(settings, mask, magnitude, on_partition),
+        mask[:, None, :],
+        (voxels[0], voxels[2], voxels[1]),
+        {"software": {"sbim-deploy": __version__}, "simulate": {"dimensions": 3, **asdict(settings)}},
+        force,
+    )
+    return effective_acceleration(mask)
+
+
+def sampled_plane(settings: SimulateVolumeSettings) -> BoolArray:
+    """Return which pairs of phase encodes a scan acquires, (partitions, lines)."""
+    return plane_mask(
+        (settings.n_partitions, settings.size),
+        balanced_factors(settings.acceleration),
+        settings.pattern,
+        min(CALIB_WIDTH, settings.size // 4, settings.n_partitions // 4),
+        settings.elliptic,
+        settings.seed,
+    )
+
+
+def volume_truth(
+    settings: SimulateVolumeSettings, magnitude: FloatArray | None = None
+) -> tuple[ComplexArray, ComplexArray]:
+    """Return image (readout, partitions, lines) and maps (coils, readout, partitions, lines) of a scan.
+
+    ``magnitude`` is that of :func:`simulate_volume`.
+    """
+    shape = settings.shape
+    magnitude = head_magnitude(shape) if magnitude is None else magnitude
+    phase = smooth_phase(shape, np.random.default_rng(settings.seed))
+    image: ComplexArray = (magnitude / np.percentile(magnitude, 99) * phase).astype(np.complex64)
+    return image, loop_maps(settings.n_coils, shape)
+
+
+def head_magnitude(shape: tuple[int, int, int]) -> FloatArray:
+    """Return the magnitude of the head that ships, (superior, posterior, left), over its field of view."""
+    stored = files("sbim_deploy").joinpath("assets/head_volume.npz").read_bytes()
+    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+        volume = arrays["magnitude"].astype(np.float32)
+    return on_grid(volume, shape)
+
+
+def on_grid(volume: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
+    """Return a volume on another grid over the same field of view; the voxels n // 2 coincide."""
+    steps = [old / new for old, new in zip(volume.shape, shape, strict=True)]
+    volume = scipy.ndimage.gaussian_filter(volume, [BLUR * max(step - 1, 0) for step in steps])
+    offset = [old // 2 - step * (new // 2) for old, new, step in zip(volume.shape, shape, steps, strict=True)]
+    resampled: FloatArray = scipy.ndimage.affine_transform(volume, steps, offset, shape, order=1)
+    return resampled
+
+
+def _partitions(
+    settings: SimulateVolumeSettings,
+    mask: BoolArray,
+    magnitude: FloatArray | None,
+    on_partition: Callable[[int], None] | None,
+) -> Iterator[KspaceSlice]:
+    """Yield the partitions of k-space, each with the true image and the maps at its place in the image."""
+    image, maps = volume_truth(settings, magnitude)
+    kspace = np.stack([centred_fft(each * image, axes=(0, 1, 2)) for each in maps])
+    for index in range(settings.n_partitions):
+        rng = np.random.default_rng([settings.seed, index])
+        part = kspace[:, :, index]
+        part = part + np.float32(settings.noise) * unit_noise(rng, part.shape)
+        yield KspaceSlice(
+            kspace=part * mask[index],
+            reference=np.ascontiguousarray(image[:, index]),
+            maps=np.ascontiguousarray(maps[:, :, index]),
+        )
+        if on_partition is not None:
+            on_partition(index + 1)

@@ -1,0 +1,79 @@
+"""``--dimensions 3`` of ``simulate`` and ``recon``."""
+
+import h5py
+import numpy as np
+import pytest
+
+from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("volume") / "scan.h5"
+    simulate_volume(path, SimulateVolumeSettings(size=32, n_partitions=24, n_coils=4))
+    return path
+
+
+def test_simulate_writes_the_volume_that_it_names(cli, scan, tmp_path):
+    path = tmp_path / "scan.h5"
+    done = cli("simulate", "-o", path, "--dimensions", 3, "--size", 32, "--slices", 24, "--coils", 4)
+    assert done.code == 0, done.err
+    assert "32 x 24 x 32 (readout, partitions, lines)" in done.err
+    with h5py.File(path) as made, h5py.File(scan) as expected:
+        np.testing.assert_array_equal(made["kspace"][:], expected["kspace"][:])
+
+
+def test_a_simulated_volume_becomes_one_of_as_many_slices_as_its_readout_has(cli, scan, tmp_path):
+    out = tmp_path / "out.h5"
+    done = cli(
+        "recon", scan, "-o", out, "--dimensions", 3, "--method", "cg-sense", "--png", tmp_path / "a.png"
+    )
+    assert done.code == 0, done.err
+    assert "a temporary store of 0.00 GB" in done.err
+    assert "32 slices, cg-sense" in done.err
+    with h5py.File(out) as file:
+        assert file["reconstruction"].shape == (32, 24, 32)
+    done = cli("evaluate", out, "--reference", scan)
+    assert done.code == 0, done.err
+    assert "beside the object" in done.out + done.err
+
+
+def test_without_the_option_the_partitions_are_slices_as_ever(cli, scan, tmp_path):
+    done = cli("recon", scan, "-o", tmp_path / "out.h5", "--slices", "12:13", "--method", "zero-filled")
+    assert done.code == 0, done.err
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["reconstruction"].shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("recon", "SCAN", "-o", "out.h5", "--dimensions", 4), "dimensions is 4: expected 2, slices, or 3"),
+        (("recon", "SCAN", "SCAN", "-o", "out", "--dimensions", 3), "--dimensions 3 is of one file"),
+        (("simulate", "-o", "a.h5", "--dimensions", 4), "--dimensions is 4: expected 2 or 3"),
+        (("simulate", "-o", "a.h5", "--elliptic"), "--elliptic is of a 3-D scan"),
+        (("simulate", "-o", "a.h5", "--pattern", "poisson"), "unknown pattern 'poisson'"),
+        (("simulate", "-o", "a.h5", "--dimensions", 3, "--format", "mrd"), "--format mrd is of slices"),
+        (("simulate", "-o", "a.h5", "--dimensions", 3, "--acceleration", 2.5), "expected a whole number"),
+    ],
+)
+def test_what_does_not_go_with_volumes_is_said_in_one_line(cli, scan, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    done = cli(*(scan if word == "SCAN" else word for word in words))
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_noise_of_a_simulated_volume_is_found(cli, scan, tmp_path):
+    out = tmp_path / "out.h5"
+    options = ("--dimensions", 3, "--method", "zero-filled", "--slices", "10:20")
+    assert cli("recon", scan, "-o", out, *options).code == 0
+    with h5py.File(out) as file:
+        assert np.isfinite(file["reconstruction"][:]).all()
+
+    with open_result(out) as result:
+        levels = {notes.noise for notes in result.provenance.slice_notes.values()}
+    assert len(levels) == 1
+    assert np.isclose(levels.pop(), 0.01, rtol=0.15)
