@@ -12,7 +12,7 @@ from sbim_deploy.cli.renamed import with_new_names
 SECTIONS = {
     "Input": (
         *("layout", "variable", "orientation", "slices", "undersample", "mask_convention"),
-        *("trajectory", "matrix"),
+        *("dimensions", "trajectory", "matrix"),
         *("maps", "map_method", "map_sets", "noise"),
     ),
     "Sampler": (
@@ -36,6 +36,7 @@ EXAMPLES = {
         "sbim-deploy recon meas.dat -o dicom/ --format dicom",
         "sbim-deploy recon kspace.h5 -o mean.h5 --preset fast --samples 4 --report mean.html",
         "sbim-deploy recon kspace.npy -t trajectory.npy -o images.h5",
+        "sbim-deploy recon mprage.h5 --dimensions 3 -o volume.h5",
         "sbim-deploy recon scans/ -o images/ --workers 2",
         "sbim-deploy recon - -o - < scan.mrd2 > images.mrd2",
     ],
@@ -44,6 +45,8 @@ EXAMPLES = {
     "simulate": [
         "sbim-deploy simulate -o kspace.h5 --slices 4 --undersample 4",
         "sbim-deploy simulate -o scan.mrd --format mrd",
+        "sbim-deploy simulate -o golden.mrd --trajectory golden --undersample 6",
+        "sbim-deploy simulate -o volume.h5 --dimensions 3 --undersample caipirinha:4",
     ],
     "plan": ["sbim-deploy plan --preset thesis", "sbim-deploy plan --steps 16 --json > plan.json"],
     "sample": ["sbim-deploy sample demo -n 16 -o samples.h5 --png samples.png"],

@@ -26,9 +26,8 @@ from sbim_deploy.recon.prepare import (
     check_magnitude,
     fit_maps,
     guessed_noise,
-    shade_as_unmixed,
-    whitening_of_unlike_coils,
 )
+from sbim_deploy.recon.unlike_coils import shade_as_unmixed, whitening_of_unlike_coils
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 
