@@ -2,12 +2,13 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 
-from sbim_deploy.cli.app import app
+from sbim_deploy.cli.app import app, main
 from sbim_deploy.cli.help import EXAMPLES, SECTIONS, WITH_SECTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,13 @@ def test_a_command_that_is_typed_wrongly_is_one_line_as_other_errors(cli, argume
     assert done.code == 2
     assert said in done.error_line
     assert done.err == f"{done.error_line}\n"
+
+
+def test_a_program_that_has_done_its_work_ends_with_0(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sbim-deploy", "plan", "--steps", "2"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
 
 
 def test_no_command_is_the_help(cli):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -82,8 +82,8 @@ for command in (
     app.command(cls=Command)(with_groups(command if command is plan else talking(command)))
 
 
-def _run() -> None:
-    """Run the command that the arguments name; one that is not used as it must be is an error as any other.
+def _run() -> NoReturn:
+    """Run the command that the arguments name, and end; one that is typed wrongly is an error as any other.
 
     Raises:
         InputError: a command, an option or a value is none, or one is missing.
@@ -101,8 +101,7 @@ def _run() -> None:
         context = getattr(error, "ctx", None)
         path = "sbim-deploy" if context is None else " ".join(["sbim-deploy", *_names(context)])
         raise InputError(f"{said[:1].lower()}{said[1:]} ({path} --help tells what there is)") from None
-    if isinstance(code, int) and code:
-        sys.exit(code)
+    sys.exit(code if isinstance(code, int) else 0)  # an option such as --version ends with a number
 
 
 def _names(context: Any) -> list[str]:
