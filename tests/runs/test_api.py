@@ -30,6 +30,7 @@ from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file, simulate_slice
+from sbim_deploy.runs.simulate_mrd import simulate_mrd
 from sbim_deploy.samplers.plan import plan_as_dict
 from sbim_deploy.samplers.presets import PRESETS
 
@@ -195,6 +196,15 @@ def test_a_volume_of_a_file_is_what_recon_writes(model, file, tmp_path):
     assert volume.image.shape == volume.zero_filled.shape == (2, 48, 48)
     assert volume.standard_deviation is None
     assert volume.residual.shape == (2,)
+
+
+def test_a_volume_along_a_trajectory_is_reconstructed(model, tmp_path):
+    pytest.importorskip("finufft", reason="finufft is not installed: no trajectories are read")
+    path = tmp_path / "radial.h5"
+    simulate_mrd(path, SimulateSettings(1, 4, 32, 2.0, trajectory="golden"))
+    volume = model.reconstruct_volume(path)
+    assert volume.image.shape == (1, 32, 32)
+    assert volume.residual[0] < 0.2
 
 
 def test_a_volume_of_an_array_a_dataset_or_a_list_is_that_of_the_file(model, file):

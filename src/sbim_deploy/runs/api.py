@@ -16,7 +16,7 @@ from sbim_deploy.models.folder import DEMO, Model, ModelManifest
 from sbim_deploy.models.folder import load_model as read_model
 from sbim_deploy.mri.map_choice import AUTO
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction, Volume
 from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.runs.arguments import (
@@ -39,6 +39,7 @@ from sbim_deploy.runs.arguments import (
 from sbim_deploy.runs.plan_file import read_plan
 from sbim_deploy.runs.scan import Scan, Tally, open_scan, readable_problems
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import STARTS, Plan
 from sbim_deploy.samplers.presets import find_preset
@@ -210,15 +211,17 @@ class LoadedModel:
             CancelledError: ``cancel`` ended it.
         """
         with in_python(), ExitStack() as stack:
-            reconstructor = self._reconstructor(samples, start)
+            self._usual_if_open()
             source = stack.enter_context(source_of(kspace, mask, layout))
-            settings = ReconSettings(
+            asked = ReconSettings(
                 maps=Path(maps) if is_path(maps) else None,
                 map_method=map_method,
                 map_sets=map_sets,
                 noise=noise_of(noise),
                 slices=pair_of(slices),
             )
+            settings = settings_for(source, asked)
+            reconstructor = self._reconstructor(samples, start, settings.graph)
             scan = stack.enter_context(open_scan(source, settings))
             if is_path(kspace) and mask is not None:
                 given = mask_of(mask, (source.n_rows, source.n_columns))
@@ -259,10 +262,12 @@ class LoadedModel:
             raise InputError("the model is closed: load it again")
         return self._usual
 
-    def _reconstructor(self, samples: int | None, start: str | None) -> Reconstructor:
-        """Return what runs the model's sampler, with another number of samples or another start."""
+    def _reconstructor(
+        self, samples: int | None, start: str | None, graph: str = DEFAULT_GRAPH
+    ) -> Reconstructor:
+        """Return what runs the model's sampler, with another number of samples, start or graph."""
         usual = self._usual_if_open()
-        if samples is None and start is None:
+        if samples is None and start is None and graph == DEFAULT_GRAPH:
             return usual
         if not (start is None or start in STARTS):
             raise InputError(f"unknown start {start!r}: expected one of {', '.join(STARTS)}")
@@ -270,11 +275,15 @@ class LoadedModel:
         return self._make_reconstructor(
             sampler if start is None else replace(sampler, start=start),
             usual.samples if samples is None else whole_of(samples, "samples"),
+            graph,
         )
 
-    def _make_reconstructor(self, sampler: SamplerChoice | Plan, samples: int) -> Reconstructor:
+    def _make_reconstructor(
+        self, sampler: SamplerChoice | Plan, samples: int, graph: str = DEFAULT_GRAPH
+    ) -> Reconstructor:
+        seed = self._loading.seed
         return Reconstructor(
-            self._model, sampler, self._loading.seed, samples=samples, open_graph=self._open_graph
+            self._model, sampler, seed, graph=graph, samples=samples, open_graph=self._open_graph
         )
 
     def _open_graph(self, name: str) -> Engine:
