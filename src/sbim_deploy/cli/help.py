@@ -9,7 +9,7 @@ import typer.core
 # What an option is about, by its name in the code; the others stand under "Options".
 SECTIONS = {
     "Input": (
-        *("layout", "variable", "orientation", "slices", "undersample", "mask_convention"),
+        *("layout", "variable", "orientation", "slices", "undersample", "dimensions", "mask_convention"),
         *("maps", "map_method", "map_sets", "noise"),
     ),
     "Sampler": (
