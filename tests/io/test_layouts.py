@@ -9,6 +9,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.layouts import (
     guess_image_layout,
     guess_layout,
+    guess_volume_layout,
     layout_of_sizes,
     named_layout,
     parse_layout,
@@ -107,3 +108,21 @@ def test_known_sizes_tell_the_axes_and_rows_come_first_where_both_would_do():
     assert layout_of_sizes((8, 30, 20), sizes).text == "coil,row,column"
     assert layout_of_sizes((8, 20, 30), sizes) is None
     assert layout_of_sizes((8, 20, 20), {**sizes, "row": 20}).text == "coil,row,column"
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        ((40, 4, 64, 48), "slice,coil,row,column"),
+        ((4, 40, 64, 48), "coil,slice,row,column"),
+        ((24, 24, 64, 48), "slice,coil,row,column"),
+    ],
+)
+def test_a_volume_has_its_coils_second_or_first(shape, text):
+    assert guess_volume_layout(shape, "k").text == text
+
+
+@pytest.mark.parametrize("shape", [(40, 64, 48), (64, 48, 40, 4), (40, 40, 64, 48)])
+def test_a_volume_of_other_axes_needs_their_names(shape):
+    with pytest.raises(InputError, match="--layout, such as coil,slice,row,column"):
+        guess_volume_layout(shape, "k")
