@@ -53,9 +53,9 @@ def test_without_the_option_the_partitions_are_slices_as_ever(cli, scan, tmp_pat
         (("recon", "SCAN", "SCAN", "-o", "out", "--dimensions", 3), "--dimensions 3 is of one file"),
         (("simulate", "-o", "a.h5", "--dimensions", 4), "--dimensions is 4: expected 2 or 3"),
         (("simulate", "-o", "a.h5", "--elliptic"), "--elliptic is of a 3-D scan"),
-        (("simulate", "-o", "a.h5", "--pattern", "poisson"), "unknown pattern 'poisson'"),
-        (("simulate", "-o", "a.h5", "--dimensions", 3, "--format", "mrd"), "--format mrd is of slices"),
-        (("simulate", "-o", "a.h5", "--dimensions", 3, "--acceleration", 2.5), "expected a whole number"),
+        (("simulate", "-o", "a.h5", "--undersample", "poisson:4"), "unknown pattern 'poisson'"),
+        (("simulate", "-o", "a.h5", "--dimensions", 3, "--format", "mrd"), "--format is of slices"),
+        (("simulate", "-o", "a.h5", "--dimensions", 3, "--undersample", 2.5), "expected a whole number"),
     ],
 )
 def test_what_does_not_go_with_volumes_is_said_in_one_line(cli, scan, tmp_path, monkeypatch, words, said):

@@ -15,7 +15,7 @@ FAST = ("--steps", "3", "--threads", "1")
 @pytest.fixture
 def radial(cli, tmp_path):
     path = tmp_path / "radial.h5"
-    options = ("--trajectory", "golden", "--slices", 2, "--size", 48, "--coils", 4, "--acceleration", 3)
+    options = ("--trajectory", "golden", "--slices", 2, "--size", 48, "--coils", 4, "--undersample", 3)
     assert cli("simulate", "-o", path, *options).code == 0
     return path
 
