@@ -30,7 +30,7 @@ def test_a_former_name_is_no_option_any_more_and_the_new_one_is(command):
         ("replay", ["--host=h", "f.h5", "--port=1"], ["--server", "h:1", "f.h5"]),
         ("replay", ["--config", "fast"], ["--configuration", "fast"]),
         ("recon", ["--url", "h:8001", "k.h5"], ["--server", "h:8001", "k.h5"]),
-        ("simulate", ["--acceleration", "2"], ["--undersample", "equispaced:2"]),
+        ("simulate", ["--acceleration", "2"], ["--undersample", "2"]),
         ("simulate", ["--pattern", "random", "-q"], ["--undersample", "random:4", "-q"]),
         ("train", ["--start", "c.pth"], ["--checkpoint", "c.pth"]),
     ],

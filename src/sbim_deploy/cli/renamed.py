@@ -32,7 +32,8 @@ def _address(given: Given) -> str:
 
 
 def _lines(given: Given) -> str:
-    return f"{given.get('--pattern', 'equispaced')}:{given.get('--acceleration', '4')}"
+    acceleration = given.get("--acceleration", "4")
+    return f"{given['--pattern']}:{acceleration}" if "--pattern" in given else acceleration
 
 
 _SERVER = Renamed(("--url",), "--server")
