@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
-import scipy.signal.windows
 
 from sbim_deploy.mri.noise_level import NoiseEstimate, shrink_covariance
 from sbim_deploy.mri.noise_windows import EPS, Matrix
@@ -61,7 +60,7 @@ def _beyond_readout(kspace: ComplexArray, places: FloatArray) -> tuple[Matrix, i
     beyond = (frequency > OBJECT_EDGE * step) & (frequency < BAND_EDGE)
     if np.count_nonzero(beyond) < MIN_BINS:
         return None
-    window = scipy.signal.windows.blackman(n_samples, sym=False)
+    window = np.blackman(n_samples + 1)[:-1]
     spectra = scipy.fft.fft(kspace.astype(np.complex128) * window, axis=-1)[..., beyond].reshape(
         len(kspace), -1
     )
