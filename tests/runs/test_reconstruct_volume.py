@@ -13,7 +13,9 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.models.folder import load_model
+from sbim_deploy.mri.kspace_faults import TRANSFORMED_AXIS, Fault
 from sbim_deploy.recon.classical import Classical
+from sbim_deploy.recon.prepare import OfVolume
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.evaluate import evaluate_file
@@ -21,6 +23,7 @@ from sbim_deploy.runs.outputs import Output, write_output
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.scan import Tally, make_reconstructor, open_scan, read_problem
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
 from sbim_deploy.samplers.choice import SamplerChoice
 from volume_scans import (
     VolumeScan,
@@ -299,3 +302,24 @@ def test_k_space_that_is_an_image_already_is_refused_by_the_slice_of_most_energy
     path = write_h5_volume(tmp_path / "v.h5", scan.maps * scan.image + 1e-3 * scan.kspace)
     with pytest.raises(InputError, match="as in an image"):
         reconstruct_file(path, tmp_path / "out.h5", CLASSICAL)
+
+
+def test_the_ends_of_a_volume_are_not_taken_for_images_where_its_middle_is_not(tmp_path):
+    # The sixth slice has the crown of the head alone, and by itself it looks like an image.
+    path = tmp_path / "head.h5"
+    simulate_volume(path, SimulateVolumeSettings(size=48, n_partitions=48))
+    volume = replace(CLASSICAL, method=Classical.ZERO_FILLED, slices=(3, 8))
+    reconstruct_file(path, tmp_path / "out.h5", volume)
+    with open_result(tmp_path / "out.h5") as result:
+        assert result.provenance.doubts == {}
+
+
+def test_a_doubt_of_the_slice_of_most_energy_is_told_of_the_others_too():
+    doubt = Fault(TRANSFORMED_AXIS, "spread", fatal=False)
+    spikes = Fault("spikes", "five", fatal=False)
+    assert OfVolume(is_checked=True).check([doubt, spikes], 0) == [spikes]
+    assert OfVolume(is_checked=True, kinds=frozenset({TRANSFORMED_AXIS})).check([doubt, spikes], 0) == [
+        doubt,
+        spikes,
+    ]
+    assert OfVolume().check([doubt], 0) == [doubt]

@@ -39,7 +39,14 @@ MIN_AXIS = 16
 # Along a third axis of k-space its middle three planes have more than so much of the energy.
 PLANES_IN_PLACE = 0.6
 
-IMAGE_IN_PLACE = "image in place of k-space"
+IMAGE_IN_PLACE, TRANSFORMED_AXIS = "image in place of k-space", "transformed axis"
+COILS_LAST, PLANES_IN_PLACE_OF_COILS = "coils on the last axis", "planes in place of coils"
+OFF_CENTRE = "centre of k-space"
+# What is wrong with all of a scan if with any of it. The slices at the ends of a volume have little signal,
+# and what they have may look so.
+OF_ALL_SLICES = frozenset(
+    {IMAGE_IN_PLACE, TRANSFORMED_AXIS, COILS_LAST, PLANES_IN_PLACE_OF_COILS, OFF_CENTRE}
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def _coils_last(kspace: ComplexArray) -> Fault | None:
     if first < LEAST_CENTRAL_ENERGY or (n_last >= MIN_AXIS and first < last):
         return None
     return Fault(
-        "coils on the last axis",
+        COILS_LAST,
         f"k-space is {kspace.shape}, and its energy is centred along the first axis but not along the last, "
         "as if the coils were on the last axis: expected (coil, rows, columns), say the axes (--layout), or "
         "move the coils to the front",
@@ -124,7 +131,7 @@ def _planes_in_place_of_coils(kspace: ComplexArray) -> Fault | None:
     if int(np.argmax(along)) != centre or middle < PLANES_IN_PLACE * along.sum():
         return None
     return Fault(
-        "planes in place of coils",
+        PLANES_IN_PLACE_OF_COILS,
         f"coil {centre} of {n_coils} and its neighbours have most of the energy, as the middle of an axis "
         "of k-space: 3D k-space is transformed along its third axis first, and --layout says other axes",
         False,
@@ -195,7 +202,7 @@ def _transformed_axes(
             fatal,
         )
     return Fault(
-        "transformed axis",
+        TRANSFORMED_AXIS,
         f"the energy is spread over the {spread[0]} as in an image: expected k-space along both axes, apply "
         "the centred Fourier transform along this one",
         fatal,
@@ -217,7 +224,7 @@ def _misplaced_centre(
                 else "shift k-space so that its largest sample is in the middle"
             )
             return Fault(
-                "centre of k-space",
+                OFF_CENTRE,
                 f"the energy of k-space peaks at {peak} of its {n} {name}, expected near {centre}: {way_out}",
                 True,
             )

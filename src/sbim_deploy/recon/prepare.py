@@ -12,7 +12,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.mri.calibration_faults import why_few_lines
 from sbim_deploy.mri.combine import combine_sets, mvue, normalise_maps, percentile_scale, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centred_fft, centred_ifft
-from sbim_deploy.mri.kspace_faults import Fault, find_faults
+from sbim_deploy.mri.kspace_faults import OF_ALL_SLICES, Fault, find_faults
 from sbim_deploy.mri.map_choice import (
     AUTO,
     ESPIRIT,
@@ -95,12 +95,14 @@ class OfVolume:
     """What the slices of a volume share; None is each slice's own.
 
     ``scale`` is theirs, and ``coil`` the virtual coil (coil,) that their maps are in phase with. Of a volume
-    that ``is_checked`` no fault of one slice's k-space stops the run: it may lie beside the object.
+    that ``is_checked`` no fault of one slice's k-space stops the run: it may lie beside the object. What is
+    wrong with all slices if with any is then told where ``kinds`` has it, by the slice of most energy.
     """
 
     scale: float | None = None
     coil: ComplexArray | None = None
     is_checked: bool = False
+    kinds: frozenset[str] = frozenset()
 
     def check(self, faults: list[Fault], index: int) -> list[Fault]:
         """Return the faults of a slice that do not stop the run.
@@ -111,6 +113,8 @@ class OfVolume:
         for fault in faults:
             if fault.fatal and not self.is_checked:
                 raise InputError(f"slice {index}: {fault.message}")
+        if self.is_checked:
+            faults = [fault for fault in faults if fault.kind not in OF_ALL_SLICES - self.kinds]
         return [fault for fault in faults if not fault.fatal]
 
     def in_phase(self, maps: ComplexArray) -> ComplexArray:

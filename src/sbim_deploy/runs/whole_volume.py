@@ -116,7 +116,7 @@ def survey_volume(
     if map_method == AUTO:
         map_method = ESPIRIT if min(n_lines) >= MIN_ESPIRIT_LINES else NLINV
     coil, brightest = principal_coil(covariance), indices[int(np.argmax(energies))]
-    pixels = []
+    pixels, kinds = [], frozenset[str]()
     for index in indices:
         kspace, _, _ = _read(volume, index, mask)
         given = read_maps(index)
@@ -138,10 +138,12 @@ def survey_volume(
             if index == brightest:
                 raise
             continue  # where it is wanted, the run says so
+        if index == brightest:
+            kinds = frozenset(fault.kind for fault in problem.faults)
         image = combine_sets(problem.mvue) if problem.n_sets > 1 else problem.mvue
         pixels.append(np.abs(centre_crop(image, problem.image_shape)).ravel())
     scale = float(np.percentile(np.concatenate(pixels), 99)) or None
-    return WholeVolume(level, source, map_method, OfVolume(scale, coil, is_checked=True))
+    return WholeVolume(level, source, map_method, OfVolume(scale, coil, is_checked=True, kinds=kinds))
 
 
 def _read(
