@@ -71,5 +71,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, those not imported yet too, for ``dir``, ``help`` and tab completion."""
-    return sorted({*globals(), *__all__})
+    """Return the public names alone, those not imported yet too, for ``dir``, ``help`` and completion."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
