@@ -19,7 +19,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from sbim_deploy.cli.options import parse_size
+from sbim_deploy.cli.sizes import parse_size
 from sbim_deploy.models.folder import DEMO_FOLDER, load_model
 from sbim_deploy.recon.parity import phantom_problem
 from sbim_deploy.recon.prepare import SliceProblem
