@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +29,17 @@ PHANTOMS = ("brain", "shepp-logan")
 FIELD_OF_VIEW_MM = 220.0
 SLICE_THICKNESS_MM = 5.0
 MIN_SIZE, MAX_SIZE = 16, 1024
+
+
+def check_ranges(ranges: Mapping[str, tuple[float, float, float]]) -> None:
+    """Check values by their names, each with the least and the greatest that it may be.
+
+    Raises:
+        InputError: one is outside.
+    """
+    for name, (value, low, high) in ranges.items():
+        if not low <= value <= high:
+            raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,7 @@ class SimulateSettings:
             "noise": (self.noise, 0, 1e6),
             "seed": (self.seed, 0, 2**63),
         }
-        for name, (value, low, high) in ranges.items():
-            if not low <= value <= high:
-                raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
+        check_ranges(ranges)
         names: dict[str, tuple[str, tuple[str, ...]]] = {
             "pattern": (self.pattern, PATTERNS),
             "phantom": (self.phantom, PHANTOMS),

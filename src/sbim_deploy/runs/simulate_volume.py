@@ -21,7 +21,7 @@ from sbim_deploy.mri.masks import effective_acceleration
 from sbim_deploy.mri.phantom import smooth_phase
 from sbim_deploy.mri.plane_masks import PLANE_PATTERNS, POISSON, balanced_factors, plane_mask
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
-from sbim_deploy.runs.simulate import MIN_SIZE, unit_noise
+from sbim_deploy.runs.simulate import MIN_SIZE, check_ranges, unit_noise
 
 FIELD_OF_VIEW_MM = 224.0
 MAX_VOLUME_SIZE = 512
@@ -57,9 +57,7 @@ class SimulateVolumeSettings:
             "noise": (self.noise, 0, 1e6),
             "seed": (self.seed, 0, 2**63),
         }
-        for name, (value, low, high) in ranges.items():
-            if not low <= value <= high:
-                raise InputError(f"{name} is {value:g}: expected {low:g} to {high:g}")
+        check_ranges(ranges)
         if self.pattern not in PLANE_PATTERNS:
             raise InputError(
                 f"unknown pattern of a 3-D scan {self.pattern!r}: expected one of {', '.join(PLANE_PATTERNS)}"
