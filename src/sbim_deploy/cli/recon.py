@@ -261,7 +261,7 @@ def run_recon(
     without = f", without {', '.join(provenance.left_out)}" if provenance.left_out else ""
     samples = f"{plural(settings.samples, 'sample')} of " if settings.samples > 1 else ""
     for warning in warnings(provenance):
-        warn(f"{warning}")
+        warn(warning)
     made_by = f"{samples}{plan.sampler} with {plural(len(plan.rows), 'network call')}"
     if provenance.without_network:
         made_by = f"{provenance.maker} without a network"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from sbim_deploy.cli.output import note, progress_bar, warn
 from sbim_deploy.cli.sizes import parse_side
 from sbim_deploy.errors import InputError
 from sbim_deploy.words import plural
+
+if TYPE_CHECKING:
+    from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings
 
 
 def simulate(
@@ -71,10 +74,14 @@ def simulate(
         pattern, acceleration = options.parse_pattern(undersample or "4")
         if acceleration != int(acceleration):
             raise InputError(f"acceleration is {acceleration:g}: expected a whole number for --dimensions 3")
-        partitions = side if slices is None else slices
-        _simulate_volume(
-            output, partitions, coils, side, int(acceleration), pattern, elliptic, noise, seed, force
+        from sbim_deploy.mri.plane_masks import POISSON
+        from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings
+
+        partitions, pattern = side if slices is None else slices, pattern or POISSON
+        volume = SimulateVolumeSettings(
+            side, partitions, coils, int(acceleration), pattern, elliptic, noise, seed
         )
+        _simulate_volume(output, volume, force)
         return
     if dimensions != 2:
         raise InputError(f"--dimensions is {dimensions}: expected 2 or 3")
@@ -121,27 +128,14 @@ def simulate(
         )
 
 
-def _simulate_volume(
-    output: Path,
-    partitions: int,
-    coils: int,
-    size: int,
-    acceleration: int,
-    pattern: str,
-    elliptic: bool,
-    noise: float,
-    seed: int,
-    force: bool,
-) -> None:
-    from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
+def _simulate_volume(output: Path, settings: SimulateVolumeSettings, force: bool) -> None:
+    from sbim_deploy.runs.simulate_volume import simulate_volume
 
-    settings = SimulateVolumeSettings(
-        size, partitions, coils, acceleration, pattern or "poisson", elliptic, noise, seed
-    )
-    with progress_bar(plural(partitions, "partition"), partitions) as move_to:
+    n, size = settings.n_partitions, settings.size
+    with progress_bar(plural(n, "partition"), n) as move_to:
         effective = simulate_volume(output, settings, move_to, force)
     note(
-        f"{output}: a volume of {size} x {partitions} x {size} (readout, partitions, lines), "
-        f"{plural(coils, 'coil')}, "
-        f"acceleration {acceleration} nominal, {effective:.2f} effective: reconstruct it with --dimensions 3"
+        f"{output}: a volume of {size} x {n} x {size} (readout, partitions, lines), "
+        f"{plural(settings.n_coils, 'coil')}, acceleration {settings.acceleration} nominal, "
+        f"{effective:.2f} effective: reconstruct it with --dimensions 3"
     )

@@ -87,7 +87,7 @@ def run_recon_study(
         note("stopped: what is finished is kept, go on with --resume", even_quiet=True)
         raise
     for warning in report.model_warnings:
-        warn(f"{warning}")
+        warn(warning)
     if json:
         print_json(report_as_dict(report))
     else:

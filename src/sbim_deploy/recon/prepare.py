@@ -27,7 +27,7 @@ from sbim_deploy.mri.noise_level import NoiseEstimate, measure_noise
 from sbim_deploy.mri.noncartesian import Operator, Trajectory, make_operator
 from sbim_deploy.mri.volume_maps import in_phase_with
 from sbim_deploy.mri.whitening import mix_coils
-from sbim_deploy.recon.unlike_coils import shade_as_unmixed, whitening_of_unlike_coils
+from sbim_deploy.recon.unlike_coils import noise_of_coils, shade_as_unmixed
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
 
 GIVEN, NOISE_READOUTS = "given", "noise readouts"
@@ -175,12 +175,10 @@ def prepare_slice(
     found = find_faults(kspace, None if mask is None else lines, measured.coil_sds)
     faults = volume.check(found, index)
     given, kspace, mask = kspace, kspace * lines, lines
-    level, source = (measured.sd, measured.source) if noise is None else (noise, noise_source)
-    mixing = None
-    if noise is None and (whitening := whitening_of_unlike_coils(measured)) is not None:
-        mixing, level = whitening.matrix, whitening.level
-        source = f"{source}, coils whitened"
-        faults += whitening.faults
+    coils = noise_of_coils(measured, noise, noise_source)
+    level, source, mixing = coils.level, coils.source, coils.mixing
+    faults += coils.faults
+    if mixing is not None:
         kspace = mix_coils(mixing, kspace)
         calibration = None if calibration is None else mix_coils(mixing, calibration)
     check()

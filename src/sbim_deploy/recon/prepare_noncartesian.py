@@ -27,7 +27,7 @@ from sbim_deploy.recon.prepare import (
     fit_maps,
     guessed_noise,
 )
-from sbim_deploy.recon.unlike_coils import shade_as_unmixed, whitening_of_unlike_coils
+from sbim_deploy.recon.unlike_coils import noise_of_coils, shade_as_unmixed
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 
@@ -73,12 +73,10 @@ def prepare_trajectory_slice(
     check()
     found = measure_readout_noise(kspace, places)
     faults: tuple[Fault, ...] = tuple(find_delays(kspace, places))
-    level, source = (found.sd, found.source) if noise is None else (noise, noise_source)
-    mixing = None
-    if noise is None and (whitening := whitening_of_unlike_coils(found)) is not None:
-        mixing, level = whitening.matrix, whitening.level
-        source = f"{source}, coils whitened"
-        faults += whitening.faults
+    coils = noise_of_coils(found, noise, noise_source)
+    level, source, mixing = coils.level, coils.source, coils.mixing
+    faults += coils.faults
+    if mixing is not None:
         kspace = mix_coils(mixing, kspace)
     check()
     map_source = GIVEN

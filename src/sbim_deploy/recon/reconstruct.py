@@ -168,10 +168,7 @@ class Reconstructor:
                 "once: use another sampler"
             )
         batch = stack_slices(problems)
-        if isinstance(batch.sense, NonCartesianSense):
-            raise InputError(
-                "the reconstruct graph takes samples on a grid: a trajectory takes --graph score"
-            )
+        _check_on_grid(batch.sense, "reconstruct")
         on_grid = self._put_on_grid(batch, start_images(batch, self.plan))
         inputs = {**operator_inputs(on_grid), **plan_inputs(self.plan, on_grid)}
         both_directions = on_grid.sense.mask.shape[-2] > 1
@@ -240,11 +237,10 @@ class Reconstructor:
         )
 
     def _engine_for(self, sense: Operator) -> Engine:
-        if isinstance(sense, NonCartesianSense) and self.graph != SCORE_GRAPH:
-            raise InputError(
-                f"the {self.graph} graph takes samples on a grid: a trajectory takes --graph score"
-            )
-        if self.graph == SCORE_GRAPH or sense.mask.shape[-2] == 1:
+        if self.graph == SCORE_GRAPH:
+            return self.engine
+        _check_on_grid(sense, self.graph)
+        if sense.mask.shape[-2] == 1:
             return self.engine
         if self._both_directions_engine is None:
             name = self._file_stem(self.graph, both_directions=True)
@@ -299,6 +295,11 @@ class ClassicalReconstructor:
         if on_step is not None:
             on_step(self.n_calls)
         return results
+
+
+def _check_on_grid(sense: Operator, graph: str) -> None:
+    if isinstance(sense, NonCartesianSense):
+        raise InputError(f"the {graph} graph takes samples on a grid: a trajectory takes --graph score")
 
 
 def count_calls(

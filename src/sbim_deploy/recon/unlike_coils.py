@@ -17,35 +17,43 @@ from sbim_deploy.records import ComplexArray
 UNLIKE_COILS = 2.0
 
 
-@dataclass(frozen=True)
-class CoilWhitening:
-    """The (coil, coil) matrix that whitens, the level of the noise after it, and the coils that it drops."""
+@dataclass(frozen=True, eq=False)
+class CoilNoise:
+    """The noise that a slice is solved with: its standard deviation, and in words where it is from.
 
-    matrix: ComplexArray
-    level: float
-    faults: tuple[Fault, ...]
-
-
-def whitening_of_unlike_coils(noise: NoiseEstimate) -> CoilWhitening | None:
-    """Return what makes the coils' noise white; None where coils are alike.
-
-    The matrix's row of a coil that is left out, since it is dead or depends on others, is zero. The noise
-    gets the level of the quiet coils, so that the maps' root-sum-of-squares stays near 1.
+    ``mixing`` is the (coil, coil) matrix that makes the coils' noise white, None where they are alike, and
+    ``faults`` tell of the coils that it drops.
     """
-    whitening = whitening_without_dependent_coils(noise.covariance)
-    kept = np.setdiff1d(np.arange(len(noise.covariance)), whitening.left_out)
-    deviations = noise.coil_sds[kept]
+
+    level: float
+    source: str
+    mixing: ComplexArray | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+def noise_of_coils(measured: NoiseEstimate, given: float | None, given_source: str) -> CoilNoise:
+    """Return the noise that was given, of coils that are alike then, else what was measured.
+
+    Coils that are unlike are whitened. The matrix's row of a coil that is left out, since it is dead or
+    depends on others, is zero. The noise gets the level of the quiet coils, so that the maps'
+    root-sum-of-squares stays near 1.
+    """
+    if given is not None:
+        return CoilNoise(given, given_source)
+    whitening = whitening_without_dependent_coils(measured.covariance)
+    kept = np.setdiff1d(np.arange(len(measured.covariance)), whitening.left_out)
+    deviations = measured.coil_sds[kept]
     if not whitening.left_out and deviations.max() < UNLIKE_COILS * deviations.min():
-        return None
+        return CoilNoise(measured.sd, measured.source)
     level = float(np.sqrt(len(kept)) / np.linalg.norm(whitening.matrix))
-    matrix = np.zeros_like(noise.covariance)
-    matrix[kept] = np.float32(level) * whitening.matrix
+    mixing = np.zeros_like(measured.covariance)
+    mixing[kept] = np.float32(level) * whitening.matrix
     faults: tuple[Fault, ...] = ()
     if whitening.left_out:
         coils = ", ".join(map(str, whitening.left_out))
-        message = f"coil {coils} of {len(matrix)} measured nothing of its own and is left out"
+        message = f"coil {coils} of {len(mixing)} measured nothing of its own and is left out"
         faults = (Fault("coil left out", message, False),)
-    return CoilWhitening(matrix, level, faults)
+    return CoilNoise(level, f"{measured.source}, coils whitened", mixing, faults)
 
 
 def shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:

@@ -17,6 +17,7 @@ from sbim_deploy.results.image_files import open_images
 from sbim_deploy.results.image_stack import ImageStack
 from sbim_deploy.runs.pairing import Pairing, better_lie
 from sbim_deploy.runs.references import Reference, open_reference
+from sbim_deploy.words import plural
 
 SLICE, VOLUME = DATA_RANGES = ("slice", "volume")
 CONVENTIONS = {
@@ -233,9 +234,8 @@ def _evaluate(
 
 
 def _said_of_empty(n_empty: int) -> list[str]:
-    return (
-        [f"{n_empty} slices beside the object, where the reference is zero, are left out"] if n_empty else []
-    )
+    left_out = plural(n_empty, "slice")
+    return [f"left out: {left_out} beside the object, where the reference is zero"] if n_empty else []
 
 
 def _read(images: ImageStack, pairing: Pairing, position: int, mask_below: float) -> _Slice:

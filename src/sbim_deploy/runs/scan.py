@@ -217,27 +217,25 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         whole = tally.volume = tally.volume or _survey(scan.kspace, scan)
         noise, source, method = whole.noise, whole.noise_source, whole.map_method
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
+    maps = _read_maps(index, scan)
     if isinstance(scan.kspace, NonCartesianKspace):
-        problem = read_along_trajectory(
-            scan.kspace, kspace, index, _read_maps(index, scan), scan.noise, scan.map_method
-        )
+        problem = read_along_trajectory(scan.kspace, kspace, index, maps, noise, method, source)
         tally.sampling = tally.sampling or describe_sampling(scan.kspace, kspace, index)
-        tally.preparation_s += time.perf_counter() - before
-        return problem
-    problem = prepare_slice(
-        kspace,
-        index,
-        scan.mask,
-        _read_maps(index, scan),
-        scan.kspace.recon_shape,
-        calibration if scan.maps is None else None,
-        noise,
-        method,
-        source,
-        scan.map_sets,
-        volume=OWN if tally.volume is None else tally.volume.shared,
-    )
-    _tell_sampling(problem.mask, kspace, calibration, tally)
+    else:
+        problem = prepare_slice(
+            kspace,
+            index,
+            scan.mask,
+            maps,
+            scan.kspace.recon_shape,
+            calibration if scan.maps is None else None,
+            noise,
+            method,
+            source,
+            scan.map_sets,
+            volume=OWN if tally.volume is None else tally.volume.shared,
+        )
+        _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before
     return problem
 

@@ -9,7 +9,7 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.sources import KspaceSource
-from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, SliceProblem
+from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.prepare_noncartesian import (
     describe_trajectory,
     prepare_trajectory_slice,
@@ -50,8 +50,9 @@ def read_along_trajectory(
     maps: ComplexArray | None,
     noise: float | None,
     map_method: str,
+    noise_source: str,
 ) -> SliceProblem:
-    """Prepare a slice whose samples (coil, readout, sample) were read; ``noise`` None is that of the file.
+    """Prepare a slice whose samples (coil, readout, sample) were read; ``noise`` None is measured in them.
 
     Raises:
         InputError: see :func:`sbim_deploy.recon.prepare_noncartesian.prepare_trajectory_slice`.
@@ -63,9 +64,9 @@ def read_along_trajectory(
         (source.n_rows, source.n_columns),
         index,
         maps,
-        noise if noise is not None else source.read_noise(index),
+        noise,
         map_method,
-        GIVEN if noise is not None else NOISE_READOUTS,
+        noise_source,
     )
 
 
