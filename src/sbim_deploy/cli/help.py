@@ -18,7 +18,7 @@ SECTIONS = {
     "Sampler": (
         *("method", "preset", "sampler", "steps", "plan", "samples", "seed", "start", "start_sigma"),
         *("schedule", "corrector_steps", "corrector_step_from", "langevin_step", "guidance"),
-        *("data_weight", "prior_weight", "eta", "denoising", "published"),
+        *("data_weight", "prior_weight", "eta", "denoising", "published", "through_plane"),
     ),
     "Engine": ("model", "backend", "precision", "server", "device", "graph", "threads", "batch"),
     "Output": (

@@ -96,6 +96,14 @@ def recon(
         ),
     ] = "sampler",
     sampling: options.Sampling,
+    through_plane: Annotated[
+        bool,
+        typer.Option(
+            "--through-plane",
+            help="Reconstruct the slices of a 3-D scan together: the network sees planes of all three "
+            "directions in turn.",
+        ),
+    ] = False,
     seed: options.Seed = 0,
     samples: Annotated[
         int | None,
@@ -182,6 +190,7 @@ def recon(
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=trajectories.reading(arrays.reading),
         dimensions=dimensions,
+        through_plane=through_plane,
         resume=resume,
         force=force,
     )
@@ -238,7 +247,8 @@ def run_recon(
         for assumption in source.describe()["assumed"] or ():
             note(f"{kspace}: {assumption}", even_quiet=True)
         if settings_for(source, settings) != settings:
-            note(f"{kspace}: samples along a trajectory run step by step (--graph score)")
+            what = "slices together" if settings.through_plane else "samples along a trajectory"
+            note(f"{kspace}: {what} run step by step (--graph score)")
         for each in outputs:
             for remark in check_output(each, source, settings):
                 note(remark, even_quiet=True)

@@ -48,10 +48,18 @@ class SliceStore:
         Raises:
             InputError: the disk is full.
         """
+        for index, values in enumerate(parts):
+            self.write_slice(index, values, first)
+
+    def write_slice(self, index: int, parts: ComplexArray, first: int = 0) -> None:
+        """Write the parts from ``first`` on of one slice, (parts, ...).
+
+        Raises:
+            InputError: the disk is full.
+        """
+        place = index * self._slice_bytes + first * self._part_bytes
         try:
-            for index, values in enumerate(parts):
-                place = index * self._slice_bytes + first * self._part_bytes
-                _write_all(self._file.fileno(), np.ascontiguousarray(values), place)
+            _write_all(self._file.fileno(), np.ascontiguousarray(parts), place)
         except OSError as error:
             raise InputError(
                 f"{self._folder}: the temporary store of {self.n_bytes / 1e9:.1f} GB cannot be written "

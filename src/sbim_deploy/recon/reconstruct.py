@@ -137,22 +137,40 @@ class Reconstructor:
         deviations = self._standard_deviations(batch, moments, errors) if self._has_deviations else None
         images = combine_sets(moments.mean) if batch.sense.has_sets else moments.mean
 
-        def cropped(array: Any, problem: SliceProblem) -> Any:
-            return np.ascontiguousarray(centre_crop(array, problem.image_shape))
-
         return [
-            Reconstruction(
-                problem.index,
-                cropped(images[i], problem),
-                cropped(problem.zero_filled, problem),
-                float(residuals[i]),
+            self.finished(
                 problem,
-                None if deviations is None else cropped(deviations[i], problem),
+                images[i],
+                float(residuals[i]),
+                None if deviations is None else deviations[i],
                 None if errors is None else float(errors[i]),
-                find_doubts(problem, float(residuals[i])) + self._doubts,
             )
             for i, problem in enumerate(problems)
         ]
+
+    def finished(
+        self,
+        problem: SliceProblem,
+        image: ComplexArray,
+        residual: float,
+        standard_deviation: FloatArray | None = None,
+        model_error: float | None = None,
+    ) -> Reconstruction:
+        """Return a slice's image, (rows, columns) in units of k-space, cropped and with its doubts."""
+
+        def cropped(array: Any) -> Any:
+            return np.ascontiguousarray(centre_crop(array, problem.image_shape))
+
+        return Reconstruction(
+            problem.index,
+            cropped(image),
+            cropped(problem.zero_filled),
+            residual,
+            problem,
+            None if standard_deviation is None else cropped(standard_deviation),
+            model_error,
+            find_doubts(problem, residual) + self._doubts,
+        )
 
     def graph_inputs(self, problems: Sequence[SliceProblem]) -> tuple[str, dict[str, FloatArray]]:
         """Return the file name of the ``reconstruct`` graph and its inputs, for a host without Python.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,13 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.locks import owning_file
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.models.folder import load_model
+from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
+from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.results.provenance import Provenance, Timings
 from sbim_deploy.results.result_file import ResultWriter, check_result_place
 from sbim_deploy.runs.scan import (
+    Scan,
     Tally,
     batches_of_problems,
     describe_scan,
@@ -28,6 +31,7 @@ from sbim_deploy.runs.scan import (
     slice_notes,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.through_plane import reconstruct_together
 from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.runs.whole_volume import open_input
 from sbim_deploy.words import plural
@@ -113,15 +117,26 @@ def reconstruct(
         )
         pending = writer.pending
         if progress is not None:
-            n_slices = len(scan.indices)
-            progress.started(n_slices, n_slices - len(pending), reconstructor.n_calls, engine)
+            n_slices, n_calls = len(scan.indices), reconstructor.n_calls
+            n_done = n_slices - len(pending)
+            if settings.through_plane and pending:
+                # The finished ones are made again with the others, and each waits for all to be prepared.
+                n_done, n_calls = 0, n_calls + 1
+            progress.started(n_slices, n_done, n_calls, engine)
         tally = Tally()
         on_unread = None if progress is None else progress.left_out
-        problems = readable_problems(pending, scan, tally, on_unread)
-        for batch in batches_of_problems(problems, settings):
+        batches: Iterator[Sequence[Reconstruction]]
+        if settings.through_plane and isinstance(reconstructor, Reconstructor):
+            batches = _together(reconstructor, scan, tally, output_path.parent, settings, pending, progress)
+        else:
+            problems = readable_problems(pending, scan, tally, on_unread)
+            batches = _one_by_one(reconstructor, problems, settings, progress, on_residual)
+        while True:
             before = time.perf_counter()
-            on_step = None if progress is None else _call_counter(progress, len(batch))
-            for result in reconstructor(batch, on_step, on_residual):
+            results = next(batches, None)
+            if results is None:
+                break
+            for result in results:
                 notes = slice_notes(result)
                 writer.write(
                     result.index,
@@ -148,6 +163,38 @@ def reconstruct(
         provenance = replace(provenance, left_out=left_out)
         writer.finish(provenance.as_dict())
     return provenance
+
+
+def _one_by_one(
+    reconstructor: Reconstructor | ClassicalReconstructor,
+    problems: Iterator[SliceProblem],
+    settings: ReconSettings,
+    progress: Progress | None,
+    on_residual: OnResidual | None,
+) -> Iterator[Sequence[Reconstruction]]:
+    for batch in batches_of_problems(problems, settings):
+        on_step = None if progress is None else _call_counter(progress, len(batch))
+        yield reconstructor(batch, on_step, on_residual)
+
+
+def _together(
+    reconstructor: Reconstructor,
+    scan: Scan,
+    tally: Tally,
+    folder: Path,
+    settings: ReconSettings,
+    pending: Sequence[int],
+    progress: Progress | None,
+) -> Iterator[Sequence[Reconstruction]]:
+    if not pending:
+        return
+    on_call = (lambda _: None) if progress is None else _call_counter(progress, 1)
+    on_unread = None if progress is None else progress.left_out
+    for result in reconstruct_together(
+        reconstructor, scan, tally, folder, settings.batch, on_call, on_unread
+    ):
+        if result.index in pending:
+            yield [result]
 
 
 def _leave_out(unread: Mapping[int, str], writer: ResultWriter, pending: Sequence[int], path: Path) -> None:

@@ -164,6 +164,7 @@ def run_identity(
         software=software_versions(),
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
         dimensions=settings.dimensions,
+        through_plane=settings.through_plane,
         layout=settings.reading.layout,
         variable=settings.reading.variable,
         trajectory=named_file(settings.reading.trajectory),

@@ -14,7 +14,7 @@ from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.map_choice import AUTO, ESPIRIT, MAP_METHODS, NLINV
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS
 from sbim_deploy.recon.classical import Classical
-from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, SCORE_GRAPH
 from sbim_deploy.records import MAX_MAP_SETS
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import Plan
@@ -48,7 +48,8 @@ class ReconSettings:
     first. ``noise`` is the standard deviation of each part of k-space; None measures it. ``map_method`` is
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
     sampler of ``choice``; another takes no network, and nothing that is said of one. ``orientation`` is that
-    of k-space. ``reading`` is how k-space in a plain array is read. ``dimensions`` 3 says it is a volume.
+    of k-space. ``reading`` is how k-space in a plain array is read. ``dimensions`` 3 says it is a volume,
+    and ``through_plane`` that its slices are reconstructed together.
     ``precision`` is that of :func:`sbim_deploy.models.backends.open_engine`.
     ``resume`` goes on with a run that was stopped, ``force`` replaces outputs that are there.
     """
@@ -72,6 +73,7 @@ class ReconSettings:
     undersampling: Undersampling | None = None
     reading: Reading = GUESSED
     dimensions: int = 2
+    through_plane: bool = False
     resume: bool = False
     force: bool = False
 
@@ -84,6 +86,7 @@ class ReconSettings:
             raise InputError(f"dimensions is {self.dimensions}: expected 2, slices, or 3, a volume")
         if self.dimensions != 2 and self.reading.trajectory is not None:
             raise InputError("a trajectory is of slices, and dimensions is 3: leave one of them out")
+        self._check_through_plane()
         check_precision(self.precision)
         self._check_without_network()
         if self.map_method not in MAP_METHODS:
@@ -98,6 +101,24 @@ class ReconSettings:
             raise InputError(f"map method {NLINV} estimates one set: take {ESPIRIT} or {AUTO} for two")
         if self.noise is not None and not 0 < self.noise < math.inf:
             raise InputError(f"noise is {self.noise:g}: expected a finite number above 0")
+
+    def _check_through_plane(self) -> None:
+        """Refuse what slices that are reconstructed together do not take."""
+        if not self.through_plane:
+            return
+        if self.dimensions == 2:
+            raise InputError("through-plane is of a volume, and dimensions is 2: give --dimensions 3 too")
+        if self.method is not None:
+            raise InputError(f"method {self.method} takes no network: leave --through-plane out")
+        if self.samples > 1:
+            raise InputError(
+                f"through-plane draws one image, and {self.samples} samples are asked for: leave --samples "
+                "out, or take the preset balanced or fast"
+            )
+        if self.map_sets > 1:
+            raise InputError("through-plane takes one set of maps: leave --map-sets out")
+        if self.graph not in (DEFAULT_GRAPH, SCORE_GRAPH):
+            raise InputError(f"through-plane takes --graph {SCORE_GRAPH}, and {self.graph} is asked for")
 
     def _check_without_network(self) -> None:
         """Refuse what a method without the network would ignore."""

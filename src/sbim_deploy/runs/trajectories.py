@@ -21,8 +21,9 @@ from sbim_deploy.runs.settings import ReconSettings
 
 
 def settings_for(kspace: KspaceSource, settings: ReconSettings) -> ReconSettings:
-    """Return the settings with the graph that takes an open source: the default one takes a grid alone."""
-    if isinstance(kspace, NonCartesianKspace) and settings.graph == DEFAULT_GRAPH and settings.method is None:
+    """Return the settings with the graph for a source: the default one takes slices on a grid, one by one."""
+    needs_score = settings.through_plane or isinstance(kspace, NonCartesianKspace)
+    if needs_score and settings.graph == DEFAULT_GRAPH and settings.method is None:
         return replace(settings, graph=SCORE_GRAPH)
     return settings
 

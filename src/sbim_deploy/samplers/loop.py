@@ -58,30 +58,60 @@ def run_plan(
     work = np.empty_like(x)
     if on_state is not None:
         on_state(0, x)
+    for index, step in enumerate(plan.steps):
+        s = score(x, step.sigma)
+        x = take_step(plan, index, x, s, normal, backprojection, noise, noise_level, draw_data, work)
+        if on_state is not None:
+            on_state(index + 1, x)
+        if on_step is not None:
+            on_step(index + 1)
+    check_images(x, plan, noise.slices)
+    return x
+
+
+def take_step(
+    plan: Plan,
+    index: int,
+    x: ComplexArray,
+    s: ComplexArray,
+    normal: Normal,
+    backprojection: ComplexArray,
+    noise: NoiseStream,
+    noise_level: FloatArray,
+    draw_data: DrawData | None,
+    work: ComplexArray,
+) -> ComplexArray:
+    """Return x after a step of a plan, from its score ``s``; x, s and ``work`` are overwritten.
+
+    The others are those of :func:`run_plan`.
+
+    Raises:
+        SamplingError: the score is not finite.
+    """
+    step = plan.steps[index]
     # The check of every step finds what overflows, and names it.
     with np.errstate(over="ignore", invalid="ignore"):
-        for index, step in enumerate(plan.steps):
-            s = score(x, step.sigma)
-            energy = inner(s, s)
-            check_finite(np.isfinite(energy), plan, index, noise.slices)
-            if isinstance(step, GuidedStep):
-                _guided_update(x, s, np.sqrt(energy), step, normal, backprojection, noise_level, work)
+        energy = inner(s, s)
+        check_finite(np.isfinite(energy), plan, index, noise.slices)
+        if isinstance(step, GuidedStep):
+            _guided_update(x, s, np.sqrt(energy), step, normal, backprojection, noise_level, work)
+        else:
+            perturbation = perturb(step, normal, noise, noise_level, draw_data)
+            if perturbation is None:
+                x = _proximal_update(x, s, step, normal, backprojection, noise_level)
             else:
-                perturbation = perturb(step, normal, noise, noise_level, draw_data)
-                if perturbation is None:
-                    x = _proximal_update(x, s, step, normal, backprojection, noise_level)
-                else:
-                    data = backprojection + perturbation.data
-                    x = _proximal_update(x, s, step, normal, data, noise_level)
-                    x += perturbation.image
-            if step.noise_scale:
-                x += np.multiply(noise.draw(), np.float32(step.noise_scale), out=work)
-            if on_state is not None:
-                on_state(index + 1, x)
-            if on_step is not None:
-                on_step(index + 1)
-        check_finite(np.isfinite(inner(x, x)), plan, len(plan.steps) - 1, noise.slices)
+                data = backprojection + perturbation.data
+                x = _proximal_update(x, s, step, normal, data, noise_level)
+                x += perturbation.image
+        if step.noise_scale:
+            x += np.multiply(noise.draw(), np.float32(step.noise_scale), out=work)
     return x
+
+
+def check_images(x: ComplexArray, plan: Plan, slices: tuple[int, ...]) -> None:
+    """Raise SamplingError where an image that a plan ends with is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        check_finite(np.isfinite(inner(x, x)), plan, len(plan.steps) - 1, slices)
 
 
 @dataclass(frozen=True)
