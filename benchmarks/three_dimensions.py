@@ -4,8 +4,8 @@
         [--partitions 56] [--coils 6] [--patterns poisson caipirinha] [--preset balanced] [--head FILE.nii]
         [--png PICTURE.png]
 
-Simulates a head at R = 2 x 2, and reconstructs it by ``sbim-deploy recon --dimensions 3`` and by
-``bart pics -l1 -R W:7:0:WEIGHT``, both with the simulated maps. BART has the best of the weights on the very
+Simulates a head at R = 2 x 2, and reconstructs it by ``sbim-deploy recon --dimensions 3``, with
+``--through-plane`` and without, and by ``bart pics -l1 -R W:7:0:WEIGHT``, both with the simulated maps. BART has the best of the weights on the very
 volume that is scored, which favours it; nothing of sbim-deploy is chosen. Also told are the error of the
 differences between neighbouring slices (through the plane), the run's peak memory over that of the same
 process before it, and the seconds.
@@ -51,7 +51,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--own-maps", action="store_true", help="estimate the maps for sbim-deploy")
     parser.add_argument("--without-bart", action="store_true")
-    parser.add_argument("--slices", default="0:0", help="A:B, those that are reconstructed and scored; all")
+    parser.add_argument("--only-together", action="store_true", help="leave slices one by one out")
+    parser.add_argument("--slices", default="0:0", help="A:B, those that are scored; all")
     parser.add_argument("--head", type=Path, help="a NIfTI volume in place of the head that ships")
     parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS)
     parser.add_argument("--png", type=Path)
@@ -82,7 +83,10 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
         kspace, maps = (file[name][()].transpose(2, 3, 0, 1) for name in ("kspace", "s_maps"))
     start, stop = map(int, arguments.slices.split(":"))
     part = slice(start, stop or len(truth))
-    images = {"sbim-deploy": _sbim(folder, scan, part, arguments)}
+    images = {}
+    if not arguments.only_together:
+        images[arguments.preset] = _sbim(folder, scan, part, arguments, [])
+    images[f"{arguments.preset} --through-plane"] = _sbim(folder, scan, part, arguments, ["--through-plane"])
     if not arguments.without_bart:
         write_cfl(folder / "ksp.cfl", kspace, force=True)
         write_cfl(folder / "maps.cfl", maps, force=True)
@@ -113,12 +117,15 @@ def _end_maps_with_the_object(file: h5py.File) -> None:
     file["s_maps"][...] = file["s_maps"][()] * inside[:, None]
 
 
-def _sbim(folder: Path, scan: Path, part: slice, arguments: argparse.Namespace) -> tuple[FloatArray, float]:
+def _sbim(
+    folder: Path, scan: Path, part: slice, arguments: argparse.Namespace, more: list[str]
+) -> tuple[FloatArray, float]:
     """Return the magnitude (readout, partitions, lines) and the seconds of the command."""
     output = folder / "result.h5"
     words = [sys.executable, "-m", "sbim_deploy", "recon", scan, "-o", output, "--dimensions", "3", "--force"]
     words += ["--preset", arguments.preset] + ([] if arguments.own_maps else ["--maps", scan])
-    words += ["--slices", f"{part.start}:{part.stop}"]
+    # Slices that are reconstructed together are so with all others.
+    words += more or ["--slices", f"{part.start}:{part.stop}"]
     before = time.perf_counter()
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - before
@@ -126,7 +133,7 @@ def _sbim(folder: Path, scan: Path, part: slice, arguments: argparse.Namespace) 
         sys.exit(done.stderr)
     with open_result(output) as result:
         image = np.stack([np.abs(result.read_image(place)) for place in range(result.n_slices)])
-    return image, seconds
+    return image[part] if more else image, seconds
 
 
 def _bart(
