@@ -36,7 +36,7 @@ EXAMPLES = {
         "sbim-deploy recon meas.dat -o dicom/ --format dicom",
         "sbim-deploy recon kspace.h5 -o mean.h5 --preset fast --samples 4 --report mean.html",
         "sbim-deploy recon kspace.npy -t trajectory.npy -o images.h5",
-        "sbim-deploy recon mprage.h5 --dimensions 3 -o volume.h5",
+        "sbim-deploy recon mprage.h5 --dimensions 3 --through-plane -o volume.h5",
         "sbim-deploy recon scans/ -o images/ --workers 2",
         "sbim-deploy recon - -o - < scan.mrd2 > images.mrd2",
     ],
