@@ -50,8 +50,8 @@ def test_it_computes_what_onnxruntime_computes(engines, sigma, shape, batch):
 
 def test_it_computes_in_single_precision_whatever_the_processor_prefers(engines):
     openvino, _ = engines
-    request = openvino._request(noisy((16, 16), 1.0))
-    precision = request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    compiled = openvino._compiled_for(noisy((16, 16), 1.0)).model
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
     assert precision.to_dtype() == np.float32
 
 
@@ -60,7 +60,7 @@ def test_shapes_come_and_go_and_few_are_kept(engines):
     first = openvino.run(noisy((16, 16), 1.0))["score"]
     for size in (24, 32, 40):
         openvino.run(noisy((size, 16), 1.0))
-    assert len(openvino._requests) == backend.MAX_COMPILED
+    assert len(openvino._compiled) == backend.MAX_COMPILED
     np.testing.assert_array_equal(openvino.run(noisy((16, 16), 1.0))["score"], first)
 
 

@@ -36,7 +36,7 @@ def here(monkeypatch):
     """Say which backends are here and which of them fail when they are opened; nothing is imported."""
 
     def set_up(*names, failing=()):
-        def opened(model, graph, backend, threads):
+        def opened(model, graph, backend, threads, streams):
             if backend in failing:
                 raise failing[backend]
             return SimpleNamespace(description={"backend": backend})

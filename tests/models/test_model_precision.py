@@ -25,7 +25,7 @@ class Processor:
         self.seconds = {"openvino": 1.0, "openvino-bf16": 0.4, "onnxruntime": 1.0}
         self.lacks, self.opened, self.now = set(), [], 0.0
 
-    def open(self, _model, graph, backend, threads):
+    def open(self, _model, graph, backend, threads, streams):
         if backend in self.lacks:
             raise EngineIncompatibleError(f"backend {backend}: an old processor")
         self.opened.append((graph, backend, threads))

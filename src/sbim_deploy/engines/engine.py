@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Engine(Protocol):
     """A graph, ready to run.
 
     ``description`` says what runs it: the backend, its version and the device, for the output's provenance.
+    ``streams`` in it is the number of calls that the engine computes side by side, for threads that share it;
+    an engine that does not say so computes one at a time.
     """
 
     description: Mapping[str, str]
@@ -72,6 +75,13 @@ class Engine(Protocol):
             ValueError: names, dtypes or shapes are not the graph's.
         """
         ...
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

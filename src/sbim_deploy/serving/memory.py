@@ -7,37 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from sbim_deploy.errors import InputError
 
 MIB = 1024**2
 
 TRIM_S = 5.0
-
-# What the work on a slice takes at most, by benchmarks/work_memory.py: preparation, sampler and fallback,
-# with the copies of a slice that is assembled or combined meanwhile.
-COPIES_OF_KSPACE = 16
-BYTES_OF_PIXEL, BYTES_OF_PIXEL_AND_CHANNEL = 200, 40
-BYTES_OF_COIL_PAIR = 120_000  # ESPIRiT's operators
-COPIES_OF_ENCODING = 4
-BYTES_OF_SHAPE = 64 * MIB  # of the engine for a new size, the smallest too
-
-
-def work_bytes(shape: tuple[int, int, int], width: int) -> int:
-    """Return the bytes that the work on one slice takes at most, beside its k-space (coil, rows, columns).
-
-    ``width`` is that of the network's first stage. A network's weights are not in it.
-    """
-    n_coils, n_rows, n_columns = shape
-    n_pixels, size = n_rows * n_columns, np.dtype(np.complex64).itemsize
-    return (
-        BYTES_OF_SHAPE
-        + COPIES_OF_KSPACE * size * n_coils * n_pixels
-        + (BYTES_OF_PIXEL + BYTES_OF_PIXEL_AND_CHANNEL * width) * n_pixels
-        + BYTES_OF_COIL_PAIR * n_coils**2
-        + COPIES_OF_ENCODING * size * (n_rows**2 + n_columns**2)
-    )
 
 
 class MemoryBudget:

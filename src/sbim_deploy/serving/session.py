@@ -37,11 +37,12 @@ from sbim_deploy.mrd.stream import Limits
 from sbim_deploy.mrd.xml import parse_root
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
+from sbim_deploy.recon.streams import work_bytes
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.samplers.presets import DEFAULT_PRESET
 from sbim_deploy.serving.images import ImageForm
 from sbim_deploy.serving.log import place_of, warn
-from sbim_deploy.serving.memory import Share, work_bytes
+from sbim_deploy.serving.memory import Share
 from sbim_deploy.serving.parameters import (
     Parameters,
     Request,
