@@ -121,6 +121,17 @@ def test_the_graphs_of_a_run_are_of_one_precision_though_times_vary(processor):
     assert open_engine(given, "score", "auto", 2, "auto").description["backend"] == "openvino"
 
 
+def test_bfloat16_is_weighed_with_the_threads_that_a_stream_has(processor):
+    chosen = open_engine(model(bfloat16_cost=CHEAP), "score", "auto", 6, "auto", 3).description
+    assert chosen["backend"] == "openvino-bf16"
+    assert processor.opened == [
+        ("score", "openvino", 6),
+        ("score", "openvino-bf16", 2),
+        ("score", "openvino", 2),
+        ("score", "openvino-bf16", 6),
+    ]
+
+
 @pytest.mark.parametrize("backend", ["auto", "openvino", "openvino-bf16"])
 def test_bfloat16_that_is_asked_for_is_taken_whatever_it_costs(processor, backend):
     chosen = taken(model(bfloat16_cost={}), backend, "bf16")

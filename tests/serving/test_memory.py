@@ -48,3 +48,46 @@ def test_what_the_largest_work_needs_stays_free_while_its_session_is_open():
     small.close()
     assert budget.taken == 0
     Share(budget).hold("slices", 100)
+
+
+def test_more_than_one_slice_is_worked_on_only_while_there_is_room():
+    budget = MemoryBudget(100)
+    share = Share(budget)
+    share.reserve(40)
+    share.hold("slices", 30)
+    assert budget.begin_work(40)
+    assert not budget.has_room([31])
+    assert not budget.begin_work(31)
+    assert budget.begin_work(30)
+    budget.end_work(40)
+    assert budget.begin_work(40)
+    for work in (30, 40):
+        budget.end_work(work)
+    assert budget.has_room([40, 30])
+    assert budget.begin_work(1000)  # the first, whatever it takes: it was admitted
+
+
+def test_data_wait_for_slices_beside_another_and_are_refused_only_where_one_alone_is_in_the_way(monkeypatch):
+    budget = MemoryBudget(100)
+    share = Share(budget)
+    share.reserve(40)
+    budget.begin_work(40)
+    budget.begin_work(40)
+    with pytest.raises(InputError, match="left beside"):
+        share.hold("slices", 61)  # without waiting
+    holding = threading.Thread(target=share.hold, args=("slices", 60))
+    holding.start()
+    while budget.has_room([0]):
+        time.sleep(0.001)
+    assert not budget.begin_work(0)  # who waits comes first
+    share.release("another slice")  # and others release meanwhile
+    budget.end_work(40)
+    holding.join(20)
+    assert not holding.is_alive()
+    assert budget.taken == 60
+    budget.begin_work(0)
+    monkeypatch.setattr(heap, "MAX_WAIT_S", 0.01)
+    share.release("slices")
+    budget.begin_work(40)
+    with pytest.raises(InputError, match="left beside"):
+        share.hold("slices", 60)  # of an engine that hangs

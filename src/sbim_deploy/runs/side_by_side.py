@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -30,9 +31,9 @@ def reconstruct_batches(
     calls, over all slices of a batch; it and ``on_residual`` are called in the streams' threads, one at a
     time.
 
-    What a stream or ``batches`` raises stops the streams, each after the call that is being computed. What is
-    finished by then is yielded first, so that it can be kept. Who stops iterating has to close the iterator,
-    which stops the streams too.
+    What a batch raises stops those after it, each after the call that is being computed, and is raised when
+    those before it are done. An interrupt, or what ``batches`` raises, stops all. What is finished by then is
+    yielded first, so that it can be kept. Who stops iterating has to close the iterator, which stops all too.
     """
     if reconstruct.streams > 1:
         yield from _Streams(reconstruct, on_calls, on_residual).run(batches)
@@ -55,16 +56,16 @@ class _Streams:
     ):
         self._reconstruct = reconstruct
         self._on_calls, self._on_residual = on_calls, on_residual
-        self._stopping = threading.Event()
-        self._telling = threading.Lock()
+        self._end: float = math.inf  # batches from this number on are stopped
+        self._ending, self._telling = threading.Lock(), threading.Lock()
 
     def run(self, batches: Iterable[Sequence[SliceProblem]]) -> Iterator[Done]:
         n_streams = self._reconstruct.streams
         begun: deque[Future[Done]] = deque()
         with ThreadPoolExecutor(n_streams, thread_name_prefix="stream") as threads:
             try:
-                for batch in batches:
-                    begun.append(threads.submit(self._work, batch))
+                for number, batch in enumerate(batches):
+                    begun.append(threads.submit(self._work, number, batch))
                     while begun and (begun[0].done() or len(begun) >= 2 * n_streams):
                         yield self._first(begun)
                 while begun:
@@ -86,17 +87,31 @@ class _Streams:
         return done
 
     def _stop(self, begun: deque[Future[Done]], threads: ThreadPoolExecutor) -> None:
-        self._stopping.set()
+        self._end_at(0)
         for each in begun:
             each.cancel()
         threads.shutdown(wait=True)
 
-    def _work(self, batch: Sequence[SliceProblem]) -> Done:
+    def _end_at(self, number: int) -> None:
+        with self._ending:
+            self._end = min(self._end, number)
+
+    def _work(self, number: int, batch: Sequence[SliceProblem]) -> Done:
+        try:
+            return self._reconstruct_batch(number, batch)
+        except BaseException:
+            self._end_at(number)
+            raise
+
+    def _reconstruct_batch(self, number: int, batch: Sequence[SliceProblem]) -> Done:
         count = None if self._on_calls is None else _call_counter(self._on_calls, len(batch))
 
-        def on_step(n_calls: int) -> None:
-            if self._stopping.is_set():
+        def check() -> None:
+            if number >= self._end:
                 raise _StoppedError
+
+        def on_step(n_calls: int) -> None:
+            check()
             if count is not None:
                 with self._telling:
                     count(n_calls)
@@ -106,13 +121,14 @@ class _Streams:
             with self._telling:
                 self._on_residual(index, steps_done, residual)
 
+        check()
         before = time.perf_counter()
         hook = None if self._on_residual is None else on_residual
         return self._reconstruct(batch, on_step, hook), time.perf_counter() - before
 
 
 class _StoppedError(Exception):
-    """Raised in a stream where another one, or the run itself, has ended."""
+    """Raised in a stream whose batch is not wanted any more."""
 
 
 def _call_counter(on_calls: Callable[[int], None], n_slices: int) -> Callable[[int], None]:

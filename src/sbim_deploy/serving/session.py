@@ -192,7 +192,8 @@ class Session:
             n_copies = 1 if data.calibration is None else 2
             self._share.hold(data, n_copies * data.kspace.nbytes)
         for data in complete:
-            job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
+            work = work_bytes(data.kspace.shape, self._service.width)
+            job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s, work)
             self.sender.put(Pending(data, job))  # before submit, which may wait until after the deadline
             self._service.worker.submit(job)
 
