@@ -6,6 +6,7 @@ from contextlib import closing
 import pytest
 
 from sbim_deploy.errors import SamplingError
+from sbim_deploy.runs import side_by_side
 from sbim_deploy.runs.side_by_side import reconstruct_batches
 
 WAIT_S = 20
@@ -163,16 +164,11 @@ def test_an_interrupt_keeps_what_is_finished_and_stops_the_rest(monkeypatch, whe
 
 def interrupt_waiting(monkeypatch):
     """Let Ctrl-C come as soon as somebody waits for a result."""
-    from concurrent.futures import Future
 
-    waited = Future.result
+    def interrupted(*_arguments, **_settings):
+        raise KeyboardInterrupt
 
-    def interrupted(self, timeout=None):
-        if not self.done():
-            raise KeyboardInterrupt
-        return waited(self, timeout)
-
-    monkeypatch.setattr(Future, "result", interrupted)
+    monkeypatch.setattr(side_by_side, "wait", interrupted)
 
 
 def test_who_stops_iterating_stops_the_streams():

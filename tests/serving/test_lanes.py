@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mrd_client import attributes, kspace_of, pixels, readouts, run_session, serving
 
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.models.folder import load_model
@@ -231,3 +232,18 @@ def test_the_slice_that_began_first_tells_how_long_the_engine_is_busy(lanes):
     two.end("b")
     two.end("d")
     two.wait_for()
+
+
+def test_images_of_a_burst_in_openvino_are_those_of_slices_one_at_a_time_and_in_order():
+    pytest.importorskip("openvino", reason="OpenVINO is not installed: its streams are not tested")
+    burst = [readout for number in range(3) for readout in readouts(kspace_of(number), number)]
+    with serving(backend="openvino", threads=2) as server:
+        images = run_session(server, burst)
+        opened = {streams for _, streams in server._service.worker._engines}
+    with serving(threads=1) as server:
+        expected = run_session(server, burst)
+    assert opened == {1, 2}
+    for got, one in zip(images, expected, strict=True):
+        assert got.header["slice"] == one.header["slice"]
+        assert "fallback" not in " ".join(attributes(got)["ImageProcessingHistory"])
+        assert np.abs(pixels(got).astype(int) - pixels(one)).max() <= 1  # of the 12 bits, by rounding

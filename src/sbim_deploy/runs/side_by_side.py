@@ -7,12 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction
 
+INTERRUPTIBLE_S = 0.5  # Windows hears of Ctrl-C between waits alone
 Reconstruct = Reconstructor | ClassicalReconstructor
 Done = tuple[list[Reconstruction], float]
 """The results of a batch, and the seconds that they took."""
@@ -82,6 +83,8 @@ class _Streams:
 
     def _first(self, begun: deque[Future[Done]]) -> Done:
         """Wait for the first batch; it is the first until it is there, whatever interrupts the waiting."""
+        while not begun[0].done():
+            wait([begun[0]], timeout=INTERRUPTIBLE_S)
         done = begun[0].result()
         begun.popleft()
         return done
