@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError, SbimDeployError
 
 MAX_REASON_LENGTH = 300
+CORES_OF_CONTAINER = Path("/sys/fs/cgroup/cpu.max")  # as "200000 100000", two cores
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -78,10 +79,12 @@ class Engine(Protocol):
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may run on, as far as a container lets it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # without a quota it says "max"
+        quota, period = map(int, CORES_OF_CONTAINER.read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
 
 
 @contextmanager
