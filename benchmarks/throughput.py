@@ -3,8 +3,9 @@
     python benchmarks/throughput.py demo [--size 128x128] [--coils 8] [--precision fp32] [--rounds 3]
 
 Every way reconstructs the same slices with the same preset on the same cores; a way with n streams or
-processes gives each of them its share of the threads. Ways take turns, each after a warm-up that opens and
-compiles its graphs, and the least of the rounds counts. Slices are prepared phantoms whose maps are given.
+processes gives each of them its share of the threads. Streams are those of `recon`, by the code that runs
+them there. Ways take turns, each after a warm-up that opens and compiles its graphs, and the least of the
+rounds counts. Slices are prepared phantoms whose maps are given.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
@@ -25,20 +26,14 @@ from sbim_deploy.recon.parity import phantom_problem
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.runs.bench import ACCELERATION, peak_memory_mb
+from sbim_deploy.runs.side_by_side import reconstruct_batches
 
-Reconstruct = Callable[[Sequence[SliceProblem]], None]
-
-_kept: Reconstruct | None = None
+_kept: Reconstructor | None = None
 
 
-def opened(folder: Path, precision: str, threads: int) -> Reconstruct:
+def opened(folder: Path, precision: str, threads: int, streams: int = 1) -> Reconstructor:
     """Return what reconstructs a batch of slices by the default preset on so many threads."""
-    reconstructor = Reconstructor(load_model(folder), threads=threads, precision=precision)
-
-    def reconstruct(problems: Sequence[SliceProblem]) -> None:
-        reconstructor(problems)
-
-    return reconstruct
+    return Reconstructor(load_model(folder), threads=threads, precision=precision, streams=streams)
 
 
 def begin(folder: Path, precision: str, threads: int) -> None:
@@ -58,20 +53,9 @@ def batched(problems: Sequence[SliceProblem], size: int) -> list[Sequence[SliceP
     return [problems[first : first + size] for first in range(0, len(problems), size)]
 
 
-def run_batches(reconstruct: Reconstruct, size: int, problems: Sequence[SliceProblem]) -> None:
-    for batch in batched(problems, size):
-        reconstruct(batch)
-
-
-def run_streams(pool: Executor, streams: list[Reconstruct], problems: Sequence[SliceProblem]) -> None:
-    """Let each stream take the next slice as soon as it is free."""
-    waiting = list(problems)[::-1]
-
-    def work(reconstruct: Reconstruct) -> None:
-        while waiting:
-            reconstruct([waiting.pop()])
-
-    list(pool.map(work, streams))
+def run_batches(reconstructor: Reconstructor, size: int, problems: Sequence[SliceProblem]) -> None:
+    for _ in reconstruct_batches(reconstructor, batched(problems, size)):
+        pass
 
 
 def run_processes(pool: Executor, problems: Sequence[SliceProblem]) -> None:
@@ -111,9 +95,10 @@ def main() -> None:
         for size in arguments.batches:
             ways[f"batches of {size}, {cores} threads"] = partial(run_batches, whole, size)
         if cores > 1:
-            threads = stack.enter_context(ThreadPoolExecutor(cores))
-            streams = [opened(folder, arguments.precision, 1) for _ in range(cores)]
-            ways[f"{cores} streams, 1 thread each"] = partial(run_streams, threads, streams)
+            streams = opened(folder, arguments.precision, cores, cores)
+            if streams.streams != cores:
+                parser.error(f"{streams.engine.description['backend']} computes one slice at a time")
+            ways[f"{cores} streams, 1 thread each"] = partial(run_batches, streams, 1)
             processes = stack.enter_context(
                 ProcessPoolExecutor(
                     cores, get_context("spawn"), initializer=begin, initargs=(folder, arguments.precision, 1)

@@ -3,7 +3,7 @@
     python benchmarks/work_memory.py [--backend onnxruntime]
 
 For some sizes of k-space a process of its own prepares a slice, runs two steps of the sampler and makes the
-images without the network. Prints the growth of its resident memory, and `serving.memory.work_bytes`, which
+images without the network. Prints the growth of its resident memory, and `recon.streams.work_bytes`, which
 must not be less; exits with 1 where it is. Needs psutil. A few minutes on two cores.
 """
 
@@ -22,9 +22,9 @@ from sbim_deploy.mri.masks import line_mask
 from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.prepare import prepare_slice
 from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.streams import work_bytes
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
 from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.serving.memory import work_bytes
 
 SIZES = ((1, 256), (4, 256), (8, 256), (8, 512), (32, 256), (96, 128))
 MIB = 1024**2

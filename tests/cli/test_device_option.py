@@ -10,7 +10,7 @@ def asked(monkeypatch):
     """The names of backends that engines are opened by; none is."""
     names = []
 
-    def opened(model, graph, backend, threads):
+    def opened(model, graph, backend, threads, streams):
         names.append(backend)
         raise backends.EngineIncompatibleError("not opened")
 

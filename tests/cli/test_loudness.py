@@ -82,3 +82,9 @@ def test_both_at_once_are_refused(cli):
 def test_a_command_says_as_much_as_usual_after_another_one(cli, simulated, tmp_path, option):
     recon(cli, simulated, tmp_path, option)
     assert any(line.startswith("engine: ") for line in recon(cli, simulated, tmp_path, "--force"))
+
+
+def test_the_engine_s_line_says_how_many_calls_run_side_by_side():
+    engine = {"backend": "openvino", "version": "1", "chosen": "asked for"}
+    assert describe_engine({**engine, "streams": "1"}) == "engine: openvino 1"
+    assert describe_engine({**engine, "streams": "4"}) == "engine: openvino 1, 4 calls side by side"

@@ -134,8 +134,8 @@ def test_the_score_costs_what_the_manifest_says(sigma):
 @needs_bfloat16
 def test_the_description_says_what_the_plugin_computes_convolutions_with():
     engine = OpenVinoEngine(SCORE, INPUTS, backend="openvino-bf16")
-    request = engine._request({"x": np.zeros((1, 2, 64, 64), np.float32), "sigma": np.ones(1, np.float32)})
-    runtime = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    inputs = {"x": np.zeros((1, 2, 64, 64), np.float32), "sigma": np.ones(1, np.float32)}
+    runtime = engine._compiled_for(inputs).model.get_runtime_model().get_ordered_ops()
     kinds = [
         kind["primitiveType"].astype(str)
         for kind in (node.get_rt_info() for node in runtime)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from sbim_deploy.engines import engine
 from sbim_deploy.engines.engine import TensorSpec, check_inputs
 
 SPECS = {
@@ -35,3 +36,21 @@ def test_inputs_that_fit_pass():
 def test_inputs_that_do_not_fit_say_what_was_got_and_expected(got, message):
     with pytest.raises(ValueError, match=message):
         check_inputs(SPECS, got)
+
+
+def test_cores_are_those_that_the_process_may_run_on_and_a_container_s_quota_bounds_them(
+    monkeypatch, tmp_path
+):
+    quota = tmp_path / "cpu.max"
+    monkeypatch.setattr(engine, "CORES_OF_CONTAINER", quota)
+    monkeypatch.setattr(engine.os, "sched_getaffinity", lambda _process: set(range(6)), raising=False)
+    assert engine.available_cores() == 6  # without a container
+    for said, cores in [
+        ("max 100000", 6),
+        ("200000 100000", 2),
+        ("50000 100000", 1),
+        ("6400000 100000", 6),
+        ("", 6),
+    ]:
+        quota.write_text(f"{said}\n")
+        assert engine.available_cores() == cores

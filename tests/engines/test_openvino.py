@@ -1,6 +1,7 @@
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -50,8 +51,8 @@ def test_it_computes_what_onnxruntime_computes(engines, sigma, shape, batch):
 
 def test_it_computes_in_single_precision_whatever_the_processor_prefers(engines):
     openvino, _ = engines
-    request = openvino._request(noisy((16, 16), 1.0))
-    precision = request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    compiled = openvino._compiled_for(noisy((16, 16), 1.0)).model
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT")
     assert precision.to_dtype() == np.float32
 
 
@@ -60,7 +61,7 @@ def test_shapes_come_and_go_and_few_are_kept(engines):
     first = openvino.run(noisy((16, 16), 1.0))["score"]
     for size in (24, 32, 40):
         openvino.run(noisy((size, 16), 1.0))
-    assert len(openvino._requests) == backend.MAX_COMPILED
+    assert len(openvino._compiled) == backend.MAX_COMPILED
     np.testing.assert_array_equal(openvino.run(noisy((16, 16), 1.0))["score"], first)
 
 
@@ -77,6 +78,28 @@ def test_one_thread_computes_the_same(engines):
     inputs = noisy((32, 32), 1.0)
     one = OpenVinoEngine(SCORE, INPUTS, threads=1).run(inputs)["score"]
     assert compare("score", one, openvino.run(inputs)["score"], tolerance(1.0)).passed
+
+
+@pytest.mark.usefixtures("engines")
+def test_streams_compute_calls_of_several_threads_at_once_each_as_one_thread_does():
+    one, two = OpenVinoEngine(SCORE, INPUTS, threads=1), OpenVinoEngine(SCORE, INPUTS, threads=3, streams=2)
+    assert (one.description["streams"], one.description["threads"]) == ("1", "1")
+    assert (two.description["streams"], two.description["threads"]) == ("2", "2")
+    slices = [{**noisy((32, 32), 1.0), "x": noisy((32, 32), 1.0, batch=6)["x"][[i]]} for i in range(6)]
+
+    def twice(engine, inputs):
+        recurrence = engine.recur("x", "score", inputs)
+        recurrence.advance({})
+        recurrence.advance({})
+        return engine.run(inputs)["score"], recurrence.read()
+
+    expected = [twice(one, inputs) for inputs in slices]
+    with ThreadPoolExecutor(3) as threads:
+        got = list(threads.map(lambda inputs: twice(two, inputs), slices))
+    np.testing.assert_array_equal(got, expected)
+    (compiled,) = two._compiled.values()
+    assert compiled.model.get_property("NUM_STREAMS") == 2
+    assert compiled.model.get_property("INFERENCE_NUM_THREADS") == 2
 
 
 @pytest.mark.usefixtures("engines")

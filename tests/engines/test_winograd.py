@@ -159,7 +159,7 @@ def test_a_whole_network_computes_what_onnxruntime_computes():
     path = DEMO_FOLDER / "score.onnx"
     engine = OpenVinoEngine(path, tensor_specs(load_model("demo").manifest, "score")[0])
     score, expected = engine.run(inputs)["score"], OnnxRuntimeEngine(path).run(inputs)["score"]
-    compiled = engine._request(inputs).get_compiled_model().get_runtime_model()
+    compiled = engine._compiled_for(inputs).model.get_runtime_model()
     layers = [node.get_rt_info()["layerType"].value for node in compiled.get_ordered_ops()]
     n_given = kinds(openvino.Core().read_model(path)).count("Convolution")
     assert layers.count("Convolution") > 3 * n_given

@@ -36,7 +36,7 @@ def here(monkeypatch):
     """Say which backends are here and which of them fail when they are opened; nothing is imported."""
 
     def set_up(*names, failing=()):
-        def opened(model, graph, backend, threads):
+        def opened(model, graph, backend, threads, streams):
             if backend in failing:
                 raise failing[backend]
             return SimpleNamespace(description={"backend": backend})
@@ -85,6 +85,20 @@ def test_a_backend_that_is_named_is_never_another(here, name):
         open_engine(MODEL, "score", name)
     here(*BEST_FIRST)
     assert open_engine(MODEL, "score", name).description == {"backend": name, "chosen": "asked for"}
+
+
+@pytest.mark.parametrize("name", backends.SIDE_BY_SIDE)
+def test_streams_reach_the_backends_that_gain_by_them(monkeypatch, name):
+    def opened(_path, _inputs, threads, backend, streams):
+        return SimpleNamespace(description={"backend": backend, "threads": threads, "streams": streams})
+
+    monkeypatch.setattr(backends, "OpenVinoEngine", opened)
+    described = open_engine(MODEL, "score", name, threads=4, streams=2).description
+    assert described == {"backend": name, "threads": 4, "streams": 2, "chosen": "asked for"}
+
+
+def test_other_backends_compute_one_call_at_a_time_whatever_is_asked():
+    assert "streams" not in open_engine(MODEL, "score", "onnxruntime", threads=1, streams=2).description
 
 
 def test_what_is_installed_decides(monkeypatch):

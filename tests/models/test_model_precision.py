@@ -25,7 +25,7 @@ class Processor:
         self.seconds = {"openvino": 1.0, "openvino-bf16": 0.4, "onnxruntime": 1.0}
         self.lacks, self.opened, self.now = set(), [], 0.0
 
-    def open(self, _model, graph, backend, threads):
+    def open(self, _model, graph, backend, threads, streams):
         if backend in self.lacks:
             raise EngineIncompatibleError(f"backend {backend}: an old processor")
         self.opened.append((graph, backend, threads))
@@ -119,6 +119,17 @@ def test_the_graphs_of_a_run_are_of_one_precision_though_times_vary(processor):
     ]
     # Another number of threads is another measurement.
     assert open_engine(given, "score", "auto", 2, "auto").description["backend"] == "openvino"
+
+
+def test_bfloat16_is_weighed_with_the_threads_that_a_stream_has(processor):
+    chosen = open_engine(model(bfloat16_cost=CHEAP), "score", "auto", 6, "auto", 3).description
+    assert chosen["backend"] == "openvino-bf16"
+    assert processor.opened == [
+        ("score", "openvino", 6),
+        ("score", "openvino-bf16", 2),
+        ("score", "openvino", 2),
+        ("score", "openvino-bf16", 6),
+    ]
 
 
 @pytest.mark.parametrize("backend", ["auto", "openvino", "openvino-bf16"])

@@ -59,7 +59,11 @@ def volume(n=N_SLICES, turn=0.0):
 
 def reconstructor(engine, steps=7, sampler="dds"):
     return Reconstructor(
-        load_model("demo"), SamplerChoice(sampler, steps=steps), 4, graph=SCORE_GRAPH, open_graph=lambda _: engine
+        load_model("demo"),
+        SamplerChoice(sampler, steps=steps),
+        4,
+        graph=SCORE_GRAPH,
+        open_graph=lambda _: engine,
     )
 
 

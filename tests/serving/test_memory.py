@@ -1,22 +1,13 @@
 import threading
 import time
-import tracemalloc
 
 import numpy as np
 import psutil
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.models.backends import open_engine
-from sbim_deploy.models.folder import load_model
-from sbim_deploy.mri.masks import line_mask
-from sbim_deploy.recon.classical import Classical, classical_image
-from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
-from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.serving import memory as heap
-from sbim_deploy.serving.memory import MemoryBudget, Share, work_bytes
+from sbim_deploy.serving.memory import MemoryBudget, Share
 
 
 def test_what_a_thread_freed_goes_back_to_the_system(monkeypatch):
@@ -59,21 +50,44 @@ def test_what_the_largest_work_needs_stays_free_while_its_session_is_open():
     Share(budget).hold("slices", 100)
 
 
-@pytest.mark.parametrize(("n_coils", "size"), [(1, 96), (8, 128), (48, 64)])
-def test_the_work_on_a_slice_takes_no_more_memory_than_is_kept_free_for_it(n_coils, size):
-    mask = line_mask(size, 2.0)
-    kspace = simulate_slice(SimulateSettings(16, n_coils, size, 2.0), mask, 0).kspace.astype(np.complex64)
-    model = load_model("demo")
-    sampler = Reconstructor(
-        model, SamplerChoice(steps=1), open_graph=lambda name: open_engine(model, name, "onnxruntime", 1)
-    )
-    tracemalloc.start()
-    try:
-        problem = prepare_slice(kspace)
-        sampler([problem])
-        classical_image(problem, Classical.CG_SENSE)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    of_arrays = work_bytes((n_coils, size, size), model.manifest.ngf) - heap.BYTES_OF_SHAPE
-    assert peak <= of_arrays + 2**20
+def test_more_than_one_slice_is_worked_on_only_while_there_is_room():
+    budget = MemoryBudget(100)
+    share = Share(budget)
+    share.reserve(40)
+    share.hold("slices", 30)
+    assert budget.begin_work(40)
+    assert not budget.has_room([31])
+    assert not budget.begin_work(31)
+    assert budget.begin_work(30)
+    budget.end_work(40)
+    assert budget.begin_work(40)
+    for work in (30, 40):
+        budget.end_work(work)
+    assert budget.has_room([40, 30])
+    assert budget.begin_work(1000)  # the first, whatever it takes: it was admitted
+
+
+def test_data_wait_for_slices_beside_another_and_are_refused_only_where_one_alone_is_in_the_way(monkeypatch):
+    budget = MemoryBudget(100)
+    share = Share(budget)
+    share.reserve(40)
+    budget.begin_work(40)
+    budget.begin_work(40)
+    with pytest.raises(InputError, match="left beside"):
+        share.hold("slices", 61)  # without waiting
+    holding = threading.Thread(target=share.hold, args=("slices", 60))
+    holding.start()
+    while budget.has_room([0]):
+        time.sleep(0.001)
+    assert not budget.begin_work(0)  # who waits comes first
+    share.release("another slice")  # and others release meanwhile
+    budget.end_work(40)
+    holding.join(20)
+    assert not holding.is_alive()
+    assert budget.taken == 60
+    budget.begin_work(0)
+    monkeypatch.setattr(heap, "MAX_WAIT_S", 0.01)
+    share.release("slices")
+    budget.begin_work(40)
+    with pytest.raises(InputError, match="left beside"):
+        share.hold("slices", 60)  # of an engine that hangs

@@ -46,7 +46,7 @@ from sbim_deploy.mrd.messages import (
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mrd.recording import open_scan
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.serving.memory import work_bytes
+from sbim_deploy.recon.streams import work_bytes
 from sbim_deploy.serving.session import configuration_of_xml
 from simulated_mrd import make_scan, write_mrd
 

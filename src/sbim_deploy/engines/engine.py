@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError, SbimDeployError
 
 MAX_REASON_LENGTH = 300
+CORES_OF_CONTAINER = Path("/sys/fs/cgroup/cpu.max")  # as "200000 100000", two cores
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -53,6 +55,8 @@ class Engine(Protocol):
     """A graph, ready to run.
 
     ``description`` says what runs it: the backend, its version and the device, for the output's provenance.
+    ``streams`` in it is the number of calls that the engine computes side by side, for threads that share it;
+    an engine that does not say so computes one at a time.
     """
 
     description: Mapping[str, str]
@@ -72,6 +76,15 @@ class Engine(Protocol):
             ValueError: names, dtypes or shapes are not the graph's.
         """
         ...
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may run on, as far as a container lets it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # without a quota it says "max"
+        quota, period = map(int, CORES_OF_CONTAINER.read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
 
 
 @contextmanager

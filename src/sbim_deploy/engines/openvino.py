@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from sbim_deploy.engines.engine import (
     Arrays,
     Recurrence,
     TensorSpec,
+    available_cores,
     check_changed,
     check_inputs,
     running,
@@ -34,11 +37,15 @@ class OpenVinoEngine:
     Fixed shapes run faster than free ones and compile in about the time of a few calls; those of the last
     ``MAX_COMPILED`` sets are kept.
 
+    Threads may share it. With several streams so many of their calls are computed side by side, and the
+    streams share the weights of a compiled graph; further calls wait for their turn.
+
     Args:
         path: the graph; its external weights lie beside it.
         inputs: the graph's inputs by name, as OpenVINO forgets the names of free sizes.
-        threads: threads of a call; None is one for each core.
+        threads: threads of all streams together; None is one for each core.
         backend: ``openvino`` or ``openvino-bf16``.
+        streams: the calls that are computed at once, each on its share of the threads.
 
     Raises:
         BackendMissingError: OpenVINO is not installed.
@@ -52,6 +59,7 @@ class OpenVinoEngine:
         inputs: Mapping[str, TensorSpec],
         threads: int | None = None,
         backend: str = OPENVINO,
+        streams: int = 1,
     ):
         self._path = path
         self._openvino = _import_openvino()
@@ -69,12 +77,17 @@ class OpenVinoEngine:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: OpenVINO cannot load it: {reason}") from error
-        self._settings = _settings(threads)
-        self._requests: OrderedDict[tuple[tuple[int, ...], ...], Any] = OrderedDict()
+        if streams > 1:
+            threads = (threads or available_cores()) // streams * streams
+        self._settings = _settings(threads, streams)
+        self._compiled: OrderedDict[tuple[tuple[int, ...], ...], _Compiled] = OrderedDict()
+        self._compiling = threading.Lock()
         self.description: Mapping[str, str] = {
             "backend": backend,
             "version": self._openvino.__version__.partition("-")[0],
             "device": self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            "streams": str(streams),
+            **({} if threads is None else {"threads": str(threads)}),
             **self._bfloat16_description(),
         }
 
@@ -85,17 +98,17 @@ class OpenVinoEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        request = self._request(inputs)
-        for name, array in inputs.items():
-            request.set_tensor(name, self._tensor(np.ascontiguousarray(array)))
-        outputs = {
-            port.any_name: np.empty(tuple(port.shape), port.element_type.to_dtype())
-            for port in request.model_outputs
-        }
-        for name, array in outputs.items():
-            request.set_tensor(name, self._tensor(array))
-        with running(self._path, NAME, inputs):
-            request.infer()
+        with self._compiled_for(inputs).request() as request:
+            for name, array in inputs.items():
+                request.set_tensor(name, self._tensor(np.ascontiguousarray(array)))
+            outputs = {
+                port.any_name: np.empty(tuple(port.shape), port.element_type.to_dtype())
+                for port in request.model_outputs
+            }
+            for name, array in outputs.items():
+                request.set_tensor(name, self._tensor(array))
+            with running(self._path, NAME, inputs):
+                request.infer()
         return outputs
 
     def recur(self, state: str, output: str, inputs: Arrays) -> Recurrence:
@@ -105,7 +118,7 @@ class OpenVinoEngine:
             ValueError: names, dtypes or shapes are not the graph's.
         """
         check_inputs(self.inputs, inputs)
-        request = self._request(inputs).get_compiled_model().create_infer_request()
+        request = self._compiled_for(inputs).model.create_infer_request()
         tensors = {name: self._tensor(np.array(array, order="C")) for name, array in inputs.items()}
         other = self._tensor(np.array(inputs[state], order="C"))
         return _BoundRecurrence(self._path, request, state, output, tensors, other)
@@ -123,18 +136,23 @@ class OpenVinoEngine:
             kernel = f"{kernel}: bfloat16 is emulated, which is slow: this processor does not have it"
         return {"convolutions": kernel}
 
-    def _request(self, inputs: Arrays) -> Any:
-        """Return a request of the model compiled for the shapes of ``inputs``."""
+    def _compiled_for(self, inputs: Arrays) -> _Compiled:
+        """Return the model compiled for the shapes of ``inputs``; who comes first compiles it."""
         shapes = tuple(inputs[name].shape for name in self.inputs)
-        if shapes in self._requests:
-            self._requests.move_to_end(shapes)
-            return self._requests[shapes]
+        with self._compiling:
+            if shapes in self._compiled:
+                self._compiled.move_to_end(shapes)
+                return self._compiled[shapes]
+            while len(self._compiled) >= MAX_COMPILED:
+                self._compiled.popitem(last=False)
+            compiled = self._compiled[shapes] = _Compiled(self._compile(shapes, inputs))
+            return compiled
+
+    def _compile(self, shapes: tuple[tuple[int, ...], ...], inputs: Arrays) -> Any:
         from sbim_deploy.engines.bfloat16 import round_convolutions
         from sbim_deploy.engines.one_image import drop_sums_over_one
         from sbim_deploy.engines.winograd import shorten_convolutions
 
-        while len(self._requests) >= MAX_COMPILED:
-            self._requests.popitem(last=False)
         try:
             model = self._model.clone()
             model.reshape(dict(zip(self.inputs, map(list, shapes), strict=True)))
@@ -144,15 +162,31 @@ class OpenVinoEngine:
             else:
                 shorten_convolutions(model)
             with running(self._path, NAME, inputs):
-                compiled = self._core.compile_model(model, "CPU", self._settings)
+                return self._core.compile_model(model, "CPU", self._settings)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the graph does not take the shapes {shapes}: {reason}") from error
-        self._requests[shapes] = compiled.create_infer_request()
-        return self._requests[shapes]
 
     def _tensor(self, array: NDArray[Any]) -> Any:
         return self._openvino.Tensor(array, shared_memory=True)
+
+
+class _Compiled:
+    """A compiled model, and requests of it that are idle: a call takes one, or makes another."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self._idle: list[Any] = []
+
+    @contextmanager
+    def request(self) -> Iterator[Any]:
+        """Lend a request; one whose call has failed does not come back."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.model.create_infer_request()
+        yield request
+        self._idle.append(request)
 
 
 class _BoundRecurrence:
@@ -192,13 +226,14 @@ def _offers_bfloat16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _settings(threads: int | None) -> dict[Any, Any]:
-    """Return the plugin's settings: one call at a time on all threads, in the precision of the model."""
+def _settings(threads: int | None, streams: int) -> dict[Any, Any]:
+    """Return the plugin's settings: calls on the threads of their stream, in the precision of the model."""
     from openvino import properties
 
     hint = properties.hint
+    mode = hint.PerformanceMode
     settings = {
-        hint.performance_mode: hint.PerformanceMode.LATENCY,
+        hint.performance_mode: mode.LATENCY if streams == 1 else mode.THROUGHPUT,
         hint.execution_mode: hint.ExecutionMode.ACCURACY,
         hint.inference_precision: "f32",
         # Pinned threads of several processes would all take the same first cores.
@@ -206,6 +241,8 @@ def _settings(threads: int | None) -> dict[Any, Any]:
     }
     if threads is not None:
         settings[properties.inference_num_threads] = threads
+    if streams > 1:
+        settings[properties.num_streams] = streams
     return settings
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sbim_deploy.engines.engine import Engine, TensorSpec
+from sbim_deploy.engines.engine import Engine, TensorSpec, available_cores
 from sbim_deploy.engines.onnxruntime import CUDA_TF32, OnnxRuntimeEngine
 from sbim_deploy.engines.openvino import OPENVINO, OPENVINO_BF16, OpenVinoEngine
 from sbim_deploy.engines.tensorrt import DISTRIBUTIONS
@@ -33,6 +33,8 @@ BACKENDS = ("auto", *BEST_FIRST, OPENVINO_BF16, CUDA_TF32, *SERVED)
 TF32, BFLOAT16 = "tf32", "bfloat16"
 LOWER = {CUDA_TF32: TF32, OPENVINO_BF16: BFLOAT16}
 """The backends that compute an FP32 model in less, and in what."""
+SIDE_BY_SIDE = (OPENVINO, OPENVINO_BF16)
+"""The backends that gain by computing several calls at once, each on its share of the threads."""
 LINES_MULTIPLE = 8
 """Sampled lines are padded with zeros to a multiple: engines then need not compile for each mask's number."""
 ON_GPUS = ("auto", "trt", "rtx", "onnxruntime-cuda", CUDA_TF32)
@@ -98,13 +100,16 @@ def open_engine(
     backend: str = "auto",
     threads: int | None = None,
     precision: str | None = None,
+    streams: int = 1,
 ) -> Engine:
     """Return an engine for one of the model's graphs, such as ``score``.
 
     A backend that is named is that one or an error. ``auto`` is the first of ``BEST_FIRST`` that is here.
     ``precision`` is that of convolutions, one of ``PRECISIONS``: ``auto`` takes bfloat16 in OpenVINO where
     :func:`sbim_deploy.models.precision.weigh_bfloat16` says so; None is the model's, or what the backend's
-    name says. The engine's ``description["chosen"]`` says why it is that one, and ``description["failed"]``
+    name says. ``streams`` are the calls that threads make of it at once: backends of ``SIDE_BY_SIDE`` compute
+    so many side by side and share the threads out, others compute one after another. The engine's
+    ``description["chosen"]`` says why it is that one, and ``description["failed"]``
     which better ones are here and cannot be used, where there are such.
 
     Raises:
@@ -118,18 +123,19 @@ def open_engine(
         raise InputError(f"{model.folder}: the model has no {graph}.onnx: export it again")
     named = backend_in(model.manifest, backend, precision)
     if named.partition("://")[0] == "auto":
-        engine, chosen, failed = _open_best(model, graph, threads, named.removeprefix("auto"))
+        engine, chosen, failed = _open_best(model, graph, threads, named.removeprefix("auto"), streams)
     else:
-        engine, failed = _open(model, graph, named, threads), []
+        engine, failed = _open(model, graph, named, threads, streams), []
         chosen = "asked for" if backend == named else f"precision {precision} was asked for"
     if precision == AUTO:
         takes_bfloat16, why = False, f"{model.manifest.dtype}, the only one of this model in this backend"
         if engine.description["backend"] == OPENVINO and model.manifest.dtype == "float32":
+            of_a_call = threads if streams == 1 else max(1, (threads or available_cores()) // streams)
             takes_bfloat16, why = weigh_bfloat16(
-                model, threads, lambda each: _open(model, "score", each, threads)
+                model, of_a_call, lambda each: _open(model, "score", each, of_a_call, 1)
             )
         if takes_bfloat16:
-            engine = _open(model, graph, OPENVINO_BF16, threads)
+            engine = _open(model, graph, OPENVINO_BF16, threads, streams)
         chosen += f"; precision auto: {why}"
     engine.description = {**engine.description, "chosen": chosen}
     if failed:
@@ -185,7 +191,9 @@ def missing_reason(model: Model, graph: str, backend: str) -> str | None:
     return None if importlib.util.find_spec(package) is not None else "not installed"
 
 
-def _open_best(model: Model, graph: str, threads: int | None, address: str) -> tuple[Engine, str, list[str]]:
+def _open_best(
+    model: Model, graph: str, threads: int | None, address: str, streams: int
+) -> tuple[Engine, str, list[str]]:
     """Return the engine of the first backend that is here, why it is that, and which before it failed."""
     passed: list[str] = []
     failed: list[str] = []
@@ -193,7 +201,9 @@ def _open_best(model: Model, graph: str, threads: int | None, address: str) -> t
         reason = missing_reason(model, graph, backend)
         if reason is None:
             try:
-                engine = _open(model, graph, backend + (address if backend in ON_GPUS else ""), threads)
+                engine = _open(
+                    model, graph, backend + (address if backend in ON_GPUS else ""), threads, streams
+                )
             except (BackendMissingError, EngineIncompatibleError) as error:
                 reason = str(error)
                 failed.append(f"{backend}: {reason}")
@@ -206,7 +216,7 @@ def _open_best(model: Model, graph: str, threads: int | None, address: str) -> t
     )
 
 
-def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine:
+def _open(model: Model, graph: str, backend: str, threads: int | None, streams: int) -> Engine:
     name, _, address = backend.partition("://")
     if name in SERVED:
         if threads is not None:
@@ -228,8 +238,8 @@ def _open(model: Model, graph: str, backend: str, threads: int | None) -> Engine
     with graph_beside_weights(model.folder, graph) as path:
         if name in ("onnxruntime-cuda", CUDA_TF32):
             return OnnxRuntimeEngine(path, threads, name, device_index)
-        if name in ("openvino", OPENVINO_BF16):
-            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads, name)
+        if name in SIDE_BY_SIDE:
+            return OpenVinoEngine(path, tensor_specs(model.manifest, graph)[0], threads, name, streams)
         return OnnxRuntimeEngine(path, threads)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ OnResidual = Callable[[int, int, float], None]
 class Reconstructor:
     """A model and a sampler that are ready to reconstruct. Keep it, and call it with slices as they come.
 
+    Threads may call it at once, where its engine takes that (:attr:`streams`).
+
     Args:
         model: a checked model folder.
         choice: the sampler, or its steps themselves.
@@ -61,6 +64,7 @@ class Reconstructor:
         deviations: whether several samples give a standard deviation. It takes a pass of its own.
         open_graph: opens a graph by its file's name without .onnx; None opens it in ``backend``.
         precision: ``fp32``, ``bf16`` or ``auto``, as there; None is the model's own.
+        streams: the threads that will call this at once, as there.
 
     Raises:
         InputError: the model cannot reconstruct complex images, has too few levels for the steps, or has no
@@ -81,6 +85,7 @@ class Reconstructor:
         deviations: bool = True,
         open_graph: Callable[[str], Engine] | None = None,
         precision: str | None = None,
+        streams: int = 1,
     ):
         if model.manifest.channels != 2:
             raise InputError(
@@ -105,9 +110,17 @@ class Reconstructor:
         self._doubts = doubts_of_model(manifest.noise_left, manifest.better_image_scale)
         self._doubts += doubts_of_plan(self.plan)
         self.graph = graph
-        self._open_graph = open_graph or (lambda name: open_engine(model, name, backend, threads, precision))
+        self._open_graph = open_graph or (
+            lambda name: open_engine(model, name, backend, threads, precision, streams)
+        )
         self.engine: Engine = self._open_graph(self._file_stem(graph))
         self._both_directions_engine: Engine | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def streams(self) -> int:
+        """The slices, or batches of them, that are reconstructed side by side where threads share this."""
+        return int(self.engine.description.get("streams", "1"))
 
     @property
     def n_calls(self) -> int:
@@ -260,10 +273,11 @@ class Reconstructor:
         _check_on_grid(sense, self.graph)
         if sense.mask.shape[-2] == 1:
             return self.engine
-        if self._both_directions_engine is None:
-            name = self._file_stem(self.graph, both_directions=True)
-            self._both_directions_engine = self._open_graph(name)
-        return self._both_directions_engine
+        with self._opening:
+            if self._both_directions_engine is None:
+                name = self._file_stem(self.graph, both_directions=True)
+                self._both_directions_engine = self._open_graph(name)
+            return self._both_directions_engine
 
     def _file_stem(self, graph: str, both_directions: bool = False) -> str:
         """Return the name of the file that runs the plan, such as step-proximal-2d."""
@@ -286,6 +300,7 @@ class ClassicalReconstructor:
     """
 
     n_calls = 1
+    streams = 1
 
     def __init__(self, method: Classical):
         self.method = method

@@ -10,11 +10,11 @@ on planes of every direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import InputError
 from sbim_deploy.mri.fourier import centre_crop
 from sbim_deploy.recon.channels import EngineScore
@@ -104,7 +104,7 @@ def reconstruct_through_planes(
     score, work = np.empty_like(x), np.empty_like(x[:1])
     for index, step in enumerate(plan.steps):
         axis = directions[index % len(directions)]
-        _score_planes(reconstructor.engine, x, step.sigma, axis, planes_at_once, score)
+        _score_planes(reconstructor, x, step.sigma, axis, planes_at_once, score)
         for place, of_slice in enumerate(slices):
             here = slice(place, place + 1)
             problem = read(place) if place < n_slices else None
@@ -193,17 +193,26 @@ def _check_turns(turns: Sequence[float]) -> None:
 
 
 def _score_planes(
-    engine: Engine, x: ComplexArray, sigma: float, axis: int, n_at_once: int, out: ComplexArray
+    reconstructor: Reconstructor, x: ComplexArray, sigma: float, axis: int, n_at_once: int, out: ComplexArray
 ) -> None:
-    """Write the score of a volume's planes across an axis to ``out``."""
+    """Write the score of a volume's planes across an axis to ``out``, in each of the engine's streams."""
     planes, scores = np.moveaxis(x, axis, 0), np.moveaxis(out, axis, 0)
     n_at_once = min(n_at_once, len(planes))
-    score = EngineScore(engine, (n_at_once, *planes.shape[1:]))
-    for begin in range(0, len(planes), n_at_once):
-        # The last call takes some planes again, so that engines compile for one shape.
-        begin = min(begin, len(planes) - n_at_once)
-        here = slice(begin, begin + n_at_once)
-        scores[here] = score(planes[here], sigma)
+    # The last call takes some planes again, so that engines compile for one shape.
+    begins = [min(begin, len(planes) - n_at_once) for begin in range(0, len(planes), n_at_once)]
+
+    def score_from(begins: Sequence[int]) -> None:
+        score = EngineScore(reconstructor.engine, (n_at_once, *planes.shape[1:]))
+        for begin in begins:
+            here = slice(begin, begin + n_at_once)
+            scores[here] = score(planes[here], sigma)
+
+    n_streams = reconstructor.streams
+    if n_streams == 1:
+        score_from(begins)
+        return
+    with ThreadPoolExecutor(n_streams, thread_name_prefix="stream") as threads:
+        list(threads.map(score_from, [begins[first::n_streams] for first in range(n_streams)]))
 
 
 def _data_of(problem: SliceProblem | None, of_slice: _Slice, x: ComplexArray) -> tuple[Normal, DrawData]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.locks import owning_file
+from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.sources import KspaceSource
-from sbim_deploy.models.folder import load_model
-from sbim_deploy.recon.prepare import SliceProblem
+from sbim_deploy.models.folder import Model, load_model
 from sbim_deploy.recon.reconstruct import ClassicalReconstructor, OnResidual, Reconstructor
-from sbim_deploy.recon.reconstruction import Reconstruction
+from sbim_deploy.recon.streams import count_streams, work_bytes
 from sbim_deploy.results.provenance import Provenance, Timings
 from sbim_deploy.results.result_file import ResultWriter, check_result_place
 from sbim_deploy.runs.scan import (
@@ -31,9 +31,11 @@ from sbim_deploy.runs.scan import (
     slice_notes,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.side_by_side import Reconstruct, reconstruct_batches
 from sbim_deploy.runs.through_plane import reconstruct_together
 from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.runs.whole_volume import open_input
+from sbim_deploy.samplers.plan import Plan
 from sbim_deploy.words import plural
 
 
@@ -47,7 +49,10 @@ class Progress(Protocol):
         """
 
     def advanced(self, n_calls: int) -> None:
-        """So many network calls are done, over all slices of a batch and all samples."""
+        """So many more network calls are done, over all slices of a batch and all samples.
+
+        Where slices are reconstructed side by side this is called in their threads, one at a time.
+        """
 
     def doubted(self, index: int, doubts: Mapping[str, str]) -> None:
         """A slice's image is doubtful, for these reasons by their short names."""
@@ -88,7 +93,8 @@ def reconstruct(
     The caller sees to it that no other run writes the output: :func:`sbim_deploy.io.locks.owning_file`.
 
     The output appears under its name when it is whole; a run that was stopped continues with ``resume``.
-    ``on_residual`` hears of the residual after every step, which it costs time to compute.
+    ``on_residual`` hears of the residual after every step, which it costs time to compute. A backend that
+    gains by it reconstructs slices side by side (:mod:`sbim_deploy.runs.side_by_side`).
 
     A slice that cannot be read does not stop the others, whose images are kept; an error tells of it at the
     end. Where nothing else is left to do, ``resume`` writes the output without it, and the provenance says
@@ -104,13 +110,16 @@ def reconstruct(
     settings = settings_for(source, settings)
     with ExitStack() as stack:
         scan = stack.enter_context(open_scan(source, settings))
-        reconstructor: Reconstructor | ClassicalReconstructor
+        reconstructor: Reconstruct
+        model: Model | None = None
+        plan: Plan | None = None
         if settings.method is None:
-            reconstructor = make_reconstructor(settings, load_model(settings.model))
-            model, plan, engine = reconstructor.model, reconstructor.plan, reconstructor.engine.description
+            model = load_model(settings.model)
+            sampler = make_reconstructor(settings, model, _count_streams(scan, settings, model))
+            reconstructor, plan, engine = sampler, sampler.plan, sampler.engine.description
         else:
-            reconstructor = ClassicalReconstructor(settings.method)
-            model, plan, engine = None, None, reconstructor.description
+            classical = ClassicalReconstructor(settings.method)
+            reconstructor, engine = classical, classical.description
         identity = run_identity(source.path, settings, model, plan, engine["backend"])
         writer = stack.enter_context(
             ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume, settings.force)
@@ -125,30 +134,31 @@ def reconstruct(
             progress.started(n_slices, n_done, n_calls, engine)
         tally = Tally()
         on_unread = None if progress is None else progress.left_out
-        batches: Iterator[Sequence[Reconstruction]]
+        on_calls = None if progress is None else progress.advanced
         if settings.through_plane and isinstance(reconstructor, Reconstructor):
-            batches = _together(reconstructor, scan, tally, output_path.parent, settings, pending, progress)
+            made = reconstruct_together(
+                reconstructor, scan, tally, output_path.parent, settings.batch, pending, on_calls, on_unread
+            )
         else:
             problems = readable_problems(pending, scan, tally, on_unread)
-            batches = _one_by_one(reconstructor, problems, settings, progress, on_residual)
-        while True:
-            before = time.perf_counter()
-            results = next(batches, None)
-            if results is None:
-                break
-            for result in results:
-                notes = slice_notes(result)
-                writer.write(
-                    result.index,
-                    result.image,
-                    result.zero_filled,
-                    result.residual,
-                    result.standard_deviation,
-                    notes,
-                )
-                if progress is not None and notes.doubts:
-                    progress.doubted(result.index, notes.doubts)
-            tally.sampling_s += time.perf_counter() - before
+            batches = batches_of_problems(problems, settings)
+            made = reconstruct_batches(reconstructor, batches, on_calls, on_residual)
+        with closing(made) as done:
+            for results, seconds in done:
+                before = time.perf_counter()
+                for result in results:
+                    notes = slice_notes(result)
+                    writer.write(
+                        result.index,
+                        result.image,
+                        result.zero_filled,
+                        result.residual,
+                        result.standard_deviation,
+                        notes,
+                    )
+                    if progress is not None and notes.doubts:
+                        progress.doubted(result.index, notes.doubts)
+                tally.sampling_s += seconds + time.perf_counter() - before
         _leave_out(tally.unread, writer, pending, source.path)
         timings_s = Timings(
             total=round(time.perf_counter() - started, 3),
@@ -165,36 +175,19 @@ def reconstruct(
     return provenance
 
 
-def _one_by_one(
-    reconstructor: Reconstructor | ClassicalReconstructor,
-    problems: Iterator[SliceProblem],
-    settings: ReconSettings,
-    progress: Progress | None,
-    on_residual: OnResidual | None,
-) -> Iterator[Sequence[Reconstruction]]:
-    for batch in batches_of_problems(problems, settings):
-        on_step = None if progress is None else _call_counter(progress, len(batch))
-        yield reconstructor(batch, on_step, on_residual)
+def _count_streams(scan: Scan, settings: ReconSettings, model: Model) -> int:
+    """Return how many batches of a scan are reconstructed side by side, where the backend gains by that.
 
-
-def _together(
-    reconstructor: Reconstructor,
-    scan: Scan,
-    tally: Tally,
-    folder: Path,
-    settings: ReconSettings,
-    pending: Sequence[int],
-    progress: Progress | None,
-) -> Iterator[Sequence[Reconstruction]]:
-    if not pending:
-        return
-    on_call = (lambda _: None) if progress is None else _call_counter(progress, 1)
-    on_unread = None if progress is None else progress.left_out
-    for result in reconstruct_together(
-        reconstructor, scan, tally, folder, settings.batch, on_call, on_unread
-    ):
-        if result.index in pending:
-            yield [result]
+    All slices count, those too that a run has finished before it was stopped: the number decides the threads
+    of each, and those the last bits of an image. Along a trajectory the Fourier transforms take the threads.
+    """
+    kspace = scan.kspace
+    if isinstance(kspace, NonCartesianKspace):
+        return 1
+    shape = (kspace.n_coils, kspace.n_rows, kspace.n_columns)
+    batch_bytes = settings.batch * scan.map_sets * work_bytes(shape, model.manifest.ngf)
+    n_batches = -(-len(scan.indices) // settings.slices_a_batch)
+    return count_streams(n_batches, batch_bytes, settings.threads)
 
 
 def _leave_out(unread: Mapping[int, str], writer: ResultWriter, pending: Sequence[int], path: Path) -> None:
@@ -212,14 +205,3 @@ def _leave_out(unread: Mapping[int, str], writer: ResultWriter, pending: Sequenc
             "writes them without"
         )
     writer.leave_out(unread)
-
-
-def _call_counter(progress: Progress, n_slices: int) -> Callable[[int], None]:
-    counted = 0
-
-    def on_step(n_calls: int) -> None:
-        nonlocal counted
-        progress.advanced((n_calls - counted) * n_slices)
-        counted = n_calls
-
-    return on_step

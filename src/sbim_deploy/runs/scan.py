@@ -113,7 +113,7 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
         yield Scan(kspace, indices, mask, maps, settings.noise)
 
 
-def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
+def make_reconstructor(settings: ReconSettings, model: Model, streams: int = 1) -> Reconstructor:
     """Return what reconstructs a file's slices; see :class:`Reconstructor` for what it raises."""
     return Reconstructor(
         model,
@@ -125,6 +125,7 @@ def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
         settings.samples,
         min(settings.samples, settings.batch),
         precision=settings.precision,
+        streams=streams,
     )
 
 
@@ -365,7 +366,7 @@ def _tell_sampling(
 
 
 def _batches(items: Iterable[T], settings: ReconSettings, kind: Callable[[T], Hashable]) -> Iterator[list[T]]:
-    size = max(1, settings.batch // settings.samples)
+    size = settings.slices_a_batch
     for _, alike in itertools.groupby(items, key=kind):
         while batch := list(itertools.islice(alike, size)):
             yield batch

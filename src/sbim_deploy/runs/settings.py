@@ -77,6 +77,11 @@ class ReconSettings:
     resume: bool = False
     force: bool = False
 
+    @property
+    def slices_a_batch(self) -> int:
+        """The slices that are computed together."""
+        return max(1, self.batch // self.samples)
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):

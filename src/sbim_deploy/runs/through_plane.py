@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,9 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.slice_store import SliceStore
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.through_plane import plane_directions, reconstruct_through_planes
 from sbim_deploy.runs.scan import Scan, Tally, readable_problems
+from sbim_deploy.runs.side_by_side import Done
 
 
 def reconstruct_together(
@@ -24,39 +25,52 @@ def reconstruct_together(
     tally: Tally,
     folder: Path,
     planes_at_once: int,
-    on_call: Callable[[int], None] = lambda _calls: None,
+    wanted: Sequence[int],
+    on_calls: Callable[[int], None] | None = None,
     on_unread: Callable[[str], None] | None = None,
-) -> Iterator[Reconstruction]:
-    """Reconstruct the slices of a volume together, and yield them in their order.
+) -> Generator[Done, None, None]:
+    """Reconstruct the slices of a volume together, and yield those that are wanted in their order.
 
     Args:
         reconstructor: the model and the plan, on the graph ``score``.
-        scan: the volume, and which of its slices are wanted.
+        scan: the volume, and which of its slices are taken.
         tally: gets what is met.
         folder: where the slices wait, in a file without a name.
         planes_at_once: planes in a call of the engine.
-        on_call: gets how many network calls are done, over all slices; a slice's preparation counts as one.
+        wanted: the slices to yield; where there are none, nothing is done.
+        on_calls: hears of so many more network calls, over all slices; a slice's preparation counts as one.
         on_unread: hears why a slice cannot be read. The prior fills it in, and it is not yielded.
 
     Raises:
         InputError: there is no room; see :func:`reconstruct_through_planes`.
         SamplingError: the sampler diverged.
     """
+    if not wanted:
+        return
     directions = _directions(scan)
     n_slices = len(scan.indices)
+    n_calls, n_told = n_slices * len(reconstructor.plan.steps), 0
+
+    def tell(share: float) -> None:
+        nonlocal n_told
+        n_more = round(share * n_calls) - n_told
+        n_told += n_more
+        if on_calls is not None and n_more:
+            on_calls(n_more)
+
     with closing(_KeptSlices(folder, n_slices)) as kept:
-        for n_done, problem in enumerate(readable_problems(scan.indices, scan, tally, on_unread), 1):
+        for problem in readable_problems(scan.indices, scan, tally, on_unread):
             kept.keep(problem.index - scan.indices.start, problem)
-            on_call(n_done)
-        n_calls = n_slices * len(reconstructor.plan.steps)
-        yield from reconstruct_through_planes(
-            reconstructor,
-            n_slices,
-            kept.read,
-            directions,
-            planes_at_once,
-            lambda share: on_call(n_slices + round(share * n_calls)),
+            if on_calls is not None:
+                on_calls(1)
+        before = time.perf_counter()
+        results = reconstruct_through_planes(
+            reconstructor, n_slices, kept.read, directions, planes_at_once, tell
         )
+        for result in results:
+            if result.index in wanted:
+                yield [result], time.perf_counter() - before
+                before = time.perf_counter()
 
 
 def _directions(scan: Scan) -> tuple[int, ...]:

@@ -5,53 +5,30 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Callable
-
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from sbim_deploy.errors import InputError
 
 MIB = 1024**2
 
 TRIM_S = 5.0
-
-# What the work on a slice takes at most, by benchmarks/work_memory.py: preparation, sampler and fallback,
-# with the copies of a slice that is assembled or combined meanwhile.
-COPIES_OF_KSPACE = 16
-BYTES_OF_PIXEL, BYTES_OF_PIXEL_AND_CHANNEL = 200, 40
-BYTES_OF_COIL_PAIR = 120_000  # ESPIRiT's operators
-COPIES_OF_ENCODING = 4
-BYTES_OF_SHAPE = 64 * MIB  # of the engine for a new size, the smallest too
-
-
-def work_bytes(shape: tuple[int, int, int], width: int) -> int:
-    """Return the bytes that the work on one slice takes at most, beside its k-space (coil, rows, columns).
-
-    ``width`` is that of the network's first stage. A network's weights are not in it.
-    """
-    n_coils, n_rows, n_columns = shape
-    n_pixels, size = n_rows * n_columns, np.dtype(np.complex64).itemsize
-    return (
-        BYTES_OF_SHAPE
-        + COPIES_OF_KSPACE * size * n_coils * n_pixels
-        + (BYTES_OF_PIXEL + BYTES_OF_PIXEL_AND_CHANNEL * width) * n_pixels
-        + BYTES_OF_COIL_PAIR * n_coils**2
-        + COPIES_OF_ENCODING * size * (n_rows**2 + n_columns**2)
-    )
+MAX_WAIT_S = 60.0  # for the slices at work, which an engine that hangs never ends
 
 
 class MemoryBudget:
     """The bytes that sessions may take together, and give back. It is thread-safe.
 
-    Beside what they take, as much stays free as the largest work on a slice needs, since one slice is worked
-    on at a time.
+    Beside what they take, as much stays free as the largest work on a slice needs. More slices are worked on
+    at once only while there is room for that, and who needs it for data waits until they are done.
     """
 
     def __init__(self, total_bytes: int):
         self.total_bytes = total_bytes
         self._taken = 0
         self._reserved: dict[object, int] = {}
-        self._lock = threading.Lock()
+        self._at_work: list[int] = []
+        self._waiting = 0
+        self._changed = threading.Condition()
 
     @property
     def taken(self) -> int:
@@ -59,13 +36,18 @@ class MemoryBudget:
         return self._taken
 
     def take(self, n_bytes: int) -> None:
-        """Take bytes.
+        """Take bytes. Where slices at work beside another are in the way, this waits for them.
 
         Raises:
             InputError: fewer are left.
         """
-        with self._lock:
-            self._check(n_bytes, max(self._reserved.values(), default=0))
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: self._can_take(n_bytes), MAX_WAIT_S)
+            finally:
+                self._waiting -= 1
+            self._check(n_bytes, max(self._largest, sum(self._at_work)))
             self._taken += n_bytes
 
     def reserve(self, owner: object, n_bytes: int) -> None:
@@ -74,7 +56,7 @@ class MemoryBudget:
         Raises:
             InputError: there are fewer beside what is taken.
         """
-        with self._lock:
+        with self._changed:
             largest = max((each for key, each in self._reserved.items() if key is not owner), default=0)
             if n_bytes > max(largest, self._reserved.get(owner, 0)):
                 self._check(0, n_bytes)
@@ -82,8 +64,42 @@ class MemoryBudget:
 
     def cancel(self, owner: object) -> None:
         """Keep nothing free for an owner any more."""
-        with self._lock:
+        with self._changed:
             self._reserved.pop(owner, None)
+            self._changed.notify_all()
+
+    def begin_work(self, n_bytes: int) -> bool:
+        """Begin to work on a slice, and tell whether there is room: always where no other is at work."""
+        with self._changed:
+            if self._at_work and not self.has_room([n_bytes]):
+                return False
+            self._at_work.append(n_bytes)
+            return True
+
+    def has_room(self, works: Iterable[int]) -> bool:
+        """Tell whether there is room for works of so many bytes beside what is taken and at work."""
+        with self._changed:
+            at_work = sum(self._at_work) + sum(works)
+            return not self._waiting and at_work <= self.total_bytes - self._taken
+
+    def end_work(self, n_bytes: int) -> None:
+        """End the work that :meth:`begin_work` began."""
+        with self._changed:
+            self._at_work.remove(n_bytes)
+            self._changed.notify_all()
+
+    @property
+    def _largest(self) -> int:
+        return max(self._reserved.values(), default=0)
+
+    def _can_take(self, n_bytes: int) -> bool:
+        """Tell whether bytes can be taken now.
+
+        Raises:
+            InputError: they could not even if at most one slice were at work.
+        """
+        self._check(n_bytes, self._largest)
+        return n_bytes + max(self._largest, sum(self._at_work)) <= self.total_bytes - self._taken
 
     def _check(self, n_bytes: int, reserved: int) -> None:
         left = self.total_bytes - self._taken
@@ -102,12 +118,16 @@ class MemoryBudget:
 
     def give(self, n_bytes: int) -> None:
         """Give bytes back."""
-        with self._lock:
+        with self._changed:
             self._taken -= n_bytes
+            self._changed.notify_all()
 
 
 class Share:
-    """What one session has taken of a budget. All of it goes back at the end. It is thread-safe."""
+    """What one session has taken of a budget. All of it goes back at the end. It is thread-safe.
+
+    One thread holds, others release.
+    """
 
     def __init__(self, budget: MemoryBudget):
         self._budget = budget
@@ -126,11 +146,15 @@ class Share:
             if self._closed:
                 return
             change = n_bytes - self._held.get(owner, 0)
-            if change > 0:
-                self._budget.take(change)
+        if change > 0:
+            self._budget.take(change)  # it may wait, and what other owners hold is released meanwhile
+        else:
+            self._budget.give(-change)
+        with self._lock:
+            if self._closed:
+                self._budget.give(change)
             else:
-                self._budget.give(-change)
-            self._held[owner] = n_bytes
+                self._held[owner] = n_bytes
 
     def reserve(self, n_bytes: int) -> None:
         """Keep so many bytes free for the work on this session's slices, or as many as before if more.

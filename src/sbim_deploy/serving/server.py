@@ -39,12 +39,15 @@ class Server:
             check_raw_folder(settings.save_raw)
         self._settings = settings
         model = load_model(settings.model)
-        worker = Worker(model, settings.backend, settings.threads, settings.fallback, settings.precision)
+        budget = MemoryBudget(settings.max_memory_bytes)
+        worker = Worker(
+            model, settings.backend, settings.threads, budget, settings.fallback, settings.precision
+        )
         self._service = Service(
             settings,
             sampling_prior(model.manifest),
             worker,
-            MemoryBudget(settings.max_memory_bytes),
+            budget,
             Metrics(),
             model.manifest.ngf,
         )
@@ -196,7 +199,7 @@ class Server:
         metrics.watch("sbim_open_sessions", "Sessions that are open.", lambda: self.open_sessions)
         metrics.watch("sbim_queued_slices", "Slices that wait for the engine.", lambda: self.queued_slices)
         metrics.watch("sbim_buffered_bytes", "Bytes of the sessions' data.", lambda: self.buffered_bytes)
-        metrics.watch("sbim_engine_busy_seconds", "Of the slice at work.", lambda: worker.busy_for)
+        metrics.watch("sbim_engine_busy_seconds", "Of the slice longest at work.", lambda: worker.busy_for)
         if settings.metrics_port is None:
             return None
         try:

@@ -37,11 +37,12 @@ from sbim_deploy.mrd.stream import Limits
 from sbim_deploy.mrd.xml import parse_root
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
+from sbim_deploy.recon.streams import work_bytes
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.samplers.presets import DEFAULT_PRESET
 from sbim_deploy.serving.images import ImageForm
 from sbim_deploy.serving.log import place_of, warn
-from sbim_deploy.serving.memory import Share, work_bytes
+from sbim_deploy.serving.memory import Share
 from sbim_deploy.serving.parameters import (
     Parameters,
     Request,
@@ -191,7 +192,8 @@ class Session:
             n_copies = 1 if data.calibration is None else 2
             self._share.hold(data, n_copies * data.kspace.nbytes)
         for data in complete:
-            job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s)
+            work = work_bytes(data.kspace.shape, self._service.width)
+            job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s, work)
             self.sender.put(Pending(data, job))  # before submit, which may wait until after the deadline
             self._service.worker.submit(job)
 

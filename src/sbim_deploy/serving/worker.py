@@ -1,7 +1,8 @@
-"""The worker runs the one engine that all sessions share, and has a queue of slices."""
+"""The worker runs the engine that all sessions share, and has a queue of slices."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -10,14 +11,16 @@ from functools import lru_cache
 
 from sbim_deploy.engines.engine import Engine
 from sbim_deploy.errors import DeviceLostError, SamplingError
-from sbim_deploy.models.backends import open_engine
+from sbim_deploy.models.backends import SIDE_BY_SIDE, backend_of, open_engine
 from sbim_deploy.models.folder import Model
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.self_check import check_converged
+from sbim_deploy.recon.streams import count_streams, work_bytes
 from sbim_deploy.records import ComplexArray
+from sbim_deploy.serving.memory import MemoryBudget
 from sbim_deploy.serving.parameters import Request
 
 Prepare = Callable[[Callable[[], None]], SliceProblem]
@@ -25,6 +28,7 @@ Prepare = Callable[[Callable[[], None]], SliceProblem]
 
 QUEUE_LENGTH = 8
 KEPT_RECONSTRUCTORS = 32
+USUAL_SHAPE = 16, 320, 320  # of the k-space by which the memory decides how many slices are at work at most
 
 
 class SliceJob:
@@ -32,12 +36,13 @@ class SliceJob:
 
     In the end there is an ``image``, complex64 (rows, columns) in units of k-space, with its ``method`` and
     its ``residual``, or there is none. An ``error`` beside an image says why it is not what was asked for.
-    ``doubts`` are the reasons why the image may be wrong. ``problem`` is there from when the slice is
-    prepared to when it has an image.
+    ``doubts`` are the reasons why the image may be wrong. ``work_bytes`` is what the work on it takes at
+    most. ``problem`` is there from when the slice is prepared to when it has an image.
     """
 
-    def __init__(self, prepare: Prepare, request: Request, deadline_s: float):
+    def __init__(self, prepare: Prepare, request: Request, deadline_s: float, work_bytes: int = 0):
         self.request = request
+        self.work_bytes = work_bytes
         self.prepare: Prepare | None = prepare
         self.completed_at = time.monotonic()
         self.deadline = self.completed_at + deadline_s
@@ -65,12 +70,18 @@ class SliceJob:
 
 
 class Worker:
-    """A thread that reconstructs slices one after the other, in the order in which they came.
+    """Threads that reconstruct slices in the order in which they came.
+
+    A slice alone gets all threads of the engine. Where others wait, and the backend gains by it, slices are
+    reconstructed side by side, each on its share of the threads, as far as ``budget`` has the memory and the
+    slice can be in time so: what the last slice alone took, times the number of shares, is before its
+    deadline. While a slice has all threads no other begins.
 
     Sessions share the graphs, so that a sampler of a session's own costs no more than its plan. An error of
     the engine ends the slice, never the worker: ``fallback`` makes its image, or the measured data alone
-    where memory was short. A job is given up at its deadline. An engine that hangs holds the worker up, which
-    ``busy_for`` shows. Where the GPU has failed, later slices that need it end with that error at once.
+    where memory was short. A job is given up at its deadline. An engine that hangs holds up its slice, and
+    the worker if that was alone, which ``busy_for`` shows. Where the GPU has failed, later slices that need
+    it end with that error at once.
     """
 
     def __init__(
@@ -78,19 +89,25 @@ class Worker:
         model: Model,
         backend: str,
         threads: int | None,
+        budget: MemoryBudget,
         fallback: Classical = Classical.L1_WAVELET,
         precision: str | None = None,
     ):
         self._model, self._backend, self._threads, self._precision = model, backend, threads, precision
         self._fallback = fallback
-        self._engines: dict[str, Engine] = {}
+        self._budget = budget
+        self._engines: dict[tuple[str, int], Engine] = {}
+        self._opening = threading.Lock()
         self._reconstructor = lru_cache(KEPT_RECONSTRUCTORS)(self._make_reconstructor)
         self._queue: deque[SliceJob] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._busy_since: float | None = None
+        self._streams = 1
+        self._at_work: dict[SliceJob, float] = {}
+        self._is_alone = False
+        self._alone_s = 0.0
         self.lost: DeviceLostError | None = None
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._lanes: list[threading.Thread] = []
 
     def start(self, first: Request) -> dict[str, str]:
         """Open the graph of a first request, begin to work, and return what runs it.
@@ -98,8 +115,18 @@ class Worker:
         Raises:
             SbimDeployError: the engine cannot be opened; see :class:`Reconstructor`.
         """
-        description = dict(self._reconstructor(first).engine.description)
-        self._thread.start()
+        description = dict(self._reconstructor(first, 1).engine.description)
+        if description["backend"] in SIDE_BY_SIDE:
+            # Of the same backend, whatever `auto` would find of it with fewer threads.
+            self._backend, self._precision = backend_of(description), None
+            usual = work_bytes(USUAL_SHAPE, self._model.manifest.ngf)
+            self._streams = count_streams(QUEUE_LENGTH, usual, self._threads)
+        if self._streams > 1:
+            self._reconstructor(first, self._streams)
+        for number in range(self._streams):
+            lane = threading.Thread(target=self._run, name=f"worker-{number}", daemon=True)
+            self._lanes.append(lane)
+            lane.start()
         return description
 
     @property
@@ -109,8 +136,9 @@ class Worker:
 
     @property
     def busy_for(self) -> float:
-        """The seconds that the present slice has taken so far; 0 where there is none."""
-        since = self._busy_since
+        """The seconds that the slice that began first of those at work has taken so far; 0 without one."""
+        with self._changed:
+            since = min(self._at_work.values(), default=None)
         return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, job: SliceJob) -> None:
@@ -136,14 +164,15 @@ class Worker:
             self._closed = True
             self._queue.clear()
             self._changed.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join(patience_s)
+        until = time.monotonic() + patience_s
+        for lane in self._lanes:
+            lane.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
-            job.started_at = self._busy_since = time.monotonic()
+        while (taken := self._next()) is not None:
+            job, streams = taken
             try:
-                self._reconstruct(job)
+                self._reconstruct(job, streams)
             except _CancelledError:
                 pass
             except DeviceLostError as error:
@@ -153,19 +182,44 @@ class Worker:
                 job.error = error
                 self._fall_back(job)
             finally:
-                self._busy_since = None
+                self._put_down(job, streams)
                 job.end()
 
-    def _next(self) -> SliceJob | None:
+    def _next(self) -> tuple[SliceJob, int] | None:
+        """Wait for a job that can begin, and return it with the number of shares that the threads are in."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closed)
-            if self._closed:
-                return None
-            job = self._queue.popleft()
-            self._changed.notify_all()
-            return job
+            while not self._closed:
+                if self._queue and (streams := self._streams_for(self._queue[0])):
+                    job = self._queue.popleft()
+                    job.started_at = self._at_work[job] = time.monotonic()
+                    self._is_alone = streams == 1
+                    self._changed.notify_all()
+                    return job, streams
+                self._changed.wait()
+            return None
 
-    def _reconstruct(self, job: SliceJob) -> None:
+    def _streams_for(self, job: SliceJob) -> int:
+        """Return the shares of the threads of which the first of the queue gets one now; 0 where it waits."""
+        in_time = self._streams * self._alone_s < job.deadline - time.monotonic()
+        if not self._at_work:
+            first_two = list(itertools.islice(self._queue, 2))
+            has_company = len(first_two) > 1 and self._budget.has_room(each.work_bytes for each in first_two)
+            self._budget.begin_work(job.work_bytes)
+            return self._streams if has_company and in_time else 1
+        if self._is_alone or len(self._at_work) == self._streams or not in_time:
+            return 0
+        return self._streams if self._budget.begin_work(job.work_bytes) else 0
+
+    def _put_down(self, job: SliceJob, streams: int) -> None:
+        with self._changed:
+            began = self._at_work.pop(job)
+            self._budget.end_work(job.work_bytes)
+            if streams == 1 and not isinstance(job.request.method, Classical):
+                took, failed = time.monotonic() - began, job.image is None or job.error is not None
+                self._alone_s = max(took, self._alone_s) if failed else took
+            self._changed.notify_all()
+
+    def _reconstruct(self, job: SliceJob, streams: int) -> None:
         prepare, check = job.prepare, self._checking(job)
         if prepare is None:
             raise _CancelledError
@@ -177,7 +231,7 @@ class Worker:
             return
         if self.lost is not None:
             raise self.lost
-        (result,) = self._reconstructor(job.request)([problem], lambda _steps_done: check())
+        (result,) = self._reconstructor(job.request, streams)([problem], lambda _steps_done: check())
         check_converged(result.index, result.doubts)
         job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
 
@@ -201,7 +255,7 @@ class Worker:
 
         return check
 
-    def _make_reconstructor(self, request: Request) -> Reconstructor:
+    def _make_reconstructor(self, request: Request, streams: int) -> Reconstructor:
         if isinstance(request.method, Classical):
             raise SamplingError(f"{request.configuration} has no sampler")
         return Reconstructor(
@@ -210,15 +264,16 @@ class Worker:
             request.seed,
             samples=request.samples,
             deviations=False,
-            open_graph=self._open_graph,
+            open_graph=lambda name: self._open_graph(name, streams),
         )
 
-    def _open_graph(self, name: str) -> Engine:
-        if name not in self._engines:
-            self._engines[name] = open_engine(
-                self._model, name, self._backend, self._threads, self._precision
-            )
-        return self._engines[name]
+    def _open_graph(self, name: str, streams: int) -> Engine:
+        with self._opening:
+            if (name, streams) not in self._engines:
+                self._engines[name, streams] = open_engine(
+                    self._model, name, self._backend, self._threads, self._precision, streams
+                )
+            return self._engines[name, streams]
 
 
 class _CancelledError(Exception):
