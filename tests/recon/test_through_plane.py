@@ -22,9 +22,8 @@ N_SLICES, ROWS, COLUMNS = 35, 21, 30  # none of them a multiple of the network's
 class GaussianScore:
     """The score of the prior N(0, I), which sees pixels alone; it keeps the shapes that it was given."""
 
-    description = {"backend": "test"}
-
-    def __init__(self):
+    def __init__(self, streams=1):
+        self.description = {"backend": "test", "streams": str(streams)}
         self.shapes = []
 
     def run(self, inputs):
@@ -99,6 +98,15 @@ def test_planes_across_an_axis_are_those_of_the_volume(axis, planes_at_once):
     image = np.stack([each.image for each in one_way])
     spread = np.ptp(np.moveaxis(image, axis, 0).real, axis=(1, 2)).max()
     assert spread < 1e-3 * np.ptp(image.real)
+
+
+def test_streams_share_the_planes_out_and_change_nothing():
+    problems = volume()
+    one, three = (
+        together(reconstructor(GaussianScore(streams)), problems, planes_at_once=3) for streams in (1, 3)
+    )
+    for ours, theirs in zip(one, three, strict=True):
+        np.testing.assert_array_equal(ours.image, theirs.image)
 
 
 def test_a_slice_without_data_is_filled_in_and_left_out():

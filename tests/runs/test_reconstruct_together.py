@@ -79,8 +79,8 @@ def test_a_run_that_was_stopped_begins_anew_and_gives_the_same_bits(scan, tmp_pa
 
 
 def test_slices_of_one_by_one_are_not_resumed_together(scan, tmp_path):
+    alone = replace(QUICK, through_plane=False, graph="score")
     with pytest.raises(KeyboardInterrupt):
-        alone = replace(QUICK, through_plane=False, graph="score")
         reconstruct_file(scan, tmp_path / "out.h5", alone, Told(stop_after=4))
     with pytest.raises(InputError, match="differs in through_plane"):
         reconstruct_file(scan, tmp_path / "out.h5", replace(QUICK, resume=True))

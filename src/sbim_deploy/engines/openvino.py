@@ -23,8 +23,9 @@ from sbim_deploy.engines.engine import (
 )
 from sbim_deploy.errors import BackendMissingError, EngineIncompatibleError, InputError, install_command
 
-# A volume has batches of one shape, and a last one of another. Each graph holds a copy of the weights.
-MAX_COMPILED = 2
+# A volume has planes of three shapes; slices have batches of one, and a last one of another. Each graph holds
+# a copy of the weights.
+MAX_COMPILED = 3
 NAME = "OpenVINO"
 OPENVINO, OPENVINO_BF16 = "openvino", "openvino-bf16"
 
