@@ -50,7 +50,6 @@ def test_without_the_option_the_partitions_are_slices_as_ever(cli, scan, tmp_pat
     ("words", "said"),
     [
         (("recon", "SCAN", "-o", "out.h5", "--dimensions", 4), "dimensions is 4: expected 2, slices, or 3"),
-        (("recon", "SCAN", "SCAN", "-o", "out", "--dimensions", 3), "--dimensions 3 is of one file"),
         (("simulate", "-o", "a.h5", "--dimensions", 4), "--dimensions is 4: expected 2 or 3"),
         (("simulate", "-o", "a.h5", "--elliptic"), "--elliptic is of a 3-D scan"),
         (("simulate", "-o", "a.h5", "--undersample", "poisson:4"), "unknown pattern 'poisson'"),

@@ -187,8 +187,6 @@ def recon(
     )
     if is_study(kspace):
         pictures.check_absent()
-        if dimensions != 2:
-            raise InputError(f"--dimensions {dimensions} is of one file: leave it out of a study")
         for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))

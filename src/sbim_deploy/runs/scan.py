@@ -131,9 +131,13 @@ def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
 def survey_slices(scan: Scan, tally: Tally) -> list[tuple[int, ...]]:
     """Read every slice once, and return the shape of what was measured of each: (1, columns) and so on.
 
+    What the slices of a volume share is in ``tally`` then.
+
     Raises:
         InputError: a slice is damaged or all zero.
     """
+    if isinstance(scan.kspace, VolumeKspace):
+        tally.volume = tally.volume or _survey(scan.kspace, scan)
     shapes = []
     for index in scan.indices:
         shapes.append(_measure(scan, index, tally).shape)
@@ -211,11 +215,12 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         InputError: the slice is damaged, nothing was measured of it, or it has too few calibration lines.
     """
     before = time.perf_counter()
-    noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
-    source, method = GIVEN if scan.noise is not None else NOISE_READOUTS, scan.map_method
     if isinstance(scan.kspace, VolumeKspace):
         whole = tally.volume = tally.volume or _survey(scan.kspace, scan)
         noise, source, method = whole.noise, whole.noise_source, whole.map_method
+    else:
+        noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
+        source, method = GIVEN if scan.noise is not None else NOISE_READOUTS, scan.map_method
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
     maps = _read_maps(index, scan)
     if isinstance(scan.kspace, NonCartesianKspace):
