@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from sbim_deploy.models.folder import load_model
 from sbim_deploy.results.partial import begin_run, partial_folder
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
+from sbim_deploy.runs.simulate import SimulateSettings
+from sbim_deploy.runs.simulate_mrd import simulate_mrd
 from sbim_deploy.study import steps
 from sbim_deploy.study.files import study_files
 from volume_scans import make_volume, plane_mask, write_h5_volume, write_mrd_volume
@@ -86,8 +89,9 @@ def test_a_volume_is_transformed_once_and_what_it_shares_is_found_once(
     assert found.volume is not None
     stores = sorted(path.stat().st_size for path in partial_folder(file.output).glob("*.store"))
     assert stores == [32 * n * 4 * 24 * 8 for n in (6, 8)]  # slices, partitions, coils, lines, bytes
+    shared = pickle.loads(pickle.dumps(found.volume))  # as it reaches other processes
     for batch in found.batches:
-        answer = steps.reconstruct_batch(job, file, found.run, batch, found.volume)
+        answer = steps.reconstruct_batch(job, file, found.run, batch, shared)
         assert isinstance(answer, steps.BatchDone), answer
     assert transformed == ["separate.h5"] * 2
     assert surveyed == ["separate.h5"]
@@ -130,3 +134,20 @@ def test_a_lost_worker_puts_no_store_beside_another_run(volumes, tmp_path):
     late = steps.reconstruct_batch(job, file, found.run, found.batches[0], found.volume)
     assert "belongs to another run" in late.message
     assert [path.name for path in partial_folder(file.output).iterdir()] == ["run.json"]
+
+
+def test_a_scan_along_a_trajectory_runs_on_the_graph_that_takes_it_as_recon_does(tmp_path):
+    pytest.importorskip("finufft")
+    path = tmp_path / "golden.h5"
+    simulate_mrd(path, SimulateSettings(1, 4, 32, 2.0, trajectory="golden"))
+    reconstruct_file(path, tmp_path / "alone.h5", FAST)
+    model, job = in_one_process(FAST)
+    (file,) = study_files([path], tmp_path / "out")
+    file.output.parent.mkdir()
+    found = steps.survey(job, model, file, resume=False)
+    assert isinstance(found, steps.Surveyed), found
+    for batch in found.batches:
+        answer = steps.reconstruct_batch(job, file, found.run, batch, found.volume)
+        assert isinstance(answer, steps.BatchDone), answer
+    assert isinstance(steps.finish(job, model, file, found, {}, ()), steps.Finished)
+    np.testing.assert_array_equal(images(file.output), images(tmp_path / "alone.h5"))

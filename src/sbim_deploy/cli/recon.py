@@ -82,6 +82,9 @@ def recon(
     arrays: options.ArrayOptions,
     trajectories: TrajectoryOptions,
     dimensions: options.Dimensions = 2,
+    volume: Annotated[
+        int | None, typer.Option(help="Which volume of a 3-D file of several it is, counted from 0.")
+    ] = None,
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
@@ -182,6 +185,7 @@ def recon(
         undersampling=options.parse_undersampling(undersample, mask_convention),
         reading=trajectories.reading(arrays.reading),
         dimensions=dimensions,
+        volume=volume,
         resume=resume,
         force=force,
     )

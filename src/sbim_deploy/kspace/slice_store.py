@@ -42,7 +42,8 @@ class SliceStore:
         self._slice_bytes = n_parts * self._part_bytes
         self.n_bytes = n_slices * self._slice_bytes
         n_written = 0 if file is None else os.fstat(file.fileno()).st_size
-        check_free_space(folder, self.n_bytes - n_written)
+        if n_written < self.n_bytes:
+            check_free_space(folder, self.n_bytes)
         self._file = tempfile.TemporaryFile(dir=folder) if file is None else file  # noqa: SIM115
         self._folder = folder
 

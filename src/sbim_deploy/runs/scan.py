@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,13 +132,10 @@ def make_reconstructor(settings: ReconSettings, model: Model) -> Reconstructor:
 def survey_slices(scan: Scan, tally: Tally) -> list[tuple[int, ...]]:
     """Read every slice once, and return the shape of what was measured of each: (1, columns) and so on.
 
-    What the slices of a volume share is in ``tally`` then.
-
     Raises:
         InputError: a slice is damaged or all zero.
     """
-    if isinstance(scan.kspace, VolumeKspace):
-        tally.volume = tally.volume or _survey(scan.kspace, scan)
+    _share_volume(scan, tally)
     shapes = []
     for index in scan.indices:
         shapes.append(_measure(scan, index, tally).shape)
@@ -168,6 +166,7 @@ def run_identity(
         software=software_versions(),
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
         dimensions=settings.dimensions,
+        volume=settings.volume,
         layout=settings.reading.layout,
         variable=settings.reading.variable,
         trajectory=named_file(settings.reading.trajectory),
@@ -215,8 +214,7 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         InputError: the slice is damaged, nothing was measured of it, or it has too few calibration lines.
     """
     before = time.perf_counter()
-    if isinstance(scan.kspace, VolumeKspace):
-        whole = tally.volume = tally.volume or _survey(scan.kspace, scan)
+    if (whole := _share_volume(scan, tally)) is not None:
         noise, source, method = whole.noise, whole.noise_source, whole.map_method
     else:
         noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
@@ -245,11 +243,12 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
     return problem
 
 
-def _survey(volume: VolumeKspace, scan: Scan) -> WholeVolume:
-    def maps(index: int) -> ComplexArray | None:
-        return _read_maps(index, scan)
-
-    return survey_volume(volume, maps, scan.mask, scan.noise, scan.map_method, scan.map_sets)
+def _share_volume(scan: Scan, tally: Tally) -> WholeVolume | None:
+    """Find what the slices of a volume share, the first time, and return it; None of slices."""
+    if tally.volume is None and isinstance(scan.kspace, VolumeKspace):
+        maps = partial(_read_maps, scan=scan)
+        tally.volume = survey_volume(scan.kspace, maps, scan.mask, scan.noise, scan.map_method, scan.map_sets)
+    return tally.volume
 
 
 def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
@@ -274,8 +273,7 @@ def readable_problems(
         InputError: what the slices of a volume share cannot be found out.
     """
     for index in indices:
-        if isinstance(scan.kspace, VolumeKspace):
-            tally.volume = tally.volume or _survey(scan.kspace, scan)
+        _share_volume(scan, tally)
         try:
             yield read_problem(index, scan, tally)
         except InputError as error:
