@@ -192,7 +192,7 @@ class TwixFile:
             counters["user"][:, place] = theirs[name]
         steps = (("Lin", self._lines_range), ("Par", self._partitions_range))
         for step, (name, found) in enumerate(steps, start=1):
-            shift = 0
+            shift: NDArray[np.int64] | int = 0
             if found is not None and not found.is_assumed:
                 shift = found.center - headers[f"Center{name}"].astype(np.int64)
             counters[f"kspace_encode_step_{step}"] = np.clip(theirs[name] + shift, 0, MAX_COUNTER)

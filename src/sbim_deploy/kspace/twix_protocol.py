@@ -217,7 +217,9 @@ def make_header(texts: ProtocolTexts, lines: CountRange, partitions: CountRange 
         encoded=encoded,
         recon=recon,
         step_1=Limit(lines.minimum, lines.maximum, lines.center),
-        step_2=partitions and Limit(partitions.minimum, partitions.maximum, partitions.center),
+        step_2=None
+        if partitions is None
+        else Limit(partitions.minimum, partitions.maximum, partitions.center),
         acceleration=(texts.whole("sPat.lAccelFactPE", 1), texts.whole("sPat.lAccelFact3D", 1)),
         calibration_mode=_CALIBRATION.get(texts.whole("sPat.ucRefScanMode", 1), "other"),
         remarks=remarks,
