@@ -214,11 +214,11 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         InputError: the slice is damaged, nothing was measured of it, or it has too few calibration lines.
     """
     before = time.perf_counter()
-    if (whole := _share_volume(scan, tally)) is not None:
-        noise, source, method = whole.noise, whole.noise_source, whole.map_method
-    else:
+    if (whole := _share_volume(scan, tally)) is None:
         noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
         source, method = GIVEN if scan.noise is not None else NOISE_READOUTS, scan.map_method
+    else:
+        noise, source, method = whole.noise, whole.noise_source, whole.map_method
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
     maps = _read_maps(index, scan)
     if isinstance(scan.kspace, NonCartesianKspace):
