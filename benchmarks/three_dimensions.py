@@ -5,10 +5,10 @@
         [--png PICTURE.png]
 
 Simulates a head at R = 2 x 2, and reconstructs it by ``sbim-deploy recon --dimensions 3``, with
-``--through-plane`` and without, and by ``bart pics -l1 -R W:7:0:WEIGHT``, both with the simulated maps. BART has the best of the weights on the very
-volume that is scored, which favours it; nothing of sbim-deploy is chosen. Also told are the error of the
-differences between neighbouring slices (through the plane), the run's peak memory over that of the same
-process before it, and the seconds.
+``--through-plane`` and without, and by ``bart pics -l1 -R W:7:0:WEIGHT``, both with the simulated maps. BART
+has the best of the weights on the very volume that is scored, which favours it; nothing of sbim-deploy is
+chosen. Also told are the error of the differences between neighbouring slices (through the plane), and the
+seconds.
 """
 
 from __future__ import annotations

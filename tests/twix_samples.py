@@ -47,6 +47,7 @@ class Line:
     counters: dict[str, int] = field(default_factory=dict)
     center_sample: int = N
     center_line: int = N // 2
+    center_partition: int = 0
     cutoff: tuple[int, int] = (0, 0)
     position: tuple[float, float, float] = POSITION
     quaternion: tuple[float, float, float, float] = AXIAL
@@ -250,7 +251,7 @@ def _header(line: Line, number: int, shape: tuple[int, ...], channel: int, vb: b
     sizes = struct.pack("<QHH", mask, shape[1], shape[0])
     counters = struct.pack("<14H", *(line.counters.get(name, 0) for name in COUNTERS))
     cutoff = struct.pack("<HH", *line.cutoff)
-    center = struct.pack("<HHfIHH", line.center_sample, 0, 0.0, 0, line.center_line, 0)
+    center = struct.pack("<HHfIHH", line.center_sample, 0, 0.0, 0, line.center_line, line.center_partition)
     place = struct.pack("<3f4f", *line.position, *line.quaternion)
     stamps = struct.pack("<IiIII", length, 42, number, 1000 + number, 2000 + number)
     if vb:

@@ -37,6 +37,11 @@ def test_a_simulated_volume_becomes_one_of_as_many_slices_as_its_readout_has(cli
     done = cli("evaluate", out, "--reference", scan)
     assert done.code == 0, done.err
     assert "beside the object" in done.out + done.err
+    done = cli("recon", scan, "-o", tmp_path / "out.cfl", "--dimensions", 3, "--method", "cg-sense")
+    assert done.code == 0, done.err
+    again = cli("evaluate", tmp_path / "out.cfl", "--reference", scan, "--dimensions", 3)
+    assert again.code == 0, again.err
+    assert "beside the object" in again.err
 
 
 def test_without_the_option_the_partitions_are_slices_as_ever(cli, scan, tmp_path):
@@ -50,7 +55,11 @@ def test_without_the_option_the_partitions_are_slices_as_ever(cli, scan, tmp_pat
     ("words", "said"),
     [
         (("recon", "SCAN", "-o", "out.h5", "--dimensions", 4), "dimensions is 4: expected 2, slices, or 3"),
-        (("recon", "SCAN", "SCAN", "-o", "out", "--dimensions", 3), "--dimensions 3 is of one file"),
+        (
+            ("recon", "SCAN", "-o", "out.h5", "--volume", 0),
+            "dimensions is 2, slices: give --dimensions 3 too",
+        ),
+        (("recon", "SCAN", "-o", "out.h5", "--dimensions", 3, "--volume", 0), "leave --volume out"),
         (("simulate", "-o", "a.h5", "--dimensions", 4), "--dimensions is 4: expected 2 or 3"),
         (("simulate", "-o", "a.h5", "--elliptic"), "--elliptic is of a 3-D scan"),
         (("simulate", "-o", "a.h5", "--undersample", "poisson:4"), "unknown pattern 'poisson'"),

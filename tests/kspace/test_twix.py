@@ -472,7 +472,11 @@ def reflected_in_part(lines):
         (Scan(image_lines(), {"sKSpace.ucTrajectory": 99}), "is of trajectory 99, expected Cartesian"),
         (
             Scan([*image_lines(), *image_lines(counters={"Par": 3})], {"sKSpace.ucDimension": "0x4"}),
-            "is 3D, with partitions 0 to 3, expected 2D slices",
+            "is 3D, with kspace_encode_step_2 of 0 and 3, expected 2D slices: recon --dimensions 3",
+        ),
+        (
+            Scan([*image_lines(), *image_lines(counters={"Par": 3})]),
+            "its lines have partitions 0 to 3 and its protocol slices, expected the same",
         ),
         (Scan(image_lines(), {"sSliceAcceleration.lMultiBandFactor": 2}), "excites 2 slices at once"),
         (Scan(with_flags(image_lines(), "SLICE_ACCEL_REFSCAN")), "excites several slices at once"),

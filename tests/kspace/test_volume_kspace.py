@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -136,15 +138,77 @@ def test_noise_readouts_tell_one_level_for_all_slices(tmp_path, scan):
         assert levels == {1.0}  # whitened
 
 
-def test_several_volumes_in_a_file_are_refused(tmp_path, scan):
-    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
+def copies(path, weights, **counters):
+    """Write the readouts of a file several times, each time weighted and with the counters of its turn."""
     with open_as(path, MrdFile) as file:
-        readouts = list(file.readouts())
-        xml = file.xml.decode()
-    readouts[-1].header["idx"]["repetition"] = 1
-    both = write_mrd(tmp_path / "two.h5", MrdScan(ScanSettings(), xml, readouts, None, None, None))
-    with pytest.raises(InputError, match="2 volumes"):
-        open_volume(both, tmp_path)
+        stored, xml = list(file.readouts()), file.xml.decode()
+    readouts = []
+    for turn, weight in enumerate(weights):
+        for each in stored:
+            header = each.header.copy()
+            for name, values in counters.items():
+                header["idx"][name] = values[turn]
+            readouts.append(replace(each, header=header, data=np.complex64(weight) * each.data))
+    return write_mrd(path.with_name("copies.h5"), MrdScan(ScanSettings(), xml, readouts, None, None, None))
+
+
+def test_several_volumes_in_a_file_are_listed_and_taken_by_their_number(tmp_path, scan):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
+    several = copies(path, (1, 2, 3), repetition=(0, 0, 4), contrast=(0, 1, 0))
+    listed = r"0 \(contrast 0, repetition 0\), 1 \(contrast 0, repetition 4\), 2 \(contrast 1, repetition 0\)"
+    with pytest.raises(
+        InputError, match=rf"holds 3 volumes, expected one, or --volume to say which: {listed}"
+    ):
+        open_volume(several, tmp_path)
+    with pytest.raises(InputError, match="has no volume 3, expected one of 0"):
+        open_volume(several, tmp_path, number=3)
+    for number, weight in ((0, 1), (1, 3), (2, 2)):
+        with open_volume(several, tmp_path, number=number) as source:
+            assert near(source.read_slice(16), weight * (hybrid(scan) * plane_mask())[16])
+            told = source.describe()
+            assert (told["volumes"], source.series(0).contrast) == (3, int(weight == 2))
+    assert told["volume"] == "contrast 1, repetition 0"
+
+
+def test_slabs_are_volumes_of_their_own(tmp_path, scan):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
+    slabs = copies(path, (1, 2), slice=(0, 1))
+    with pytest.raises(InputError, match=r"0 \(slab 0\), 1 \(slab 1\)"):
+        open_volume(slabs, tmp_path)
+    with open_volume(slabs, tmp_path, number=1) as source:
+        assert near(source.read_slice(16), 2 * (hybrid(scan) * plane_mask())[16])
+
+
+def test_averages_are_one_volume_their_mean(tmp_path, scan):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
+    with open_volume(copies(path, (1, 2), average=(0, 1)), tmp_path) as source:
+        assert near(source.read_slice(16), 1.5 * (hybrid(scan) * plane_mask())[16])
+
+
+def test_each_volume_is_calibrated_by_its_own_scan_or_another_of_its_slab(tmp_path, scan):
+    block = np.zeros(plane_mask().shape, np.bool_)
+    block[6:14, 8:16] = True
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask(block=0), calibration=block)
+    several = copies(path, (1, 2), repetition=(0, 1))
+    for number, weight in ((0, 1), (1, 2)):
+        with open_volume(several, tmp_path, number=number) as source:
+            assert near(source.read_calibration(16), weight * hybrid(scan)[16] * block)
+
+
+def test_an_array_holds_one_volume(tmp_path, scan):
+    with pytest.raises(InputError, match="leave --volume out"):
+        open_volume(write_cfl_volume(tmp_path / "v.cfl", scan.kspace), tmp_path, number=0)
+
+
+def test_the_partitions_of_a_calibration_scan_are_counted_with_the_others(tmp_path, scan):
+    block = np.zeros(plane_mask().shape, np.bool_)
+    block[6:14, 8:16] = True
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask(block=0), calibration=block)
+    heard = []
+    with open_volume(path, tmp_path) as source:
+        source.transform(heard.append)
+        assert source.n_partitions == 10 + 8
+    assert heard == list(range(1, 19))
 
 
 def test_what_is_read_as_slices_names_the_option_for_volumes(tmp_path, scan):

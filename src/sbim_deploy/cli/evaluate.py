@@ -42,6 +42,12 @@ def evaluate(
         ),
     ] = "slice",
     arrays: options.ArrayOptions,
+    dimensions: Annotated[
+        int | None,
+        typer.Option(
+            help="3: the images are a volume of a 3-D scan. A result of recon as HDF5 says so by itself."
+        ),
+    ] = None,
     mask_below: Annotated[
         float, typer.Option(help="Set to zero where the reference is below this fraction of its maximum.")
     ] = 0.0,
@@ -57,8 +63,8 @@ def evaluate(
     from sbim_deploy.runs.coverage import measure_coverage
     from sbim_deploy.runs.evaluate import evaluate_file
 
-    evaluation = evaluate_file(images, reference, mask_below, arrays.reading, data_range)
-    coverage = measure_coverage(images, reference, arrays.reading)
+    evaluation = evaluate_file(images, reference, mask_below, arrays.reading, data_range, dimensions)
+    coverage = measure_coverage(images, reference, arrays.reading, dimensions)
     for remark in evaluation.remarks:
         note(remark, even_quiet=True)
     if json:

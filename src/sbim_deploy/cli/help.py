@@ -12,7 +12,7 @@ from sbim_deploy.cli.renamed import with_new_names
 SECTIONS = {
     "Input": (
         *("layout", "variable", "orientation", "slices", "undersample", "mask_convention"),
-        *("dimensions", "trajectory", "matrix"),
+        *("dimensions", "volume", "trajectory", "matrix"),
         *("maps", "map_method", "map_sets", "noise"),
     ),
     "Sampler": (

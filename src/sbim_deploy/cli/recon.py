@@ -82,6 +82,9 @@ def recon(
     arrays: options.ArrayOptions,
     trajectories: TrajectoryOptions,
     dimensions: options.Dimensions = 2,
+    volume: Annotated[
+        int | None, typer.Option(help="Which volume of a 3-D file of several it is, counted from 0.")
+    ] = None,
     model: options.Model = Path("demo"),
     maps: Annotated[
         Path | None,
@@ -191,14 +194,17 @@ def recon(
         reading=trajectories.reading(arrays.reading),
         dimensions=dimensions,
         through_plane=through_plane,
+        volume=volume,
         resume=resume,
         force=force,
     )
     if is_study(kspace):
         pictures.check_absent()
-        if dimensions != 2:
-            raise InputError(f"--dimensions {dimensions} is of one file: leave it out of a study")
-        for name, value in (("format", output_format), ("method", classical)):
+        for name, value in (
+            ("format", output_format),
+            ("method", classical),
+            ("through-plane", through_plane or None),
+        ):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
         for name, value in asdict(images).items():

@@ -219,10 +219,7 @@ class MrdKspace:
     mask: BoolArray | None = None
 
     def __init__(self, file: RawFile) -> None:
-        self.path: Path = file.path
-        self.scan_header: MrdHeader = file.header
-        self.xml: bytes | None = getattr(file, "xml", None)
-        self._file = file
+        self._keep(file)
         self._index = MrdIndex(file)
         self._keys = sorted(self._index.images)
         grid = self._index.image
@@ -235,6 +232,12 @@ class MrdKspace:
             self._feed(self._index.noise)
         self._last: tuple[int, AssembledSlice] | None = None
         self._calibrated: dict[int, str] = {}
+
+    def _keep(self, file: RawFile) -> None:
+        self.path: Path = file.path
+        self.scan_header: MrdHeader = file.header
+        self.xml: bytes | None = getattr(file, "xml", None)
+        self._file = file
 
     @property
     def conjugated(self) -> bool:
@@ -309,7 +312,6 @@ class MrdKspace:
         """Return what the file is, as JSON's types; maps count for the slices that were read so far."""
         series = sorted({key[0] for key in self._keys})
         first = self.slice_header(0)
-        encoding = self.scan_header.encodings[series[0].encoding]
         return {
             "format": self._file.format,
             **self._file.facts,
@@ -320,7 +322,7 @@ class MrdKspace:
             "dwell_us": dwell_us(first),
             "noise_readouts": len(self._index.noise),
             "whitened": self._assembler.noise.whitening(self.n_coils, dwell_us(first)) is not None,
-            "calibration_mode": encoding.calibration_mode,
+            "calibration_mode": self.scan_header.encodings[series[0].encoding].calibration_mode,
             "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
             "dropped_readouts": dict(self._index.dropped) or None,

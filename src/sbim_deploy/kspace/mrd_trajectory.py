@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,10 +50,7 @@ class MrdAlongTrajectory(NonCartesianKspace, MrdKspace):
     mask: BoolArray | None = None
 
     def __init__(self, file: RawFile) -> None:
-        self.path: Path = file.path
-        self.scan_header: MrdHeader = file.header
-        self.xml: bytes | None = getattr(file, "xml", None)
-        self._file = file
+        self._keep(file)
         self._encoding: Encoding = file.header.encodings[0]
         self._conjugated = is_conjugated(Orientation.AUTO, file.header.protocol.vendor)
         self._found: dict[Key, list[int]] = {}

@@ -6,6 +6,7 @@ that the counter of the partition stands where the slice's does, and :class:`Par
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from sbim_deploy.kspace.placement import (
     place,
     readout_role,
 )
-from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, SliceBuffer, describe_key, slice_key
+from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, SliceBuffer, place_of_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
 from sbim_deploy.mrd.messages import Flag, Readout
@@ -38,6 +39,7 @@ from sbim_deploy.records import SliceGeometry
 
 _CALIBRATION_FLAG = np.uint64(1 << (Flag.IS_PARALLEL_CALIBRATION - 1))
 _LEFT_OUT = sorted(set(DROPPED.values()))
+_MAX_NAMED = 8
 
 
 class PartitionsFile:
@@ -45,31 +47,40 @@ class PartitionsFile:
 
     Args:
         file: the open file, which this one closes.
-        calibration: show those that are measured apart to calibrate, in the place of those of the image.
+        volume: which of several volumes is shown, from 0 in the order of series and slab; None where there
+            is but one.
+        calibrates: show what is measured apart to calibrate this volume, in the place of an image.
 
     Attributes:
         encoding: the encoding space of the images, as the file's header has it.
-        volume_key: the series and the slice (the slab) that all of them are of.
+        volumes: the series and the slab of each volume of the file.
+        volume_key: that of what is shown, None where nothing is.
 
     Raises:
-        InputError: the readouts are of several volumes, or none is of an image.
+        InputError: the readouts are of several volumes and none is named, or there is no such volume.
     """
 
-    def __init__(self, file: RawFile, calibration: bool = False) -> None:
+    def __init__(
+        self, file: RawFile, volume: int | None = None, calibrates: PartitionsFile | None = None
+    ) -> None:
         self._file = file
         self.path: Path = file.path
         self.format, self.remarks, self.facts = file.format, file.remarks, file.facts
         self.xml: bytes | None = getattr(file, "xml", None)
-        self._numbers, spaces, keys = self._sorted(calibration)
-        if len(keys) > 1:
-            raise InputError(
-                f"{self.path}: holds {len(keys)} volumes ({describe_key(min(keys))} to "
-                f"{describe_key(max(keys))}), expected one 3-D volume: split the file by them"
-            )
-        self.is_empty = not keys
-        self.volume_key = next(iter(keys), None)
-        self.encoding = file.header.encodings[next(iter(spaces), 0)]
+        others, found = self._sorted(is_calibration=calibrates is not None)
+        self.volumes = tuple(sorted(found))
+        self.volume_key = self._chosen(volume) if calibrates is None else self._calibrating(calibrates)
+        shown = others + ([] if self.volume_key is None else found[self.volume_key])
+        self._numbers = np.array(sorted(shown), np.intp)
+        self.encoding = file.header.encodings[0 if self.volume_key is None else self.volume_key[0].encoding]
         self.header: MrdHeader = replace(file.header, encodings=tuple(map(_in_2d, file.header.encodings)))
+
+    @property
+    def volume_name(self) -> str | None:
+        """What tells the volume from the others of the file, or None where there are none."""
+        if self.volume_key is None or len(self.volumes) < 2:
+            return None
+        return _name(self.volume_key, self.volumes)
 
     @property
     def n_readouts(self) -> int:
@@ -98,23 +109,48 @@ class PartitionsFile:
         for readout in self._file.read_readouts([int(self._numbers[index]) for index in indices]):
             yield replace(readout, header=_by_partition(readout.header.reshape(1))[0])
 
-    def _sorted(self, calibration: bool) -> tuple[NDArray[np.intp], set[int], set[Key]]:
-        """Return the numbers of the readouts to show, and the encoding spaces and volumes of those."""
-        shown, spaces, keys = [], set(), set()
-        wanted = (CALIBRATION,) if calibration else (IMAGE, IMAGE_AND_CALIBRATION)
+    def _chosen(self, volume: int | None) -> Key | None:
+        """Return the volume of this number, or the only one."""
+        if volume is None and len(self.volumes) < 2:
+            return self.volumes[0] if self.volumes else None
+        if volume is not None and 0 <= volume < len(self.volumes):
+            return self.volumes[volume]
+        names = [f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes)]
+        listed = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+        if volume is None:
+            raise InputError(
+                f"{self.path}: holds {len(names)} volumes, expected one, or --volume to say which: {listed}"
+            )
+        raise InputError(f"{self.path}: has no volume {volume}, expected one of {listed}")
+
+    def _calibrating(self, image: PartitionsFile) -> Key | None:
+        """Return which calibration scan is an image's: of its series, of its slab, or the only one."""
+        key = image.volume_key
+        if key is None or key in self.volumes or len(self.volumes) < 2:
+            return key if key in self.volumes else next(iter(self.volumes), None)
+        near = [each for each in self.volumes if place_of_key(each) == place_of_key(key)]
+        if not near:
+            raise InputError(
+                f"{self.path}: holds {len(self.volumes)} calibration scans and none of the volume's slab, "
+                "expected one of it; give maps with --maps"
+            )
+        return near[0]
+
+    def _sorted(self, is_calibration: bool) -> tuple[list[int], dict[Key, list[int]]]:
+        """Return the numbers of the readouts that go with any volume, and those of each volume."""
+        others, found = [], defaultdict[Key, list[int]](list)
+        wanted = (CALIBRATION,) if is_calibration else (IMAGE, IMAGE_AND_CALIBRATION)
         for start in range(0, self._file.n_readouts, HEADERS_AT_ONCE):
             stop = min(start + HEADERS_AT_ONCE, self._file.n_readouts)
             for number, header in enumerate(self._file.read_headers(start, stop), start):
                 space = encoding_index(header, self._file.header)
                 mode = self._file.header.encodings[space].calibration_mode
                 role = readout_role(int(header["flags"]), mode)
-                if role == NOISE or (role in _LEFT_OUT and not calibration):
-                    shown.append(number)
+                if role == NOISE or (role in _LEFT_OUT and not is_calibration):
+                    others.append(number)
                 elif role in wanted:
-                    shown.append(number)
-                    spaces.add(space)
-                    keys.add(slice_key(header))
-        return np.array(shown, np.intp), spaces, keys
+                    found[slice_key(header)].append(number)
+        return others, found
 
 
 class PartitionKspace(MrdKspace):
@@ -168,18 +204,14 @@ class PartitionKspace(MrdKspace):
         return make_grid(encoding, f"{self.path}: encoding space {space}", self._index.reaches[space])
 
 
-def is_3d(file: RawFile) -> bool:
-    """Tell whether the images of a file have more than one kspace_encode_step_2, whatever its header says."""
-    first: int | None = None
-    for start in range(0, file.n_readouts, HEADERS_AT_ONCE):
-        for header in file.read_headers(start, min(start + HEADERS_AT_ONCE, file.n_readouts)):
-            mode = file.header.encodings[encoding_index(header, file.header)].calibration_mode
-            if readout_role(int(header["flags"]), mode) in (IMAGE, IMAGE_AND_CALIBRATION):
-                partition = int(header["idx"]["kspace_encode_step_2"])
-                first = partition if first is None else first
-                if partition != first:
-                    return True
-    return False
+def _name(key: Key, among: Sequence[Key]) -> str:
+    """Return the counters by which a volume differs from others, in words."""
+    counters = [{**vars(series), "slab": slab} for series, slab in among]
+    own = {**vars(key[0]), "slab": key[1]}
+    told = {name: value for name, value in own.items() if any(each[name] != value for each in counters)}
+    return ", ".join(
+        f"{'encoding space' if name == 'encoding' else name} {value}" for name, value in told.items()
+    )
 
 
 def _in_2d(encoding: Encoding) -> Encoding:
@@ -217,4 +249,6 @@ def _places(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis
 
 def partition_facts(source: PartitionKspace) -> Mapping[str, Any]:
     """Return what is to be told of the partitions, as JSON's types."""
-    return {"partitions": source.partitions.samples, "partitions_measured": len(source.places)}
+    facts = {"partitions": source.partitions.samples, "partitions_measured": len(source.places)}
+    name = source.file.volume_name
+    return facts if name is None else {**facts, "volumes": len(source.file.volumes), "volume": name}

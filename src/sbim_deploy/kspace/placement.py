@@ -33,6 +33,10 @@ class NotFiniteError(InputError):
     """The samples of a readout are not finite, which spoils its slice and no other."""
 
 
+class NotSlicesError(InputError):
+    """What is measured are no 2D Cartesian slices: a 3-D scan, or samples along a trajectory."""
+
+
 MAX_UNFILLED = 32  # of a grid's samples, and of its lines, one in so many must be measured
 FEW_LINES = 16  # limits may go beyond the encoded lines by one in so many
 
@@ -79,19 +83,16 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
     ``reach`` is the largest :func:`readout_reach` of its readouts; None counts on what the header says.
 
     Raises:
-        InputError: it is not Cartesian, larger than any slice that is read, or its readouts have
-            samples that the header does not explain.
+        NotSlicesError: it is not Cartesian.
+        InputError: it is EPI, larger than any slice that is read, or its readouts have samples that the
+            header does not explain.
     """
     if encoding.trajectory == "epi":
         raise InputError(
             f"{where}: trajectory is 'epi', which is not read: that would take the readouts' delays by its "
             "navigators and the samples on ramps regridded; correct it into 'cartesian' first"
         )
-    if encoding.trajectory != "cartesian":
-        raise InputError(
-            f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian' here: recon reads it from "
-            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
-        )
+    check_is_cartesian(encoding, where)
     encoded = encoding.encoded.matrix_size[:2]
     rows = measured_readout(encoding, half(encoded[0]) if reach is None else reach, where)
     image = image_grid(rows, measured_lines(encoding), encoding.recon, where)
@@ -110,6 +111,36 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
     image = replace(image, remarks=(*remarks, *image.remarks))
     placed = (max(rows.samples, encoded[0]), encoded[1])
     return Grid(placed, lines.center, lines, image, beyond, has_partitions(encoding))
+
+
+def check_is_cartesian(encoding: Encoding, where: str) -> None:
+    """Refuse an encoding space whose samples lie along a trajectory; ``where`` names it.
+
+    Raises:
+        NotSlicesError: they do.
+    """
+    if encoding.trajectory != "cartesian":
+        raise NotSlicesError(
+            f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian' here: recon reads it from "
+            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
+        )
+
+
+def check_promises_slices(encoding: Encoding, where: str) -> None:
+    """Refuse an encoding space whose header promises no 2D Cartesian slices, before the readouts come.
+
+    A header of partitions without limits that count several may yet be of slices.
+
+    Raises:
+        NotSlicesError: it promises several partitions, or a trajectory.
+    """
+    check_is_cartesian(encoding, where)
+    n_partitions, limit = encoding.encoded.matrix_size[2], encoding.step_2
+    if n_partitions > 1 and limit is not None and limit.maximum > limit.minimum:
+        raise NotSlicesError(
+            f"{where}: is 3D, of {n_partitions} partitions, expected 2D slices: recon --dimensions 3 takes a "
+            "file of them"
+        )
 
 
 def encoding_index(header: np.void, scan: MrdHeader) -> int:
@@ -137,7 +168,8 @@ def check_is_2d_cartesian(
     ``partitions`` keeps the first readout's kspace_encode_step_2 of each encoding space.
 
     Raises:
-        InputError: it has a trajectory of its own, or is of another partition than the first.
+        NotSlicesError: it is of another partition than the first.
+        InputError: it has a trajectory of its own.
     """
     n_dimensions = int(header["trajectory_dimensions"])
     if n_dimensions and not encoding.trajectory_is_given:
@@ -148,7 +180,7 @@ def check_is_2d_cartesian(
     partition = int(header["idx"]["kspace_encode_step_2"])
     first = partitions.setdefault(int(header["encoding_space_ref"]), partition)
     if has_partitions(encoding) and partition != first:
-        raise InputError(
+        raise NotSlicesError(
             f"{where}: is 3D, with kspace_encode_step_2 of {first} and {partition}, expected 2D slices: "
             "recon --dimensions 3 takes a file of them"
         )

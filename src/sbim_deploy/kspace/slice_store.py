@@ -1,11 +1,11 @@
-"""What is written part by part and read slice by slice, in a temporary file whatever its size."""
+"""What is written part by part and read slice by slice, in a file on disk whatever its size."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +18,37 @@ _ITEM_BYTES = np.dtype(np.complex64).itemsize
 
 
 class SliceStore:
-    """Arrays (slices, parts, ...) of complex64 in a temporary file, written part by part, read by slice.
-
-    The file has no name from its beginning on, so that nothing of it outlasts the process, however it ends.
+    """Arrays (slices, parts, ...) of complex64 in a file, written part by part, read by slice.
 
     Args:
         folder: where it is.
         n_slices: slices.
-        part_shape: the shape of what each part holds of a slice.
         n_parts: parts.
+        part_shape: the shape of what each part holds of a slice.
+        file: the open file, empty or with all parts, which the store closes. None is one that has no name
+            from its beginning on, so that nothing of it outlasts the process, however it ends.
     """
 
-    def __init__(self, folder: Path, n_slices: int, n_parts: int, part_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        n_slices: int,
+        n_parts: int,
+        part_shape: tuple[int, ...],
+        file: BinaryIO | None = None,
+    ) -> None:
         self._shape = (n_parts, *part_shape)
         self._part_bytes = int(np.prod(part_shape)) * _ITEM_BYTES
         self._slice_bytes = n_parts * self._part_bytes
         self.n_bytes = n_slices * self._slice_bytes
-        check_free_space(folder, self.n_bytes)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        n_written = 0 if file is None else os.fstat(file.fileno()).st_size
+        if n_written < self.n_bytes:
+            check_free_space(folder, self.n_bytes)
+        self._file = tempfile.TemporaryFile(dir=folder) if file is None else file  # noqa: SIM115
         self._folder = folder
 
     def close(self) -> None:
-        """Give the space back."""
+        """Close the file; the space of one without a name is free again."""
         self._file.close()
 
     def write(self, first: int, parts: ComplexArray) -> None:
@@ -74,7 +83,9 @@ class SliceStore:
         while done < self._slice_bytes:
             n_read = os.preadv(self._file.fileno(), [view[done:]], place + done)
             if not n_read:
-                raise InputError(f"{self._folder}: the temporary store ends before slice {index}")
+                raise InputError(
+                    f"{self._folder}: the temporary store ends before slice {index}; start over with --force"
+                )
             done += n_read
         return values
 

@@ -18,17 +18,18 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.twix_lines import Lines, Measurement, TwixBytes
 from sbim_deploy.kspace.twix_protocol import (
     MAX_PROTOCOL_BYTES,
-    LineRange,
+    CountRange,
     ProtocolTexts,
     check_is_read,
     dwell_us,
+    is_3d,
     make_header,
     noise_dwell_us,
     read_texts,
     receivers,
     slice_places,
 )
-from sbim_deploy.kspace.twix_survey import Survey, directions, has, mrd_flags, positions
+from sbim_deploy.kspace.twix_survey import Counted, Survey, directions, has, mrd_flags, positions
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, check_readout
 from sbim_deploy.mrd.header import MAX_COUNTER
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag, Readout
@@ -43,7 +44,6 @@ _FIELDS = {
     "center_sample": "CenterCol",
 }
 _COUNTERS = {
-    "kspace_encode_step_2": "Par",
     "average": "Ave",
     "contrast": "Eco",
     "phase": "Phs",
@@ -78,9 +78,17 @@ class TwixFile:
         self._texts, lines = self._open(chosen)
         check_is_read(self._texts)
         survey = Survey(lines)
-        survey.check_is_2d_cartesian(self._texts.where)
+        has_partitions = is_3d(self._texts)
+        survey.check_is_cartesian(has_partitions, self._texts.where)
         remarks = _said_of(chosen, lines, survey)
-        self._range = _line_range(self._texts, survey, remarks)
+        n_lines = self._texts.whole("sKSpace.lPhaseEncodingLines")
+        self._lines_range = _count_range(self._texts, survey.lines, n_lines, "line", remarks)
+        self._partitions_range: CountRange | None = None
+        if has_partitions:
+            n_partitions = self._texts.whole("sKSpace.lPartitions", 1)
+            self._partitions_range = _count_range(
+                self._texts, survey.partitions, n_partitions, "partition", remarks
+            )
         noise_from, self._noise_texts = chosen if survey.noise else None, self._texts
         if not survey.noise and survey.image is not None:
             found = self._find_noise(before, lines.channel_ids(survey.image), remarks)
@@ -90,7 +98,7 @@ class TwixFile:
                 remarks.append(f"noise lines are those of {noise_from}")
         self._lines = lines
         self.n_readouts = len(lines)
-        self.header = make_header(self._texts, self._range)
+        self.header = make_header(self._texts, self._lines_range, self._partitions_range)
         self.remarks = tuple(remarks)
         order = survey.slice_order(*slice_places(self._texts))
         self._slices = np.arange(MAX_COUNTER + 1, dtype=np.uint16)
@@ -182,25 +190,34 @@ class TwixFile:
             counters[name] = theirs[their_name]
         for place, name in enumerate(_USER):
             counters["user"][:, place] = theirs[name]
-        shift = 0 if self._range.is_assumed else self._range.center - headers["CenterLin"].astype(np.int64)
-        counters["kspace_encode_step_1"] = np.clip(theirs["Lin"] + shift, 0, MAX_COUNTER)
+        steps = (("Lin", self._lines_range), ("Par", self._partitions_range))
+        for step, (name, found) in enumerate(steps, start=1):
+            shift: NDArray[np.int64] | int = 0
+            if found is not None and not found.is_assumed:
+                shift = found.center - headers[f"Center{name}"].astype(np.int64)
+            counters[f"kspace_encode_step_{step}"] = np.clip(theirs[name] + shift, 0, MAX_COUNTER)
         counters["slice"] = self._slices[theirs["Sli"]]
 
 
-def _line_range(texts: ProtocolTexts, survey: Survey, remarks: list[str]) -> LineRange:
-    """Return where the lines lie once those that count from a centre of their own are shifted to one."""
-    middle = texts.whole("sKSpace.lPhaseEncodingLines") // 2
-    # None says which line is the centre, and there are lines on both sides of the middle.
-    if set(survey.centers) == {0} and survey.highest > middle:
-        remarks.append(f"no line says which is the centre of k-space: taken as line {middle}")
-        found = LineRange(0, survey.highest, middle, is_assumed=True)
+def _count_range(
+    texts: ProtocolTexts, counted: Counted, n_encoded: int, name: str, remarks: list[str]
+) -> CountRange:
+    """Return where counts lie once lines that count from a centre of their own are shifted to one.
+
+    ``name`` is that of one of ``n_encoded``.
+    """
+    middle = n_encoded // 2
+    # None says which is the centre, and there are some on both sides of the middle.
+    if set(counted.centers) == {0} and counted.highest > middle:
+        remarks.append(f"no line says which is the centre of k-space: taken as {name} {middle}")
+        found = CountRange(0, counted.highest, middle, is_assumed=True)
     else:
-        usual = survey.centers.most_common(1)[0][0] if survey.centers else 0
-        center = max(usual, -survey.offsets[0])
-        found = LineRange(center + survey.offsets[0], center + survey.offsets[1], center)
+        usual = counted.centers.most_common(1)[0][0] if counted.centers else 0
+        center = max(usual, -counted.offsets[0])
+        found = CountRange(center + counted.offsets[0], center + counted.offsets[1], center)
     if found.maximum > MAX_COUNTER:
         raise InputError(
-            f"{texts.where}: has lines {found.minimum} to {found.maximum}, expected at most {MAX_COUNTER}; "
+            f"{texts.where}: has {name}s {found.minimum} to {found.maximum}, expected at most {MAX_COUNTER}; "
             "the file is damaged, fetch it again"
         )
     return found

@@ -114,8 +114,8 @@ class ProtocolTexts:
 
 
 @dataclass(frozen=True)
-class LineRange:
-    """Where the lines of an image lie: their counters, and that of the centre, which may be assumed."""
+class CountRange:
+    """Where the lines or partitions of an image lie: their counts, and the centre, which may be assumed."""
 
     minimum: int
     maximum: int
@@ -154,7 +154,7 @@ def read_texts(data: bytes, where: str) -> ProtocolTexts:
 
 
 def check_is_read(texts: ProtocolTexts) -> None:
-    """Check that a measurement is of a kind that is read: 2D Cartesian, one slice at a time.
+    """Check that a measurement is of a kind that is read: Cartesian, one slice or slab at a time.
 
     Raises:
         InputError: it is EPI, radial, spiral, PROPELLER, sampled on ramps, or of several slices at once.
@@ -176,10 +176,15 @@ def check_is_read(texts: ProtocolTexts) -> None:
         raise InputError(f"{texts.where}: is {named}, expected Cartesian lines: regrid it first")
 
 
-def make_header(texts: ProtocolTexts, lines: LineRange) -> MrdHeader:
-    """Return the header of a scan by its protocol and where its lines lie.
+def is_3d(texts: ProtocolTexts) -> bool:
+    """Tell whether a protocol is of a slab with partitions."""
+    return texts.whole("sKSpace.ucDimension", 2) == _THREE_D
 
-    Images have square pixels of the base resolution.
+
+def make_header(texts: ProtocolTexts, lines: CountRange, partitions: CountRange | None = None) -> MrdHeader:
+    """Return the header of a scan by its protocol and where its lines, and a slab's ``partitions``, lie.
+
+    Images have square pixels of the base resolution, and as many partitions as the slab has images.
 
     Raises:
         InputError: the protocol lacks a size, or has one that no scan can have.
@@ -189,16 +194,22 @@ def make_header(texts: ProtocolTexts, lines: LineRange) -> MrdHeader:
     read_mm, phase_mm, thickness = _field_of_view(texts)
     pixel = read_mm / base if base > 0 else 0.0
     oversampling = _number(texts.looked_up("flReadoutOSFactor")) or READOUT_OVERSAMPLING
-    encoded_mm, remarks = _encoded_width(texts, n_lines, pixel, phase_mm)
-    is_3d = texts.whole("sKSpace.ucDimension", 2) == _THREE_D
-    n_partitions = texts.whole("sKSpace.lPartitions", 1) if is_3d else 1
+    encoded_mm, remarks = _encoded_width(texts, n_lines, pixel, phase_mm, _LINES)
+    n_partitions, n_images, slab_mm = 1, 1, thickness
+    if partitions is not None:
+        n_partitions = texts.whole("sKSpace.lPartitions", 1)
+        more = 1 + texts.number(f"sKSpace.{_PARTITIONS.oversampling}", 0.0)
+        n_images = texts.whole("sKSpace.lImagesPerSlab", round(n_partitions / more) if more > 0 else 0)
+        voxel = thickness / n_images if n_images > 0 else 0.0
+        slab_mm, more_remarks = _encoded_width(texts, n_partitions, voxel, thickness, _PARTITIONS)
+        remarks += more_remarks
     try:
         encoded = Space(
             (round(base * oversampling), n_lines, n_partitions),
-            (read_mm * oversampling, encoded_mm, thickness),
+            (read_mm * oversampling, encoded_mm, slab_mm),
         )
         recon = Space(
-            (base, round(phase_mm / pixel) if pixel > 0 else 0, n_partitions), (read_mm, phase_mm, thickness)
+            (base, round(phase_mm / pixel) if pixel > 0 else 0, n_images), (read_mm, phase_mm, thickness)
         )
     except (InputError, OverflowError) as error:
         raise InputError(f"{texts.where}: {error}; the header is damaged, fetch the file again") from error
@@ -206,6 +217,9 @@ def make_header(texts: ProtocolTexts, lines: LineRange) -> MrdHeader:
         encoded=encoded,
         recon=recon,
         step_1=Limit(lines.minimum, lines.maximum, lines.center),
+        step_2=None
+        if partitions is None
+        else Limit(partitions.minimum, partitions.maximum, partitions.center),
         acceleration=(texts.whole("sPat.lAccelFactPE", 1), texts.whole("sPat.lAccelFact3D", 1)),
         calibration_mode=_CALIBRATION.get(texts.whole("sPat.ucRefScanMode", 1), "other"),
         remarks=remarks,
@@ -287,19 +301,35 @@ def _n_slices(texts: ProtocolTexts) -> int:
     return count
 
 
+@dataclass(frozen=True)
+class _Encode:
+    """A phase encode: what its steps are called, and its names in the protocol."""
+
+    steps: str
+    axis: str
+    oversampling: str
+    resolution: str
+
+
+_LINES = _Encode("lines", "the phase encoding", "dPhaseOversamplingForDialog", "dPhaseResolution")
+_PARTITIONS = _Encode(
+    "partitions", "the second phase encoding", "dSliceOversamplingForDialog", "dSliceResolution"
+)
+
+
 def _encoded_width(
-    texts: ProtocolTexts, n_lines: int, pixel: float, phase_mm: float
+    texts: ProtocolTexts, n_lines: int, pixel: float, phase_mm: float, encode: _Encode
 ) -> tuple[float, tuple[str, ...]]:
-    """Return the field of view in mm that the lines stand for, and what to say of it."""
-    by_dialog = phase_mm * (1 + texts.number("sKSpace.dPhaseOversamplingForDialog", 0.0))
-    resolution = texts.number("sKSpace.dPhaseResolution", 1.0)
+    """Return the field of view in mm that lines or partitions stand for, and what to say of it."""
+    by_dialog = phase_mm * (1 + texts.number(f"sKSpace.{encode.oversampling}", 0.0))
+    resolution = texts.number(f"sKSpace.{encode.resolution}", 1.0)
     by_lines = n_lines * pixel / resolution if resolution > 0 else by_dialog
     # Lines are whole numbers: that many stand for up to half a line more or less.
     if abs(by_lines - by_dialog) <= max(EXTENT_TOLERANCE, 1 / max(n_lines, 1)) * by_dialog or by_lines <= 0:
         return by_dialog, ()
     return by_lines, (
-        f"{n_lines} lines of {pixel / resolution:g} mm are {by_lines:g} mm along the phase encoding, and the "
-        f"protocol has {by_dialog:g} mm: taken as the former",
+        f"{n_lines} {encode.steps} of {pixel / resolution:g} mm are {by_lines:g} mm along {encode.axis}, and "
+        f"the protocol has {by_dialog:g} mm: taken as the former",
     )
 
 

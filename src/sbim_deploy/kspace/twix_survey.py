@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,29 @@ _NEAR_MM = 0.1
 _PARALLEL = 0.999
 
 
+@dataclass
+class Counted:
+    """What all lines tell of a counter of theirs.
+
+    Attributes:
+        centers: how often each count is said to be the centre of k-space, by lines of images.
+        offsets: the lowest and highest count of images and calibration, from the centre that each says.
+        highest: the highest count of these.
+    """
+
+    centers: Counter[int] = field(default_factory=Counter)
+    offsets: tuple[int, int] = (0, 0)
+    highest: int = 0
+
+    def add(self, counts: NDArray[np.uint16], centers: NDArray[np.uint16]) -> None:
+        """Take in lines (line,) of images and calibration."""
+        counted = counts.astype(np.int64)
+        offsets = counted - centers
+        lowest, highest = self.offsets
+        self.offsets = min(lowest, int(offsets.min())), max(highest, int(offsets.max()))
+        self.highest = max(self.highest, int(counted.max()))
+
+
 class Survey:
     """What all lines of a measurement tell together.
 
@@ -44,9 +68,7 @@ class Survey:
         noise: the numbers of the noise lines.
         image: the number of the first line of an image, or None.
         n_image: how many lines images have.
-        centers: how often each line is said to be the centre of k-space, by lines of images.
-        offsets: the lowest and highest line of images and calibration, from the centre that each says itself.
-        highest: the highest counter of a line of these.
+        lines, partitions: what is told of the first and the second phase encode.
         slices: the first position and normal of each slice counter.
 
     Args:
@@ -57,9 +79,7 @@ class Survey:
         self.noise: list[int] = []
         self.image: int | None = None
         self.n_image = 0
-        self.centers: Counter[int] = Counter()
-        self.offsets = (0, 0)
-        self.highest = 0
+        self.lines, self.partitions = Counted(), Counted()
         self.slices: dict[int, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         self._partitions: set[int] = set()
         self._series: set[tuple[int, ...]] = set()
@@ -70,16 +90,16 @@ class Survey:
             self._has_several_slices |= bool((headers["EvalInfoMask"] & several).any())
             self._add(start, headers, mrd_flags(headers, lines.flags))
 
-    def check_is_2d_cartesian(self, where: str) -> None:
-        """Check that the lines are of 2D Cartesian slices, whatever the protocol says.
+    def check_is_cartesian(self, is_3d: bool, where: str) -> None:
+        """Check that the lines are Cartesian, whatever the protocol says, and have partitions as it says.
 
         Raises:
-            InputError: they are not.
+            InputError: they are not, or have others.
         """
-        if len(self._partitions) > 1:
+        if len(self._partitions) > 1 and not is_3d:
             raise InputError(
-                f"{where}: is 3D, with partitions {min(self._partitions)} to {max(self._partitions)}, "
-                "expected 2D slices: convert it to MRD (siemens_to_ismrmrd), which recon --dimensions 3 takes"
+                f"{where}: its lines have partitions {min(self._partitions)} to {max(self._partitions)} and "
+                "its protocol slices, expected the same; the header is damaged, fetch the file again"
             )
         if len({key[:-1] for key in self._series}) < len(self._series):
             raise InputError(
@@ -113,11 +133,9 @@ class Survey:
         self.noise += (start + np.flatnonzero(noise)).tolist()
         placed = ~noise & ~np.logical_or.reduce([has(flags, flag) for flag in DROPPED])
         if placed.any():
-            counted = headers["Counter"]["Lin"][placed].astype(np.int64)
-            offsets = counted - headers["CenterLin"][placed]
-            lowest, highest = self.offsets
-            self.offsets = min(lowest, int(offsets.min())), max(highest, int(offsets.max()))
-            self.highest = max(self.highest, int(counted.max()))
+            counters = headers["Counter"][placed]
+            self.lines.add(counters["Lin"], headers["CenterLin"][placed])
+            self.partitions.add(counters["Par"], headers["CenterPar"][placed])
         both = has(flags, Flag.IS_PARALLEL_CALIBRATION_AND_IMAGING)
         images = np.flatnonzero(placed & (both | ~has(flags, Flag.IS_PARALLEL_CALIBRATION)))
         if images.size:
@@ -127,7 +145,8 @@ class Survey:
     def _add_images(self, headers: NDArray[np.void], is_reverse: NDArray[np.bool_]) -> None:
         counters = headers["Counter"]
         self.n_image += len(headers)
-        self.centers.update(headers["CenterLin"].tolist())
+        self.lines.centers.update(headers["CenterLin"].tolist())
+        self.partitions.centers.update(headers["CenterPar"].tolist())
         self._partitions |= set(counters["Par"].tolist())
         keys = np.stack([*(counters[name] for name in _SERIES), is_reverse.astype(np.uint16)], axis=1)
         self._series |= set(map(tuple, np.unique(keys, axis=0).tolist()))

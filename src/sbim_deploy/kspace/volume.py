@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import replacing
 from sbim_deploy.kspace.bare import EmptyMapsError
 from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.sampling_mask import EmptyMaskError
@@ -60,13 +61,14 @@ class VolumeKspace:
 
     Attributes:
         path: the file.
+        partitions: what reads the partitions as slices.
         n_slices: the positions along the readout that the image keeps.
         n_coils, n_rows, n_columns: of a slice: its rows are partitions, its columns lines.
         stored_shape: (n_rows, n_columns).
         mask: None: what was measured is what is not zero.
         recon_shape: (rows, columns) of the image, or None.
         voxel_mm: (partition, line, readout) size of its voxels, or None.
-        n_partitions: how many are transformed.
+        n_partitions: how many are transformed, those of a calibration scan among them.
         folder: where the temporary store is.
         n_readout: the positions along the readout before the image is cropped.
 
@@ -86,34 +88,33 @@ class VolumeKspace:
         folder: Path,
         calibration: tuple[KspaceSource, NDArray[np.intp]] | None = None,
     ) -> None:
-        self.path, self.folder, self._source, self._grid = source.path, folder, source, grid
+        self.path, self.folder, self.partitions, self._grid = source.path, folder, source, grid
         self.n_readout, self.n_slices = grid.readout
         self.n_coils = source.n_coils
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
-        self.n_partitions = source.n_slices
         self._calibration = calibration
+        self._sources = [source] if calibration is None else [source, calibration[0]]
+        self.n_partitions = sum(each.n_slices for each in self._sources)
         self._stores: list[SliceStore] = []
-        self._noise: float | None = None
-        self._sampled: BoolArray | None = None
+        self._shared: tuple[Path, str] | None = None
+        self._noise: tuple[float | None] | None = None
         _check_readout(source)
 
     @property
     def conjugated(self) -> bool:
         """Whether k-space is conjugated as it is read."""
-        return self._source.conjugated
+        return self.partitions.conjugated
 
     @conjugated.setter
     def conjugated(self, value: bool) -> None:
-        self._source.conjugated = value
-        if self._calibration is not None:
-            self._calibration[0].conjugated = value
+        for source in self._sources:
+            source.conjugated = value
 
     @property
     def store_bytes(self) -> int:
         """The size of the temporary store."""
-        n_parts = self.n_partitions + (0 if self._calibration is None else self._calibration[0].n_slices)
-        return self.n_slices * n_parts * self.n_coils * self.n_columns * _ITEM_BYTES
+        return self.n_slices * self.n_partitions * self.n_coils * self.n_columns * _ITEM_BYTES
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +124,15 @@ class VolumeKspace:
     ) -> None:
         for store in self._stores:
             store.close()
-        self._source.__exit__(kind, error, trace)
+        self.partitions.__exit__(kind, error, trace)
+
+    def share(self, folder: Path, name: str) -> None:
+        """Keep what is transformed under ``name`` in ``folder``, where other processes find it so.
+
+        Whoever comes first transforms; the others read what is there. It is for the caller to remove, and the
+        name to tell apart what was read otherwise.
+        """
+        self._shared = (folder, name)
 
     def transform(self, on_partition: OnPartition | None = None) -> None:
         """Transform all partitions along the readout; nothing where that is done.
@@ -135,17 +144,14 @@ class VolumeKspace:
         """
         if self._stores:
             return
-        sources = [self._source] if self._calibration is None else [self._source, self._calibration[0]]
         try:
-            for source in sources:
-                self._stores.append(self._transformed(source, on_partition))
+            for which, source in enumerate(self._sources):
+                before = sum(each.n_slices for each in self._sources[:which])
+                self._stores.append(self._stored(which, source, _counting_from(before, on_partition)))
         except BaseException:
             while self._stores:
                 self._stores.pop().close()
             raise
-        levels = [self._source.read_noise(index) for index in self._noise_partitions()]
-        known = [level for level in levels if level is not None]
-        self._noise = float(np.sqrt(np.mean(np.square(known)))) if known else None
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the slice at a position along the readout, complex64 (coils, rows, columns).
@@ -176,8 +182,9 @@ class VolumeKspace:
             InputError: see :meth:`read_slice`.
         """
         self._check(index)
-        self.transform()
-        return self._noise
+        if self._noise is None:
+            self._noise = (self.partitions.read_noise(self.partitions.n_slices // 2),)
+        return self._noise[0]
 
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where the image of a slice lies in the patient, or None where the file does not say.
@@ -206,7 +213,7 @@ class VolumeKspace:
 
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types."""
-        told = {**self._source.describe(), "dimensions": 3, **self._facts()}
+        told = {**self.partitions.describe(), "dimensions": 3, **self._facts()}
         assumed = [*(told.pop("assumed", None) or ()), *self._remarks()]
         return {**told, "assumed": assumed or None}
 
@@ -214,22 +221,37 @@ class VolumeKspace:
         return None
 
     def _facts(self) -> dict[str, Any]:
-        return {"partitions": self.n_partitions}
+        return {"partitions": self.partitions.n_slices}
 
     def _remarks(self) -> Sequence[str]:
         return ()
-
-    def _noise_partitions(self) -> Sequence[int]:
-        return (self.n_partitions // 2,)
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.n_slices:
             raise InputError(f"{self.path}: no slice {index}, expected 0 to {self.n_slices - 1}")
 
-    def _transformed(self, source: KspaceSource, on_partition: OnPartition | None) -> SliceStore:
+    def _stored(self, which: int, source: KspaceSource, on_partition: OnPartition | None) -> SliceStore:
+        """Return the store of the partitions of a source: one of this process, or one that is shared."""
+        if self._shared is None:
+            return self._transformed(source, on_partition)
+        folder, name = self._shared
+        path = folder / f"{name}-{which}.store"
+        try:
+            return self._store(source, path.open("rb"))
+        except FileNotFoundError:
+            with replacing(path) as temporary:
+                return self._transformed(source, on_partition, temporary.open("x+b"))
+
+    def _store(self, source: KspaceSource, file: BinaryIO | None = None) -> SliceStore:
+        shape = (source.n_coils, source.n_columns)
+        return SliceStore(self.folder, self.n_slices, source.n_slices, shape, file)
+
+    def _transformed(
+        self, source: KspaceSource, on_partition: OnPartition | None, file: BinaryIO | None = None
+    ) -> SliceStore:
         """Return the store of the partitions of a source, transformed along the readout."""
         shape = (source.n_coils, source.n_columns)
-        store = SliceStore(self.folder, self.n_slices, source.n_slices, shape)
+        store = self._store(source, file)
         try:
             one = source.n_rows * source.n_coils * source.n_columns * _ITEM_BYTES
             size = max(1, BLOCK_BYTES // max(one, 1))
@@ -317,6 +339,10 @@ class VolumeMaps:
         if store is None:
             raise InputError(f"{self._volume.path}: the maps are zero in all of {beside} partitions")
         return store
+
+
+def _counting_from(n_before: int, on_partition: OnPartition | None) -> OnPartition | None:
+    return None if on_partition is None else lambda n_done: on_partition(n_before + n_done)
 
 
 def _check_readout(source: KspaceSource) -> None:

@@ -19,7 +19,6 @@ from sbim_deploy.kspace.image_grid import PARTITION, PHASE, MeasuredAxis, image_
 from sbim_deploy.kspace.partitions import PartitionKspace, PartitionsFile, partition_facts
 from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.kspace.sources import KSPACE, KspaceSource, open_raw, open_source
-from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.kspace.volume import VolumeGrid, VolumeKspace
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.records import SliceGeometry
@@ -85,36 +84,38 @@ def open_volume(
     folder: Path,
     reading: Reading = GUESSED,
     orientation: Orientation = Orientation.AUTO,
+    number: int | None = None,
 ) -> VolumeKspace:
     """Open a file of 3-D k-space, whose readout is transformed into a temporary store in ``folder``.
 
-    MRD has the second phase encode in kspace_encode_step_2, BART's .cfl on its axis 2, and arrays on the axis
-    that is the slice's: (coil, slice, row, column) or fastMRI's (slice, coil, row, column).
+    MRD and twix have the second phase encode in a counter of each readout, BART's .cfl on its axis 2, and
+    arrays on the axis that is the slice's: (coil, slice, row, column), or fastMRI's (slice, coil, row,
+    column).
+
+    ``number`` says which it is of several volumes of a file of readouts (repetitions, contrasts, slabs).
 
     Raises:
         InputError: see :func:`sbim_deploy.kspace.sources.open_source`; or the readout is not sampled in full,
-            or the file holds several volumes.
+            or there are several volumes and no number, or none of that number.
     """
-    volume = _open_any(path, folder, reading)
+    volume = _open_any(path, folder, reading, number)
     if orientation is not Orientation.AUTO:
         volume.conjugated = is_conjugated(orientation)
     return volume
 
 
-def _open_any(path: Path, folder: Path, reading: Reading) -> VolumeKspace:
+def _open_any(path: Path, folder: Path, reading: Reading, number: int | None) -> VolumeKspace:
+    raw = None if is_cfl(path) else open_raw(path, reading)
+    if raw is None and number is not None:
+        raise InputError(f"{path}: is an array, which holds one volume: leave --volume out")
     if is_cfl(path):
         return _plain(CflVolume(path), folder)
-    if not is_array_file(path) and is_twix(path):
-        raise InputError(
-            f"{path}: is Siemens' raw data, whose 3-D scans are not read: convert it to MRD "
-            "(siemens_to_ismrmrd) first"
-        )
-    raw = open_raw(path, reading)
     if raw is not None:
         try:
-            calibration = PartitionsFile(raw, calibration=True)
-            image = PartitionKspace(PartitionsFile(raw))
-            separate = None if calibration.is_empty else PartitionKspace(calibration)
+            partitions = PartitionsFile(raw, number)
+            calibration = PartitionsFile(raw, calibrates=partitions)
+            image = PartitionKspace(partitions)
+            separate = None if calibration.volume_key is None else PartitionKspace(calibration)
             return MrdVolume(image, folder, separate)
         except BaseException:
             raw.__exit__(None, None, None)

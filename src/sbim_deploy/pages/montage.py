@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.mri.views import ON_GRID, View
 from sbim_deploy.pages.panels import Panel, write_montage
@@ -19,6 +18,7 @@ from sbim_deploy.results.sample_file import SampleFile, open_samples
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.runs.findings import shown
 from sbim_deploy.runs.pairing import PairedReference, fit_reference
+from sbim_deploy.runs.references import Reference, reference_beside
 from sbim_deploy.words import plural
 
 MAX_ROWS = 4
@@ -36,21 +36,25 @@ def write_result_montage(
 ) -> None:
     """Draw up to four slices of a result, evenly chosen, beside the references that its k-space file holds.
 
+    Slices of a volume beside the object, whose reference is zero, are not among them where others are.
     ``views`` has the layout of every slice of the file; without them all are drawn as k-space lies.
     A picture that is there is replaced with ``force``.
 
     Raises:
         InputError: a file is not what it must be, or the picture cannot be written.
     """
-    with open_result(result_path) as result:
-        n_rows = min(MAX_ROWS, result.n_slices)
-        positions = np.unique(np.linspace(0, result.n_slices - 1, n_rows).round().astype(int))
+    with open_result(result_path) as result, reference_beside(source) as reference:
+        empty = frozenset[int]() if reference is None else reference.empty
+        shown = [at for at, index in enumerate(result.slice_indices) if index not in empty]
+        shown = shown or list(range(result.n_slices))
+        places = np.unique(np.linspace(0, len(shown) - 1, min(MAX_ROWS, len(shown))).round().astype(int))
+        positions = [shown[place] for place in places]
         caption = _caption(result)
-        if isinstance(source, KspaceFile) and source.reference_name:
-            rows = _with_references(result, source, positions.tolist())
+        if reference is not None:
+            rows = _with_references(result, reference, positions, views)
             caption = f"all slices in one window, all errors in one of 1/{ERROR_GAIN} of it  |  {caption}"
         else:
-            rows = [_without_reference(result, position, views) for position in positions.tolist()]
+            rows = [_without_reference(result, position, views) for position in positions]
         write_montage(path, rows, caption, force=force)
 
 
@@ -72,28 +76,34 @@ def write_sample_grid(path: Path, samples_path: Path, force: bool = False) -> No
         write_montage(path, rows, _sample_caption(samples), enlarged=False, force=force)
 
 
-def _with_references(result: ResultFile, kspace: KspaceFile, positions: Sequence[int]) -> list[list[Panel]]:
+def _with_references(
+    result: ResultFile, reference: Reference, positions: Sequence[int], views: Sequence[View]
+) -> list[list[Panel]]:
     """Return a row for each slice; all share one window, and all errors one too."""
-    pairs = [fit_reference(kspace, result.slice_indices[position], result.shape) for position in positions]
+    pairs = [fit_reference(reference, result.slice_indices[position], result.shape) for position in positions]
     white = max(float(np.abs(paired.reference).max()) for paired in pairs) or 1.0
     return [
-        _with_reference(result, position, paired, white)
+        _with_reference(result, position, paired, white, views)
         for position, paired in zip(positions, pairs, strict=True)
     ]
 
 
-def _with_reference(result: ResultFile, position: int, paired: PairedReference, white: float) -> list[Panel]:
+def _with_reference(
+    result: ResultFile, position: int, paired: PairedReference, white: float, views: Sequence[View]
+) -> list[Panel]:
     index = result.slice_indices[position]
+    view = views[index] if views else ON_GRID
     reference: FloatArray = np.abs(paired.reference)
     window = (0.0, white)
     image = np.abs(result.read_image(position))[paired.part]
     zero_filled = result.read_zero_filled(position)[paired.part]
     error_window = (0.0, window[1] / ERROR_GAIN)
+    error = view.pixels(np.abs(image - reference))
     return [
-        Panel(reference, "reference", window, note=f"slice {index}"),
-        Panel(zero_filled, "zero-filled", window, note=_note(zero_filled, reference)),
-        Panel(image, "reconstruction", window, note=_note(image, reference)),
-        Panel(np.abs(image - reference), f"error x {ERROR_GAIN}", error_window, "error"),
+        Panel(view.pixels(reference), "reference", window, note=_slice_note(index, view)),
+        Panel(view.pixels(zero_filled), "zero-filled", window, note=_note(zero_filled, reference)),
+        Panel(view.pixels(image), "reconstruction", window, note=_note(image, reference)),
+        Panel(error, f"error x {ERROR_GAIN}", error_window, "error"),
     ]
 
 
@@ -106,12 +116,18 @@ def _without_reference(result: ResultFile, position: int, views: Sequence[View])
     window = (0.0, float(np.percentile(image, 99.8)) or 1.0)
     residual = f"residual {result.residual[position]:.3f}"
     return [
-        Panel(zero_filled, "zero-filled", window, note=f"slice {index}{view.name and f', {view.name}'}"),
+        Panel(zero_filled, "zero-filled", window, note=_slice_note(index, view)),
         Panel(image, "reconstruction", window, note=residual),
     ]
 
 
+def _slice_note(index: int, view: View) -> str:
+    return f"slice {index}{view.name and f', {view.name}'}"
+
+
 def _note(image: FloatArray, reference: FloatArray) -> str:
+    if not reference.any():
+        return "the reference is zero"
     scores = score(image, reference)
     return f"{scores.psnr:.1f} dB   SSIM {scores.ssim:.2f}"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource
 from sbim_deploy.mri.views import ON_GRID, View
 from sbim_deploy.pages.html import (
@@ -39,6 +38,7 @@ from sbim_deploy.runs.findings import (
     warnings,
 )
 from sbim_deploy.runs.pairing import PairedReference, fit_reference
+from sbim_deploy.runs.references import reference_beside
 from sbim_deploy.words import plural
 
 NOTICE = "RESEARCH USE ONLY. Not for diagnosis, nor for any decision about a patient."
@@ -129,11 +129,14 @@ def _choose(result: ResultFile, views: Sequence[View], source: KspaceSource | No
         deviations = [result.read_standard_deviation(position) for position in positions]
         deviation = float(np.percentile(deviations, WINDOW_PERCENTILE))
     truths = {}
-    if isinstance(source, KspaceFile) and source.reference_name:
-        truths = {
-            position: _truth(image, fit_reference(source, result.slice_indices[position], result.shape))
-            for position, image in zip(positions, images, strict=True)
-        }
+    with reference_beside(source) as reference:
+        if reference is not None:
+            truths = {
+                position: _truth(
+                    image, fit_reference(reference, result.slice_indices[position], result.shape)
+                )
+                for position, image in zip(positions, images, strict=True)
+            }
     errors = [truth.error for truth in truths.values()]
     error = float(np.percentile(errors, WINDOW_PERCENTILE)) if errors else 0.0
     window = white / full if white else 1.0
@@ -146,6 +149,8 @@ def _truth(image: FloatArray, paired: PairedReference) -> _Truth:
     reference[paired.part] = np.abs(paired.reference)
     error = np.zeros_like(image)
     error[paired.part] = np.abs(image[paired.part] - reference[paired.part])
+    if not reference.any():
+        return _Truth(reference, error, "the reference is zero")
     scores = score(image[paired.part], reference[paired.part])
     return _Truth(reference, error, f"{scores.psnr:.1f} dB, SSIM {scores.ssim:.3f}")
 

@@ -43,7 +43,7 @@ from sbim_deploy.io.layouts import (
     named_layout,
 )
 from sbim_deploy.kspace.arrays import KSPACE_NAMES, check_slices, choose_array, label_of, read_part
-from sbim_deploy.kspace.cfl import CflFile, is_cfl
+from sbim_deploy.kspace.cfl import PHASE_2, CflFile, CflVolume, is_cfl, read_sizes
 from sbim_deploy.mrd import xml
 from sbim_deploy.mrd.file import is_mrd
 from sbim_deploy.mri.kspace_faults import IMAGE_IN_PLACE, find_faults
@@ -72,14 +72,16 @@ MAX_IMAGES = 2**20
 RECONSTRUCTION = "reconstruction"  # fastMRI's name of the dataset
 
 
-def open_images(path: Path, reading: Reading = GUESSED) -> ImageStack:
+def open_images(path: Path, reading: Reading = GUESSED, dimensions: int | None = None) -> ImageStack:
     """Open a file, or a folder of DICOM, that holds images; ``reading`` is that of an array.
+
+    ``dimensions`` 3 says that BART's array is a volume: its readout and its phase encodes 1 and 2.
 
     Raises:
         InputError: it holds something else, or is damaged.
         BackendMissingError: the package that reads its format is not installed.
     """
-    found = find_images(path, reading)
+    found = find_images(path, reading, dimensions=dimensions)
     if found is None:
         raise InputError(
             f"{path}: holds no images, expected a result, DICOM, NIfTI, MRD images, .cfl, or an array of "
@@ -89,7 +91,10 @@ def open_images(path: Path, reading: Reading = GUESSED) -> ImageStack:
 
 
 def find_images(
-    path: Path, reading: Reading = GUESSED, names: Sequence[str] = RESULT_NAMES
+    path: Path,
+    reading: Reading = GUESSED,
+    names: Sequence[str] = RESULT_NAMES,
+    dimensions: int | None = None,
 ) -> ImageStack | None:
     """Return the images in a file as :func:`open_images` does, or None where it holds none.
 
@@ -103,7 +108,8 @@ def find_images(
     if path.name.endswith(NIFTI_SUFFIXES) and path.exists():
         return open_nifti(path)
     if is_cfl(path):
-        return _find_in_cfl(path)
+        is_volume = dimensions == 3 and read_sizes(path)[PHASE_2] > 1
+        return _find_volume_in_cfl(path) if is_volume else _find_in_cfl(path)
     if is_array_file(path) or reading.variable is not None:
         return _find_in_arrays(path, reading, names)
     if path.is_file() and not is_hdf5(path):
@@ -290,6 +296,16 @@ def _find_in_cfl(path: Path) -> ImageStack | None:
         return image
 
     return ImageStack(path, "BART .cfl", file.n_slices, file.stored_shape, read, is_complex=True)
+
+
+def _find_volume_in_cfl(path: Path) -> ImageStack | None:
+    """Return the slices along the readout of a volume as recon writes it, (partitions, lines) each."""
+    file = CflVolume(path)
+    if file.n_coils > 1 or not is_image(file.read_coils(file.n_slices // 2)):
+        return None
+    volume = np.stack([file.read_coils(index)[0] for index in range(file.n_slices)], axis=1)
+    n_slices, *shape = volume.shape
+    return ImageStack(path, "BART .cfl", n_slices, (shape[0], shape[1]), volume.__getitem__, is_complex=True)
 
 
 def _find_in_arrays(path: Path, wanted: Reading, names: Sequence[str]) -> ImageStack | None:

@@ -108,16 +108,17 @@ class RunIdentity:
     None where the maps were estimated, and ``undersampling`` where no lines were taken away. ``noise`` is
     None where it was measured. ``method`` is ``sampler``, or the name of one without the network, whose
     ``model``, ``graph`` and ``plan`` are empty. ``layout`` and ``variable`` say which array was read, and
-    how, None where that was not given; ``dimensions`` is 3 for a volume, whose slices were
-    reconstructed together where ``through_plane`` says so. ``trajectory`` is the file that
-    tells where samples lie, and ``matrix`` (rows, columns) what was asked for of their image. ``orientation``
-    is that of k-space, as it was asked for.
+    how, None where that was not given; ``dimensions`` is 3 for a volume, ``volume`` its number where the file
+    holds several, and ``through_plane`` says that its slices were reconstructed together. ``trajectory`` is
+    the file that tells where samples lie, and ``matrix`` (rows, columns) what was asked for of their image.
+    ``orientation`` is that of k-space, as it was asked for.
     """
 
     software: dict[str, str] = field(default_factory=dict)
     input: NamedFile = field(default_factory=NamedFile)
     dimensions: int | None = None
     through_plane: bool | None = None
+    volume: int | None = None
     layout: str | None = None
     variable: str | None = None
     trajectory: NamedFile | None = None

@@ -58,7 +58,10 @@ class FileCoverage:
 
 
 def measure_coverage(
-    images_path: Path, reference_path: Path, reading: Reading = GUESSED
+    images_path: Path,
+    reference_path: Path,
+    reading: Reading = GUESSED,
+    dimensions: int | None = None,
 ) -> FileCoverage | None:
     """Compare a result's standard deviation with its error; None where the images have no standard deviation.
 
@@ -66,14 +69,14 @@ def measure_coverage(
         InputError: a file is not what it must be, there is no reference, or it is of another object.
         BackendMissingError: the package that reads a format is not installed.
     """
-    with open_images(images_path, Reading(reading.layout)) as images:
+    with open_images(images_path, Reading(reading.layout), dimensions) as images:
         result = images.result
         if result is None or not result.has_standard_deviation:
             return None
-        with open_reference(reference_path, reading, *asked_of(images)) as reference:
+        with open_reference(reference_path, reading, *asked_of(images, dimensions)) as reference:
             pairing = Pairing(images, reference)
             is_complex = _shares_phase(result, reference)
-            slices = [_of_slice(result, pairing, position, is_complex) for position in range(result.n_slices)]
+            slices = [_of_slice(result, pairing, position, is_complex) for position, _ in pairing.scored]
     return FileCoverage(
         result.samples,
         "complex" if is_complex else "magnitude",

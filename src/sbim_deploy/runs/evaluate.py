@@ -17,6 +17,7 @@ from sbim_deploy.results.image_files import open_images
 from sbim_deploy.results.image_stack import ImageStack
 from sbim_deploy.runs.pairing import Pairing, better_lie
 from sbim_deploy.runs.references import Reference, open_reference
+from sbim_deploy.runs.settings import DIMENSIONS
 from sbim_deploy.words import plural
 
 SLICE, VOLUME = DATA_RANGES = ("slice", "volume")
@@ -100,11 +101,13 @@ def evaluate_file(
     mask_below: float = 0.0,
     reading: Reading = GUESSED,
     data_range: str = SLICE,
+    dimensions: int | None = None,
 ) -> Evaluation:
     """Score every image of a file against the reference in its k-space file, or in images of any format.
 
     Where the reference is below ``mask_below`` of its maximum in a slice, all images are set to zero first.
-    ``reading`` is that of an array. Every file is read twice, one slice in memory at a time.
+    ``reading`` is that of an array, ``dimensions`` 3 says that the images are a volume, which a result tells
+    by itself. Every file is read twice, one slice in memory at a time.
 
     Raises:
         InputError: a file is not what it must be, there is no reference, or it is of another object.
@@ -114,19 +117,31 @@ def evaluate_file(
         raise InputError(f"the mask's fraction is {mask_below:g}: expected 0 or more, and less than 1")
     if data_range not in DATA_RANGES:
         raise InputError(f"unknown data range {data_range!r}: expected one of {', '.join(DATA_RANGES)}")
+    if dimensions not in (None, *DIMENSIONS):
+        raise InputError(f"dimensions is {dimensions}: expected 2, slices, or 3, a volume")
     with (
-        open_images(images_path, Reading(reading.layout)) as images,
-        open_reference(reference_path, reading, *asked_of(images)) as reference,
+        open_images(images_path, Reading(reading.layout), dimensions) as images,
+        open_reference(reference_path, reading, *asked_of(images, dimensions)) as reference,
     ):
         pairing = Pairing(images, reference)
         return _evaluate(images, reference, pairing, mask_below, data_range)
 
 
-def asked_of(images: ImageStack) -> tuple[str | None, int | None]:
-    """Return the orientation and the dimensions asked for the images' k-space, None where nothing tells."""
+def asked_of(images: ImageStack, dimensions: int | None = None) -> tuple[str | None, int | None, int | None]:
+    """Return what was asked for of the images' k-space: orientation, dimensions and volume; None is unknown.
+
+    ``dimensions`` is what somebody says of images that tell of none.
+
+    Raises:
+        InputError: they are those of a result, which tells of others.
+    """
     if images.result is None:
-        return None, None
-    return images.result.provenance.orientation, images.result.provenance.dimensions
+        return None, dimensions, None
+    told = images.result.provenance.dimensions
+    if None not in (told, dimensions) and told != dimensions:
+        raise InputError(f"{images.path}: was reconstructed with --dimensions {told}, not {dimensions}")
+    made = images.result.provenance
+    return made.orientation, told or dimensions, made.volume
 
 
 def score(image: FloatArray, reference: FloatArray, data_range: float | None = None) -> Scores:
@@ -179,13 +194,12 @@ def _evaluate(
 ) -> Evaluation:
     sums = _Sums()
     lie = None
-    scored = [
-        (position, index) for position, index in enumerate(pairing.indices) if index not in reference.empty
-    ]
+    scored = pairing.scored
+    middle = scored[len(scored) // 2][0]
     for position, _ in scored:
         each = _read(images, pairing, position, mask_below)
         sums.add(each)
-        if position == images.n_slices // 2 and not pairing.by_place:
+        if position == middle and not pairing.by_place:
             lie = better_lie(each.image, each.reference)
     peak = sums.peak if data_range == VOLUME else None
     factor, scaled = _factor(sums), []

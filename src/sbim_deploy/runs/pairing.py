@@ -36,11 +36,13 @@ class Pairing:
 
     Attributes:
         indices: for each image the slice of the reference.
+        scored: positions and indices where the reference is not zero beside a volume's object.
         remarks: what was done to compare the two, a sentence each.
         by_place: whether they are matched by their places in the patient.
 
     Raises:
-        InputError: there are other numbers of images than of references, or no reference at an image's place.
+        InputError: there are other numbers of images than of references, no reference at an image's place,
+            or nothing in any reference.
     """
 
     def __init__(self, images: ImageStack, reference: Reference) -> None:
@@ -73,6 +75,12 @@ class Pairing:
                 f"{images.path}: has {plural(images.n_slices, 'image')} and {reference.path} "
                 f"{reference.n_slices}: expected as many, or files that both say where in the patient "
                 "they lie"
+            )
+        numbered = enumerate(self.indices)
+        self.scored = [(position, index) for position, index in numbered if index not in reference.empty]
+        if not self.scored:
+            raise InputError(
+                f"{reference.path}: the reference is zero in every slice: there is nothing to score"
             )
 
     def read(self, position: int) -> PairedReference:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -14,6 +16,7 @@ from sbim_deploy.io.hdf5 import is_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace, open_source
+from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mri.combine import root_sum_of_squares
@@ -63,14 +66,15 @@ class Reference(Protocol):
 
 
 class ImageReference:
-    """Images of any format as a reference."""
+    """Images of any format as a reference: those of a volume may be zero beside the object."""
 
     is_kspace = False
     reference_is_square = False
-    empty: frozenset[int] = frozenset()
 
-    def __init__(self, images: ImageStack) -> None:
+    def __init__(self, images: ImageStack, is_volume: bool = False) -> None:
         self._images = images
+        numbers = range(images.n_slices) if is_volume else ()
+        self.empty = frozenset(index for index in numbers if not images.read_image(index).any())
         self.path, self.kind, self.n_slices = images.path, images.kind, images.n_slices
         self.has_complex_reference = images.is_complex
 
@@ -111,15 +115,29 @@ class KspaceReference:
                 self.has_complex_reference = self._beside.is_complex
 
     @property
+    def conjugated(self) -> bool:
+        """Whether k-space is conjugated as it is read, and the reference turned with it."""
+        return self._source.conjugated
+
+    @property
     def is_beside(self) -> bool:
         """Whether an image stands beside k-space."""
         return self._beside is not None
+
+    @property
+    def is_of_each(self) -> bool:
+        """Whether one stands beside each of its slices."""
+        return self._beside is not None and self._beside.n_slices == self.n_slices
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._source.__exit__(*(error or (None, None, None)))
+        self.close_beside()
+
+    def close_beside(self) -> None:
+        """Close what was opened beside k-space, and leave k-space open."""
         if isinstance(self._beside, ImageStack):
             self._beside.__exit__()
 
@@ -152,18 +170,34 @@ class KspaceReference:
 
 
 class VolumeReference:
-    """The reference beside the k-space of a volume, which lies as that does, as slices along the readout."""
+    """The reference beside the k-space of a volume, which lies as that does, as slices along the readout.
+
+    ``n_slices`` are those that the image keeps of the readout.
+
+    Raises:
+        InputError: the reference has fewer, or is damaged.
+    """
 
     is_kspace = True
     reference_is_square = False
 
-    def __init__(self, partitions: KspaceReference) -> None:
+    def __init__(self, partitions: KspaceReference, n_slices: int) -> None:
         self._partitions = partitions
         self.path, self.kind = partitions.path, partitions.kind
         self.has_complex_reference = partitions.has_complex_reference
-        images = [partitions.read_reference(index) for index in range(partitions.n_slices)]
-        self._volume = np.stack(images, axis=1)
-        self.n_slices = len(self._volume)
+        n = partitions.n_slices
+        order = [(2 * (n // 2) - index) % n if partitions.conjugated else index for index in range(n)]
+        first = partitions.read_reference(order[0])
+        if len(first) < n_slices:
+            raise InputError(
+                f"{self.path}: the reference has {len(first)} rows along the readout, expected the "
+                f"{n_slices} of the image or more"
+            )
+        self._volume = np.empty((n_slices, n, first.shape[1]), first.dtype)
+        for place, index in enumerate(order):
+            image = partitions.read_reference(index)
+            self._volume[:, place] = centre_crop(image, (n_slices, image.shape[1]))
+        self.n_slices = n_slices
         self.empty = frozenset(index for index, image in enumerate(self._volume) if not image.any())
 
     def __enter__(self) -> Self:
@@ -183,11 +217,15 @@ class VolumeReference:
 
 
 def open_reference(
-    path: Path, reading: Reading = GUESSED, orientation: str | None = None, dimensions: int | None = None
+    path: Path,
+    reading: Reading = GUESSED,
+    orientation: str | None = None,
+    dimensions: int | None = None,
+    number: int | None = None,
 ) -> Reference:
     """Open a file of images of any format, or of k-space with a reference or with all of its samples.
 
-    k-space of 3 ``dimensions`` is read as the slices along its readout.
+    k-space of 3 ``dimensions`` is read as the slices along its readout, of the volume of this ``number``.
 
     ``orientation`` is what was asked for the k-space of the result. Where that was turned, k-space and what
     stands beside it is turned too; images are compared as they lie.
@@ -196,13 +234,13 @@ def open_reference(
         InputError: the file is not what it must be, or its axes cannot be told.
         BackendMissingError: the package that reads its format is not installed.
     """
-    images = find_images(path, reading, REFERENCE_NAMES)
+    images = find_images(path, reading, REFERENCE_NAMES, dimensions)
     if images is not None:
-        return ImageReference(images)
+        return ImageReference(images, is_volume=dimensions == 3)
     asked = Orientation.AUTO if orientation is None else Orientation(orientation)
     if dimensions != 3:
         return KspaceReference(open_source(path, reading, asked))
-    volume = open_volume(path, Path(tempfile.gettempdir()), reading, asked)
+    volume = open_volume(path, Path(tempfile.gettempdir()), reading, asked, number)
     if isinstance(volume, ReadoutKspace) or is_array_file(path) or not is_hdf5(path):
         return KspaceReference(volume)
     partitions = KspaceReference(open_source(path, reading, asked))
@@ -210,7 +248,30 @@ def open_reference(
         partitions.__exit__()
         return KspaceReference(volume)
     volume.__exit__(None, None, None)
-    return VolumeReference(partitions)
+    return VolumeReference(partitions, volume.n_slices)
+
+
+@contextmanager
+def reference_beside(source: KspaceSource | None) -> Iterator[Reference | None]:
+    """Yield the images beside open k-space that its slices should be, or None where there are none.
+
+    Raises:
+        InputError: they are damaged.
+    """
+    if source is None:
+        yield None
+        return
+    is_array = isinstance(source, VolumeKspace) and not isinstance(source, ReadoutKspace)
+    reference = KspaceReference(
+        source.partitions if isinstance(source, VolumeKspace) and is_array else source
+    )
+    try:
+        if not reference.is_of_each:
+            yield None
+        else:
+            yield VolumeReference(reference, source.n_slices) if is_array else reference
+    finally:
+        reference.close_beside()
 
 
 def _share_sampled(sampled: BoolArray) -> float:

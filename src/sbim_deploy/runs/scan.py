@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,6 +136,7 @@ def survey_slices(scan: Scan, tally: Tally) -> list[tuple[int, ...]]:
     Raises:
         InputError: a slice is damaged or all zero.
     """
+    _share_volume(scan, tally)
     shapes = []
     for index in scan.indices:
         shapes.append(_measure(scan, index, tally).shape)
@@ -166,6 +168,7 @@ def run_identity(
         input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
         dimensions=settings.dimensions,
         through_plane=settings.through_plane,
+        volume=settings.volume,
         layout=settings.reading.layout,
         variable=settings.reading.variable,
         trajectory=named_file(settings.reading.trajectory),
@@ -213,10 +216,10 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
         InputError: the slice is damaged, nothing was measured of it, or it has too few calibration lines.
     """
     before = time.perf_counter()
-    noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
-    source, method = GIVEN if scan.noise is not None else NOISE_READOUTS, scan.map_method
-    if isinstance(scan.kspace, VolumeKspace):
-        whole = tally.volume = tally.volume or _survey(scan.kspace, scan)
+    if (whole := _share_volume(scan, tally)) is None:
+        noise = scan.noise if scan.noise is not None else scan.kspace.read_noise(index)
+        source, method = GIVEN if scan.noise is not None else NOISE_READOUTS, scan.map_method
+    else:
         noise, source, method = whole.noise, whole.noise_source, whole.map_method
     kspace, calibration = scan.kspace.read_slice(index), scan.kspace.read_calibration(index)
     maps = _read_maps(index, scan)
@@ -242,11 +245,12 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
     return problem
 
 
-def _survey(volume: VolumeKspace, scan: Scan) -> WholeVolume:
-    def maps(index: int) -> ComplexArray | None:
-        return _read_maps(index, scan)
-
-    return survey_volume(volume, maps, scan.mask, scan.noise, scan.map_method, scan.map_sets)
+def _share_volume(scan: Scan, tally: Tally) -> WholeVolume | None:
+    """Find what the slices of a volume share, the first time, and return it; None of slices."""
+    if tally.volume is None and isinstance(scan.kspace, VolumeKspace):
+        maps = partial(_read_maps, scan=scan)
+        tally.volume = survey_volume(scan.kspace, maps, scan.mask, scan.noise, scan.map_method, scan.map_sets)
+    return tally.volume
 
 
 def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
@@ -254,9 +258,8 @@ def _read_maps(index: int, scan: Scan) -> ComplexArray | None:
     if scan.maps is None:
         return None
     maps, kspace = scan.maps.read_maps(index), scan.kspace
-    grid = (kspace.n_rows, kspace.n_columns)
     if maps.shape[-2:] == kspace.stored_shape:
-        maps = resample_maps(maps, grid)
+        maps = resample_maps(maps, (kspace.n_rows, kspace.n_columns))
     return turned(maps).conj() if kspace.conjugated else maps
 
 
@@ -271,8 +274,7 @@ def readable_problems(
         InputError: what the slices of a volume share cannot be found out.
     """
     for index in indices:
-        if isinstance(scan.kspace, VolumeKspace):
-            tally.volume = tally.volume or _survey(scan.kspace, scan)
+        _share_volume(scan, tally)
         try:
             yield read_problem(index, scan, tally)
         except InputError as error:

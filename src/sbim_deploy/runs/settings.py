@@ -49,7 +49,7 @@ class ReconSettings:
     how maps are estimated where none are given, ``map_sets`` how many sets of them. ``method`` None is the
     sampler of ``choice``; another takes no network, and nothing that is said of one. ``orientation`` is that
     of k-space. ``reading`` is how k-space in a plain array is read. ``dimensions`` 3 says it is a volume,
-    and ``through_plane`` that its slices are reconstructed together.
+    ``volume`` which of several in the file, and ``through_plane`` that its slices are reconstructed together.
     ``precision`` is that of :func:`sbim_deploy.models.backends.open_engine`.
     ``resume`` goes on with a run that was stopped, ``force`` replaces outputs that are there.
     """
@@ -74,6 +74,7 @@ class ReconSettings:
     reading: Reading = GUESSED
     dimensions: int = 2
     through_plane: bool = False
+    volume: int | None = None
     resume: bool = False
     force: bool = False
 
@@ -87,10 +88,7 @@ class ReconSettings:
         for name, value in (("samples", self.samples), ("batch", self.batch), ("threads", self.threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected at least 1")
-        if self.dimensions not in DIMENSIONS:
-            raise InputError(f"dimensions is {self.dimensions}: expected 2, slices, or 3, a volume")
-        if self.dimensions != 2 and self.reading.trajectory is not None:
-            raise InputError("a trajectory is of slices, and dimensions is 3: leave one of them out")
+        self._check_dimensions()
         self._check_through_plane()
         check_precision(self.precision)
         self._check_without_network()
@@ -106,6 +104,15 @@ class ReconSettings:
             raise InputError(f"map method {NLINV} estimates one set: take {ESPIRIT} or {AUTO} for two")
         if self.noise is not None and not 0 < self.noise < math.inf:
             raise InputError(f"noise is {self.noise:g}: expected a finite number above 0")
+
+    def _check_dimensions(self) -> None:
+        """Refuse what does not go with slices, or with a volume."""
+        if self.dimensions not in DIMENSIONS:
+            raise InputError(f"dimensions is {self.dimensions}: expected 2, slices, or 3, a volume")
+        if self.dimensions == 2 and self.volume is not None:
+            raise InputError("a volume is named, and dimensions is 2, slices: give --dimensions 3 too")
+        if self.dimensions != 2 and self.reading.trajectory is not None:
+            raise InputError("a trajectory is of slices, and dimensions is 3: leave one of them out")
 
     def _check_through_plane(self) -> None:
         """Refuse what slices that are reconstructed together do not take."""

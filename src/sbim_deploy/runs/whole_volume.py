@@ -59,7 +59,7 @@ def open_input(path: Path, output: Path, settings: ReconSettings) -> KspaceSourc
     """
     if settings.dimensions == 2:
         return open_source(path, settings.reading, settings.orientation)
-    return open_volume(path, output.parent, settings.reading, settings.orientation)
+    return open_volume(path, output.parent, settings.reading, settings.orientation, settings.volume)
 
 
 def open_volume_maps(path: Path, volume: VolumeKspace) -> VolumeMaps:

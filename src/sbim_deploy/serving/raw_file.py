@@ -41,6 +41,11 @@ class RawFile:
         except _FAILURES as error:
             self._failed(error)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the file still takes messages: it is not closed, and nothing has failed."""
+        return self._writer is not None
+
     def append(self, message: Readout | Waveform) -> None:
         """Append a message as it came."""
         if self._writer is None:
@@ -52,7 +57,7 @@ class RawFile:
             self._failed(error)
 
     def close(self, complete: bool) -> None:
-        """Close the file and give it its name; ``complete`` says that the client sent all that it had."""
+        """Close the file, once, and give it its name; ``complete`` says that the client sent all it had."""
         if self._writer is None:
             return
         try:
@@ -62,7 +67,7 @@ class RawFile:
             if self._path.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.rename(self._unfinished, self._path)
-            self.outcome = self._path.name
+            self.outcome, self._writer = self._path.name, None
         except _FAILURES as error:
             self._failed(error)
 

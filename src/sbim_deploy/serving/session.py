@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.kspace.placement import NotSlicesError, check_promises_slices
 from sbim_deploy.kspace.readouts import SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
@@ -163,7 +164,14 @@ class Session:
         return ImageForm(bits, keep_grid, identity, remarks)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
+        """Take readouts to the end; of what is no slices they are kept alone, where raw data are kept.
+
+        Raises:
+            NotSlicesError: it is none.
+            InputError: see :class:`SliceAssembler`.
+        """
         settings = self._service.settings
+        unread = _why_unread(header)
         assembler = SliceAssembler(
             header, settings.max_memory_bytes, orientation=settings.orientation, admit=self._admit
         )
@@ -172,11 +180,21 @@ class Session:
             if self.raw is not None:
                 self.raw.append(message)
             self._has_data = True
-            if isinstance(message, Readout):
-                with self._service.whole_slices if _ends_slices(message) else nullcontext():
-                    complete = assembler.add(message)
+            if isinstance(message, Readout) and unread is None:
+                try:
+                    with self._service.whole_slices if _ends_slices(message) else nullcontext():
+                        complete = assembler.add(message)
+                except NotSlicesError as error:
+                    unread, complete = error, []
+                    assembler.reset()
                 self._submit(complete, request, assembler)
+            if unread is not None and (self.raw is None or not self.raw.is_open):
+                raise NotSlicesError(f"{unread}; serve --save-raw keeps what is sent as such a file")
             message = self._next(Readout, Waveform, Close)
+        if unread is not None:
+            assert self.raw is not None
+            self.raw.close(complete=True)  # it has its name when the client hears it
+            raise NotSlicesError(f"{unread}; what was sent is kept as {self.raw.outcome}")
         with self._service.whole_slices:
             complete = assembler.finish()
         self._submit(complete, request, assembler)
@@ -256,6 +274,19 @@ def prepare(data: AssembledSlice, check: Callable[[], None] = lambda: None) -> S
         noise_source=NOISE_READOUTS,
         check=check,
     )
+
+
+def _why_unread(header: MrdHeader) -> NotSlicesError | None:
+    """Return why a header promises no 2D Cartesian slices in any encoding space, or None where one may be."""
+    found: NotSlicesError | None = None
+    for number, encoding in enumerate(header.encodings):
+        try:
+            check_promises_slices(encoding, f"encoding space {number}")
+        except NotSlicesError as error:
+            found = found or error
+        else:
+            return None
+    return found
 
 
 def _ends_slices(readout: Readout) -> bool:

@@ -87,7 +87,7 @@ class Alone:
             return KEPT, None, surveyed.warnings
         track.left = len(surveyed.batches) + 1
         for indices in surveyed.batches:
-            track.count(_done(steps.reconstruct_batch(job, file, surveyed.run, indices)))
+            track.count(_done(steps.reconstruct_batch(job, file, surveyed.run, indices, surveyed.volume)))
             progress.advanced(track.place + track.fraction())
         workers = tuple(sorted(track.workers))
         finished = _done(steps.finish(job, model, file, surveyed, track.timings_s(), workers))

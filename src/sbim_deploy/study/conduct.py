@@ -176,7 +176,7 @@ class Conductor:
             return
         track.left = len(surveyed.batches) + 1
         for indices in surveyed.batches:
-            arguments = (track.file, surveyed.run, indices)
+            arguments = (track.file, surveyed.run, indices, surveyed.volume)
             self._ask(Task(track, steps.reconstruct_batch, arguments, needs_engine=True))
         self._finish_if_last(track)
 

@@ -7,7 +7,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -15,15 +16,17 @@ import numpy as np
 
 from sbim_deploy import errors
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.kspace.sources import open_source
+from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.results.partial import (
     FinishedSlice,
+    check_run,
     discard_run,
     is_begun,
     load_slice,
+    partial_folder,
     read_run,
     run_hash,
     save_slice,
@@ -32,6 +35,7 @@ from sbim_deploy.results.provenance import Measured, RunIdentity, Timings, read_
 from sbim_deploy.results.result_file import ResultWriter, open_result
 from sbim_deploy.runs.findings import slice_warnings
 from sbim_deploy.runs.scan import (
+    Scan,
     Tally,
     batches_of_indices,
     describe_scan,
@@ -45,6 +49,8 @@ from sbim_deploy.runs.scan import (
     survey_slices,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.trajectories import settings_for
+from sbim_deploy.runs.whole_volume import WholeVolume, open_input
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.files import StudyFile
 from sbim_deploy.study.model_transport import ModelAbsentError, ModelReference, find_model
@@ -73,7 +79,8 @@ class Job:
 class Surveyed:
     """A file that was checked: its slices, the batches that are left to do, and the run that they belong to.
 
-    A run that was ``complete`` before has none left and no run, and ``warnings`` of its images.
+    ``volume`` is what all slices of a 3-D scan share, found once for all workers. A run that was ``complete``
+    before has none left and no run, and ``warnings`` of its images.
     """
 
     n_slices: int
@@ -83,6 +90,7 @@ class Surveyed:
     measured: Measured
     complete: bool
     warnings: tuple[str, ...] = ()
+    volume: WholeVolume | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +160,9 @@ def tell_software(job: Job) -> Software:
 @_answering
 def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
     """Check a file whole, and begin its run or take up one that was stopped."""
-    settings = job.settings
     assert job.software is not None
-    with (
-        open_source(file.kspace, settings.reading, settings.orientation) as source,
-        open_scan(source, settings) as scan,
-    ):
+    _limit_blas()  # what slices of a volume share hangs on it too
+    with _opened(job, file) as (scan, settings):
         plan = make_plan(settings.choice, sampling_prior(model.manifest))
         identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
         # Dask may do this step twice: what the first time has begun goes on.
@@ -169,27 +174,28 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
             return Surveyed(
                 len(scan.indices), n_done, (), "", Measured(), complete=True, warnings=_warnings_of(file)
             )
+        run = read_run(file.output)[1]
+        _share_volume(scan, file, run)
         tally = Tally()
         shapes = survey_slices(scan, tally)
         # Those of a run that was never stopped: a slice's last bits depend on its neighbours in the batch.
         batches = batches_of_indices(scan.indices, shapes, settings)
         left = tuple(tuple(batch) for batch in batches if pending.intersection(batch))
         measured = describe_scan(scan, tally)
-        run = read_run(file.output)[1]
-    return Surveyed(len(scan.indices), n_done, left, run, measured, complete=False)
+    return Surveyed(len(scan.indices), n_done, left, run, measured, complete=False, volume=tally.volume)
 
 
 @_answering
-def reconstruct_batch(job: Job, file: StudyFile, run: str, indices: tuple[int, ...]) -> BatchDone:
-    """Reconstruct a batch of slices and keep those that are not kept yet."""
-    reconstruct = _reconstructor(job)
+def reconstruct_batch(
+    job: Job, file: StudyFile, run: str, indices: tuple[int, ...], volume: WholeVolume | None = None
+) -> BatchDone:
+    """Reconstruct a batch of slices, which share ``volume``, and keep those that are not kept yet."""
     missing = {index for index in indices if load_slice(file.output, index, run) is None}
-    tally = Tally()
+    tally = Tally(volume=volume)
     if missing:
-        with (
-            open_source(file.kspace, job.settings.reading, job.settings.orientation) as source,
-            open_scan(source, job.settings) as scan,
-        ):
+        with _opened(job, file) as (scan, settings):
+            reconstruct = _reconstructor(replace(job, settings=settings))
+            _share_volume(scan, file, run)
             problems = [read_problem(index, scan, tally) for index in indices]
         with _COMPUTING:
             before = time.perf_counter()
@@ -225,10 +231,7 @@ def finish(
     identity, run = read_run(file.output)
     if run != surveyed.run:
         raise InputError(f"{file.output}: another run has begun it meanwhile; let one study write a folder")
-    with (
-        open_source(file.kspace, job.settings.reading, job.settings.orientation) as source,
-        open_scan(source, job.settings) as scan,
-    ):
+    with _opened(job, file) as (scan, _):
         writer = ResultWriter(file.output, identity, scan.indices, resume=True, force=job.settings.force)
     if writer.pending:
         raise InputError(f"{file.output}: finished slices were damaged meanwhile; run again with --resume")
@@ -248,6 +251,22 @@ def finish(
 def worker_name() -> str:
     """Return the host and the process that this runs in."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@contextmanager
+def _opened(job: Job, file: StudyFile) -> Iterator[tuple[Scan, ReconSettings]]:
+    """Yield a file's scan, and the settings with the graph that takes it."""
+    with open_input(file.kspace, file.output, job.settings) as source:
+        settings = settings_for(source, job.settings)
+        with open_scan(source, settings) as scan:
+            yield scan, settings
+
+
+def _share_volume(scan: Scan, file: StudyFile, run: str) -> None:
+    """Have the workers of a run share the store of a volume, which goes with the finished slices."""
+    if isinstance(scan.kspace, VolumeKspace):
+        check_run(file.output, run)
+        scan.kspace.share(partial_folder(file.output), run)
 
 
 def _warnings_of(file: StudyFile) -> tuple[str, ...]:
