@@ -213,7 +213,7 @@ def test_the_number_of_a_gpu_goes_with_the_backends_name(monkeypatch, here, name
     here(*BEST_FIRST)
     monkeypatch.setattr(backends, "_open", lambda model, graph, *rest: opened.append(rest) or _Opened())
     open_engine(MODEL, "score", f"{name}://1")
-    assert opened == [(f"{'trt' if name == 'auto' else name}://1", None)]
+    assert opened == [(f"{'trt' if name == 'auto' else name}://1", None, 1)]
     with pytest.raises(InputError, match="takes a GPU's number, such as 0, got"):
         open_engine(MODEL, "score", f"{name}://first")
 

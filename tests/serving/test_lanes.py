@@ -6,10 +6,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from mrd_client import attributes, kspace_of, pixels, readouts, run_session, serving
+from mrd_client import (
+    attributes,
+    begin,
+    connected,
+    kspace_of,
+    pixels,
+    readouts,
+    receive_all,
+    run_session,
+    serving,
+)
 
 from sbim_deploy.errors import SamplingError
 from sbim_deploy.models.folder import load_model
+from sbim_deploy.mrd.messages import Close
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.serving import worker as serving_worker
 from sbim_deploy.serving.memory import MemoryBudget
@@ -237,12 +248,16 @@ def test_the_slice_that_began_first_tells_how_long_the_engine_is_busy(lanes):
 def test_images_of_a_burst_in_openvino_are_those_of_slices_one_at_a_time_and_in_order():
     pytest.importorskip("openvino", reason="OpenVINO is not installed: its streams are not tested")
     burst = [readout for number in range(3) for readout in readouts(kspace_of(number), number)]
-    with serving(backend="openvino", threads=2) as server:
-        images = run_session(server, burst)
-        opened = {streams for _, streams in server._service.worker._engines}
-    with serving(threads=1) as server:
+    with serving(backend="openvino", threads=2, deadline_s=900) as server:
+        with connected(server, timeout=300) as stream:
+            begin(stream)
+            for message in (*burst, Close()):
+                stream.send(message)
+            images = receive_all(stream)
+        engines = server._service.worker._engines.items()
+        assert {streams for (_, streams), engine in engines if engine._compiled} == {1, 2}
+    with serving(threads=1, deadline_s=900) as server:
         expected = run_session(server, burst)
-    assert opened == {1, 2}
     for got, one in zip(images, expected, strict=True):
         assert got.header["slice"] == one.header["slice"]
         assert "fallback" not in " ".join(attributes(got)["ImageProcessingHistory"])
