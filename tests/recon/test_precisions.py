@@ -59,8 +59,8 @@ def test_a_data_consistency_in_bfloat16_fails(monkeypatch):
     monkeypatch.setattr(
         openvino,
         "_settings",
-        lambda threads: {
-            **settings(threads),
+        lambda *given: {
+            **settings(*given),
             properties.hint.execution_mode: properties.hint.ExecutionMode.PERFORMANCE,
             properties.hint.inference_precision: "bf16",
         },

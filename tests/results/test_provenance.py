@@ -28,6 +28,7 @@ WHOLE = Provenance(
     software={"sbim-deploy": "1"},
     input=NamedFile("k.h5", "ab" * 32),
     dimensions=3,
+    through_plane=True,
     volume=1,
     layout="row,column,coil",
     variable="ksp",

@@ -18,6 +18,7 @@ ROOMS = ("mri", "recon", "samplers")
 NOT_IN_PYTHON = {
     "graph": "the graph is always the step's",
     "image_scale": "of sbim-deploy export",
+    "through_plane": "of sbim-deploy recon, which takes volumes",
     "json": "of sbim-deploy plan, in a docstring",
 }
 

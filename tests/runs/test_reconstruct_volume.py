@@ -289,6 +289,8 @@ def test_a_damaged_partition_stops_the_run_at_once_and_leaves_nothing(scan, tmp_
     class Heard:
         def started(self, *_): ...
 
+        def advanced(self, *_): ...
+
         def left_out(self, reason):
             heard.append(reason)
 

@@ -93,9 +93,9 @@ def test_what_was_stopped_goes_on_alone_and_on_a_cluster(client, scans, alone, t
     made = []
     reconstructed = steps.reconstruct_batch
 
-    def reconstruct(job, file, run, indices):
+    def reconstruct(job, file, run, indices, volume):
         made.append(indices)
-        return reconstructed(job, file, run, indices)
+        return reconstructed(job, file, run, indices, volume)
 
     with pytest.MonkeyPatch.context() as patch:  # which workers must not get
         patch.setattr(alone_module.steps, "reconstruct_batch", reconstruct)

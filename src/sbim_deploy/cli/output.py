@@ -17,6 +17,7 @@ import typer
 
 from sbim_deploy import __version__
 from sbim_deploy.errors import InputError, SbimDeployError
+from sbim_deploy.words import plural
 
 
 class Loudness(IntEnum):
@@ -160,7 +161,7 @@ def describe_engine(description: Mapping[str, str], whole: bool = False) -> str:
     """Return one line of what runs the network; ``whole``, or with ``--verbose``, also why it is that."""
     name = f"engine: {description['backend']} {description['version']}"
     if (streams := description.get("streams", "1")) != "1":
-        name = f"{name}, {streams} calls side by side"
+        name = f"{name}, {plural(int(streams), 'call')} side by side"
     if whole or _LOUDNESS[0] is Loudness.VERBOSE:
         kernel = f", convolutions by {description['convolutions']}" if "convolutions" in description else ""
         return f"{name}{kernel} ({description['chosen']})"
