@@ -231,7 +231,7 @@ def _nothing_measured(_x: ComplexArray, out: ComplexArray) -> ComplexArray:
 
 
 def _finished(reconstructor: Reconstructor, problem: SliceProblem, x: ComplexArray) -> Reconstruction:
-    image: ComplexArray = centre_crop(x, problem.maps.shape[-2:]) * np.float32(problem.scale)
-    image *= np.any(problem.maps != 0, axis=0)
+    seen: FloatArray = np.any(problem.maps != 0, axis=0).astype(np.float32)
+    image: ComplexArray = centre_crop(x, seen.shape) * (np.float32(problem.scale) * seen)
     residual = relative_residual(problem, image)
     return reconstructor.finished(problem, image, residual)
