@@ -11,6 +11,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs import through_plane
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
@@ -76,6 +77,17 @@ def test_a_run_that_was_stopped_begins_anew_and_gives_the_same_bits(scan, tmp_pa
     reconstruct_file(scan, tmp_path / "stopped.h5", replace(QUICK, resume=True))
     np.testing.assert_array_equal(magnitudes(tmp_path / "stopped.h5"), magnitudes(tmp_path / "whole.h5"))
     assert {each.suffix for each in tmp_path.iterdir()} <= {".h5", ".lock"}
+
+
+def test_where_no_slice_that_is_wanted_can_be_read_nothing_is_reconstructed(scan, tmp_path, monkeypatch):
+    # The network would run for nothing, and fail on a volume without a slice.
+    def unreadable(indices, _scan, tally, _on_unread):
+        tally.unread.update(dict.fromkeys(indices, "damaged"))
+        return iter(())
+
+    monkeypatch.setattr(through_plane, "readable_problems", unreadable)
+    with pytest.raises(InputError, match="damaged"):
+        reconstruct_file(scan, tmp_path / "out.h5", QUICK)
 
 
 def test_slices_of_one_by_one_are_not_resumed_together(scan, tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.mri.fourier import centre_crop
+from sbim_deploy.mri.sense import Sense
 from sbim_deploy.recon.channels import EngineScore
 from sbim_deploy.recon.grid import (
     GridProblem,
@@ -219,9 +220,8 @@ def _data_of(problem: SliceProblem | None, of_slice: _Slice, x: ComplexArray) ->
     """Return A^H A of a slice on the grid, and what draws A^H e; zeros where there are no data."""
     if problem is None:
         return _nothing_measured, lambda: np.zeros_like(x)
-    on_grid = GridProblem(
-        stack_slices([problem]).sense, x, of_slice.backprojection, of_slice.noise, of_slice.noise_level
-    )
+    sense = Sense(problem.maps[None], problem.mask[None])
+    on_grid = GridProblem(sense, x, of_slice.backprojection, of_slice.noise, of_slice.noise_level)
     return normal_on_grid(on_grid), draw_data_on_grid(on_grid)
 
 

@@ -37,7 +37,7 @@ def reconstruct_together(
         tally: gets what is met.
         folder: where the slices wait, in a file without a name.
         planes_at_once: planes in a call of the engine.
-        wanted: the slices to yield; where there are none, nothing is done.
+        wanted: the slices to yield; where there are none that can be read, nothing is reconstructed.
         on_calls: hears of so many more network calls, over all slices; a slice's preparation counts as one.
         on_unread: hears why a slice cannot be read. The prior fills it in, and it is not yielded.
 
@@ -63,6 +63,8 @@ def reconstruct_together(
             kept.keep(problem.index - scan.indices.start, problem)
             if on_calls is not None:
                 on_calls(1)
+        if tally.unread.keys() >= set(wanted):
+            return
         before = time.perf_counter()
         results = reconstruct_through_planes(
             reconstructor, n_slices, kept.read, directions, planes_at_once, tell
