@@ -83,7 +83,7 @@ def recon(
     trajectories: TrajectoryOptions,
     dimensions: options.Dimensions = 2,
     volume: Annotated[
-        int | None, typer.Option(help="Which volume of a 3-D file of several it is, counted from 0.")
+        int | None, typer.Option(help="Which of several volumes in a 3-D file, counted from 0.")
     ] = None,
     model: options.Model = Path("demo"),
     maps: Annotated[
