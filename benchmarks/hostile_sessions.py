@@ -1,6 +1,6 @@
 """Attack a server while an honest client uses it, and measure what both suffer.
 
-    python benchmarks/hostile_sessions.py [--messages 10000] [--sessions 200]
+    python benchmarks/hostile_sessions.py [--messages 20000] [--sessions 500]
 
 Starts `sbim-deploy serve` with the demo model, warms it up, and sends malformed messages and hostile sessions
 from several threads while an honest client sends scans without a pause. Prints a table; exits with 1 where a
@@ -151,8 +151,8 @@ def throw(attack: Attack, malformed: Malformed, n_messages: int, n_sessions: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--messages", type=int, default=10_000)
-    parser.add_argument("--sessions", type=int, default=200)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--sessions", type=int, default=500)
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -208,6 +208,11 @@ def main() -> None:
             True,
         ),
         ("honest scan, s: alone, median, longest", honest.times(alone), True),
+        (
+            "honest scans that took more than twice the time alone",
+            str(honest.n_slow(alone)),
+            not honest.n_slow(alone),
+        ),
         ("resident MiB before, at most, after", mib(before, max(memory), after), True),
         (
             f"change of resident memory (at most {MEMORY_GROWTH:.0%})",

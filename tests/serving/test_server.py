@@ -27,8 +27,10 @@ from mrd_client import (
 
 from sbim_deploy import SamplerChoice, load_model
 from sbim_deploy.mrd.messages import Close, ConfigFile, Header, Text
+from sbim_deploy.serving import server as server_module
 from sbim_deploy.serving import session as session_module
 from sbim_deploy.serving.log import LOGGER, set_up_log
+from sbim_deploy.serving.server import Pace
 
 OPENING = as_bytes(ConfigFile("default"), Header(header_xml()), Text(QUICK))
 
@@ -170,6 +172,31 @@ def wait_until(condition):
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_a_burst_of_connections_passes_and_a_flood_is_slowed_to_its_rate():
+    times = [0.0]
+    pace = Pace(4, 2.0, lambda: times[-1], lambda seconds: times.append(times[-1] + seconds))
+    begun = []
+    for _ in range(10):
+        pace.wait()
+        pace.count()
+        begun.append(times[-1])
+    assert begun == [0, 0, 0, 0, 2, 2, 2, 2, 4, 4]
+    times.append(30.0)  # after a pause a burst passes again
+    for _ in range(4):
+        pace.wait()
+        pace.count()
+    assert times[-1] == 30
+
+
+def test_a_server_begins_sessions_no_faster_than_its_pace(monkeypatch):
+    monkeypatch.setattr(server_module, "BURST", 2)
+    monkeypatch.setattr(server_module, "SESSIONS_PER_S", 20.0)
+    with serving() as server:
+        began = time.monotonic()
+        assert all(b"message id 65535 is unknown" in send_garbage(server) for _ in range(6))
+        assert time.monotonic() - began >= 0.19
 
 
 def test_silent_connections_give_way_oldest_first_and_those_that_sent_data_do_not():

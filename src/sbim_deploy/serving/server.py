@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from sbim_deploy.errors import InputError
@@ -24,7 +26,36 @@ from sbim_deploy.serving.worker import Worker
 DRAIN_S = 60.0
 ACCEPT_S = 0.25
 MAX_REFUSALS = 8
+# A scanner opens a session for a scan. Beyond this rate connections wait in the backlog, so that a flood of
+# them leaves the processor to the sessions that are there.
+BURST, SESSIONS_PER_S = 32, 100.0
+BACKLOG = 128
 HANG_FACTOR = 3.0  # an engine hangs where a slice takes this many times the deadline
+
+
+class Pace:
+    """Lets a burst of events through at once, and more of them only as fast as ``per_s``."""
+
+    def __init__(
+        self,
+        burst: int,
+        per_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ):
+        self._times: deque[float] = deque(maxlen=burst)
+        self._window_s, self._clock, self._sleep = burst / per_s, clock, sleep
+
+    def wait(self) -> None:
+        """Sleep until another event may happen."""
+        if len(self._times) == self._times.maxlen:
+            early = self._times[0] + self._window_s - self._clock()
+            if early > 0:
+                self._sleep(early)
+
+    def count(self) -> None:
+        """Count an event that happens now."""
+        self._times.append(self._clock())
 
 
 class Server:
@@ -96,9 +127,10 @@ class Server:
             warn("open-to-the-network", host=self._settings.host, authentication=False, encryption=False)
         if self._settings.save_raw is not None:
             warn_of_unfinished(self._settings.save_raw)
-        number, heap = 0, HeapTrimmer()
+        number, heap, pace = 0, HeapTrimmer(), Pace(BURST, SESSIONS_PER_S)
         while not self._draining.is_set():
             heap.trim_when_due()
+            pace.wait()
             try:
                 connection, address = self._listener.accept()
             except TimeoutError:
@@ -109,6 +141,7 @@ class Server:
                 time.sleep(ACCEPT_S)
                 continue
             number += 1
+            pace.count()
             try:
                 self._admit(connection, str(address[0]), number)
             except (OSError, RuntimeError) as error:
@@ -222,7 +255,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=16)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(host, port, error) from error
     listener.settimeout(ACCEPT_S)
