@@ -172,9 +172,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--noises", type=float, nargs="+", default=[0.005, 0.01, 0.03])
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--precision", help="fp32, bf16 or auto, of OpenVINO's convolutions")
     arguments = parser.parse_args()
     choice = choice_of(arguments.family, FAMILIES[arguments.family][0], arguments.calls)
-    reconstructor = Reconstructor(load_model(arguments.model), choice, threads=arguments.threads)
+    reconstructor = Reconstructor(
+        load_model(arguments.model), choice, threads=arguments.threads, precision=arguments.precision
+    )
     cases = tuning_cases(arguments.heads, arguments.fractions, arguments.sizes, arguments.noises)
     search(arguments.family, arguments.calls, cases, reconstructor)
 
