@@ -304,14 +304,14 @@ def _saying_what_is_kept(output: Output) -> Iterator[None]:
 
 
 def _transform_volume(source: KspaceSource) -> None:
-    """Transform a 3-D scan along its readout, with a bar; leave slices as they are."""
-    from sbim_deploy.kspace.volume import VolumeKspace
+    """Transform a 3-D scan into its temporary store, with a bar; leave slices as they are."""
+    from sbim_deploy.kspace.transformed import TransformedKspace
 
-    if not isinstance(source, VolumeKspace):
+    if not isinstance(source, TransformedKspace):
         return
     note(
         f"a temporary store of {source.store_bytes / 1e9:.2f} GB in {source.folder} holds the volume "
-        "transformed along its readout"
+        f"transformed along its {source.direction}"
     )
     with progress_bar(plural(source.n_partitions, "partition"), source.n_partitions) as move_to:
         source.transform(move_to)

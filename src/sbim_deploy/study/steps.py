@@ -16,7 +16,7 @@ import numpy as np
 
 from sbim_deploy import errors
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.kspace.volume import VolumeKspace
+from sbim_deploy.kspace.transformed import TransformedKspace
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.recon.reconstruct import Reconstructor
@@ -264,7 +264,7 @@ def _opened(job: Job, file: StudyFile) -> Iterator[tuple[Scan, ReconSettings]]:
 
 def _share_volume(scan: Scan, file: StudyFile, run: str) -> None:
     """Have the workers of a run share the store of a volume, which goes with the finished slices."""
-    if isinstance(scan.kspace, VolumeKspace):
+    if isinstance(scan.kspace, TransformedKspace):
         check_run(file.output, run)
         scan.kspace.share(partial_folder(file.output), run)
 
