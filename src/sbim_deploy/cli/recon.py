@@ -200,11 +200,7 @@ def recon(
     )
     if is_study(kspace):
         pictures.check_absent()
-        for name, value in (
-            ("format", output_format),
-            ("method", classical),
-            ("through-plane", through_plane or None),
-        ):
+        for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
         for name, value in asdict(images).items():

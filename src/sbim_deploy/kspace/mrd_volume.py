@@ -108,7 +108,7 @@ class MrdStack(_OfReadouts, StackKspace):
 def _left_out(n_calibration: int) -> str | None:
     if not n_calibration:
         return None
-    return f"{n_calibration} calibration readouts are left out: maps are estimated from the stack's own samples"
+    return f"{n_calibration} calibration readouts are left out: maps are estimated from the stack itself"
 
 
 def _readout_grid(source: PartitionKspace, where: str) -> VolumeGrid:

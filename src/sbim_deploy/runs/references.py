@@ -159,8 +159,8 @@ class KspaceReference:
             return turned(image).conj()
         if isinstance(self._source, NonCartesianKspace):
             raise InputError(
-                f"{self.path}: has no reference image, and its samples lie along a trajectory, of which none is "
-                "made, expected an image: reconstruct a fully sampled scan, and give that"
+                f"{self.path}: has no reference image, and none is made of samples along a trajectory, "
+                "expected an image beside them: give one of its own as the reference"
             )
         kspace, shape = self._source.read_slice(index), self._source.recon_shape
         sampled = _share_sampled((kspace != 0).any(axis=0))
