@@ -1,7 +1,8 @@
 """The readouts of a 3-D scan, sorted by the second phase encode: each partition is read as a slice is.
 
 A partition is all that has one kspace_encode_step_2. :class:`PartitionsFile` shows the readouts of a file so
-that the counter of the partition stands where the slice's does, and :class:`PartitionKspace` assembles them.
+that the counter of the partition stands where the slice's does; :class:`PartitionKspace` has them on a grid, and
+:class:`PartitionsAlongTrajectory` along one.
 """
 
 from __future__ import annotations
@@ -20,20 +21,16 @@ from sbim_deploy.kspace.along_trajectory import FLAT
 from sbim_deploy.kspace.image_grid import MeasuredAxis
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.mrd_trajectory import MrdAlongTrajectory
-from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
     DROPPED,
     IMAGE,
     IMAGE_AND_CALIBRATION,
     NOISE,
-    Grid,
     encoding_index,
-    make_grid,
-    place,
     readout_role,
 )
-from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, SliceBuffer, place_of_key, slice_key
+from sbim_deploy.kspace.slice_buffer import Key, place_of_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
 from sbim_deploy.mrd.messages import Flag, Readout
@@ -173,40 +170,12 @@ class PartitionKspace(MrdKspace):
         InputError: see :class:`MrdKspace`; or a partition lies outside those of the header.
     """
 
+    _of_volume = True
+
     def __init__(self, file: PartitionsFile) -> None:
         super().__init__(file)
         self.file = file
         self.partitions, self.places = partition_axis(file, [key[1] for key in self._keys])
-
-    def _assemble(self, key: Key) -> AssembledSlice:
-        series, number = key
-        found = self._index.images[key]
-        grid = self._grid(series.encoding)
-        buffer = SliceBuffer(grid, self.n_coils)
-        for readout in self._file.read_readouts(found.readouts):
-            rows, column, samples = place(readout, grid, self._where(key))
-            buffer.add(rows, column, samples, readout.header)
-        buffer = buffer.fitted(grid.image)
-        noise = self._assembler.noise
-        dwell = dwell_us(found.header)
-        try:
-            kspace = buffer.averaged(noise.whitening(self.n_coils, dwell))
-        except ValueError as error:
-            raise InputError(f"{self._where(key)}: {error}; rescale the readouts") from error
-        return AssembledSlice(
-            series=series,
-            slice=number,
-            kspace=kspace.conj() if self.conjugated else kspace,
-            calibration=None,
-            image_shape=grid.image.image_shape,
-            geometry=None,
-            header=found.header,
-            noise=buffer.averaged_noise() if noise.tells_level(self.n_coils, dwell) else None,
-        )
-
-    def _grid(self, space: int) -> Grid:
-        encoding = self.scan_header.encodings[space]
-        return make_grid(encoding, f"{self.path}: encoding space {space}", self._index.reaches[space])
 
 
 class PartitionsAlongTrajectory(MrdAlongTrajectory):
