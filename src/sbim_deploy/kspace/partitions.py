@@ -1,8 +1,8 @@
 """The readouts of a 3-D scan, sorted by the second phase encode: each partition is read as a slice is.
 
 A partition is all that has one kspace_encode_step_2. :class:`PartitionsFile` shows the readouts of a file so
-that the counter of the partition stands where the slice's does; :class:`PartitionKspace` has them on a grid, and
-:class:`PartitionsAlongTrajectory` along one.
+that the counter of the partition stands where the slice's does. :class:`PartitionKspace` has them on a grid,
+:class:`PartitionsAlongTrajectory` along a trajectory.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class PartitionKspace(MrdKspace):
         InputError: see :class:`MrdKspace`; or a partition lies outside those of the header.
     """
 
-    _of_volume = True
+    _is_3d = True
 
     def __init__(self, file: PartitionsFile) -> None:
         super().__init__(file)
