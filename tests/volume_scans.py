@@ -157,6 +157,7 @@ def volume_header_xml(
     separate: bool,
 ) -> str:
     """Return the header of a scan of (readout, line, partition) sizes and of an image of ``recon`` voxels."""
+
     def space(matrix: tuple[int, int, int]) -> str:
         extents = [size * voxel for size, voxel in zip(matrix, voxel_mm, strict=True)]
         parts = [

@@ -218,7 +218,7 @@ def test_a_3d_scan_is_reconstructed_as_recon_does_it_one_by_one_and_together(tmp
         settings = ReconSettings(choice=steps, dimensions=3, through_plane=together, threads=1)
         reconstruct_file(path, out, settings)
         volume = loaded.reconstruct_volume(
-            path, dimensions=3, through_plane=together, progress=lambda *told: heard.append(told)
+            path, dimensions=3, through_plane=together, progress=lambda *told, heard=heard: heard.append(told)
         )
         with open_result(out) as result:
             expected = np.stack([result.read_image(place) for place in range(32)])
@@ -363,9 +363,7 @@ def test_a_notebook_shows_pictures(model):
             "give dimensions=3 too",
         ),
         (
-            lambda m: m.reconstruct_volume(
-                scan(0).kspace[None], samples=2, dimensions=3, through_plane=True
-            ),
+            lambda m: m.reconstruct_volume(scan(0).kspace[None], samples=2, dimensions=3, through_plane=True),
             r"leave samples=\.\.\. out",
         ),
         (lambda m: m.reconstruct_volume(scan(0).kspace[None], slices=3), "got 3: expected two whole numbers"),

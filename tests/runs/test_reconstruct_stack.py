@@ -104,7 +104,9 @@ def test_all_formats_put_a_bright_voxel_of_a_stack_in_one_place(tmp_path):
 def test_maps_and_images_of_a_turned_stack_are_turned_along_all_axes(folder, scan, tmp_path):
     given = replace(GRIDDED, maps=folder / "maps.npy", dimensions=3)
     reconstruct_file(folder / "stack.h5", tmp_path / "plain.h5", given)
-    reconstruct_file(folder / "stack.h5", tmp_path / "turned.h5", replace(given, orientation=Orientation.TURNED))
+    reconstruct_file(
+        folder / "stack.h5", tmp_path / "turned.h5", replace(given, orientation=Orientation.TURNED)
+    )
     plain, turned = images(tmp_path / "plain.h5"), images(tmp_path / "turned.h5")
     # All sizes are odd, so that the centre stays where it is.
     np.testing.assert_allclose(

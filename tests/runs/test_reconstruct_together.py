@@ -114,7 +114,9 @@ def test_what_does_not_go_together_is_refused(changed, message):
         replace(TOGETHER, **changed)
 
 
-def test_a_few_slices_of_a_volume_are_refused_by_its_name_before_it_is_transformed(scan, tmp_path, monkeypatch):
+def test_a_few_slices_of_a_volume_are_refused_by_its_name_before_it_is_transformed(
+    scan, tmp_path, monkeypatch
+):
     monkeypatch.setattr(VolumeKspace, "transform", lambda *_: pytest.fail("the volume was transformed"))
     with pytest.raises(InputError, match=r"scan\.h5: 8 slices are .* together, expected at least 32"):
         reconstruct_file(scan, tmp_path / "out.h5", replace(QUICK, slices=(10, 18)))

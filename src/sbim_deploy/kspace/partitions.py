@@ -255,9 +255,7 @@ def _by_partition(headers: NDArray[np.void]) -> NDArray[np.void]:
     return shown
 
 
-def partition_axis(
-    file: PartitionsFile, counters: Sequence[int]
-) -> tuple[MeasuredAxis, NDArray[np.intp]]:
+def partition_axis(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis, NDArray[np.intp]]:
     """Return the axis of the partitions and where those of these counters lie on it."""
     encoding = file.encoding
     size, extent = encoding.encoded.matrix_size[2], encoding.encoded.field_of_view_mm[2]
@@ -275,9 +273,7 @@ def partition_axis(
     return MeasuredAxis(size, extent, remark), places
 
 
-def _fully_measured(
-    file: PartitionsFile, counters: Sequence[int]
-) -> tuple[MeasuredAxis, NDArray[np.intp]]:
+def _fully_measured(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis, NDArray[np.intp]]:
     """Return the axis of a stack and where its partitions lie: all that are encoded, or those in the middle.
 
     Raises:

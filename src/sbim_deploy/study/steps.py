@@ -234,9 +234,7 @@ def _reconstruct_together(
         InputError: a slice cannot be read.
     """
     folder = file.output.parent
-    with closing(
-        reconstruct_together(reconstructor, scan, tally, folder, planes_at_once, wanted)
-    ) as made:
+    with closing(reconstruct_together(reconstructor, scan, tally, folder, planes_at_once, wanted)) as made:
         for results, seconds in made:
             tally.sampling_s += seconds
             for each in results:
