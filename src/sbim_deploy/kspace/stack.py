@@ -76,7 +76,8 @@ class StackKspace(TransformedKspace, NonCartesianKspace):
     def store_bytes(self) -> int:
         """The size of both temporary stores."""
         n_readouts, n_samples = self._places.shape[:2]
-        return (self.n_partitions + self.n_slices) * self.n_coils * n_readouts * n_samples * _ITEM_BYTES
+        n_samples_in_all = self.n_coils * n_readouts * n_samples
+        return int((self.n_partitions + self.n_slices) * n_samples_in_all * _ITEM_BYTES)
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the samples of a slice, complex64 (coil, readout, sample).
@@ -128,32 +129,32 @@ class StackKspace(TransformedKspace, NonCartesianKspace):
         """Return the store of the slices, by readouts; the partitions wait in another, by readouts too."""
         check_free_space(self.folder, self.store_bytes)
         n_readouts, n_samples = self._places.shape[:2]
-        measured = self._source.read_slice(0).any(axis=(0, 2))
+        measured: BoolArray = np.asarray(self._source.read_slice(0).any(axis=(0, 2)))
         shape = (source.n_coils, n_samples)
-        with closing(SliceStore(self.folder, n_readouts, self.n_partitions, shape)) as waiting:
-            for index in range(self.n_partitions):
-                waiting.write(index, self._partition(index, measured).swapaxes(0, 1)[:, None])
-                if on_partition is not None:
-                    on_partition(index + 1)
-            store = self._store(source, file)
-            try:
+        store = self._store(source, file)
+        try:
+            with closing(SliceStore(self.folder, n_readouts, self.n_partitions, shape)) as waiting:
+                for index in range(self.n_partitions):
+                    waiting.write(index, self._partition(index, measured).swapaxes(0, 1)[:, None])
+                    if on_partition is not None:
+                        on_partition(index + 1)
                 one = self._grid.samples * source.n_coils * n_samples * _ITEM_BYTES
                 size = max(1, BLOCK_BYTES // one)
                 for first in range(0, n_readouts, size):
                     block = range(first, min(first + size, n_readouts))
                     store.write(first, np.stack([self._slices(waiting.read(each)) for each in block], axis=1))
-            except BaseException:
-                store.close()
-                raise
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def _slices(self, parts: ComplexArray) -> ComplexArray:
         """Return a readout of all slices, (slice, coil, sample), from that of all partitions."""
         grid = np.zeros((self._grid.samples, *parts.shape[1:]), np.complex64)
         grid[self._grid.places] = parts
-        slices = centre_crop(centred_ifft(grid, axes=(0,)), (self.n_slices, *parts.shape[1:]))
-        kept: ComplexArray = slices * np.float32(math.sqrt(len(grid) / len(parts)))
-        return kept
+        slices: ComplexArray = centre_crop(centred_ifft(grid, axes=(0,)), (self.n_slices, *parts.shape[1:]))
+        slices *= np.float32(math.sqrt(len(grid) / len(parts)))
+        return slices
 
     def _partition(self, index: int, measured: BoolArray) -> ComplexArray:
         """Return a partition's samples, (coil, readout, sample).
