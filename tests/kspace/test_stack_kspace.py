@@ -10,7 +10,7 @@ from sbim_deploy.io.layouts import Reading
 from sbim_deploy.kspace import stack
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.kspace.volume_sources import open_volume
-from sbim_deploy.mrd.messages import Close, Header
+from sbim_deploy.mrd.messages import Close, Flag, Header
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.mrd.recording import RecordingWriter
 from sbim_deploy.results.geometry import slice_affine
@@ -235,3 +235,35 @@ def test_arrays_of_one_partition_or_with_a_volume_are_refused(tmp_path, scan):
 def test_read_as_slices_a_stack_names_the_option_for_volumes(tmp_path, scan):
     with pytest.raises(InputError, match=r"a stack of 9 partitions.*--dimensions 3 takes a file"):
         open_source(written(tmp_path, scan))
+
+
+def flagged(readout, flags=0, **counters):
+    header = readout.header.copy()
+    header["flags"] = flags
+    for name, value in counters.items():
+        header["idx"][name] = value
+    return replace(readout, header=header)
+
+
+def test_calibration_readouts_are_left_out_and_said(tmp_path, scan):
+    made = stack_scan(scan)
+    calibration = [flagged(each, 1 << (Flag.IS_PARALLEL_CALIBRATION - 1)) for each in made.readouts[:5]]
+    path = write_mrd(tmp_path / "stack.h5", replace(made, readouts=[*calibration, *made.readouts]))
+    with open_volume(path, tmp_path) as source:
+        assert near(all_slices(source), scan.slices)
+        assert any(each.startswith("5 calibration readouts") for each in source.describe()["assumed"])
+
+
+def test_of_several_stacks_in_a_file_one_is_taken_by_its_number(tmp_path, scan):
+    made = stack_scan(scan)
+    readouts = [
+        replace(flagged(each, repetition=repetition), data=each.data * np.complex64(repetition + 1))
+        for repetition in (0, 1)
+        for each in made.readouts
+    ]
+    path = write_mrd(tmp_path / "stack.h5", replace(made, readouts=readouts))
+    with pytest.raises(InputError, match=r"holds 2 volumes.*0 \(repetition 0\), 1 \(repetition 1\)"):
+        open_volume(path, tmp_path)
+    with open_volume(path, tmp_path, number=1) as source:
+        assert near(all_slices(source), 2 * scan.slices)
+        assert source.series(0).repetition == 1

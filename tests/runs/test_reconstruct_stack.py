@@ -15,6 +15,7 @@ from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.orientation import Orientation
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.results.result_file import open_result
+from sbim_deploy.runs.arguments import maps_of
 from sbim_deploy.runs.evaluate import evaluate_file
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
@@ -113,6 +114,18 @@ def test_maps_and_images_of_a_turned_stack_are_turned_along_all_axes(folder, sca
     np.testing.assert_allclose(
         turned, plain[::-1, ::-1, ::-1].conj(), rtol=0, atol=1e-5 * np.abs(plain).max()
     )
+    scores = [evaluate_file(tmp_path / f"{name}.h5", folder / "stack.h5") for name in ("plain", "turned")]
+    errors = [[each.reconstruction.nrmse for each in of_one.slices] for of_one in scores]
+    np.testing.assert_allclose(errors[1], errors[0][::-1], rtol=1e-3)
+
+
+def test_maps_in_memory_go_with_the_slices_of_a_turned_stack(folder, tmp_path):
+    maps = np.load(folder / "maps.npy")
+    with (
+        open_volume(folder / "stack.h5", tmp_path, orientation=Orientation.TURNED) as source,
+        maps_of(maps, source) as given,
+    ):
+        np.testing.assert_array_equal(given.read_maps(2), maps[6])
 
 
 def test_slices_of_a_stack_are_not_reconstructed_together(folder, tmp_path):
