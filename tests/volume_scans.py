@@ -145,17 +145,19 @@ def write_mrd_volume(
             samples = np.ascontiguousarray(scan.kspace[:, partition, :, line])
             readouts.append(Readout(made, samples))
     sizes = (n_samples, n_lines, n_partitions)
-    xml = _header_xml(sizes, recon or sizes, voxel_mm, calibration is not None)
+    xml = volume_header_xml(sizes, recon or sizes, voxel_mm, calibration is not None)
     settings = ScanSettings(n_coils=n_coils)
     return write_mrd(path, MrdScan(settings, xml, readouts, scan.image, scan.maps, mask))
 
 
-def _header_xml(
+def volume_header_xml(
     sizes: tuple[int, int, int],
     recon: tuple[int, int, int],
     voxel_mm: tuple[float, float, float],
     separate: bool,
 ) -> str:
+    """Return the header of a scan of (readout, line, partition) sizes and of an image of ``recon`` voxels."""
+
     def space(matrix: tuple[int, int, int]) -> str:
         extents = [size * voxel for size, voxel in zip(matrix, voxel_mm, strict=True)]
         parts = [

@@ -6,6 +6,8 @@ import pytest
 
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
+from simulated_mrd import write_mrd
+from stack_scans import make_stack, stack_scan
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,32 @@ def test_the_noise_of_a_simulated_volume_is_found(cli, scan, tmp_path):
         levels = {notes.noise for notes in result.provenance.slice_notes.values()}
     assert len(levels) == 1
     assert np.isclose(levels.pop(), 0.01, rtol=0.15)
+
+
+def test_a_stack_of_stars_becomes_one_volume_of_its_slices(cli, tmp_path):
+    pytest.importorskip("finufft")
+    write_mrd(tmp_path / "stack.h5", stack_scan(make_stack((5, 32, 24), n_readouts=20)))
+    words = ("recon", tmp_path / "stack.h5", "-o", tmp_path / "out.h5", "--method", "zero-filled")
+    refused = cli(*words)
+    assert refused.code == 2
+    assert "a stack of 5 partitions" in refused.err
+    assert "--dimensions 3 takes a file of them" in refused.err
+    done = cli(*words, "--dimensions", 3, "--png", tmp_path / "a.png", "--nifti", tmp_path / "v.nii")
+    assert done.code == 0, done.err
+    assert "holds the volume transformed along its partitions" in done.err
+    assert "5 slices, zero-filled" in done.err
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file["reconstruction"].shape == (5, 32, 24)
+
+
+def test_samples_of_partitions_and_a_trajectory_become_a_volume(cli, tmp_path):
+    pytest.importorskip("finufft")
+    scan = make_stack((5, 32, 24), n_readouts=20)
+    np.save(tmp_path / "kspace.npy", scan.partitions)
+    np.save(tmp_path / "trajectory.npy", scan.places)
+    words = ("recon", tmp_path / "kspace.npy", "-t", tmp_path / "trajectory.npy", "--dimensions", 3)
+    out = tmp_path / "out.h5"
+    done = cli(*words, "--matrix", "32x24", "--method", "zero-filled", "-o", out)
+    assert done.code == 0, done.err
+    with h5py.File(out) as file:
+        assert file["reconstruction"].shape == (5, 32, 24)

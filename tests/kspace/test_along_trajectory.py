@@ -134,7 +134,7 @@ def test_three_dimensional_ones_are_refused_and_flat_ones_read(tmp_path, places)
     np.testing.assert_array_equal(read_trajectory_file(tmp_path / "flat.npy"), places)
     flat[..., 2] = 3
     np.save(tmp_path / "deep.npy", flat)
-    with pytest.raises(InputError, match="transform a stack of stars"):
+    with pytest.raises(InputError, match="of a stack of stars or of spirals give"):
         read_trajectory_file(tmp_path / "deep.npy")
 
 

@@ -67,12 +67,12 @@ def test_siemens_sign_turns_the_samples(scan):
         np.testing.assert_array_equal(turned.read_trajectory(0), plain.read_trajectory(0))
 
 
-def test_a_stack_of_partitions_is_refused(scan):
+def test_a_stack_read_as_slices_is_refused_with_the_option_for_volumes(scan):
     with h5py.File(scan, "r+") as file:
         table = file["dataset/data"][:]
         table["head"]["idx"]["kspace_encode_step_2"][1] = 1
         file["dataset/data"][:] = table
-    with pytest.raises(InputError, match=r"a stack of 2 partitions.*transform along the partitions first"):
+    with pytest.raises(InputError, match=r"a stack of 2 partitions.*--dimensions 3 takes"):
         open_source(scan)
 
 

@@ -143,9 +143,8 @@ def test_maps_that_turn_from_slice_to_slice_are_refused():
 
 
 def test_few_slices_are_refused():
-    problems = volume(MIN_SLICES - 1)
     with pytest.raises(InputError, match="31 slices are reconstructed together, expected at least 32"):
-        together(reconstructor(GaussianScore()), problems)
+        plane_directions(None, MIN_SLICES - 1)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +157,9 @@ def test_few_slices_are_refused():
     ],
 )
 def test_planes_whose_pixels_are_long_are_not_shown_to_the_network(voxel_mm, directions):
-    assert plane_directions(voxel_mm) == directions
+    assert plane_directions(voxel_mm, MIN_SLICES) == directions
 
 
 def test_voxels_of_which_only_slices_are_square_are_refused():
     with pytest.raises(InputError, match="voxels are 3 x 1 x 1 mm"):
-        plane_directions((3.0, 1.0, 1.0))
+        plane_directions((3.0, 1.0, 1.0), MIN_SLICES)

@@ -31,6 +31,7 @@ from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file, simulate_slice
 from sbim_deploy.runs.simulate_mrd import simulate_mrd
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
 from sbim_deploy.samplers.plan import plan_as_dict
 from sbim_deploy.samplers.presets import PRESETS
 
@@ -181,7 +182,7 @@ def test_the_signatures_are_those_that_programs_rely_on():
     ]
     assert list(inspect.signature(LoadedModel.reconstruct_volume).parameters) == [
         *("self", "kspace", "mask", "maps", "slices", "noise", "map_method", "map_sets", "layout"),
-        *("samples", "start", "progress", "cancel"),
+        *("samples", "start", "progress", "cancel", "dimensions", "through_plane"),
     ]
 
 
@@ -206,6 +207,33 @@ def test_a_volume_along_a_trajectory_is_reconstructed(model, tmp_path):
     volume = model.reconstruct_volume(path)
     assert volume.image.shape == (1, 32, 32)
     assert volume.residual[0] < 0.2
+
+
+def test_a_3d_scan_is_reconstructed_as_recon_does_it_one_by_one_and_together(tmp_path):
+    path, steps = tmp_path / "volume.h5", SamplerChoice(steps=2)
+    simulate_volume(path, SimulateVolumeSettings(32, 24, 4, 4, "poisson"))
+    loaded, images = load_model("demo", steps, threads=1), {}
+    for together in (False, True):
+        out, heard = tmp_path / f"{together}.h5", []
+        settings = ReconSettings(choice=steps, maps=path, dimensions=3, through_plane=together, threads=1)
+        reconstruct_file(path, out, settings)
+        volume = loaded.reconstruct_volume(
+            path,
+            maps=path,
+            dimensions=3,
+            through_plane=together,
+            progress=lambda *told, heard=heard: heard.append(told),
+        )
+        with open_result(out) as result:
+            images[together] = np.stack([result.read_image(place) for place in range(32)])
+        np.testing.assert_array_equal(volume.image, images[together])
+        assert heard[-1] == ((96, 96) if together else (64, 64))
+        assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+    with h5py.File(path) as file:
+        kspace, maps = file["kspace"][()], file["s_maps"][()]
+    for given in (path, kspace):
+        middle = loaded.reconstruct_volume(given, maps=maps, slices=(15, 17), dimensions=3)
+        np.testing.assert_array_equal(middle.image, images[False][15:17])
 
 
 def test_a_volume_of_an_array_a_dataset_or_a_list_is_that_of_the_file(model, file):
@@ -332,6 +360,15 @@ def test_a_notebook_shows_pictures(model):
         (lambda m: m.reconstruct_volume("none.h5"), "none.h5: no such file"),
         (lambda m: m.reconstruct_volume(scan(0).kspace), r"expected \(slice, coil, rows, columns\).*layout="),
         (lambda m: m.reconstruct_volume(np.ones((1, 2, 8, 8))), "holds no complex array"),
+        (lambda m: m.reconstruct_volume(scan(0).kspace[None], dimensions=4), "dimensions is 4: expected 2"),
+        (
+            lambda m: m.reconstruct_volume(scan(0).kspace[None], through_plane=True),
+            "give dimensions=3 too",
+        ),
+        (
+            lambda m: m.reconstruct_volume(scan(0).kspace[None], samples=2, dimensions=3, through_plane=True),
+            r"leave samples=\.\.\. out",
+        ),
         (lambda m: m.reconstruct_volume(scan(0).kspace[None], slices=3), "got 3: expected two whole numbers"),
         (lambda m: m.reconstruct_volume(scan(0).kspace[None], slices=(0, 2)), "slices 0:2 asked for"),
         (lambda m: m.reconstruct_volume(scan(0).kspace[None], np.ones(7)), "mask"),

@@ -18,7 +18,6 @@ ROOMS = ("mri", "recon", "samplers")
 NOT_IN_PYTHON = {
     "graph": "the graph is always the step's",
     "image_scale": "of sbim-deploy export",
-    "through_plane": "of sbim-deploy recon, which takes volumes",
     "json": "of sbim-deploy plan, in a docstring",
 }
 
@@ -44,6 +43,7 @@ def test_options_become_arguments(option, argument):
 def test_every_option_that_a_message_on_the_way_names_is_an_argument():
     known = {
         *inspect.signature(LoadedModel.reconstruct).parameters,
+        *inspect.signature(LoadedModel.reconstruct_volume).parameters,
         *inspect.signature(load_model).parameters,
         *inspect.signature(SamplerChoice).parameters,
         *NOT_IN_PYTHON,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.results.result_file import open_result
@@ -113,6 +114,9 @@ def test_what_does_not_go_together_is_refused(changed, message):
         replace(TOGETHER, **changed)
 
 
-def test_a_few_slices_of_a_volume_are_refused(scan, tmp_path):
-    with pytest.raises(InputError, match="8 slices are reconstructed together, expected at least 32"):
+def test_a_few_slices_of_a_volume_are_refused_by_its_name_before_it_is_transformed(
+    scan, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(VolumeKspace, "transform", lambda *_: pytest.fail("the volume was transformed"))
+    with pytest.raises(InputError, match=r"scan\.h5: 8 slices are .* together, expected at least 32"):
         reconstruct_file(scan, tmp_path / "out.h5", replace(QUICK, slices=(10, 18)))

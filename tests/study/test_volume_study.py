@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from tiny_study import FAST, JOB, conduct, images, left_behind
 
+from sbim_deploy.kspace.stack import StackKspace
 from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.models.folder import load_model
-from sbim_deploy.results.partial import begin_run, partial_folder
+from sbim_deploy.results.partial import begin_run, partial_folder, slice_path
 from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.simulate import SimulateSettings
 from sbim_deploy.runs.simulate_mrd import simulate_mrd
 from sbim_deploy.study import steps
 from sbim_deploy.study.files import study_files
+from simulated_mrd import write_mrd
+from stack_scans import make_stack, stack_scan
 from volume_scans import make_volume, plane_mask, write_h5_volume, write_mrd_volume
 
 SHAPE = (16, 32, 24)
@@ -151,3 +154,51 @@ def test_a_scan_along_a_trajectory_runs_on_the_graph_that_takes_it_as_recon_does
         assert isinstance(answer, steps.BatchDone), answer
     assert isinstance(steps.finish(job, model, file, found, {}, ()), steps.Finished)
     np.testing.assert_array_equal(images(file.output), images(tmp_path / "alone.h5"))
+
+
+def test_slices_together_are_one_task_of_a_study_which_makes_what_recon_makes_to_the_bit(volumes, tmp_path):
+    settings = replace(FAST, dimensions=3, through_plane=True)
+    reconstruct_file(volumes / "plain.h5", tmp_path / "alone.h5", settings)
+    model, job = in_one_process(settings)
+    (file,) = study_files([volumes / "plain.h5"], tmp_path / "out")
+    file.output.parent.mkdir()
+    found = steps.survey(job, model, file, resume=False)
+    assert found.batches == (tuple(range(32)),)
+    made = steps.reconstruct_batch(job, file, found.run, found.batches[0], found.volume)
+    assert isinstance(made, steps.BatchDone), made
+    assert made.n_made == 32
+    slice_path(file.output, 5).unlink()
+    found = steps.survey(job, model, file, resume=True)
+    assert found.n_done == 31
+    made = steps.reconstruct_batch(job, file, found.run, found.batches[0], found.volume)
+    assert made.n_made == 1
+    finished = steps.finish(job, model, file, found, {}, ())
+    assert isinstance(finished, steps.Finished), finished
+    np.testing.assert_array_equal(images(file.output), images(tmp_path / "alone.h5"))
+    assert left_behind(tmp_path / "out") == []
+
+
+def test_a_stack_of_stars_is_transformed_once_for_all_workers(tmp_path, monkeypatch):
+    pytest.importorskip("finufft")
+    transformed, transform = [], StackKspace._transformed
+    path = write_mrd(tmp_path / "stack.h5", stack_scan(make_stack((5, 32, 24), n_readouts=20)))
+    settings = replace(FAST, dimensions=3)
+    reconstruct_file(path, tmp_path / "alone.h5", settings)
+
+    def counted(self, *args):
+        transformed.append(self.path.name)
+        return transform(self, *args)
+
+    monkeypatch.setattr(StackKspace, "_transformed", counted)
+    model, job = in_one_process(settings)
+    (file,) = study_files([path], tmp_path / "out")
+    file.output.parent.mkdir()
+    found = steps.survey(job, model, file, resume=False)
+    assert isinstance(found, steps.Surveyed), found
+    for batch in found.batches:
+        answer = steps.reconstruct_batch(job, file, found.run, batch, found.volume)
+        assert isinstance(answer, steps.BatchDone), answer
+    assert isinstance(steps.finish(job, model, file, found, {}, ()), steps.Finished)
+    assert transformed == ["stack.h5"]
+    np.testing.assert_array_equal(images(file.output), images(tmp_path / "alone.h5"))
+    assert left_behind(tmp_path / "out") == []

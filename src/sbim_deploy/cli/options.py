@@ -151,8 +151,8 @@ Dimensions = Annotated[
     int,
     typer.Option(
         metavar="2|3",
-        help="3 for a 3-D scan, phase-encoded in two directions: it is transformed along its readout, whose "
-        "positions are the slices.",
+        help="3 for a 3-D scan, whose slices are the positions along the readout, or along the partitions of "
+        "a stack of stars or of spirals.",
     ),
 ]
 

@@ -200,11 +200,7 @@ def recon(
     )
     if is_study(kspace):
         pictures.check_absent()
-        for name, value in (
-            ("format", output_format),
-            ("method", classical),
-            ("through-plane", through_plane or None),
-        ):
+        for name, value in (("format", output_format), ("method", classical)):
             if value is not None:
                 raise InputError(ONE_FILE.format(name))
         for name, value in asdict(images).items():
@@ -304,14 +300,14 @@ def _saying_what_is_kept(output: Output) -> Iterator[None]:
 
 
 def _transform_volume(source: KspaceSource) -> None:
-    """Transform a 3-D scan along its readout, with a bar; leave slices as they are."""
-    from sbim_deploy.kspace.volume import VolumeKspace
+    """Transform a 3-D scan into its temporary store, with a bar; leave slices as they are."""
+    from sbim_deploy.kspace.transformed import TransformedKspace
 
-    if not isinstance(source, VolumeKspace):
+    if not isinstance(source, TransformedKspace):
         return
     note(
         f"a temporary store of {source.store_bytes / 1e9:.2f} GB in {source.folder} holds the volume "
-        "transformed along its readout"
+        f"transformed along its {source.direction}"
     )
     with progress_bar(plural(source.n_partitions, "partition"), source.n_partitions) as move_to:
         source.transform(move_to)

@@ -25,7 +25,7 @@ class TrajectoryOptions:
             "-t",
             "--trajectory",
             help="Where samples lie that are on no grid: an array (readout, sample, 2), or BART's .cfl as "
-            "bart traj writes it; k-space is then (coil, readout, sample).",
+            "bart traj writes it; k-space is then (coil, readout, sample), slices or partitions before.",
         ),
     ] = None
     matrix: Annotated[

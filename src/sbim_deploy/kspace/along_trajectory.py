@@ -235,8 +235,8 @@ def read_trajectory_file(path: Path) -> FloatArray:
         raise InputError(f"{path}: the trajectory is zero everywhere, expected places of samples")
     if stored.shape[-1] == 3 and np.abs(stored[..., 2]).max() > FLAT * reach:
         raise InputError(
-            f"{path}: the trajectory is three-dimensional, expected one of 2D slices: transform a stack of "
-            "stars or of spirals along its partitions first, and give the trajectory of one of them"
+            f"{path}: the trajectory is three-dimensional, expected one of 2D slices: of a stack of stars or "
+            "of spirals give the trajectory of one partition, in two dimensions, and say --dimensions 3"
         )
     return np.ascontiguousarray(stored[..., :2], dtype=np.float32)
 

@@ -154,16 +154,10 @@ def image_grid(
         InputError: the fields of view are too unlike, or the grid is larger than any slice that is read.
     """
     fits = [
-        _fit(name, axis, recon.matrix_size[place], recon.field_of_view_mm[place], where)
+        fit_axis(name, axis, recon.matrix_size[place], recon.field_of_view_mm[place], where)
         for place, (name, axis) in enumerate(zip(names, (rows, columns), strict=True))
     ]
     shape = (fits[0].grid, fits[1].grid)
-    for name, axis, fit in zip(names, (rows, columns), fits, strict=True):
-        if fit.grid > MAX_PADDING * axis.samples:
-            raise InputError(
-                f"{where}: reconSpace asks for {fit.grid} samples along the {name} where {axis.samples} are "
-                f"measured, expected at most {MAX_PADDING} times as many; check the matrix sizes"
-            )
     if shape[0] * shape[1] * np.dtype(np.complex64).itemsize > MAX_SLICE_BYTES:
         raise InputError(f"{where}: a grid of {shape} is too large, expected at most {MAX_SLICE_BYTES} bytes")
     said = [rows.remark, columns.remark, *(fit.remark for fit in fits)]
@@ -195,7 +189,7 @@ def is_square_crop(image: tuple[int, int], stored: tuple[int, int], grid: tuple[
 
 
 @dataclass(frozen=True)
-class _Fit:
+class AxisFit:
     """One axis: samples of the padded grid, pixels of the image, their size, and what was assumed."""
 
     grid: int
@@ -204,7 +198,22 @@ class _Fit:
     remark: str | None = None
 
 
-def _fit(name: str, axis: MeasuredAxis, pixels: int, wanted_mm: float, where: str) -> _Fit:
+def fit_axis(name: str, axis: MeasuredAxis, pixels: int, wanted_mm: float, where: str) -> AxisFit:
+    """Return the grid of an axis by what was measured and what reconSpace asks for; ``name`` is the axis's.
+
+    Raises:
+        InputError: the fields of view are too unlike, or the grid is much larger than what was measured.
+    """
+    fit = _fit(name, axis, pixels, wanted_mm, where)
+    if fit.grid > MAX_PADDING * axis.samples:
+        raise InputError(
+            f"{where}: reconSpace asks for {fit.grid} samples along the {name} where {axis.samples} are "
+            f"measured, expected at most {MAX_PADDING} times as many; check the matrix sizes"
+        )
+    return fit
+
+
+def _fit(name: str, axis: MeasuredAxis, pixels: int, wanted_mm: float, where: str) -> AxisFit:
     samples, extent = axis.samples, axis.extent_mm
     if not 1 / MAX_RATIO <= extent / wanted_mm <= MAX_RATIO:
         raise InputError(
@@ -222,22 +231,22 @@ def _fit(name: str, axis: MeasuredAxis, pixels: int, wanted_mm: float, where: st
         pixels, wanted_mm = covered, extent
     native = samples * wanted_mm / extent  # pixels of the size that was measured
     if abs(native - pixels) <= PIXEL_TOLERANCE:
-        return _Fit(max(samples, pixels), pixels, wanted_mm / pixels, remark)
+        return AxisFit(max(samples, pixels), pixels, wanted_mm / pixels, remark)
     if native < pixels:
         padded = max(round(pixels * extent / wanted_mm), pixels)
-        return _Fit(padded, pixels, wanted_mm / pixels, remark)
+        return AxisFit(padded, pixels, wanted_mm / pixels, remark)
     if name == READOUT and samples % pixels == 0 and _is_near(extent, wanted_mm):
         remark = (
             f"{samples} samples over {extent:g} mm where the image has {pixels}: taken as "
             f"{samples // pixels} times oversampled, over {samples // pixels * extent:g} mm"
         )
-        return _Fit(samples, pixels, wanted_mm / pixels, remark)
+        return AxisFit(samples, pixels, wanted_mm / pixels, remark)
     kept = round(native)
     remark = (
         f"reconSpace has {pixels} pixels over {wanted_mm:g} mm along the {name}, coarser than what was "
         f"measured, which is kept: {kept} pixels"
     )
-    return _Fit(max(samples, kept), kept, wanted_mm / kept, remark)
+    return AxisFit(max(samples, kept), kept, wanted_mm / kept, remark)
 
 
 def _with_oversampling_removed(encoding: Encoding, reach: int, said: str, where: str) -> MeasuredAxis:

@@ -217,6 +217,7 @@ class MrdKspace:
     """
 
     mask: BoolArray | None = None
+    _is_3d = False
 
     def __init__(self, file: RawFile) -> None:
         self._keep(file)
@@ -227,7 +228,7 @@ class MrdKspace:
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape: tuple[int, int] | None = grid.image_shape
         self.voxel_mm: tuple[float, float, float] | None = grid.voxel_mm
-        self._assembler = SliceAssembler(self.scan_header, reaches=self._index.reaches)
+        self._assembler = SliceAssembler(self.scan_header, None, self._index.reaches, of_volume=self._is_3d)
         with _naming(self.path):
             self._feed(self._index.noise)
         self._last: tuple[int, AssembledSlice] | None = None

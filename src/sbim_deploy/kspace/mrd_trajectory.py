@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -164,8 +165,8 @@ class MrdAlongTrajectory(NonCartesianKspace, MrdKspace):
             )
         if len(partitions) > 1:
             raise InputError(
-                f"{self.path}: is 3D, a stack of {len(partitions)} partitions, expected 2D slices: transform "
-                "along the partitions first"
+                f"{self.path}: is 3D, a stack of {len(partitions)} partitions, expected 2D slices: recon "
+                "--dimensions 3 takes a file of them"
             )
         n_coils = max(channels)
         others = sum(len(found) for n, found in channels.items() if n != n_coils)
@@ -196,14 +197,31 @@ class MrdAlongTrajectory(NonCartesianKspace, MrdKspace):
             return self._samples
         self._kept = None
         where = f"{self.path}: {describe_key(key)}"
-        samples, trajectory = _stacked(self._file.read_readouts(self._found[key]), where)
+        samples, trajectory = _stacked(self._readouts(key), where)
         matrix = self.whitening_of(index)
         kspace = samples if matrix is None else mix_coils(matrix, samples)
-        places = self._places(trajectory, where)
+        places = self._places(self._in_plane(trajectory, index, where), where)
         if self.conjugated:
             kspace = kspace.conj()
         self._kept, self._samples = index, (kspace, places)
         return self._samples
+
+    def _readouts(self, key: Key) -> Iterable[Readout]:
+        """Return the readouts of a slice in their order."""
+        return self._file.read_readouts(self._found[key])
+
+    def _in_plane(self, trajectory: FloatArray, _index: int, where: str) -> FloatArray:
+        """Return what of a trajectory (readout, sample, 2 or 3) lies in the plane of its slice.
+
+        Raises:
+            InputError: it leaves the plane.
+        """
+        if trajectory.shape[-1] == 3 and np.abs(trajectory[..., 2]).max() > 0:
+            raise InputError(
+                f"{where}: its trajectory is three-dimensional, expected one of 2D slices, or with "
+                "--dimensions 3 of the partitions of a stack"
+            )
+        return trajectory[..., :2]
 
     def whitening_of(self, index: int) -> ComplexArray | None:
         """Return the matrix that whitens a slice's coils, or None where no noise readouts tell one."""
@@ -229,16 +247,16 @@ class MrdAlongTrajectory(NonCartesianKspace, MrdKspace):
         return found.values
 
 
-def _stacked(readouts: Any, where: str) -> tuple[ComplexArray, FloatArray]:
-    """Return the samples (coil, readout, sample) and the trajectory (readout, sample, 2) of readouts."""
+def _stacked(readouts: Iterable[Readout], where: str) -> tuple[ComplexArray, FloatArray]:
+    """Return the samples (coil, readout, sample) and the trajectory (readout, sample, 2 or 3) of readouts."""
     samples: list[ComplexArray] = []
     places: list[FloatArray] = []
     for readout in readouts:
         data, trajectory = _kept(readout, where)
-        if samples and data.shape != samples[0].shape:
+        if samples and (data.shape, trajectory.shape) != (samples[0].shape, places[0].shape):
             raise InputError(
-                f"{where}: readouts have {data.shape[1]} and {samples[0].shape[1]} samples, expected as many "
-                "in each; split the file"
+                f"{where}: readouts have {data.shape[1]} samples in {trajectory.shape[1]} dimensions and "
+                f"{samples[0].shape[1]} in {places[0].shape[1]}, expected as many in each; split the file"
             )
         samples.append(data)
         places.append(trajectory)
@@ -258,9 +276,4 @@ def _kept(readout: Readout, where: str) -> tuple[ComplexArray, FloatArray]:
     data, places = readout.data[:, first:last], trajectory[first:last]
     if not (np.isfinite(data).all() and np.isfinite(places).all()):
         raise InputError(f"{where}: has samples or places that are not finite; leave its slice out")
-    if places.shape[1] == 3 and np.abs(places[:, 2]).max() > 0:
-        raise InputError(
-            f"{where}: its trajectory is three-dimensional, expected one of 2D slices: transform a stack "
-            "along its partitions first"
-        )
-    return data, places[:, :2]
+    return data, places

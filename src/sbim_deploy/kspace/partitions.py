@@ -1,13 +1,14 @@
 """The readouts of a 3-D scan, sorted by the second phase encode: each partition is read as a slice is.
 
 A partition is all that has one kspace_encode_step_2. :class:`PartitionsFile` shows the readouts of a file so
-that the counter of the partition stands where the slice's does, and :class:`PartitionKspace` assembles them.
+that the counter of the partition stands where the slice's does. :class:`PartitionKspace` has them on a grid,
+:class:`PartitionsAlongTrajectory` along a trajectory.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.along_trajectory import FLAT
 from sbim_deploy.kspace.image_grid import MeasuredAxis
 from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.noise_scan import dwell_us
+from sbim_deploy.kspace.mrd_trajectory import MrdAlongTrajectory
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
     DROPPED,
     IMAGE,
     IMAGE_AND_CALIBRATION,
     NOISE,
-    Grid,
     encoding_index,
-    make_grid,
-    place,
     readout_role,
 )
-from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, SliceBuffer, place_of_key, slice_key
+from sbim_deploy.kspace.slice_buffer import Key, place_of_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
 from sbim_deploy.mrd.messages import Flag, Readout
-from sbim_deploy.records import SliceGeometry
+from sbim_deploy.records import FloatArray
 
 _CALIBRATION_FLAG = np.uint64(1 << (Flag.IS_PARALLEL_CALIBRATION - 1))
 _LEFT_OUT = sorted(set(DROPPED.values()))
 _MAX_NAMED = 8
+UNDERSAMPLED = (
+    "a stack that is undersampled along its partitions, or of partial Fourier, takes an operator of the "
+    "whole volume"
+)
 
 
 class PartitionsFile:
@@ -55,6 +58,7 @@ class PartitionsFile:
         encoding: the encoding space of the images, as the file's header has it.
         volumes: the series and the slab of each volume of the file.
         volume_key: that of what is shown, None where nothing is.
+        n_calibration: the readouts of the file that are measured apart to calibrate, where an image is shown.
 
     Raises:
         InputError: the readouts are of several volumes and none is named, or there is no such volume.
@@ -67,6 +71,7 @@ class PartitionsFile:
         self.path: Path = file.path
         self.format, self.remarks, self.facts = file.format, file.remarks, file.facts
         self.xml: bytes | None = getattr(file, "xml", None)
+        self.n_calibration = 0
         others, found = self._sorted(is_calibration=calibrates is not None)
         self.volumes = tuple(sorted(found))
         self.volume_key = self._chosen(volume) if calibrates is None else self._calibrating(calibrates)
@@ -150,6 +155,8 @@ class PartitionsFile:
                     others.append(number)
                 elif role in wanted:
                     found[slice_key(header)].append(number)
+                elif role == CALIBRATION:
+                    self.n_calibration += 1
         return others, found
 
 
@@ -163,45 +170,64 @@ class PartitionKspace(MrdKspace):
         InputError: see :class:`MrdKspace`; or a partition lies outside those of the header.
     """
 
+    _is_3d = True
+
     def __init__(self, file: PartitionsFile) -> None:
         super().__init__(file)
         self.file = file
-        self.partitions, self.places = _places(file, [key[1] for key in self._keys])
+        self.partitions, self.places = partition_axis(file, [key[1] for key in self._keys])
 
-    def volume_geometry(self) -> SliceGeometry | None:
-        """Return where the whole volume lies, as its header in the middle of k-space has it."""
-        middle = int(np.argmin(np.abs(self.places - self.partitions.samples // 2)))
-        return self.geometry(middle)
 
-    def _assemble(self, key: Key) -> AssembledSlice:
-        series, number = key
-        found = self._index.images[key]
-        grid = self._grid(series.encoding)
-        buffer = SliceBuffer(grid, self.n_coils)
-        for readout in self._file.read_readouts(found.readouts):
-            rows, column, samples = place(readout, grid, self._where(key))
-            buffer.add(rows, column, samples, readout.header)
-        buffer = buffer.fitted(grid.image)
-        noise = self._assembler.noise
-        dwell = dwell_us(found.header)
-        try:
-            kspace = buffer.averaged(noise.whitening(self.n_coils, dwell))
-        except ValueError as error:
-            raise InputError(f"{self._where(key)}: {error}; rescale the readouts") from error
-        return AssembledSlice(
-            series=series,
-            slice=number,
-            kspace=kspace.conj() if self.conjugated else kspace,
-            calibration=None,
-            image_shape=grid.image.image_shape,
-            geometry=None,
-            header=found.header,
-            noise=buffer.averaged_noise() if noise.tells_level(self.n_coils, dwell) else None,
-        )
+class PartitionsAlongTrajectory(MrdAlongTrajectory):
+    """The partitions of a stack of stars, of spirals or of others, one at a time, with their trajectory.
 
-    def _grid(self, space: int) -> Grid:
-        encoding = self.scan_header.encodings[space]
-        return make_grid(encoding, f"{self.path}: encoding space {space}", self._index.reaches[space])
+    ``partitions`` and ``places`` are those of :class:`PartitionKspace`; all are measured. Readouts are in the
+    order of their kspace_encode_step_1.
+
+    Raises:
+        InputError: see :class:`MrdAlongTrajectory`; or there is but one partition, or some were not measured.
+    """
+
+    def __init__(self, file: PartitionsFile) -> None:
+        self.file = file
+        self._step: float | None = None
+        super().__init__(file)
+
+    def _sort(self) -> int:
+        n_coils = super()._sort()
+        counters = sorted(number for _, number in self._found)
+        self.partitions, self.places = _fully_measured(self.file, counters)
+        return n_coils
+
+    def _readouts(self, key: Key) -> Iterable[Readout]:
+        return sorted(super()._readouts(key), key=_line_of)
+
+    def _in_plane(self, trajectory: FloatArray, index: int, where: str) -> FloatArray:
+        if trajectory.shape[-1] == 3:
+            heights, tolerance = trajectory[..., 2], FLAT * float(np.abs(trajectory).max())
+            offset = int(self.places[index]) - self.partitions.samples // 2
+            if self._step is None and offset:
+                self._step = float(heights.mean()) / offset
+            step = self._step or 0.0
+            if step < 0 or np.abs(heights - step * offset).max() > tolerance:
+                raise InputError(
+                    f"{where}: the third component of its trajectory is not that of partition {offset} from "
+                    "the centre of a stack: a trajectory of three dimensions takes an operator of the whole "
+                    "volume"
+                )
+        return trajectory[..., :2]
+
+
+OfPartitions = PartitionKspace | PartitionsAlongTrajectory
+
+
+def middle_partition(source: OfPartitions) -> int:
+    """Return the number of the partition nearest the centre of k-space."""
+    return int(np.argmin(np.abs(source.places - source.partitions.samples // 2)))
+
+
+def _line_of(readout: Readout) -> int:
+    return int(readout.header["idx"]["kspace_encode_step_1"])
 
 
 def _name(key: Key, among: Sequence[Key]) -> str:
@@ -229,7 +255,7 @@ def _by_partition(headers: NDArray[np.void]) -> NDArray[np.void]:
     return shown
 
 
-def _places(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis, NDArray[np.intp]]:
+def partition_axis(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis, NDArray[np.intp]]:
     """Return the axis of the partitions and where those of these counters lie on it."""
     encoding = file.encoding
     size, extent = encoding.encoded.matrix_size[2], encoding.encoded.field_of_view_mm[2]
@@ -247,7 +273,34 @@ def _places(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis
     return MeasuredAxis(size, extent, remark), places
 
 
-def partition_facts(source: PartitionKspace) -> Mapping[str, Any]:
+def _fully_measured(file: PartitionsFile, counters: Sequence[int]) -> tuple[MeasuredAxis, NDArray[np.intp]]:
+    """Return the axis of a stack and where its partitions lie: all that are encoded, or those in the middle.
+
+    Raises:
+        InputError: others were not measured, or there is but one.
+    """
+    axis, places = partition_axis(file, counters)
+    n, n_encoded = len(places), axis.samples
+    if n < 2:
+        raise InputError(
+            f"{file.path}: has {n} partition along its second phase encode, expected the several of a stack: "
+            "leave --dimensions 3 out"
+        )
+    if n == n_encoded:
+        return axis, places
+    if np.array_equal(places, np.arange(n) + n_encoded // 2 - n // 2):
+        remark = f"{n} of {n_encoded} partitions are measured, around the centre: the others are zero"
+        remark = remark if axis.remark is None else f"{axis.remark}; {remark}"
+        return MeasuredAxis(n, axis.extent_mm, remark), np.arange(n)
+    missing = np.setdiff1d(np.arange(n_encoded), places) + counters[0] - places[0]
+    listed = ", ".join(map(str, missing[:_MAX_NAMED])) + (", ..." if len(missing) > _MAX_NAMED else "")
+    raise InputError(
+        f"{file.path}: {len(missing)} of {n_encoded} partitions were not measured (kspace_encode_step_2 of "
+        f"{listed}), expected all: {UNDERSAMPLED}"
+    )
+
+
+def partition_facts(source: OfPartitions) -> Mapping[str, Any]:
     """Return what is to be told of the partitions, as JSON's types."""
     facts = {"partitions": source.partitions.samples, "partitions_measured": len(source.places)}
     name = source.file.volume_name

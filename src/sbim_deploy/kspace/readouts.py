@@ -65,6 +65,7 @@ class SliceAssembler:
             each encoding space, where they are all known before the first comes.
         orientation: of the raw data.
         admit: given the bytes that slices will take, before they do, and one's (coil, rows, columns).
+        of_volume: slices are the partitions of a volume: one line may be all, and none calibrates by itself.
 
     Attributes:
         conjugated: whether the slices' k-space is conjugated.
@@ -80,13 +81,14 @@ class SliceAssembler:
         reaches: Mapping[int, int] | None = None,
         orientation: Orientation = Orientation.AUTO,
         admit: Admit = lambda _n_bytes, _shape: None,
+        of_volume: bool = False,
     ) -> None:
         self.conjugated = is_conjugated(orientation, header.protocol.vendor)
         self.dropped: Counter[str] = Counter()
         self.n_bytes = 0
         self.noise = NoiseScan(header.noise_bandwidth)
         self._header = header
-        self._max_bytes = max_bytes
+        self._max_bytes, self._of_volume = max_bytes, of_volume
         self._admit, self._padding = admit, 1.0
         self._channels = ReadoutChannels()
         self._partitions: dict[int, int] = {}
@@ -316,24 +318,26 @@ class SliceAssembler:
             self._spoiled.setdefault(key, str(error))
         image = self._settled.setdefault(series.encoding, self._settle(series.encoding)).image
         buffer = buffer.fitted(image)
-        if (few := buffer.too_few_lines(image.measured[1])) is not None:
-            self._spoiled.setdefault(key, f"{describe_key(key)}: {few}")
+        where, few = describe_key(key), buffer.too_few_lines(image.measured[1])
+        if few is not None and not self._of_volume:
+            self._spoiled.setdefault(key, f"{where}: {few}")
         assert buffer.header is not None
+        of_slice = None if self._of_volume else buffer.header
         dwell = dwell_us(buffer.header)
         matrix = self.noise.whitening(buffer.n_coils, dwell)
         remarks += self.noise.remarks(buffer.n_coils)
         try:
             kspace = buffer.averaged(matrix)
-            source = self._calibration(key, buffer, kspace, matrix, image)
+            source = None if self._of_volume else self._calibration(key, buffer, kspace, matrix, image)
         except ValueError as error:
-            raise InputError(f"{describe_key(key)}: {error}; leave the slice out") from error
+            raise InputError(f"{where}: {error}; rescale the readouts, or leave the slice out") from error
         return AssembledSlice(
             series=series,
             slice=number,
             kspace=kspace.conj() if self.conjugated else kspace,
-            calibration=None if source is None else self._calibration_of(source, kspace.shape),
+            calibration=None if source is None else source.on_grid(kspace.shape, self.conjugated),
             image_shape=image.image_shape,
-            geometry=slice_geometry(buffer.header, image.field_of_view_mm, describe_key(key)),
+            geometry=None if of_slice is None else slice_geometry(of_slice, image.field_of_view_mm, where),
             header=buffer.header,
             calibration_series=None if source is None else source.series,
             noise=buffer.averaged_noise() if self.noise.tells_level(buffer.n_coils, dwell) else None,
@@ -346,10 +350,6 @@ class SliceAssembler:
     def sign_remarks(self) -> tuple[str, ...]:
         """What is to be said of the sign of k-space."""
         return (conjugation_remark(self._header.protocol.vendor),) if self.conjugated else ()
-
-    def _calibration_of(self, source: CalibrationLines, shape: tuple[int, ...]) -> ComplexArray:
-        lines = source.on_grid(shape)
-        return lines.conj() if self.conjugated else lines
 
     def _keep_finished(self, key: Key, buffer: SliceBuffer) -> None:
         """Keep a slice that may get another average, and the memory for such within its share."""

@@ -212,10 +212,10 @@ class CalibrationLines:
         self.n_bytes = self._lines.nbytes
         self.width = len(centre_run(columns, kspace.shape[-1]))
 
-    def on_grid(self, shape: tuple[int, ...]) -> ComplexArray:
+    def on_grid(self, shape: tuple[int, ...], conjugated: bool = False) -> ComplexArray:
         """Return k-space (coil, rows, columns) of these lines."""
         kspace = np.zeros(shape, np.complex64)
-        kspace[:, :, self._columns] = self._lines
+        kspace[:, :, self._columns] = self._lines.conj() if conjugated else self._lines
         return kspace
 
 

@@ -8,31 +8,25 @@ bounded whatever the size of the scan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.atomic import replacing
 from sbim_deploy.kspace.bare import EmptyMapsError
 from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.sampling_mask import EmptyMaskError
 from sbim_deploy.kspace.slice_store import SliceStore
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource
+from sbim_deploy.kspace.transformed import BLOCK_BYTES, OnPartition, TransformedKspace, mirrored
 from sbim_deploy.mri.fourier import centre_crop, centred_ifft
 from sbim_deploy.mri.masks import compact_mask
-from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry, Vector
-
-BLOCK_BYTES = 256 * 1024**2  # of partitions that are transformed together
+from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
 
 _ITEM_BYTES = np.dtype(np.complex64).itemsize
-
-OnPartition = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -54,23 +48,12 @@ class VolumeGrid:
     voxel_mm: Vector | None
 
 
-class VolumeKspace:
-    """3-D k-space as the slices along its readout; use it in a ``with`` statement.
+class VolumeKspace(TransformedKspace):
+    """3-D Cartesian k-space as the slices along its readout.
 
-    The transform runs when the first slice is read, or at :meth:`transform`.
-
-    Attributes:
-        path: the file.
-        partitions: what reads the partitions as slices.
-        n_slices: the positions along the readout that the image keeps.
-        n_coils, n_rows, n_columns: of a slice: its rows are partitions, its columns lines.
-        stored_shape: (n_rows, n_columns).
-        mask: None: what was measured is what is not zero.
-        recon_shape: (rows, columns) of the image, or None.
-        voxel_mm: (partition, line, readout) size of its voxels, or None.
-        n_partitions: how many are transformed, those of a calibration scan among them.
-        folder: where the temporary store is.
-        n_readout: the positions along the readout before the image is cropped.
+    ``n_slices`` are the positions along the readout that the image keeps, and ``n_readout`` those before it
+    is cropped. The rows of a slice are partitions, its columns lines; ``voxel_mm`` is (partition, line,
+    readout).
 
     Args:
         source: what reads the partitions as slices.
@@ -79,7 +62,7 @@ class VolumeKspace:
         calibration: what reads the partitions of a calibration scan, and their places, or None.
     """
 
-    mask: BoolArray | None = None
+    direction = "readout"
 
     def __init__(
         self,
@@ -88,70 +71,17 @@ class VolumeKspace:
         folder: Path,
         calibration: tuple[KspaceSource, NDArray[np.intp]] | None = None,
     ) -> None:
-        self.path, self.folder, self.partitions, self._grid = source.path, folder, source, grid
+        super().__init__([source] if calibration is None else [source, calibration[0]], folder)
+        self._grid, self._calibration = grid, calibration
         self.n_readout, self.n_slices = grid.readout
-        self.n_coils = source.n_coils
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
-        self._calibration = calibration
-        self._sources = [source] if calibration is None else [source, calibration[0]]
-        self.n_partitions = sum(each.n_slices for each in self._sources)
-        self._stores: list[SliceStore] = []
-        self._shared: tuple[Path, str] | None = None
-        self._noise: tuple[float | None] | None = None
         _check_readout(source)
-
-    @property
-    def conjugated(self) -> bool:
-        """Whether k-space is conjugated as it is read."""
-        return self.partitions.conjugated
-
-    @conjugated.setter
-    def conjugated(self, value: bool) -> None:
-        for source in self._sources:
-            source.conjugated = value
 
     @property
     def store_bytes(self) -> int:
         """The size of the temporary store."""
         return self.n_slices * self.n_partitions * self.n_coils * self.n_columns * _ITEM_BYTES
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for store in self._stores:
-            store.close()
-        self.partitions.__exit__(kind, error, trace)
-
-    def share(self, folder: Path, name: str) -> None:
-        """Keep what is transformed under ``name`` in ``folder``, where other processes find it so.
-
-        Whoever comes first transforms; the others read what is there. It is for the caller to remove, and the
-        name to tell apart what was read otherwise.
-        """
-        self._shared = (folder, name)
-
-    def transform(self, on_partition: OnPartition | None = None) -> None:
-        """Transform all partitions along the readout; nothing where that is done.
-
-        ``on_partition`` hears how many are done.
-
-        Raises:
-            InputError: a partition is damaged, or the store cannot be written.
-        """
-        if self._stores:
-            return
-        try:
-            for which, source in enumerate(self._sources):
-                before = sum(each.n_slices for each in self._sources[:which])
-                self._stores.append(self._stored(which, source, _counting_from(before, on_partition)))
-        except BaseException:
-            while self._stores:
-                self._stores.pop().close()
-            raise
 
     def read_slice(self, index: int) -> ComplexArray:
         """Read the slice at a position along the readout, complex64 (coils, rows, columns).
@@ -174,17 +104,6 @@ class VolumeKspace:
         self._check(index)
         self.transform()
         return self._on_grid(self._stores[1].read(index), self._calibration[1])
-
-    def read_noise(self, index: int) -> float | None:
-        """Return the standard deviation of each part of k-space, one for all slices, where readouts tell it.
-
-        Raises:
-            InputError: see :meth:`read_slice`.
-        """
-        self._check(index)
-        if self._noise is None:
-            self._noise = (self.partitions.read_noise(self.partitions.n_slices // 2),)
-        return self._noise[0]
 
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where the image of a slice lies in the patient, or None where the file does not say.
@@ -211,36 +130,8 @@ class VolumeKspace:
             ),
         )
 
-    def describe(self) -> dict[str, Any]:
-        """Return what the file is, as JSON's types."""
-        told = {**self.partitions.describe(), "dimensions": 3, **self._facts()}
-        assumed = [*(told.pop("assumed", None) or ()), *self._remarks()]
-        return {**told, "assumed": assumed or None}
-
     def _volume_geometry(self) -> SliceGeometry | None:
         return None
-
-    def _facts(self) -> dict[str, Any]:
-        return {"partitions": self.partitions.n_slices}
-
-    def _remarks(self) -> Sequence[str]:
-        return ()
-
-    def _check(self, index: int) -> None:
-        if not 0 <= index < self.n_slices:
-            raise InputError(f"{self.path}: no slice {index}, expected 0 to {self.n_slices - 1}")
-
-    def _stored(self, which: int, source: KspaceSource, on_partition: OnPartition | None) -> SliceStore:
-        """Return the store of the partitions of a source: one of this process, or one that is shared."""
-        if self._shared is None:
-            return self._transformed(source, on_partition)
-        folder, name = self._shared
-        path = folder / f"{name}-{which}.store"
-        try:
-            return self._store(source, path.open("rb"))
-        except FileNotFoundError:
-            with replacing(path) as temporary:
-                return self._transformed(source, on_partition, temporary.open("x+b"))
 
     def _store(self, source: KspaceSource, file: BinaryIO | None = None) -> SliceStore:
         shape = (source.n_coils, source.n_columns)
@@ -314,8 +205,8 @@ class VolumeMaps:
         if self._store is None:
             self._store = self._turned_over()
         n_slices = self._volume.n_slices
-        place = 2 * (n_slices // 2) - index if self._volume.conjugated else index
-        return np.ascontiguousarray(np.moveaxis(self._store.read(place % n_slices), 0, -2))
+        place = mirrored(index, n_slices) if self._volume.conjugated else index
+        return np.ascontiguousarray(np.moveaxis(self._store.read(place), 0, -2))
 
     def _turned_over(self) -> SliceStore:
         n_slices = self._volume.n_slices
@@ -339,10 +230,6 @@ class VolumeMaps:
         if store is None:
             raise InputError(f"{self._volume.path}: the maps are zero in all of {beside} partitions")
         return store
-
-
-def _counting_from(n_before: int, on_partition: OnPartition | None) -> OnPartition | None:
-    return None if on_partition is None else lambda n_done: on_partition(n_before + n_done)
 
 
 def _check_readout(source: KspaceSource) -> None:

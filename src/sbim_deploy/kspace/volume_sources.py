@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,69 +12,17 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import is_hdf5, open_hdf5
 from sbim_deploy.io.layouts import COIL, GUESSED, Reading, guess_volume_layout
+from sbim_deploy.kspace.along_trajectory import KspaceAlongTrajectory
 from sbim_deploy.kspace.cfl import CflVolume, is_cfl
-from sbim_deploy.kspace.image_grid import PARTITION, PHASE, MeasuredAxis, image_grid
-from sbim_deploy.kspace.partitions import PartitionKspace, PartitionsFile, partition_facts
-from sbim_deploy.kspace.slice_buffer import Series
+from sbim_deploy.kspace.mrd_trajectory import has_trajectory
+from sbim_deploy.kspace.mrd_volume import MrdStack, MrdVolume
+from sbim_deploy.kspace.partitions import PartitionKspace, PartitionsAlongTrajectory, PartitionsFile
 from sbim_deploy.kspace.sources import KSPACE, KspaceSource, open_raw, open_source
+from sbim_deploy.kspace.stack import stack_of_arrays
+from sbim_deploy.kspace.transformed import TransformedKspace
 from sbim_deploy.kspace.volume import VolumeGrid, VolumeKspace
+from sbim_deploy.mrd.file import RawFile
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
-from sbim_deploy.records import SliceGeometry
-
-
-class MrdVolume(VolumeKspace):
-    """3-D k-space of readouts, with what their headers say of all of it.
-
-    Attributes:
-        scan_header, xml: see :class:`sbim_deploy.kspace.mrd.MrdKspace`.
-    """
-
-    def __init__(
-        self, source: PartitionKspace, folder: Path, calibration: PartitionKspace | None = None
-    ) -> None:
-        where = str(source.path)
-        grid = _readout_grid(source, where)
-        extra = None
-        if calibration is not None:
-            if (calibration.n_coils, calibration.n_columns) != (source.n_coils, source.n_columns):
-                raise InputError(
-                    f"{source.path}: the calibration scan has {calibration.n_coils} channels and "
-                    f"{calibration.n_columns} lines, expected {source.n_coils} and {source.n_columns} as the "
-                    "image has; give maps with --maps"
-                )
-            extra = (calibration, calibration.places + _shift(grid.shape[0], calibration.partitions.samples))
-        super().__init__(source, grid, folder, extra)
-        self._readouts = source
-        self.scan_header, self.xml = source.scan_header, source.xml
-
-    def series(self, index: int) -> Series:
-        """Return the series that a slice belongs to, one for all."""
-        self._check(index)
-        return self._readouts.series(0)
-
-    def slice_number(self, index: int) -> int:
-        """Return the number of a slice within its series: its position along the readout."""
-        self._check(index)
-        return index
-
-    def slice_header(self, index: int) -> np.void:
-        """Return the header of the readout nearest the centre of k-space, with the slice's number."""
-        self._check(index)
-        middle = int(np.argmin(np.abs(self._readouts.places - self._readouts.partitions.samples // 2)))
-        header = self._readouts.slice_header(middle).copy()
-        header["idx"]["slice"] = index
-        return header
-
-    def _volume_geometry(self) -> SliceGeometry | None:
-        return self._readouts.volume_geometry()
-
-    def _facts(self) -> dict[str, Any]:
-        return dict(partition_facts(self._readouts))
-
-    def _remarks(self) -> Sequence[str]:
-        plane = self._grid.plane
-        known = set(self._readouts.describe()["assumed"] or ())
-        return [remark for remark in (() if plane is None else plane.remarks) if remark not in known]
 
 
 def open_volume(
@@ -85,18 +31,21 @@ def open_volume(
     reading: Reading = GUESSED,
     orientation: Orientation = Orientation.AUTO,
     number: int | None = None,
-) -> VolumeKspace:
-    """Open a file of 3-D k-space, whose readout is transformed into a temporary store in ``folder``.
+) -> TransformedKspace:
+    """Open a file of 3-D k-space, which is transformed into a temporary store in ``folder``.
 
-    MRD and twix have the second phase encode in a counter of each readout, BART's .cfl on its axis 2, and
-    arrays on the axis that is the slice's: (coil, slice, row, column), or fastMRI's (slice, coil, row,
-    column).
+    Cartesian k-space is transformed along its readout, and a stack, whose partitions are sampled along a
+    trajectory, along the partitions. MRD and twix have the second phase encode in a counter of each readout,
+    BART's .cfl on its axis 2, and arrays on the axis that is the slice's: (coil, slice, row, column), or
+    fastMRI's (slice, coil, row, column). Samples with the trajectory of another file have it where slices
+    are: (slice, coil, readout, sample), in BART's files axis 13.
 
     ``number`` says which it is of several volumes of a file of readouts (repetitions, contrasts, slabs).
 
     Raises:
-        InputError: see :func:`sbim_deploy.kspace.sources.open_source`; or the readout is not sampled in full,
-            or there are several volumes and no number, or none of that number.
+        InputError: see :func:`sbim_deploy.kspace.sources.open_source`; or the readout, or a stack's
+            partitions, are not sampled in full, or there are several volumes and no number, or none of that
+            number.
     """
     volume = _open_any(path, folder, reading, number)
     if orientation is not Orientation.AUTO:
@@ -104,26 +53,37 @@ def open_volume(
     return volume
 
 
-def _open_any(path: Path, folder: Path, reading: Reading, number: int | None) -> VolumeKspace:
-    raw = None if is_cfl(path) else open_raw(path, reading)
-    if raw is None and number is not None:
-        raise InputError(f"{path}: is an array, which holds one volume: leave --volume out")
-    if is_cfl(path):
-        return _plain(CflVolume(path), folder)
+def _open_any(path: Path, folder: Path, reading: Reading, number: int | None) -> TransformedKspace:
+    has_own = reading.trajectory is None and not is_cfl(path)
+    raw = open_raw(path, reading) if has_own else None
     if raw is not None:
-        try:
-            partitions = PartitionsFile(raw, number)
-            calibration = PartitionsFile(raw, calibrates=partitions)
-            image = PartitionKspace(partitions)
-            separate = None if calibration.volume_key is None else PartitionKspace(calibration)
-            return MrdVolume(image, folder, separate)
-        except BaseException:
-            raw.__exit__(None, None, None)
-            raise
-    return _plain(open_source(path, _array_reading(path, reading)), folder)
+        return _of_readouts(raw, folder, number)
+    if number is not None:
+        raise InputError(f"{path}: is an array, which holds one volume: leave --volume out")
+    if reading.trajectory is not None:
+        source = KspaceAlongTrajectory(path, reading.trajectory, reading.matrix, reading)
+        return stack_of_arrays(source, folder)
+    if is_cfl(path):
+        return volume_of(CflVolume(path), folder)
+    return volume_of(open_source(path, _array_reading(path, reading)), folder)
 
 
-def _plain(source: KspaceSource, folder: Path) -> VolumeKspace:
+def _of_readouts(raw: RawFile, folder: Path, number: int | None) -> MrdVolume | MrdStack:
+    """Return an open file of readouts as a volume, or as a stack where they carry a trajectory."""
+    try:
+        partitions = PartitionsFile(raw, number)
+        if has_trajectory(raw.header):
+            return MrdStack(PartitionsAlongTrajectory(partitions), folder)
+        calibration = PartitionsFile(raw, calibrates=partitions)
+        image = PartitionKspace(partitions)
+        separate = None if calibration.volume_key is None else PartitionKspace(calibration)
+        return MrdVolume(image, folder, separate)
+    except BaseException:
+        raw.__exit__(None, None, None)
+        raise
+
+
+def volume_of(source: KspaceSource, folder: Path) -> VolumeKspace:
     """Return an open source of partitions that says nothing of a grid of theirs."""
     try:
         n = source.n_slices
@@ -147,37 +107,6 @@ def _plain(source: KspaceSource, folder: Path) -> VolumeKspace:
     except BaseException:
         source.__exit__(None, None, None)
         raise
-
-
-def _readout_grid(source: PartitionKspace, where: str) -> VolumeGrid:
-    """Return the grid of a scan's volume by what its header says of both phase encodes."""
-    recon = source.file.encoding.recon
-    turned_over = replace(
-        recon,
-        matrix_size=(recon.matrix_size[2], recon.matrix_size[1], recon.matrix_size[0]),
-        field_of_view_mm=(
-            recon.field_of_view_mm[2],
-            recon.field_of_view_mm[1],
-            recon.field_of_view_mm[0],
-        ),
-    )
-    encoded = source.file.encoding.encoded
-    lines = MeasuredAxis(encoded.matrix_size[1], encoded.field_of_view_mm[1])
-    plane = image_grid(source.partitions, lines, turned_over, where, (PARTITION, PHASE))
-    assert source.recon_shape is not None
-    assert source.voxel_mm is not None
-    return VolumeGrid(
-        plane=plane,
-        shape=plane.shape,
-        image_shape=plane.image_shape,
-        places=source.places + _shift(plane.shape[0], source.partitions.samples),
-        readout=(source.n_rows, source.recon_shape[0]),
-        voxel_mm=(plane.voxel_mm[0], plane.voxel_mm[1], source.voxel_mm[0]),
-    )
-
-
-def _shift(n_grid: int, n_measured: int) -> int:
-    return n_grid // 2 - n_measured // 2
 
 
 def _array_reading(path: Path, reading: Reading) -> Reading:

@@ -46,15 +46,20 @@ MAX_TURN = 0.5
 ReadProblem = Callable[[int], SliceProblem | None]
 
 
-def plane_directions(voxel_mm: Vector | None) -> tuple[int, ...]:
+def plane_directions(voxel_mm: Vector | None, n_slices: int) -> tuple[int, ...]:
     """Return the axes of a volume (slice, row, column) across which planes have pixels as good as square.
 
-    ``voxel_mm`` is (slice, row, column); None takes voxels for cubes. The slices themselves are always among
-    them.
+    ``voxel_mm`` is (slice, row, column); None takes voxels for cubes. The slices themselves, ``n_slices`` of
+    them, are always among them.
 
     Raises:
-        InputError: there are no others.
+        InputError: there are no others, or the slices are few.
     """
+    if n_slices < MIN_SLICES:
+        raise InputError(
+            f"{n_slices} slices are reconstructed together, expected at least {MIN_SLICES}: leave "
+            "--through-plane out"
+        )
     if voxel_mm is None:
         return (0, 1, 2)
     found = [0]
@@ -83,7 +88,7 @@ def reconstruct_through_planes(
 
     Args:
         reconstructor: the model and the plan, on the graph ``score``; one image is drawn.
-        n_slices: their number.
+        n_slices: their number, which :func:`plane_directions` checks.
         read: returns one of them, by its place, in every step anew; all have one scale. None is a slice that
             has no data: the prior fills it in, and it is not yielded.
         directions: the axes that the network's planes lie across, in turn: :func:`plane_directions`.
@@ -91,14 +96,9 @@ def reconstruct_through_planes(
         on_share: gets the share of the work that is done.
 
     Raises:
-        InputError: slices are few, their shapes differ, or their maps do not go with each other.
+        InputError: the shapes of slices differ, or their maps do not go with each other.
         SamplingError: the sampler diverged.
     """
-    if n_slices < MIN_SLICES:
-        raise InputError(
-            f"{n_slices} slices are reconstructed together, expected at least {MIN_SLICES}: leave "
-            "--through-plane out"
-        )
     told = on_share or (lambda _share: None)
     plan = reconstructor.plan
     x, slices = _start(reconstructor, n_slices, read)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from sbim_deploy.engines.engine import Engine
@@ -21,13 +22,13 @@ from sbim_deploy.recon.reconstruction import Reconstruction, Volume
 from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.runs.arguments import (
     Cancel,
-    GivenMaps,
     Progress,
     coils_of,
     complex64_of,
     doubt_in_python,
     in_python,
     is_path,
+    maps_of,
     mask_of,
     noise_of,
     pair_of,
@@ -39,6 +40,7 @@ from sbim_deploy.runs.arguments import (
 from sbim_deploy.runs.plan_file import read_plan
 from sbim_deploy.runs.scan import Scan, Tally, open_scan, readable_problems
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.through_plane import reconstruct_together
 from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.samplers.choice import SamplerChoice
 from sbim_deploy.samplers.plan import STARTS, Plan
@@ -182,6 +184,8 @@ class LoadedModel:
         start: str | None = None,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
+        dimensions: int = 2,
+        through_plane: bool = False,
     ) -> Volume:
         """Reconstruct the slices of a file or of an array, one after another, as ``recon`` does.
 
@@ -204,6 +208,9 @@ class LoadedModel:
             start: the image that the sampler starts from.
             progress: is called with the network calls that are done of all slices, and with their number.
             cancel: an event that is set, or a function that returns True, to end the reconstruction.
+            dimensions: 3 for a 3-D scan, a file or an array (partition, coil, readout, line), of which slices
+                are the positions along the readout, and share what they do in ``recon``.
+            through_plane: reconstruct the slices of a 3-D scan together, on planes of three directions.
 
         Raises:
             InputError: the file cannot be read, shapes do not fit, or no slice can be reconstructed.
@@ -211,15 +218,18 @@ class LoadedModel:
             CancelledError: ``cancel`` ended it.
         """
         with in_python(), ExitStack() as stack:
-            self._usual_if_open()
-            source = stack.enter_context(source_of(kspace, mask, layout))
+            n_samples = self._usual_if_open().samples if samples is None else whole_of(samples, "samples")
             asked = ReconSettings(
+                dimensions=whole_of(dimensions, "dimensions"),
+                through_plane=through_plane,
+                samples=n_samples if through_plane else 1,
                 maps=Path(maps) if is_path(maps) else None,
                 map_method=map_method,
                 map_sets=map_sets,
                 noise=noise_of(noise),
                 slices=pair_of(slices),
             )
+            source = stack.enter_context(source_of(kspace, mask, layout, asked.dimensions))
             settings = settings_for(source, asked)
             reconstructor = self._reconstructor(samples, start, settings.graph)
             scan = stack.enter_context(open_scan(source, settings))
@@ -227,8 +237,9 @@ class LoadedModel:
                 given = mask_of(mask, (source.n_rows, source.n_columns))
                 scan = replace(scan, mask=given if scan.mask is None else scan.mask & given)
             if maps is not None and not is_path(maps):
-                scan = replace(scan, maps=GivenMaps(maps, source.n_slices))
-            return self._run_all(reconstructor, scan, progress, cancel)
+                scan = replace(scan, maps=stack.enter_context(maps_of(maps, source)))
+            run = self._run_together if through_plane else self._run_all
+            return run(reconstructor, scan, progress, cancel)
 
     def _run_all(
         self, reconstructor: Reconstructor, scan: Scan, progress: Progress | None, cancel: Cancel | None
@@ -242,10 +253,26 @@ class LoadedModel:
             results.append(
                 self._run(reconstructor, problem, step_hook(progress, cancel, n_in_all, place * n_calls))
             )
-        if not results:
-            raise InputError(next(iter(tally.unread.values())))
-        left_out = {index: words_in_python(reason) for index, reason in tally.unread.items()}
-        return Volume(tuple(results), scan.kspace.voxel_mm, left_out)
+        return _volume(results, scan, tally)
+
+    def _run_together(
+        self, reconstructor: Reconstructor, scan: Scan, progress: Progress | None, cancel: Cancel | None
+    ) -> Volume:
+        tally, n_done = Tally(), 0
+        step = step_hook(progress, cancel, (reconstructor.n_calls + 1) * len(scan.indices))
+
+        def tell(n_more: int) -> None:
+            nonlocal n_done
+            n_done += n_more
+            step(n_done)
+
+        tell(0)
+        with self._engine_in_use, TemporaryDirectory() as folder:
+            self._usual_if_open()
+            made = reconstruct_together(reconstructor, scan, tally, Path(folder), 1, scan.indices, tell)
+            with closing(made):
+                results = [_told(each) for several, _ in made for each in several]
+        return _volume(results, scan, tally)
 
     def _run(
         self, reconstructor: Reconstructor, problem: SliceProblem, step: Callable[[int], None]
@@ -253,9 +280,7 @@ class LoadedModel:
         with self._engine_in_use:
             self._usual_if_open()
             (result,) = reconstructor([problem], step)
-        result = replace(result, doubts=tuple(map(doubt_in_python, result.doubts)))
-        check_converged(result.index, result.doubts)
-        return result
+        return _told(result)
 
     def _usual_if_open(self) -> Reconstructor:
         if self._usual is None:
@@ -355,6 +380,20 @@ def load_model(
             precision,
         )
         return _load(loading)
+
+
+def _told(result: Reconstruction) -> Reconstruction:
+    """Return an image whose doubts name arguments."""
+    result = replace(result, doubts=tuple(map(doubt_in_python, result.doubts)))
+    check_converged(result.index, result.doubts)
+    return result
+
+
+def _volume(results: Sequence[Reconstruction], scan: Scan, tally: Tally) -> Volume:
+    if not results:
+        raise InputError(next(iter(tally.unread.values())))
+    left_out = {index: words_in_python(reason) for index, reason in tally.unread.items()}
+    return Volume(tuple(results), scan.kspace.voxel_mm, left_out)
 
 
 def _load(loading: _Loading) -> LoadedModel:

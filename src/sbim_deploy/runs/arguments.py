@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,10 @@ from sbim_deploy.errors import CancelledError, InputError, SbimDeployError
 from sbim_deploy.io.arrays import array_in_memory, as_array
 from sbim_deploy.io.layouts import SLICE, VOLUME, Reading, named_layout
 from sbim_deploy.kspace.arrays import ArrayKspace
-from sbim_deploy.kspace.sources import KspaceSource, open_source
+from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source
+from sbim_deploy.kspace.stack import StackKspace, StackMaps
+from sbim_deploy.kspace.volume import VolumeKspace, VolumeMaps
+from sbim_deploy.kspace.volume_sources import open_volume, volume_of
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
 
@@ -186,13 +190,29 @@ class GivenMaps:
         return complex64_of(self._maps[index], "maps")
 
 
-def source_of(kspace: Any, mask: Any, layout: str | None) -> KspaceSource:
+def maps_of(maps: Any, source: KspaceSource) -> MapsSource:
+    """Return the maps of an array as those of the slices of k-space; a volume's lie as its k-space does.
+
+    Raises:
+        InputError: they are of another shape.
+    """
+    if isinstance(source, VolumeKspace):
+        return VolumeMaps(GivenMaps(maps, source.n_rows), source)
+    given = GivenMaps(maps, source.n_slices)
+    return StackMaps(given, source) if isinstance(source, StackKspace) else given
+
+
+def source_of(kspace: Any, mask: Any, layout: str | None, dimensions: int = 2) -> KspaceSource:
     """Open k-space: a file by its path, or an array (slice, coil, rows, columns) with its mask.
+
+    Of 3 ``dimensions`` slices are partitions, and what is transformed lies in the folder of temporary files.
 
     Raises:
         InputError: the file cannot be read, or the array has other axes.
     """
     if is_path(kspace):
+        if dimensions == 3:
+            return open_volume(Path(kspace), Path(gettempdir()), Reading(layout))
         return open_source(Path(kspace), Reading(layout))
     arrays = {"k-space": kspace} if mask is None else {"k-space": kspace, "mask": mask}
     file = array_in_memory(arrays)
@@ -202,7 +222,8 @@ def source_of(kspace: Any, mask: Any, layout: str | None) -> KspaceSource:
             f"k-space has shape {file.arrays['k-space'].shape}, expected (slice, coil, rows, columns); say "
             "other axes by --layout, or give one slice to reconstruct()"
         )
-    return ArrayKspace(file, Reading(",".join(VOLUME) if layout is None else layout))
+    source = ArrayKspace(file, Reading(",".join(VOLUME) if layout is None else layout))
+    return volume_of(source, Path(gettempdir())) if dimensions == 3 else source
 
 
 def is_path(value: Any) -> bool:

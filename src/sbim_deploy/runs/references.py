@@ -14,8 +14,10 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.arrays import is_array_file
 from sbim_deploy.io.hdf5 import is_hdf5
 from sbim_deploy.io.layouts import GUESSED, Reading
+from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.fastmri import KspaceFile
 from sbim_deploy.kspace.sources import KspaceSource, ReadoutKspace, open_source
+from sbim_deploy.kspace.transformed import TransformedKspace, mirrored
 from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.orientation import Orientation
@@ -150,8 +152,16 @@ class KspaceReference:
         if isinstance(self._beside, KspaceFile):
             return self._beside.read_reference(index)
         if self._beside is not None:
-            image = self._beside.read_image(index)
-            return turned(image).conj() if self._source.conjugated else image
+            if not self._source.conjugated:
+                return self._beside.read_image(index)
+            is_volume = isinstance(self._source, TransformedKspace)
+            image = self._beside.read_image(mirrored(index, self.n_slices) if is_volume else index)
+            return turned(image).conj()
+        if isinstance(self._source, NonCartesianKspace):
+            raise InputError(
+                f"{self.path}: has no reference image, and none is made of samples along a trajectory, "
+                "expected an image beside them: give one of its own as the reference"
+            )
         kspace, shape = self._source.read_slice(index), self._source.recon_shape
         sampled = _share_sampled((kspace != 0).any(axis=0))
         if sampled < LEAST_SAMPLED:
@@ -186,7 +196,7 @@ class VolumeReference:
         self.path, self.kind = partitions.path, partitions.kind
         self.has_complex_reference = partitions.has_complex_reference
         n = partitions.n_slices
-        order = [(2 * (n // 2) - index) % n if partitions.conjugated else index for index in range(n)]
+        order = [mirrored(index, n) if partitions.conjugated else index for index in range(n)]
         first = partitions.read_reference(order[0])
         if len(first) < n_slices:
             raise InputError(
@@ -225,7 +235,7 @@ def open_reference(
 ) -> Reference:
     """Open a file of images of any format, or of k-space with a reference or with all of its samples.
 
-    k-space of 3 ``dimensions`` is read as the slices along its readout, of the volume of this ``number``.
+    k-space of 3 ``dimensions`` is read as its slices, of the volume of this ``number``.
 
     ``orientation`` is what was asked for the k-space of the result. Where that was turned, k-space and what
     stands beside it is turned too; images are compared as they lie.

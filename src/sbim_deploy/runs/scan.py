@@ -24,6 +24,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource, open_source_maps
+from sbim_deploy.kspace.stack import StackKspace, StackMaps
 from sbim_deploy.kspace.volume import VolumeKspace
 from sbim_deploy.models.folder import Model, ModelManifest
 from sbim_deploy.mri.combine import resample_maps
@@ -51,7 +52,7 @@ from sbim_deploy.results.provenance import (
 )
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.trajectories import check_along_trajectory, describe_sampling, read_along_trajectory
-from sbim_deploy.runs.whole_volume import WholeVolume, open_volume_maps, survey_volume
+from sbim_deploy.runs.whole_volume import WholeVolume, open_volume_maps, slice_indices, survey_volume
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
     """
     if isinstance(kspace, NonCartesianKspace):
         check_along_trajectory(settings, kspace.path)
-    indices = _slice_indices(settings.slices, kspace)
+    indices = slice_indices(settings.slices, kspace)
     mask = _sampling_mask(settings, kspace)
     if settings.maps is None:
         yield Scan(kspace, indices, mask, None, settings.noise, settings.map_method, settings.map_sets)
@@ -111,7 +112,8 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
         # Maps of the readout that is kept will do.
         shapes.append((kspace.recon_shape[0], kspace.n_columns))
     with open_source_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes) as maps:
-        yield Scan(kspace, indices, mask, maps, settings.noise)
+        turned_over = StackMaps(maps, kspace) if isinstance(kspace, StackKspace) else maps
+        yield Scan(kspace, indices, mask, turned_over, settings.noise)
 
 
 def make_reconstructor(settings: ReconSettings, model: Model, streams: int = 1) -> Reconstructor:
@@ -372,15 +374,6 @@ def _batches(items: Iterable[T], settings: ReconSettings, kind: Callable[[T], Ha
     for _, alike in itertools.groupby(items, key=kind):
         while batch := list(itertools.islice(alike, size)):
             yield batch
-
-
-def _slice_indices(bounds: tuple[int, int] | None, kspace: KspaceSource) -> range:
-    start, stop = bounds or (0, kspace.n_slices)
-    if not 0 <= start < stop <= kspace.n_slices:
-        raise InputError(
-            f"{kspace.path}: slices {start}:{stop} asked for, expected a range within 0:{kspace.n_slices}"
-        )
-    return range(start, stop)
 
 
 def _sampling_mask(settings: ReconSettings, kspace: KspaceSource) -> BoolArray | None:

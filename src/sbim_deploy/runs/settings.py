@@ -111,8 +111,6 @@ class ReconSettings:
             raise InputError(f"dimensions is {self.dimensions}: expected 2, slices, or 3, a volume")
         if self.dimensions == 2 and self.volume is not None:
             raise InputError("a volume is named, and dimensions is 2, slices: give --dimensions 3 too")
-        if self.dimensions != 2 and self.reading.trajectory is not None:
-            raise InputError("a trajectory is of slices, and dimensions is 3: leave one of them out")
 
     def _check_through_plane(self) -> None:
         """Refuse what slices that are reconstructed together do not take."""

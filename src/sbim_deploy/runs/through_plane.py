@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.slice_store import SliceStore
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruct import Reconstructor
-from sbim_deploy.recon.through_plane import plane_directions, reconstruct_through_planes
+from sbim_deploy.recon.through_plane import reconstruct_through_planes
 from sbim_deploy.runs.scan import Scan, Tally, readable_problems
 from sbim_deploy.runs.side_by_side import Done
+from sbim_deploy.runs.whole_volume import plane_directions_of
 
 
 def reconstruct_together(
@@ -42,13 +42,14 @@ def reconstruct_together(
         on_unread: hears why a slice cannot be read. The prior fills it in, and it is not yielded.
 
     Raises:
-        InputError: there is no room; see :func:`reconstruct_through_planes`.
+        InputError: there is no room; see :func:`sbim_deploy.runs.whole_volume.plane_directions_of` and
+            :func:`reconstruct_through_planes`.
         SamplingError: the sampler diverged.
     """
     if not wanted:
         return
-    directions = _directions(scan)
     n_slices = len(scan.indices)
+    directions = plane_directions_of(scan.kspace, n_slices)
     n_calls, n_told = n_slices * len(reconstructor.plan.steps), 0
 
     def tell(share: float) -> None:
@@ -73,17 +74,6 @@ def reconstruct_together(
             if result.index in wanted:
                 yield [result], time.perf_counter() - before
                 before = time.perf_counter()
-
-
-def _directions(scan: Scan) -> tuple[int, ...]:
-    """Return the axes of (slice, row, column) that planes lie across."""
-    if scan.kspace.voxel_mm is None:
-        return plane_directions(None)
-    row, column, along = scan.kspace.voxel_mm
-    try:
-        return plane_directions((along, row, column))
-    except InputError as error:
-        raise InputError(f"{scan.kspace.path}: {error}") from error
 
 
 class _KeptSlices:

@@ -25,6 +25,7 @@ from sbim_deploy.recon.prepare import (
     measured_mask,
     prepare_slice,
 )
+from sbim_deploy.recon.through_plane import plane_directions
 from sbim_deploy.records import BoolArray, ComplexArray
 from sbim_deploy.runs.settings import ReconSettings
 
@@ -55,11 +56,51 @@ def open_input(path: Path, output: Path, settings: ReconSettings) -> KspaceSourc
 
     Raises:
         InputError: see :func:`sbim_deploy.kspace.sources.open_source` and
-            :func:`sbim_deploy.kspace.volume_sources.open_volume`.
+            :func:`sbim_deploy.kspace.volume_sources.open_volume`; or its slices are to be reconstructed
+            together and cannot be: :func:`plane_directions_of`.
     """
     if settings.dimensions == 2:
         return open_source(path, settings.reading, settings.orientation)
-    return open_volume(path, output.parent, settings.reading, settings.orientation, settings.volume)
+    volume = open_volume(path, output.parent, settings.reading, settings.orientation, settings.volume)
+    try:
+        if settings.through_plane:
+            plane_directions_of(volume, len(slice_indices(settings.slices, volume)))
+    except BaseException:
+        volume.__exit__(None, None, None)
+        raise
+    return volume
+
+
+def slice_indices(bounds: tuple[int, int] | None, kspace: KspaceSource) -> range:
+    """Return the slices of a half-open range, or all of them.
+
+    Raises:
+        InputError: k-space has no such range.
+    """
+    start, stop = bounds or (0, kspace.n_slices)
+    if not 0 <= start < stop <= kspace.n_slices:
+        raise InputError(
+            f"{kspace.path}: slices {start}:{stop} asked for, expected a range within 0:{kspace.n_slices}"
+        )
+    return range(start, stop)
+
+
+def plane_directions_of(kspace: KspaceSource, n_slices: int) -> tuple[int, ...]:
+    """Return the axes of (slice, row, column) that planes through so many slices of a volume lie across.
+
+    Raises:
+        InputError: see :func:`sbim_deploy.recon.through_plane.plane_directions`; or it is no Cartesian one.
+    """
+    if not isinstance(kspace, VolumeKspace):
+        raise InputError(
+            f"{kspace.path}: is no Cartesian volume, which slices that are reconstructed together are of: "
+            "leave --through-plane out"
+        )
+    voxel_mm = None if kspace.voxel_mm is None else (kspace.voxel_mm[2], *kspace.voxel_mm[:2])
+    try:
+        return plane_directions(voxel_mm, n_slices)
+    except InputError as error:
+        raise InputError(f"{kspace.path}: {error}") from error
 
 
 def open_volume_maps(path: Path, volume: VolumeKspace) -> VolumeMaps:

@@ -7,8 +7,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
@@ -16,10 +16,11 @@ import numpy as np
 
 from sbim_deploy import errors
 from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.kspace.volume import VolumeKspace
+from sbim_deploy.kspace.transformed import TransformedKspace
 from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.results.partial import (
     FinishedSlice,
     check_run,
@@ -49,6 +50,7 @@ from sbim_deploy.runs.scan import (
     survey_slices,
 )
 from sbim_deploy.runs.settings import ReconSettings
+from sbim_deploy.runs.through_plane import reconstruct_together
 from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.runs.whole_volume import WholeVolume, open_input
 from sbim_deploy.samplers.choice import make_plan
@@ -179,7 +181,11 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
         tally = Tally()
         shapes = survey_slices(scan, tally)
         # Those of a run that was never stopped: a slice's last bits depend on its neighbours in the batch.
-        batches = batches_of_indices(scan.indices, shapes, settings)
+        batches = (
+            [list(scan.indices)]
+            if settings.through_plane
+            else batches_of_indices(scan.indices, shapes, settings)
+        )
         left = tuple(tuple(batch) for batch in batches if pending.intersection(batch))
         measured = describe_scan(scan, tally)
     return Surveyed(len(scan.indices), n_done, left, run, measured, complete=False, volume=tally.volume)
@@ -196,6 +202,12 @@ def reconstruct_batch(
         with _opened(job, file) as (scan, settings):
             reconstruct = _reconstructor(replace(job, settings=settings))
             _share_volume(scan, file, run)
+            if settings.through_plane:
+                with _COMPUTING:
+                    _reconstruct_together(
+                        reconstruct, scan, tally, file, run, sorted(missing), settings.batch
+                    )
+                return BatchDone(len(missing), worker_name(), tally.preparation_s, tally.sampling_s)
             problems = [read_problem(index, scan, tally) for index in indices]
         with _COMPUTING:
             before = time.perf_counter()
@@ -203,15 +215,44 @@ def reconstruct_batch(
             tally.sampling_s = time.perf_counter() - before
         for each in results:
             if each.index in missing:
-                finished = FinishedSlice(
-                    each.image,
-                    np.abs(each.zero_filled),
-                    np.float32(each.residual),
-                    each.standard_deviation,
-                    slice_notes(each),
-                )
-                save_slice(file.output, each.index, finished, run)
+                _keep(each, file, run)
     return BatchDone(len(missing), worker_name(), tally.preparation_s, tally.sampling_s)
+
+
+def _reconstruct_together(
+    reconstructor: Reconstructor,
+    scan: Scan,
+    tally: Tally,
+    file: StudyFile,
+    run: str,
+    wanted: Sequence[int],
+    planes_at_once: int,
+) -> None:
+    """Reconstruct the slices of a volume together, and keep those that are wanted as they are made.
+
+    Raises:
+        InputError: a slice cannot be read.
+    """
+    folder = file.output.parent
+    with closing(reconstruct_together(reconstructor, scan, tally, folder, planes_at_once, wanted)) as made:
+        for results, seconds in made:
+            tally.sampling_s += seconds
+            for each in results:
+                _keep(each, file, run)
+    if tally.unread:
+        raise InputError(next(iter(tally.unread.values())))
+
+
+def _keep(made: Reconstruction, file: StudyFile, run: str) -> None:
+    """Keep a slice that is finished."""
+    finished = FinishedSlice(
+        made.image,
+        np.abs(made.zero_filled),
+        np.float32(made.residual),
+        made.standard_deviation,
+        slice_notes(made),
+    )
+    save_slice(file.output, made.index, finished, run)
 
 
 @_answering
@@ -264,7 +305,7 @@ def _opened(job: Job, file: StudyFile) -> Iterator[tuple[Scan, ReconSettings]]:
 
 def _share_volume(scan: Scan, file: StudyFile, run: str) -> None:
     """Have the workers of a run share the store of a volume, which goes with the finished slices."""
-    if isinstance(scan.kspace, VolumeKspace):
+    if isinstance(scan.kspace, TransformedKspace):
         check_run(file.output, run)
         scan.kspace.share(partial_folder(file.output), run)
 
