@@ -10,6 +10,7 @@ Needs the extras cpu and nifti, and train for label maps.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,14 +19,12 @@ from sbim_deploy.models.folder import load_model, sampling_prior
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.runs.evaluate import score
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
+from sbim_deploy.samplers.presets import PRESETS
 from search_presets import Case, scan_cases
 
 ACCELERATIONS = (4, 6)
-SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-CHOICES = {
-    "8 calls, L1-wavelet start": {"steps": 8, "start": "l1-wavelet"},
-    "32 calls": {"steps": 32},
-}
+SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+NAMES = ("fast", "balanced")
 
 
 def main() -> None:
@@ -46,21 +45,19 @@ def main() -> None:
             cases[acceleration].append(case)
     model = load_model(arguments.model)
     reconstructor = Reconstructor(model, SamplerChoice("dds"), threads=arguments.threads)
-    titles = [f"{name}, R = {acceleration}" for name in CHOICES for acceleration in ACCELERATIONS]
+    titles = [f"`{name}`, R = {acceleration}" for name in NAMES for acceleration in ACCELERATIONS]
     print(f"| eta | {' | '.join(titles)} |\n{'|---' * (1 + len(titles))}|")
     for share in SHARES:
         cells = []
-        for given in CHOICES.values():
-            choice = SamplerChoice("dds", eta=share, **given)  # type: ignore[arg-type]
+        for name in NAMES:
+            choice = replace(PRESETS[name].choice, eta=share)
             reconstructor.plan = make_plan(choice, sampling_prior(model.manifest))
             for acceleration in ACCELERATIONS:
                 scores = [
                     score(np.abs(reconstructor([problem])[0].image), truth)
                     for truth, problem in cases[acceleration]
                 ]
-                psnr, ssim = (
-                    float(np.mean([getattr(each, name) for each in scores])) for name in ("psnr", "ssim")
-                )
+                psnr, ssim = np.mean([(each.psnr, each.ssim) for each in scores], axis=0)
                 cells.append(f"{psnr:.2f} / {ssim:.3f}")
         print(f"| {share:g} | {' | '.join(cells)} |", flush=True)
 

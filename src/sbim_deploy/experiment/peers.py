@@ -27,7 +27,7 @@ PROGRAM = "bart"
 MEMORY = "/dev/shm"  # noqa: S108  a private folder is made in it
 
 WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-# BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on slices 12 and 13 of presets.yaml.
+# BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on two held-out slices.
 CG_ITERATIONS, WAVELET_ITERATIONS = 100, 200
 
 _BART = "apt-get install bart"

@@ -22,7 +22,15 @@ class Preset:
 PRESETS = {
     "fast": Preset(
         "decomposed diffusion sampling from an L1-wavelet image, 8 network calls",
-        SamplerChoice("dds", steps=8, start=L1_WAVELET),
+        SamplerChoice(
+            "dds",
+            steps=8,
+            start=L1_WAVELET,
+            start_sigma=0.2,
+            schedule="karras",
+            prior_weight=0.7,
+            eta=0.1,
+        ),
     ),
     "balanced": Preset("decomposed diffusion sampling, 32 network calls", SamplerChoice("dds", steps=32)),
     "thesis": Preset(
