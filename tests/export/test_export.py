@@ -233,6 +233,15 @@ def test_a_model_is_replaced_by_force_alone_and_its_folder_keeps_what_is_not_the
     assert (folder / "score.onnx").read_text() == "new"
 
 
+def test_a_model_that_another_run_writes_is_left_alone_by_any_name(checkpoint_path, config_path, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to("model")
+    with owning_file(tmp_path / "model"):
+        for name in ("model", "link"):
+            with pytest.raises(InputError, match="is being written by another run"):
+                export_model(checkpoint_path, config_path, tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

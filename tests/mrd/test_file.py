@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.mrd import stored_rows
 from sbim_deploy.mrd.file import is_mrd, open_mrd
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag
 from simulated_mrd import make_scan, write_mrd
@@ -250,3 +251,11 @@ def test_a_header_of_other_kinds_of_numbers_is_refused(path, tmp_path, kind):
         row["traj"], row["data"] = table["traj"][:1], table["data"][:1]
         file.create_dataset("dataset/data", data=row, chunks=(1,))
     assert "is not a table of ISMRMRD 1 acquisitions" in refused(other)
+
+
+def test_large_chunks_of_a_filter_that_hdf5_undoes_are_refused(path, tmp_path, monkeypatch):
+    packed = repack(path, tmp_path / "packed.h5", compression="lzf")
+    monkeypatch.setattr(stored_rows, "_MAX_FOREIGN_BYTES", 1000)
+    said = refused(packed)
+    assert "compressed by a filter that is not gzip" in said
+    assert "h5repack -f GZIP=4" in said

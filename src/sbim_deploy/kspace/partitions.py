@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.kspace.image_grid import MeasuredAxis
+from sbim_deploy.kspace.image_grid import MeasuredAxis, check_slice_fits
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.noise_scan import dwell_us
 from sbim_deploy.kspace.placement import (
@@ -115,11 +115,11 @@ class PartitionsFile:
             return self.volumes[0] if self.volumes else None
         if volume is not None and 0 <= volume < len(self.volumes):
             return self.volumes[volume]
-        names = [f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes)]
-        listed = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+        names = [f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes[:_MAX_NAMED])]
+        listed = ", ".join(names) + (", ..." if len(self.volumes) > _MAX_NAMED else "")
         if volume is None:
             raise InputError(
-                f"{self.path}: holds {len(names)} volumes, expected one, or --volume to say which: {listed}"
+                f"{self.path}: holds {len(self.volumes)} volumes, expected one, or --volume to say which: {listed}"
             )
         raise InputError(f"{self.path}: has no volume {volume}, expected one of {listed}")
 
@@ -177,6 +177,7 @@ class PartitionKspace(MrdKspace):
         series, number = key
         found = self._index.images[key]
         grid = self._grid(series.encoding)
+        check_slice_fits(self.n_coils, grid.whole, self._where(key))
         buffer = SliceBuffer(grid, self.n_coils)
         for readout in self._file.read_readouts(found.readouts):
             rows, column, samples = place(readout, grid, self._where(key))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.kspace.bare import EmptyMapsError
-from sbim_deploy.kspace.image_grid import ImageGrid
+from sbim_deploy.kspace.image_grid import ImageGrid, check_slice_fits
 from sbim_deploy.kspace.sampling_mask import EmptyMaskError
 from sbim_deploy.kspace.slice_store import SliceStore
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource
@@ -93,6 +93,7 @@ class VolumeKspace:
         self.n_coils = source.n_coils
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
+        check_slice_fits(self.n_coils, grid.shape, str(self.path))
         self._calibration = calibration
         self._sources = [source] if calibration is None else [source, calibration[0]]
         self.n_partitions = sum(each.n_slices for each in self._sources)

@@ -26,6 +26,7 @@ from sbim_deploy.io.hdf5 import (
     open_as,
     read_finite,
     read_json_attribute,
+    read_values,
     reading,
     require_dataset,
     write_json_attribute,
@@ -54,6 +55,7 @@ from sbim_deploy.words import plural
 
 IMAGE_AXES = ("slices", "rows", "columns")
 MAX_SHOWN = 60
+MAX_SLICES = 2**20
 WITHOUT_RESUME = "start over with --force in place of --resume"
 BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
@@ -89,6 +91,8 @@ class ResultFile(OpenFile):
                 raise InputError(f"{path}: {name!r} is {dataset.shape}, 'image' {self._images.shape}")
         self.n_slices: int = self._images.shape[0]
         self.shape: tuple[int, int] = self._images.shape[1:]
+        if self.n_slices > MAX_SLICES:
+            raise InputError(f"{path}: has {self.n_slices} images, expected at most {MAX_SLICES}")
         indices = _read_column(file, path, "slice_index", self.n_slices, "i")
         self.slice_indices = tuple(int(index) for index in indices)
         self.residual: FloatArray = _read_column(file, path, "residual", self.n_slices, "f")
@@ -152,7 +156,7 @@ def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str)
                 f"{path}: {name!r} is {dataset.dtype} {dataset.shape}, expected {(length,)}, "
                 f"{'float' if kind == 'f' else 'integer'}"
             )
-        values: np.ndarray[Any, Any] = dataset[:]
+        values: np.ndarray[Any, Any] = read_values(dataset, path)
     return values
 
 
