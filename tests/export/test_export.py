@@ -14,6 +14,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export import parity
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import load_model, model_folder, read_manifest, write_manifest
 from sbim_deploy.samplers.choice import DDS_N_CG

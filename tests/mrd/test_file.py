@@ -259,3 +259,11 @@ def test_large_chunks_of_a_filter_that_hdf5_undoes_are_refused(path, tmp_path, m
     said = refused(packed)
     assert "compressed by a filter that is not gzip" in said
     assert "h5repack -f GZIP=4" in said
+
+
+def test_more_channels_than_a_header_has_bits_for_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        table["head"]["active_channels"][0], table["head"]["number_of_samples"][0] = 2**16 - 1, 1
+        file["dataset/data"][:] = table
+    assert "65535 channels of 1 samples, expected 1 to 1024 of at least one" in refused(path)

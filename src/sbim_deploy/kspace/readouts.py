@@ -103,7 +103,7 @@ class SliceAssembler:
     @property
     def n_whole_bytes(self) -> int:
         """The memory that slices in progress take, padded as they will be."""
-        return int(self.n_bytes * self._padding)
+        return int(self.n_bytes * self._padding) + self.noise.n_bytes
 
     def add(self, readout: Readout) -> list[AssembledSlice]:
         """Take a readout, and return the slices that it completes.
@@ -162,8 +162,9 @@ class SliceAssembler:
         elif not self._is_last_average(header) or key not in self._images:
             ready = []
         elif self._awaits_calibration(key):
-            self._waiting.append(key)
             ready = []
+            if key not in self._waiting:
+                self._waiting.append(key)
         else:
             ready = [key]
         return [self.complete(each) for each in ready]
@@ -288,7 +289,8 @@ class SliceAssembler:
         n_coils, (rows, columns) = self._channels.n_coils or 1, grid.whole
         check_slice_fits(n_coils, grid.whole, "a slice")
         self._padding = max(self._padding, rows * columns / (grid.placed[0] * grid.placed[1]))
-        self._admit(int((self.n_bytes + n_more) * self._padding), (n_coils, rows, columns))
+        n_bytes = int((self.n_bytes + n_more) * self._padding) + self.noise.n_bytes
+        self._admit(n_bytes, (n_coils, rows, columns))
 
     def _is_last_average(self, header: np.void) -> bool:
         limit = self._header.encodings[int(header["encoding_space_ref"])].average
