@@ -174,7 +174,8 @@ def test_records_of_argparse_and_devices_of_pytorch_in_yaml_are_plain_values(tmp
 
 LEVELS = range(1, 20)
 BOMBS = {
-    "lists": "a0: &a0 [1, 2]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in LEVELS),
+    "lists": "a0: &a0 [1, 2]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in LEVELS),
     "merges": "a0: &a0 {x: 1}\n"
     + "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in LEVELS),
     "itself": "a: &a [*a]\n",

@@ -158,7 +158,7 @@ def write_bomb(path, n_bytes):
     """Three slices in chunks of their own, of which the last inflates to many more bytes than it has."""
     with h5py.File(path, "w") as file:
         dataset = file.create_dataset("kspace", (3, 64, 64), "c8", chunks=(1, 64, 64), compression="gzip")
-        dataset[:2] = np.ones((2, 64, 64))
+        dataset[:2] = np.ones((2, 64, 64), np.complex64)
         dataset.id.write_direct_chunk((2, 0, 0), zlib.compress(bytes(n_bytes), 9))
 
 
@@ -168,9 +168,9 @@ def test_a_chunk_behind_the_first_that_inflates_to_gigabytes_is_refused(tmp_path
     with open_hdf5(tmp_path / "bomb.h5") as file:
         dataset = file["kspace"]
         assert (read_finite(dataset, tmp_path / "bomb.h5", 1, np.complex64) == 1).all()
-        with pytest.raises(InputError, match=r"a part of 'kspace' takes more than 256 MiB of memory"):
+        with pytest.raises(InputError, match=r"'kspace' cannot be read, or not within 256 MiB"):
             read_finite(dataset, tmp_path / "bomb.h5", 2, np.complex64)
-    with open_arrays(tmp_path / "bomb.h5") as arrays, pytest.raises(InputError, match="takes more than"):
+    with open_arrays(tmp_path / "bomb.h5") as arrays, pytest.raises(InputError, match="not within 256 MiB"):
         arrays.arrays["kspace"].read((2, slice(None), slice(None)))
 
 
@@ -193,7 +193,7 @@ def test_a_text_behind_the_first_that_claims_gigabytes_is_refused(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("texts", data=["first", TEXT], dtype=h5py.string_dtype())
     declare_length(path, 2**31)
-    with open_hdf5(path) as file, pytest.raises(InputError, match="takes more than 256 MiB"):
+    with open_hdf5(path) as file, pytest.raises(InputError, match="not within 256 MiB"):
         read_values(file["texts"], path)
 
 

@@ -15,9 +15,7 @@ from sbim_deploy.models.reference import NAMES, REFERENCE_NAME, read_reference
 def member(shape, values=b""):
     """Return an array of .npy of float32 that claims a shape."""
     stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": "<f4", "fortran_order": False, "shape": shape}
-    )
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
     return stream.getvalue() + values
 
 
@@ -33,9 +31,11 @@ def member(shape, values=b""):
 def test_arrays_that_are_not_as_they_must_be_are_one_line(tmp_path, members, said):
     small = member((1,), bytes(4))
     with zipfile.ZipFile(tmp_path / REFERENCE_NAME, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, stored in ({name: small for name in NAMES[1:]} | members).items():
+        for name, stored in (dict.fromkeys(NAMES[1:], small) | members).items():
             archive.writestr(f"{name}.npy", stored)
-    with pytest.raises(InputError, match=rf"{REFERENCE_NAME}: .*{said}.*: export the model again|{said}") as caught:
+    with pytest.raises(
+        InputError, match=rf"{REFERENCE_NAME}: .*{said}.*: export the model again|{said}"
+    ) as caught:
         read_reference(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -168,7 +168,9 @@ def test_a_stream_of_images_is_replaced_by_force_alone(tmp_path):
     assert len(read(path)[1]) == len(stack().volume)
 
 
-@pytest.mark.parametrize("kind", ["readouts", "readouts among images", "a header alone", "cut", "two", "text"])
+@pytest.mark.parametrize(
+    "kind", ["readouts", "readouts among images", "a header alone", "cut", "two", "text"]
+)
 def test_a_stream_that_may_hold_a_scan_is_never_replaced(tmp_path, kind):
     path = write(tmp_path / "out.mrd2", [stack()])
     images = path.read_bytes()

@@ -97,8 +97,8 @@ def _foreign_zip(path: Path) -> str | None:
         if n_bytes <= n_stored:
             return None
         return (
-            f"a checkpoint whose parts claim {n_bytes} bytes, and the file has {n_stored}: PyTorch stores them "
-            "as they are, save it again with torch.save"
+            f"a checkpoint whose parts claim {n_bytes} bytes, and the file has {n_stored}: PyTorch stores "
+            "them as they are, save it again with torch.save"
         )
     held = ", ".join(repr(name[:60]) for name in names[:MAX_SHOWN]) or "nothing"
     return f"a zip archive that is no checkpoint (it holds {held}): unpack it, and name the checkpoint in it"

@@ -40,7 +40,12 @@ from sbim_deploy.errors import BackendMissingError, InputError, install_command
 MAX_BYTES = 1 << 20
 MAX_NUMBER = 2**53
 MAX_VALUES = 100_000  # of a YAML whose aliases are written out
-_OF_TAGS = (LookupError, AttributeError, TypeError, ArithmeticError)  # of YAML's tags on what is none of theirs
+_OF_TAGS = (
+    LookupError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+)  # of YAML's tags on what is none of theirs
 MIN_POSITIVE = 1e-16  # what is squared and divided by must not vanish
 MAX_FAULTS = 3
 MAX_NAMES = 20

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import h5py
 import numpy as np
+from h5py import h5z
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
@@ -208,7 +209,9 @@ def read_finite(
     if not 0 <= index < n_slices:
         raise InputError(f"{path}: no slice {index} in {name!r}, expected 0 to {n_slices - 1}")
     with reading(path, f"slice {index} of {name!r}"):
-        stored = read_values(dataset, path, () if slice_axis is None else (slice(None),) * slice_axis + (index,))
+        stored = read_values(
+            dataset, path, () if slice_axis is None else (slice(None),) * slice_axis + (index,)
+        )
     return as_finite(stored, dtype, path, f"slice {index} of {name!r}")
 
 
@@ -231,7 +234,10 @@ def read_values(dataset: h5py.Dataset, path: Path, key: tuple[int | slice, ...] 
             f"{path}: {dataset.name.strip('/')!r}: a part takes {n_bytes} bytes, expected at most "
             f"{MAX_SLICE_BYTES}; crop the file"
         )
-    if dataset.dtype.hasobject or dataset.id.get_create_plist().get_nfilters():
+    made = dataset.id.get_create_plist()
+    filters = [made.get_filter(number)[0] for number in range(made.get_nfilters())]
+    # Of a filter that is not here HDF5 says so.
+    if dataset.dtype.hasobject or (filters and all(map(h5z.filter_avail, filters))):
         # HDF5 has a chunk once as it is stored and up to twice as it grows; the values are converted once.
         chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
         try_part(path, dataset.name, key, 2 * n_bytes + 3 * chunk)

@@ -87,7 +87,10 @@ class _Child:
             timer.cancel()
         if answer is not None:
             mib = memory_bytes // 1024**2
-            return None if answer["done"] else f"{at} takes more than {mib} MiB of memory to read"
+            fault = f"takes more than {mib} MiB of memory to read"
+            if part is not None:
+                fault = f"cannot be read, or not within {mib} MiB of memory"
+            return None if answer["done"] else f"{at} {fault}"
         self.end()
         if late.is_set():
             return f"{at} was not read to its end after {MAX_WALL_S} s"

@@ -143,7 +143,9 @@ def _datasets(group: h5py.Group, depth: int, seen: list[int]) -> Iterator[h5py.D
         found = group[name]
         if isinstance(found, h5py.Group):
             yield from _datasets(found, depth - 1, seen)
-        elif isinstance(found, h5py.Dataset) and not (is_images and name == "data" and found.ndim == IMAGE_AXES):
+        elif isinstance(found, h5py.Dataset) and not (
+            is_images and name == "data" and found.ndim == IMAGE_AXES
+        ):
             yield found
 
 

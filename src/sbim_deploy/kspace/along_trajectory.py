@@ -296,8 +296,8 @@ def check_places(values: FloatArray, matrix: tuple[int, int], where: str) -> lis
     if max(matrix) > MAX_PADDING * max(resolved):
         raise InputError(
             f"{where}: resolves {resolved[0]:.0f} x {resolved[1]:.0f} pixels and the image has {matrix[0]} x "
-            f"{matrix[1]}, expected at most {MAX_PADDING} times as many; check the image's matrix, or the unit "
-            "of the trajectory"
+            f"{matrix[1]}, expected at most {MAX_PADDING} times as many; check the image's matrix, or the "
+            "trajectory's unit"
         )
     if any(each < MIN_RESOLVED * n for each, n in zip(resolved, matrix, strict=True)):
         return [

@@ -187,8 +187,8 @@ def check_slice_fits(n_coils: int, shape: tuple[int, int], where: str) -> None:
     n_bytes = n_coils * shape[0] * shape[1] * np.dtype(np.complex64).itemsize
     if n_bytes > MAX_SLICE_BYTES:
         raise InputError(
-            f"{where}: {n_coils} coils on a grid of {shape[0]} x {shape[1]} take {n_bytes} bytes, expected at "
-            f"most {MAX_SLICE_BYTES}; check the matrix sizes, or compress the coils"
+            f"{where}: {n_coils} coils on a grid of {shape[0]} x {shape[1]} take {n_bytes} bytes, expected "
+            f"at most {MAX_SLICE_BYTES}; check the matrix sizes, or compress the coils"
         )
 
 

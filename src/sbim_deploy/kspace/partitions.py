@@ -115,11 +115,14 @@ class PartitionsFile:
             return self.volumes[0] if self.volumes else None
         if volume is not None and 0 <= volume < len(self.volumes):
             return self.volumes[volume]
-        names = [f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes[:_MAX_NAMED])]
+        names = [
+            f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes[:_MAX_NAMED])
+        ]
         listed = ", ".join(names) + (", ..." if len(self.volumes) > _MAX_NAMED else "")
         if volume is None:
             raise InputError(
-                f"{self.path}: holds {len(self.volumes)} volumes, expected one, or --volume to say which: {listed}"
+                f"{self.path}: holds {len(self.volumes)} volumes, expected one, or --volume to say which: "
+                f"{listed}"
             )
         raise InputError(f"{self.path}: has no volume {volume}, expected one of {listed}")
 

@@ -276,8 +276,8 @@ class SliceAssembler:
             wanted = grid.placed[0] * grid.placed[1] * n_coils * np.dtype(np.complex64).itemsize
             if self._max_bytes is not None and wanted + self.n_bytes > self._max_bytes:
                 raise InputError(
-                    f"{describe_key(key)}: {wanted + self.n_bytes} bytes for all slices in progress, expected "
-                    f"at most {self._max_bytes}; allow more memory"
+                    f"{describe_key(key)}: {wanted + self.n_bytes} bytes for all slices in progress, "
+                    f"expected at most {self._max_bytes}; allow more memory"
                 )
             self._ask(grid, wanted)
             buffers[key] = SliceBuffer(grid, n_coils)

@@ -5,8 +5,8 @@ that number before it looks whether so many are there, and h5py has it do so for
 both are read without it. The layout is that of the HDF5 File Format Specification, "Variable-Length Data":
 four bytes of length, then the address of the heap and four bytes of its index. The filters of h5py's own
 files (gzip, shuffle, a checksum) are undone here, so that a chunk takes no more than its size; others (LZF,
-and what plugins bring) by HDF5, in a table of bytes in memory, of small chunks alone: it inflates them without
-a bound.
+and what plugins bring) by HDF5, in a table of bytes in memory, of small chunks alone: it inflates them
+without a bound.
 """
 
 from __future__ import annotations
