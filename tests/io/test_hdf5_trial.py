@@ -159,12 +159,12 @@ def write_bomb(path, n_bytes):
     with h5py.File(path, "w") as file:
         dataset = file.create_dataset("kspace", (3, 64, 64), "c8", chunks=(1, 64, 64), compression="gzip")
         dataset[:2] = np.ones((2, 64, 64), np.complex64)
-        dataset.id.write_direct_chunk((2, 0, 0), zlib.compress(bytes(n_bytes), 9))
+        dataset.id.write_direct_chunk((2, 0, 0), zlib.compress(bytes(n_bytes)))
 
 
 @limits_memory
 def test_a_chunk_behind_the_first_that_inflates_to_gigabytes_is_refused(tmp_path):
-    write_bomb(tmp_path / "bomb.h5", 2**29)
+    write_bomb(tmp_path / "bomb.h5", 300 * 2**20)
     with open_hdf5(tmp_path / "bomb.h5") as file:
         dataset = file["kspace"]
         assert (read_finite(dataset, tmp_path / "bomb.h5", 1, np.complex64) == 1).all()
