@@ -314,6 +314,7 @@ def _reading_numpy(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that Python 2 wrote the file
+            warnings.simplefilter("ignore", RuntimeWarning)  # that the bytes of a shape overflow
             yield
     except (
         *(ValueError, TypeError, KeyError, OSError, EOFError, OverflowError, MemoryError, SyntaxError),
