@@ -12,6 +12,7 @@ from msgspec import Meta
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.io.documents import (
     MAX_BYTES,
+    MAX_YAML_BYTES,
     Count,
     Number,
     Sha256,
@@ -134,12 +135,16 @@ def test_json_objects_come_back_and_nan_goes_neither_way() -> None:
 
 def test_files_that_are_too_long_or_missing_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    for read in (lambda: read_object(path, "try again"), lambda: read_yaml(path, "export")):
+    readers = (
+        (MAX_BYTES, lambda: read_object(path, "try again")),
+        (MAX_YAML_BYTES, lambda: read_yaml(path, "export")),
+    )
+    for most, read in readers:
         path.unlink(missing_ok=True)
         with pytest.raises(InputError, match="x: cannot be read"):
             read()
-        path.write_bytes(b" " * (MAX_BYTES + 1))
-        with pytest.raises(InputError, match="1048576 bytes"):
+        path.write_bytes(b" " * (most + 1))
+        with pytest.raises(InputError, match=f"{most} bytes"):
             read()
 
 

@@ -262,13 +262,40 @@ def test_a_header_whose_grid_of_all_coils_takes_gigabytes_is_refused(tmp_path, s
     path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
     with h5py.File(path, "r+") as file:
         xml = file["dataset/xml"][0].decode()
-        for before, after in ((">24<", ">16384<"), (">20<", ">8192<")):
+        for before, after in ((">24<", ">700<"), (">20<", ">600<")):
             assert xml.count(before) == 2
             xml = xml.replace(before, after)
         del file["dataset/xml"]
         file["dataset/xml"] = np.array([xml], object)
-    with pytest.raises(InputError, match=r"4 coils on a grid of 8192 x 16384 take 4294967296 bytes"):
-        open_volume(path, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sbim_deploy.kspace.image_grid.MAX_SLICE_BYTES", 10**7)
+        with pytest.raises(InputError, match=r"4 coils on a grid of 600 x 700 take 13440000 bytes"):
+            open_volume(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("axis", "before", "after", "said"),
+    [
+        ("z", 20, 60000, "20 of 60000 partitions were measured, expected at least one in 32"),
+        ("y", 24, 30000, "24 of 30000 lines were measured, expected at least one in 32"),
+        ("x", 32, 100000, "a readout has 32 samples where the grid has 100000"),
+    ],
+)
+def test_a_header_that_the_readouts_cannot_fill_is_refused(tmp_path, scan, axis, before, after, said):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, np.ones((20, 24), np.bool_))
+    with h5py.File(path, "r+") as file:
+        xml = (
+            file["dataset/xml"][0].decode().replace(f"<{axis}>{before}</{axis}>", f"<{axis}>{after}</{axis}>")
+        )
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.array([xml], object)
+
+    def read():
+        with open_volume(path, tmp_path) as source:
+            source.read_slice(0)
+
+    with pytest.raises(InputError, match=said):
+        read()
 
 
 def test_a_partition_whose_grid_of_all_coils_takes_gigabytes_is_refused(tmp_path, scan):

@@ -38,6 +38,7 @@ from msgspec import Meta
 from sbim_deploy.errors import BackendMissingError, InputError, install_command
 
 MAX_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 17  # PyYAML reads a tenth of a megabyte in a second
 MAX_NUMBER = 2**53
 MAX_VALUES = 100_000  # of a YAML whose aliases are written out
 _OF_TAGS = (
@@ -159,7 +160,7 @@ def read_object(path: Path, way_out: str) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, extra: str) -> dict[str, Any]:
-    """Read a YAML file of at most 1 MiB whose document is a mapping with text keys.
+    """Read a YAML file of at most 128 KiB whose document is a mapping with text keys.
 
     Args:
         path: the file.
@@ -176,8 +177,8 @@ def read_yaml(path: Path, extra: str) -> dict[str, Any]:
             f"{path}: reading it needs PyYAML, which is not installed: {install_command(extra)}"
         ) from error
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES} bytes, expected a short YAML file")
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise InputError(f"{path}: larger than {MAX_YAML_BYTES} bytes, expected a short YAML file")
         document = _read_node(_loader(yaml)(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error

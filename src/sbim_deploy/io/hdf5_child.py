@@ -3,8 +3,9 @@
 On stdin comes a JSON object a line: first ``{"path": [...]}``, where Python's packages are, then for each
 file ``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``, with ``"part": [name, key]`` for a part of one
 dataset in place of the whole file. On stdout goes a JSON object a line: ``{"at": ...}``, what is about to be
-read, and ``{"done": true}`` or ``{"done": false}``, the latter where it took too much memory, or a part could not be read. What else is
-damaged and told by an error is no matter here: whoever opens the file next meets the same error.
+read, and ``{"done": true}`` or ``{"done": false}``, the latter where it took too much memory, or a part could
+not be read. What else is damaged and told by an error is no matter here: whoever opens the file next meets
+the same error.
 """
 
 from __future__ import annotations

@@ -24,8 +24,10 @@ from sbim_deploy.kspace.placement import (
     DROPPED,
     IMAGE,
     IMAGE_AND_CALIBRATION,
+    MAX_UNFILLED,
     NOISE,
     Grid,
+    check_fills,
     encoding_index,
     make_grid,
     place,
@@ -163,13 +165,18 @@ class PartitionKspace(MrdKspace):
     and ``partitions`` what the header says of that axis.
 
     Raises:
-        InputError: see :class:`MrdKspace`; or a partition lies outside those of the header.
+        InputError: see :class:`MrdKspace`; or a partition lies outside those of the header, or hardly any of
+            its partitions or lines was measured.
     """
 
     def __init__(self, file: PartitionsFile) -> None:
         super().__init__(file)
         self.file = file
         self.partitions, self.places = _places(file, [key[1] for key in self._keys])
+        lines = set[int]().union(*(found.lines for found in self._index.images.values()))
+        _, n_lines, n_partitions = file.encoding.encoded.matrix_size
+        _check_measured(len(self.places), n_partitions, "partitions", str(file.path))
+        _check_measured(len(lines), n_lines, "lines", str(file.path))
 
     def volume_geometry(self) -> SliceGeometry | None:
         """Return where the whole volume lies, as its header in the middle of k-space has it."""
@@ -183,6 +190,7 @@ class PartitionKspace(MrdKspace):
         check_slice_fits(self.n_coils, grid.whole, self._where(key))
         buffer = SliceBuffer(grid, self.n_coils)
         for readout in self._file.read_readouts(found.readouts):
+            check_fills(readout.header, grid, self._where(key))
             rows, column, samples = place(readout, grid, self._where(key))
             buffer.add(rows, column, samples, readout.header)
         buffer = buffer.fitted(grid.image)
@@ -206,6 +214,14 @@ class PartitionKspace(MrdKspace):
     def _grid(self, space: int) -> Grid:
         encoding = self.scan_header.encodings[space]
         return make_grid(encoding, f"{self.path}: encoding space {space}", self._index.reaches[space])
+
+
+def _check_measured(n_measured: int, n_encoded: int, what: str, where: str) -> None:
+    if n_measured * MAX_UNFILLED < n_encoded:
+        raise InputError(
+            f"{where}: {n_measured} of {n_encoded} {what} were measured, expected at least one in "
+            f"{MAX_UNFILLED}; check the encoded matrix"
+        )
 
 
 def _name(key: Key, among: Sequence[Key]) -> str:
