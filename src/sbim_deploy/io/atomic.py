@@ -243,6 +243,19 @@ def check_free_space(folder: Path, n_bytes: int) -> None:
         )
 
 
+def try_room(path: Path, n_bytes: int = SPARE_BYTES) -> None:
+    """Make a new file of so many bytes, where the system can without writing them.
+
+    A quota, or a limit of the process, shows in no figure of the disk.
+
+    Raises:
+        OSError: the file system does not take it.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+
+
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
 

@@ -17,6 +17,7 @@ from h5py import h5z
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import try_room
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.io.foreign import describe_foreign, read_head
 from sbim_deploy.io.hdf5_trial import try_hdf5, try_part
@@ -113,6 +114,7 @@ def writing(path: Path, force: bool = False, over_simulated: bool = False) -> It
         InputError: the output cannot be written, before or during the writing.
     """
     with new_file(path, force, over_simulated) as temporary:
+        try_room(temporary)  # where its first bytes fail HDF5 crashes
         # Without a chunk cache a failed write is met here, not when a dataset is freed.
         file = h5py.File(temporary, "w", rdcc_nbytes=0)
         try:
