@@ -47,6 +47,7 @@ from sbim_deploy.runs.scan import Tally, open_scan, read_problem
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 from sbim_deploy.runs.simulate_mrd import simulate_mrd
+from sbim_deploy.runs.trajectories import settings_for
 from sbim_deploy.runs.volume import volume_slice
 from sbim_deploy.runs.whole_volume import open_input
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
@@ -286,7 +287,7 @@ def noisy_kspace(
 def read_kspace(path: Path) -> None:
     """Read a file of k-space as ``info`` and ``recon`` do, up to the problem that a sampler solves."""
     describe(path)
-    with open_source(path) as source, open_scan(source, ReconSettings()) as scan:
+    with open_source(path) as source, open_scan(source, settings_for(source, ReconSettings())) as scan:
         for index in range(min(source.n_slices, 2)):
             source.geometry(index)
             read_problem(index, scan, Tally())
@@ -303,9 +304,10 @@ def read_volume(path: Path) -> None:
 def read_along_trajectory(path: Path) -> None:
     """Read samples with the trajectory in a file beside them, as ``recon --trajectory`` does."""
     reading = Reading(trajectory=path.with_name("trajectory.npy"))
-    with open_source(path, reading) as source, open_scan(source, ReconSettings(reading=reading)) as scan:
+    with open_source(path, reading) as source:
         source.describe()
-        read_problem(0, scan, Tally())
+        with open_scan(source, settings_for(source, ReconSettings(reading=reading))) as scan:
+            read_problem(0, scan, Tally())
 
 
 def read_images(path: Path) -> None:
