@@ -54,8 +54,7 @@ from sbim_deploy.results.provenance import Provenance, SliceNotes, read_record
 from sbim_deploy.words import plural
 
 IMAGE_AXES = ("slices", "rows", "columns")
-MAX_SHOWN = 60
-MAX_SLICES = 2**20
+MAX_SHOWN, MAX_SLICES = 60, 2**20
 WITHOUT_RESUME = "start over with --force in place of --resume"
 BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
@@ -91,8 +90,6 @@ class ResultFile(OpenFile):
                 raise InputError(f"{path}: {name!r} is {dataset.shape}, 'image' {self._images.shape}")
         self.n_slices: int = self._images.shape[0]
         self.shape: tuple[int, int] = self._images.shape[1:]
-        if self.n_slices > MAX_SLICES:
-            raise InputError(f"{path}: has {self.n_slices} images, expected at most {MAX_SLICES}")
         indices = _read_column(file, path, "slice_index", self.n_slices, "i")
         self.slice_indices = tuple(int(index) for index in indices)
         self.residual: FloatArray = _read_column(file, path, "residual", self.n_slices, "f")
@@ -149,6 +146,8 @@ def open_result(path: Path) -> ResultFile:
 
 
 def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str) -> np.ndarray[Any, Any]:
+    if length > MAX_SLICES:
+        raise InputError(f"{path}: has {length} images, expected at most {MAX_SLICES}")
     dataset = require_dataset(file, path, name)
     with reading(path, repr(name)):
         if dataset.shape != (length,) or dataset.dtype.kind != kind:
@@ -222,8 +221,7 @@ class ResultWriter:
         self._form: SliceForm | None = None
         self._done: set[int] = set()
         self._notes: dict[int, SliceNotes] = {}
-        self._complete = False
-        self._was_resumed = False
+        self._complete = self._was_resumed = False
         if resume:
             self._take_up()
         if not self._complete:
