@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 from array_samples import write_matlab_6, write_matlab_7, write_matlab_73, write_npy, write_npz
 from sbim_deploy.errors import SbimDeployError
 from sbim_deploy.io.hdf5 import HDF5_MAGIC
+from sbim_deploy.io.layouts import Reading
 from sbim_deploy.kspace.cfl import write_cfl
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.models.folder import load_model, model_folder, sampling_prior
@@ -35,14 +37,23 @@ from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.pages.report import write_report
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.results.image_files import open_images
+from sbim_deploy.results.intensity import series_intensity
+from sbim_deploy.results.mrd_images import MrdForm, write_mrd_images
+from sbim_deploy.results.nifti import write_nifti
 from sbim_deploy.results.result_file import ResultWriter, open_result
 from sbim_deploy.runs.info import describe
 from sbim_deploy.runs.reconstruct_file import reconstruct_file
 from sbim_deploy.runs.scan import Tally, open_scan, read_problem
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
+from sbim_deploy.runs.simulate_mrd import simulate_mrd
+from sbim_deploy.runs.trajectories import settings_for
+from sbim_deploy.runs.volume import volume_slice
+from sbim_deploy.runs.whole_volume import open_input
 from sbim_deploy.samplers.choice import SamplerChoice, make_plan
+from series_samples import DERIVATION, stack
 from simulated_mrd import make_scan, write_mrd
+from volume_scans import make_volume, write_mrd_volume
 
 SCAN = SimulateSettings(n_slices=2, n_coils=2, size=32, acceleration=1.0)
 SEED = 0
@@ -276,10 +287,77 @@ def noisy_kspace(
 def read_kspace(path: Path) -> None:
     """Read a file of k-space as ``info`` and ``recon`` do, up to the problem that a sampler solves."""
     describe(path)
-    with open_source(path) as source, open_scan(source, ReconSettings()) as scan:
+    with open_source(path) as source, open_scan(source, settings_for(source, ReconSettings())) as scan:
         for index in range(min(source.n_slices, 2)):
             source.geometry(index)
             read_problem(index, scan, Tally())
+
+
+def read_volume(path: Path) -> None:
+    """Read 3-D k-space as ``recon --dimensions 3`` does, up to the problem of its middle slice."""
+    settings = ReconSettings(dimensions=3)
+    with open_input(path, path.with_name("out.h5"), settings) as source, open_scan(source, settings) as scan:
+        source.describe()
+        read_problem(source.n_slices // 2, scan, Tally())
+
+
+def read_along_trajectory(path: Path) -> None:
+    """Read samples with the trajectory in a file beside them, as ``recon --trajectory`` does."""
+    reading = Reading(trajectory=path.with_name("trajectory.npy"))
+    with open_source(path, reading) as source:
+        source.describe()
+        with open_scan(source, settings_for(source, ReconSettings(reading=reading))) as scan:
+            read_problem(0, scan, Tally())
+
+
+def read_images(path: Path) -> None:
+    """Read images as ``info``, ``evaluate`` and an experiment's YAML do."""
+    describe(path)
+    with open_images(path) as images:
+        for index in range(min(images.n_slices, 2)):
+            images.read_image(index)
+            images.affine(index)
+    if path.suffix == ".nii":
+        volume_slice(path, "axial", 1, 16)
+
+
+def volume(folder: Path) -> Path:
+    return write_mrd_volume(folder / "scan.h5", make_volume((12, 16, 16), 2), np.ones((12, 16), np.bool_))
+
+
+def along_trajectory(folder: Path) -> Path:
+    settings = SimulateSettings(1, 2, 32, 4.0, noise=0.02, trajectory="radial")
+    simulate_mrd(folder / "scan.h5", settings)
+    return folder / "scan.h5"
+
+
+def trajectory(folder: Path) -> Path:
+    settings = SimulateSettings(1, 2, 32, 4.0, noise=0.02, trajectory="golden")
+    simulate_mrd(folder / "scan.h5", settings)
+    with open_source(folder / "scan.h5") as source:
+        np.save(folder / "kspace.npy", source.read_slice(0))
+        np.save(folder / "trajectory.npy", source.read_trajectory(0))
+    (folder / "scan.h5").unlink()
+    return folder / "kspace.npy"
+
+
+def nifti(folder: Path) -> Path:
+    write_nifti(folder / "volume.nii", stack().volume, (2.0, 2.0, 3.0))
+    return folder / "volume.nii"
+
+
+def mrd_images(folder: Path) -> Path:
+    series = [stack()]
+    write_mrd_images(folder / "images.h5", series, MrdForm(DERIVATION, series_intensity(series)))
+    return folder / "images.h5"
+
+
+def compressed(folder: Path) -> Path:
+    with h5py.File(folder / "scan.h5", "w") as file:
+        file.create_dataset(
+            "kspace", data=noisy_kspace(), chunks=(1, 1, 24, 24), compression="gzip", shuffle=True
+        )
+    return folder / "scan.h5"
 
 
 def fastmri(folder: Path) -> Path:
@@ -593,7 +671,9 @@ def kinds() -> list[Kind]:
     """Return every kind of input whose packages are installed."""
     found = [
         damaged("k-space, fastMRI", cache(lambda: content_of(fastmri)), read_kspace),
+        damaged("k-space, compressed", cache(lambda: content_of(compressed)), read_kspace),
         damaged("k-space, MRD", cache(lambda: content_of(mrd)), read_kspace),
+        damaged("3-D k-space, MRD", cache(lambda: content_of(volume)), read_volume),
         damaged("k-space, kept stream", cache(lambda: content_of(kept_stream)), read_kspace),
         damaged("k-space, BART", cache(lambda: content_of(bart)), read_kspace),
         damaged("k-space, npy", of_arrays(write_npy), read_kspace),
@@ -603,6 +683,7 @@ def kinds() -> list[Kind]:
         damaged("k-space, MATLAB 7.3", of_arrays(write_matlab_73), read_kspace),
         VALUES_OF_KSPACE,
         damaged("result", result_content, read_result),
+        damaged("MRD images", cache(lambda: content_of(mrd_images)), read_images),
         edited("record", record, with_record, read_result),
         damaged("stopped run", cache(lambda: content_of(stopped_run)), resume_run),
         edited("manifest", manifest, with_manifest, read_model),
@@ -613,4 +694,11 @@ def kinds() -> list[Kind]:
         damaged("checkpoint's bytes", checkpoint, read_network),
         Kind("checkpoint", CHECKPOINT_EDITS, with_weights_changed, read_network, []),
     ]
+    if find_spec("finufft") is not None:
+        found += [
+            damaged("MRD along a trajectory", cache(lambda: content_of(along_trajectory)), read_kspace),
+            damaged("npy along a trajectory", cache(lambda: content_of(trajectory)), read_along_trajectory),
+        ]
+    if find_spec("nibabel") is not None:
+        found.append(damaged("NIfTI", cache(lambda: content_of(nifti)), read_images))
     return found

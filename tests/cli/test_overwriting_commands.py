@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from simulated_mrd import make_scan, write_mrd
+from volume_scans import make_volume, write_h5_volume
 
+ROOT = Path(__file__).parents[2]
 ONE_STEP = ("--steps", 1, "--slices", "0:1", "--backend", "onnxruntime")
 SAMPLE = ("--size", 32, "-n", 1, "--steps", 1, "--backend", "onnxruntime")
 
@@ -38,6 +40,18 @@ def scan(simulated: Path, tmp_path: Path) -> Path:
         ("recon", "{simulated}", "-o", "{other}", *ONE_STEP, "--nifti", "{scan}"),
         ("recon", "{simulated}", "-o", "{scan}", *ONE_STEP, "--format", "dicom"),
         ("simulate", "-o", "{scan}", "--slices", 1, "--size", 32),
+        ("simulate", "-o", "{scan}", "--slices", 1, "--size", 32, "--format", "mrd"),
+        ("simulate", "-o", "{scan}", "--slices", 1, "--size", 32, "--trajectory", "radial"),
+        ("simulate", "-o", "{scan}", "--dimensions", 3, "--slices", 16, "--size", 16),
+        ("recon", "{volume}", "-o", "{scan}", "--dimensions", 3, *ONE_STEP),
+        ("recon", "{volume}", "-o", "{scan}", "--dimensions", 3, "--through-plane", "--steps", 1),
+        ("recon", "{volume}", "-o", "{other}", "--dimensions", 3, *ONE_STEP, "--nifti", "{scan}"),
+        ("recon", "{mrd}", "-o", "{scan}", *ONE_STEP, "--format", "mrd2"),
+        ("recon", "{simulated}", "{mrd}", "-o", "{scan}", *ONE_STEP),
+        ("export", "--module", "colorsys:rgb_to_hsv", "-o", "{scan}"),
+        ("triton", "demo", "-o", "{scan}"),
+        ("train", "--config", "{recipe}", "-o", "{scan}", "--iterations", 1),
+        ("experiment", "{experiment}", "-o", "{scan}"),
         ("sample", "demo", "-o", "{scan}", *SAMPLE),
         ("sample", "demo", "-o", "{other}", *SAMPLE, "--png", "{scan}"),
         ("replay", "{mrd}", "-o", "{scan}", "--server", "127.0.0.1:1"),
@@ -47,9 +61,14 @@ def test_a_scan_survives_every_command_that_is_given_its_name(
     cli, simulated, scan, tmp_path, command, force
 ) -> None:
     names = {"simulated": simulated, "scan": scan, "other": tmp_path / "other.h5", "mrd": tmp_path / "mrd.h5"}
+    names |= {"recipe": ROOT / "recipes" / "brain-ngf16.yaml", "volume": tmp_path / "volume.h5"}
+    names["experiment"] = ROOT / "experiments" / "quick.yaml"
     write_mrd(names["mrd"], make_scan())
+    volume = make_volume()
+    write_h5_volume(names["volume"], volume.kspace)
     before = scan.read_bytes()
-    done = cli(*(str(each).format(**names) for each in command), *force)
+    takes_force = command[0] != "experiment"  # it goes on with its folder, and replaces none
+    done = cli(*(str(each).format(**names) for each in command), *(force if takes_force else ()))
     assert done.code == 2
     assert str(scan) in done.error_line
     assert scan.read_bytes() == before

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sbim_deploy.experiment.store import Result, summarise, write_summary
+from sbim_deploy.experiment.store import Result, Store, summarise, write_summary
 
 PSNR = {"base": (20.0, 22.0, 27.0), "ours": (23.0, 24.0, 31.0)}
 
@@ -53,3 +53,17 @@ def test_the_summary_is_a_table(results, tmp_path):
     assert (base["scan"], base["method"], base["psnr_difference"]) == ("", "base", "")
     assert float(ours["psnr_difference"]) == pytest.approx(3)
     assert float(ours["psnr_sd"]) == pytest.approx(np.std(PSNR["ours"], ddof=1), rel=1e-5)
+
+
+def test_an_image_that_claims_a_size_without_end_counts_as_missing(tmp_path, results):
+    key = results[0].key
+    store = Store(tmp_path / "out", {}, [key], {key})
+    image = np.ones((3, 4), np.float32)
+    store.add(results[0], image)
+    np.testing.assert_array_equal(store.read_image(key), image)
+    (path,) = (tmp_path / "out" / "images").iterdir()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (10**7, 10**7)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    assert store.read_image(key) is None
+    assert Store(tmp_path / "out", {}, [key], {key}).pending == [key]

@@ -14,6 +14,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.export import parity
 from sbim_deploy.export.model import export_model
 from sbim_deploy.export.network import ARCHITECTURES, ScoreNetwork
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import load_model, model_folder, read_manifest, write_manifest
 from sbim_deploy.samplers.choice import DDS_N_CG
@@ -231,6 +232,15 @@ def test_a_model_is_replaced_by_force_alone_and_its_folder_keeps_what_is_not_the
     assert found == {"manifest.json", "score.onnx", "weights.bin", "MODEL_CARD.md", *others}
     assert {name: (folder / name).read_text() for name in others} == others
     assert (folder / "score.onnx").read_text() == "new"
+
+
+def test_a_model_that_another_run_writes_is_left_alone_by_any_name(checkpoint_path, config_path, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to("model")
+    with owning_file(tmp_path / "model"):
+        for name in ("model", "link"):
+            with pytest.raises(InputError, match="is being written by another run"):
+                export_model(checkpoint_path, config_path, tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ def tar(path):
         archive.addfile(tarfile.TarInfo("checkpoint.pth"), io.BytesIO())
 
 
+def zip_that_inflates(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"")
+        archive.writestr("archive/data/0", bytes(100_000))
+
+
 def zip_of_something(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("logs/checkpoint_100000.pth", b"1")
@@ -114,6 +120,7 @@ FILES = {
     "an error of a store": (xml, "is XML, as a store of files answers that has no such file"),
     "gzip": (zipped_by_gzip, "is compressed by gzip: unpack it"),
     "tar": (tar, "is a tar archive: unpack it"),
+    "a checkpoint that inflates": (zip_that_inflates, "is a checkpoint whose parts claim 100000"),
     "a zip": (
         zip_of_something,
         "(it holds 'logs/checkpoint_100000.pth'): unpack it, and name the checkpoint",

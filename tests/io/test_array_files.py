@@ -151,6 +151,17 @@ def test_sizes_that_a_file_claims_and_does_not_have_are_refused_before_memory_is
         refusal(path)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(10**9, 10**9, 10**9), (2**32, 2**32, 2, 2), (2**62, 4, 1, 8), (-1, 2)])
+def test_a_shape_whose_bytes_overflow_is_refused_in_one_line(tmp_path, shape):
+    with (tmp_path / "k.npy").open("wb") as file:
+        header = {"descr": "<c8", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(64))
+    with pytest.raises(InputError, match="cannot be read as a NumPy file"):
+        open_arrays(tmp_path / "k.npy")
+
+
 def test_a_matlab_array_whose_size_is_not_that_of_its_values_is_refused(tmp_path):
     path = write_matlab_6(tmp_path, kspace=KSPACE)
     sizes = (np.array(size, "<i4").tobytes() for size in ((5, 4, 3), (5, 4, 2)))

@@ -259,3 +259,19 @@ def test_folder_that_cannot_be_renamed_leaves_the_older_one(
 def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"), replacing_folder(tmp_path / "no" / "out"):
         pass
+
+
+def test_a_file_of_somebody_else_s_is_not_replaced_by_one_of_the_new_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "graph").write_text("theirs")
+
+    def replace() -> None:
+        with replacing_folder(folder, ["b"]) as made:
+            (made / "a").mkdir()
+            (made / "a" / "graph").write_text("new")
+
+    with pytest.raises(InputError, match=r"a/graph: was not written by this program, and would be replaced"):
+        replace()
+    assert (folder / "a" / "graph").read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [folder]

@@ -12,6 +12,7 @@ from msgspec import Meta
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.io.documents import (
     MAX_BYTES,
+    MAX_YAML_BYTES,
     Count,
     Number,
     Sha256,
@@ -134,12 +135,16 @@ def test_json_objects_come_back_and_nan_goes_neither_way() -> None:
 
 def test_files_that_are_too_long_or_missing_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    for read in (lambda: read_object(path, "try again"), lambda: read_yaml(path, "export")):
+    readers = (
+        (MAX_BYTES, lambda: read_object(path, "try again")),
+        (MAX_YAML_BYTES, lambda: read_yaml(path, "export")),
+    )
+    for most, read in readers:
         path.unlink(missing_ok=True)
         with pytest.raises(InputError, match="x: cannot be read"):
             read()
-        path.write_bytes(b" " * (MAX_BYTES + 1))
-        with pytest.raises(InputError, match="1048576 bytes"):
+        path.write_bytes(b" " * (most + 1))
+        with pytest.raises(InputError, match=f"{most} bytes"):
             read()
 
 
@@ -170,3 +175,41 @@ def test_records_of_argparse_and_devices_of_pytorch_in_yaml_are_plain_values(tmp
         "model: !!python/object:argparse.Namespace {ngf: 64, ema: true}\n"
     )
     assert read_yaml(path, "export") == {"device": ["cuda", 0], "model": {"ngf": 64, "ema": True}}
+
+
+LEVELS = range(1, 20)
+BOMBS = {
+    "lists": "a0: &a0 [1, 2]\n"
+    + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in LEVELS),
+    "merges": "a0: &a0 {x: 1}\n"
+    + "".join(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in LEVELS),
+    "itself": "a: &a [*a]\n",
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_aliases_that_stand_for_very_many_values_are_refused_before_they_are_read(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(BOMBS[kind])
+    with pytest.raises(InputError, match="its aliases stand for more than 100000 values"):
+        read_yaml(path, "export")
+
+
+def test_a_few_aliases_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {n: 1}\nb: {<<: *a, m: 2}\nc: [*a, *a]\n")
+    assert read_yaml(path, "export") == {"a": {"n": 1}, "b": {"n": 1, "m": 2}, "c": [{"n": 1}, {"n": 1}]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['a: !!int ""', "a: !!float ''", "a: !!bool maybe", "a: !!timestamp x", f"a: {':'.join(['1'] * 400)}.5"],
+)
+def test_a_tag_that_its_value_does_not_fit_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"^{path}: is not YAML: ") as caught:
+        read_yaml(path, "export")
+    assert "\n" not in str(caught.value)

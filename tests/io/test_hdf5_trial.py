@@ -5,13 +5,16 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 
 import h5py
+import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.io import hdf5_child, hdf5_trial
-from sbim_deploy.io.hdf5 import open_hdf5
+from sbim_deploy.io.arrays import open_arrays
+from sbim_deploy.io.hdf5 import open_hdf5, read_finite, read_values
 from sbim_deploy.io.hdf5_trial import try_hdf5
 from sbim_deploy.io.raw_data import is_simulated, raw_data_in
 
@@ -149,3 +152,53 @@ def test_without_python_the_file_is_read_all_the_same_and_that_is_told_once(path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try_hdf5(path)
+
+
+def write_bomb(path, n_bytes):
+    """Three slices in chunks of their own, of which the last inflates to many more bytes than it has."""
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset("kspace", (3, 64, 64), "c8", chunks=(1, 64, 64), compression="gzip")
+        dataset[:2] = np.ones((2, 64, 64), np.complex64)
+        dataset.id.write_direct_chunk((2, 0, 0), zlib.compress(bytes(n_bytes)))
+
+
+@limits_memory
+def test_a_chunk_behind_the_first_that_inflates_to_gigabytes_is_refused(tmp_path):
+    write_bomb(tmp_path / "bomb.h5", 300 * 2**20)
+    with open_hdf5(tmp_path / "bomb.h5") as file:
+        dataset = file["kspace"]
+        assert (read_finite(dataset, tmp_path / "bomb.h5", 1, np.complex64) == 1).all()
+        with pytest.raises(InputError, match=r"'kspace' cannot be read, or not within 256 MiB"):
+            read_finite(dataset, tmp_path / "bomb.h5", 2, np.complex64)
+    with open_arrays(tmp_path / "bomb.h5") as arrays, pytest.raises(InputError, match="not within 256 MiB"):
+        arrays.arrays["kspace"].read((2, slice(None), slice(None)))
+
+
+def test_chunks_that_are_as_large_as_they_say_are_read_compressed_or_not(tmp_path):
+    """Zeros take a thousandth of their bytes, and noise all of them: neither is refused."""
+    noise = np.random.default_rng(0).standard_normal((2, 700, 700)).astype(np.complex64)
+    with h5py.File(tmp_path / "good.h5", "w") as file:
+        for name, values in (("zeros", np.zeros_like(noise)), ("noise", noise)):
+            file.create_dataset(name, data=values, chunks=values.shape, compression="gzip", shuffle=True)
+    with open_hdf5(tmp_path / "good.h5") as file:
+        assert not read_finite(file["zeros"], tmp_path / "good.h5", 1, np.complex64).any()
+        np.testing.assert_array_equal(
+            read_finite(file["noise"], tmp_path / "good.h5", 1, np.complex64), noise[1]
+        )
+
+
+@limits_memory
+def test_a_text_behind_the_first_that_claims_gigabytes_is_refused(tmp_path):
+    path = tmp_path / "texts.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("texts", data=["first", TEXT], dtype=h5py.string_dtype())
+    declare_length(path, 2**31)
+    with open_hdf5(path) as file, pytest.raises(InputError, match="not within 256 MiB"):
+        read_values(file["texts"], path)
+
+
+def test_values_that_were_never_written_are_not_made(tmp_path):
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        dataset = file.create_dataset("numbers", (2**40,), "i8", chunks=(1024,))
+        with pytest.raises(InputError, match="a part takes 8796093022208 bytes, expected at most 2147483648"):
+            read_values(dataset, tmp_path / "empty.h5")

@@ -14,6 +14,7 @@ import scipy.io
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.raw_data import is_simulated, raw_data_in
 from sbim_deploy.kspace.cfl import write_cfl_images
+from sbim_deploy.mrd.messages import IMAGE_HEADER
 from sbim_deploy.runs.simulate import SimulateSettings, simulate_file
 from simulated_mrd import make_scan, write_mrd
 
@@ -102,8 +103,8 @@ def test_results_and_other_files_are_no_raw_data(tmp_path: Path) -> None:
     hdf5(tmp_path / "result.h5", "image", COMPLEX, {"software": {}})
     hdf5(tmp_path / "magnitudes.h5", "reconstruction", np.ones((2, 4, 4)))
     with h5py.File(tmp_path / "images.h5", "w") as file:
-        file["dataset/image_0/header"] = np.zeros(1)
-        file["dataset/image_0/data"] = COMPLEX[None]
+        file["dataset/image_0/header"] = np.zeros(1, IMAGE_HEADER)
+        file["dataset/image_0/data"] = COMPLEX[None, None]
     for path in tmp_path.iterdir():
         assert raw_data_in(path) is None, path
 
@@ -135,3 +136,17 @@ def test_a_simulated_scan_is_replaced_by_another_alone_and_only_by_force(
         del file.attrs["provenance"]
     with pytest.raises(InputError, match="holds k-space"):
         simulate_file(path, settings, force=True)
+
+
+def test_an_array_beside_a_header_that_is_no_image_s_is_raw_data(tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "scan.h5", "data", COMPLEX)
+    with h5py.File(path, "a") as file:
+        file["header"] = "<ismrmrdHeader/>"
+    assert raw_data_in(path) == "a complex array ('data'), k-space perhaps"
+
+
+def test_an_array_beside_mrd_images_is_raw_data(tmp_path: Path) -> None:
+    path = hdf5(tmp_path / "images.h5", "dataset/image_0/measured", COMPLEX)
+    with h5py.File(path, "a") as file:
+        file["dataset/image_0/header"] = np.zeros(1, IMAGE_HEADER)
+    assert raw_data_in(path) == "a complex array ('dataset/image_0/measured'), k-space perhaps"

@@ -165,3 +165,9 @@ def test_k_space_may_be_conjugated(tmp_path, places):
         assert isinstance(source, KspaceAlongTrajectory)
         np.testing.assert_array_equal(source.read_slice(0), kspace[0].conj())
         assert any("conjugated" in each for each in source.describe()["assumed"])
+
+
+def test_a_matrix_far_beyond_what_a_trajectory_resolves_is_refused(places):
+    with pytest.raises(InputError, match="resolves 32 x 32 pixels and the image has 300 x 300, expected at"):
+        in_cycles(places, (300, 300), "t.npy")
+    assert in_cycles(places, (256, 256), "t.npy").matrix == (256, 256)

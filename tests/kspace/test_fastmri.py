@@ -423,3 +423,13 @@ def test_a_slice_whose_own_mask_is_empty_is_named(make_file: Any) -> None:
         scan.read_slice(0)
         with pytest.raises(InputError, match="'mask' of slice 1 is all zero"):
             scan.read_slice(1)
+
+
+def test_a_header_that_pads_all_coils_to_gigabytes_is_refused(tmp_path):
+    extent = (200.0, 200.0, 5.0)
+    header = format_header(Encoding(Space((4096, 4096, 1), extent), Space((8192, 8192, 1), extent)))
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("kspace", (1, 8, 4096, 4096), "c8", chunks=(1, 1, 64, 64))
+        file["ismrmrd_header"] = header
+    with pytest.raises(InputError, match="8 coils on a grid of 8192 x 8192 take 4294967296 bytes"):
+        open_kspace(tmp_path / "scan.h5")

@@ -88,3 +88,15 @@ def test_samples_that_are_discarded_are_left_out(scan):
     change_headers(scan, discard_pre=3, discard_post=2)
     with open_source(scan) as source:
         assert source.read_slice(0).shape[-1] == source.read_trajectory(0).shape[-2] == 64 - 5
+
+
+def test_an_image_that_would_take_gigabytes_is_refused(scan):
+    with h5py.File(scan, "r+") as file:
+        before, recon, after = file["dataset/xml"][0].decode().partition("<reconSpace>")
+        for axis in "xy":
+            assert f"<{axis}>32</{axis}>" in after
+            after = after.replace(f"<{axis}>32</{axis}>", f"<{axis}>65536</{axis}>", 1)
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.array([before + recon + after], object)
+    with pytest.raises(InputError, match="3 coils on a grid of 65536 x 65536 take 103079215104 bytes"):
+        open_source(scan)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace import channels
 from sbim_deploy.kspace.readouts import SliceAssembler
 from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.mrd.header import parse_mrd_header
@@ -358,3 +359,42 @@ def test_readouts_that_contradict_one_another_are_refused(change, words):
     scan.readouts[:] = change(scan.readouts)
     with pytest.raises(InputError, match=words):
         assembled(scan)
+
+
+def test_the_noise_s_memory_is_counted_among_the_slices():
+    asked = []
+    scan = make_scan(size=16, n_coils=4, n_noise_readouts=2)
+    assembler = SliceAssembler(
+        parse_mrd_header(scan.xml, "scan"), admit=lambda n_bytes, _shape: asked.append(n_bytes)
+    )
+    for readout in scan.readouts[:3]:
+        assembler.add(readout)
+    samples = assembler.n_bytes * 8 // 9  # the others count what went into them
+    assert assembler.noise.n_bytes == 16 * 4 * 4
+    assert assembler.n_whole_bytes == assembler.n_bytes + 16 * 4 * 4
+    assert asked[-1] == samples + 16 * 4 * 4
+
+
+def test_readouts_of_other_channels_in_very_many_slices_end_the_scan(monkeypatch):
+    monkeypatch.setattr(channels, "MAX_SLICES", 10)
+    scan = make_scan(size=16, n_coils=2)
+    assembler = SliceAssembler(parse_mrd_header(scan.xml, "scan"))
+    first = flagged(scan.readouts[0])
+    assembler.add(first)
+    others = [
+        replace(with_header(first, active_channels=1, slice=number), data=first.data[:1])
+        for number in range(11)
+    ]
+    for each in others[:10]:
+        assembler.add(each)
+    with pytest.raises(InputError, match="the scan: 11 readouts have other channels, expected 2 channels"):
+        assembler.add(others[10])
+
+
+def test_a_slice_waits_once_for_its_calibration_lines():
+    scan = make_scan(size=16, calibration_mode="separate", acceleration=2, calib_width=8)
+    assembler = SliceAssembler(parse_mrd_header(scan.xml, "scan"))
+    image = next(each for each in scan.readouts if not each.has(Flag.IS_PARALLEL_CALIBRATION))
+    for _ in range(5):
+        assert assembler.add(flagged(image, Flag.LAST_IN_SLICE)) == []
+    assert len(assembler._waiting) == 1

@@ -7,7 +7,7 @@ import pytest
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.hdf5 import open_as
 from sbim_deploy.io.layouts import Reading
-from sbim_deploy.kspace import volume
+from sbim_deploy.kspace import partitions, volume
 from sbim_deploy.kspace.sources import open_source
 from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.file import MrdFile
@@ -256,3 +256,65 @@ def test_voxels_that_are_finer_than_what_was_encoded_are_padded_along_the_partit
         assert (source.n_rows, source.recon_shape) == (30, (30, 24))
         assert near(all_slices(source)[:, :, 5:25], hybrid(scan) * mask)
         assert not source.read_slice(3)[:, :5].any()
+
+
+def test_a_header_whose_grid_of_all_coils_takes_gigabytes_is_refused(tmp_path, scan):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, np.ones((20, 24), np.bool_))
+    with h5py.File(path, "r+") as file:
+        xml = file["dataset/xml"][0].decode()
+        for before, after in ((">24<", ">700<"), (">20<", ">600<")):
+            assert xml.count(before) == 2
+            xml = xml.replace(before, after)
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.array([xml], object)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sbim_deploy.kspace.image_grid.MAX_SLICE_BYTES", 10**7)
+        with pytest.raises(InputError, match=r"4 coils on a grid of 600 x 700 take 13440000 bytes"):
+            open_volume(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("axis", "before", "after", "said"),
+    [
+        ("z", 20, 60000, "20 of 60000 partitions were measured, expected at least one in 32"),
+        ("y", 24, 30000, "24 of 30000 lines were measured, expected at least one in 32"),
+        ("x", 32, 100000, "a readout has 32 samples where the grid has 100000"),
+    ],
+)
+def test_a_header_that_the_readouts_cannot_fill_is_refused(tmp_path, scan, axis, before, after, said):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, np.ones((20, 24), np.bool_))
+    with h5py.File(path, "r+") as file:
+        xml = (
+            file["dataset/xml"][0].decode().replace(f"<{axis}>{before}</{axis}>", f"<{axis}>{after}</{axis}>")
+        )
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.array([xml], object)
+
+    def read():
+        with open_volume(path, tmp_path) as source:
+            source.read_slice(0)
+
+    with pytest.raises(InputError, match=said):
+        read()
+
+
+def test_a_partition_whose_grid_of_all_coils_takes_gigabytes_is_refused(tmp_path, scan):
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
+    with open_volume(path, tmp_path) as source, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sbim_deploy.kspace.image_grid.MAX_SLICE_BYTES", 4 * 32 * 24 * 8 - 1)
+        with pytest.raises(InputError, match=r"4 coils on a grid of 32 x 24 take 24576 bytes"):
+            source.read_slice(0)
+
+
+def test_of_very_many_volumes_a_few_are_named(tmp_path, scan, monkeypatch):
+    named = []
+    name = partitions._name
+    monkeypatch.setattr(partitions, "_name", lambda *told: named.append(told) or name(*told))
+    path = write_mrd_volume(tmp_path / "v.h5", scan, plane_mask())
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        table["head"]["idx"]["repetition"] = np.arange(len(table))
+        file["dataset/data"][:] = table
+    with pytest.raises(InputError, match=rf"holds {len(table)} volumes.*7 \(repetition 7\), \.\.\.$"):
+        open_volume(path, tmp_path)
+    assert len(named) == 8

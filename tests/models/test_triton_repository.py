@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from kserve_server import read_config
 from linked_models import LAYOUTS
 from sbim_deploy.errors import ChecksumError, InputError
+from sbim_deploy.io.locks import owning_file
 from sbim_deploy.models.backends import identity
 from sbim_deploy.models.engine_folder import EngineRecord, write_engine
 from sbim_deploy.models.folder import DEMO_FOLDER, load_model
@@ -49,6 +50,15 @@ def sessions(repository):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     folders = sorted(path.parent for path in repository.glob("*/config.pbtxt"))
     return [(read_config(f), onnxruntime.InferenceSession(f / "1" / "model.onnx", options)) for f in folders]
+
+
+def test_a_repository_that_another_run_writes_is_left_alone_by_any_name(small_model, tmp_path):
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "link").symlink_to("repository")
+    with owning_file(tmp_path / "repository"):
+        for name in ("repository", "link"):
+            with pytest.raises(InputError, match="is being written by another run"):
+                write_repository(small_model, tmp_path / name, CPU)
 
 
 def test_every_configuration_is_what_onnx_runtime_says_of_the_graph_beside_it(sessions):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.mrd import stored_rows
 from sbim_deploy.mrd.file import is_mrd, open_mrd
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, Flag
 from simulated_mrd import make_scan, write_mrd
@@ -90,7 +91,8 @@ def test_content_tells_mrd_from_fastmri(path, simulated):
         ("active_channels", 0, "at least one"),
         ("trajectory_dimensions", 2, "trajectory holds 0 numbers, expected 32"),
         ("flags", 1 << (Flag.COMPRESSION2 - 1), "compressed"),
-        ("active_channels", 65535, "expected 2097120"),
+        ("active_channels", 1024, "expected 32768"),
+        ("active_channels", 65535, "expected 1 to 1024"),
     ],
 )
 def test_a_readout_that_is_not_as_its_header_says_is_refused(path, field, value, words):
@@ -104,7 +106,7 @@ def test_a_readout_that_is_not_as_its_header_says_is_refused(path, field, value,
 def test_a_readout_too_large_is_refused_before_it_is_read(path):
     with h5py.File(path, "a") as file:
         records = file["dataset/data"][:]
-        records["head"]["number_of_samples"][0] = records["head"]["active_channels"][0] = 65535
+        records["head"]["number_of_samples"][0], records["head"]["active_channels"][0] = 65535, 1024
         file["dataset/data"][:] = records
     assert "at most 268435456" in refused(path)
 
@@ -250,3 +252,19 @@ def test_a_header_of_other_kinds_of_numbers_is_refused(path, tmp_path, kind):
         row["traj"], row["data"] = table["traj"][:1], table["data"][:1]
         file.create_dataset("dataset/data", data=row, chunks=(1,))
     assert "is not a table of ISMRMRD 1 acquisitions" in refused(other)
+
+
+def test_large_chunks_of_a_filter_that_hdf5_undoes_are_refused(path, tmp_path, monkeypatch):
+    packed = repack(path, tmp_path / "packed.h5", compression="lzf")
+    monkeypatch.setattr(stored_rows, "_MAX_FOREIGN_BYTES", 1000)
+    said = refused(packed)
+    assert "compressed by a filter that is not gzip" in said
+    assert "h5repack -f GZIP=4" in said
+
+
+def test_more_channels_than_a_header_has_bits_for_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        table = file["dataset/data"][:]
+        table["head"]["active_channels"][0], table["head"]["number_of_samples"][0] = 2**16 - 1, 1
+        file["dataset/data"][:] = table
+    assert "65535 channels of 1 samples, expected 1 to 1024 of at least one" in refused(path)

@@ -178,3 +178,10 @@ def test_shrinking_takes_out_chance_and_keeps_what_many_samples_say():
     np.testing.assert_allclose(shrunk, np.eye(6) * shrunk[0, 0].real, atol=0.05)
     truth = np.array([[4, 0.5], [0.5, 1]], dtype=complex)
     np.testing.assert_allclose(shrink_covariance(truth, 100000), truth, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [16, 24])
+def test_kspace_without_any_noise_in_its_windows_has_a_level_all_the_same(size):
+    measured = measure_noise(np.ones((2, size, size), np.complex64), np.ones((1, size), np.bool_))
+    assert np.isfinite(measured.sd)

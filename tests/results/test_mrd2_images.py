@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from mrd2_samples import mrd
+from mrd2_samples import acquisition_item, mrd, other_items, scan_header, stream_bytes
 from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader, Space
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER
@@ -19,6 +19,7 @@ from sbim_deploy.results.intensity import series_intensity
 from sbim_deploy.results.mrd2_images import write_mrd2_images
 from sbim_deploy.results.mrd_images import MrdForm, write_mrd_images
 from series_samples import BRIGHT, DERIVATION, PROTOCOL, SHAPE, VOXEL_MM, stack
+from simulated_mrd import make_scan
 
 SPACES = (Space((48, 21, 1), (96.0, 63.0, 4.0)), Space((24, 21, 1), (48.0, 63.0, 4.0)))
 HEADER = MrdHeader((Encoding(*SPACES, step_1=Limit(0, 20, 10)),), PROTOCOL)
@@ -157,3 +158,34 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mrd.binary", None)
     with pytest.raises(BackendMissingError, match=r'pip install .*\[mrd2\]"'):
         write(tmp_path / "out.mrd2", [stack()])
+
+
+def test_a_stream_of_images_is_replaced_by_force_alone(tmp_path):
+    path = write(tmp_path / "out.mrd2", [stack()])
+    with pytest.raises(InputError, match="is there already"):
+        write(path, [stack()])
+    write_mrd2_images(path, [stack()], form_of([stack()]), HEADER, force=True)
+    assert len(read(path)[1]) == len(stack().volume)
+
+
+@pytest.mark.parametrize(
+    "kind", ["readouts", "readouts among images", "a header alone", "cut", "two", "text"]
+)
+def test_a_stream_that_may_hold_a_scan_is_never_replaced(tmp_path, kind):
+    path = write(tmp_path / "out.mrd2", [stack()])
+    images = path.read_bytes()
+    scan = make_scan(size=8, n_coils=2)
+    readout = acquisition_item(scan.readouts[0])
+    image = next(item for item in other_items() if isinstance(item, mrd.StreamItem.ImageFloat))
+    stored = {
+        "readouts": stream_bytes(None, [readout]),
+        "readouts among images": stream_bytes(None, [image, readout, image]),
+        "a header alone": stream_bytes(scan_header(scan.settings), []),
+        "cut": images[:-1],
+        "two": images + images,
+        "text": b'{"yardl":{"version":1}}',
+    }[kind]
+    path.write_bytes(stored)
+    with pytest.raises(InputError, match="holds an MRD 2 stream, which nothing replaces"):
+        write_mrd2_images(path, [stack()], form_of([stack()]), HEADER, force=True)
+    assert path.read_bytes() == stored

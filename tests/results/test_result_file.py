@@ -464,3 +464,12 @@ def test_truncated_result_and_missing_position_are_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="truncated"):
         open_result(path)
+
+
+def test_images_that_were_never_written_are_not_counted_for_ever(path: Path) -> None:
+    n_slices = 2**32
+    with h5py.File(path, "w") as file:
+        for name, dtype in (("image", "c8"), ("zero_filled", "f4")):
+            file.create_dataset(name, (n_slices, 5, 7), dtype, chunks=(1, 5, 7))
+    with pytest.raises(InputError, match=rf"has {n_slices} images, expected at most 1048576"):
+        open_result(path)

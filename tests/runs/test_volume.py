@@ -101,3 +101,21 @@ def test_missing_nibabel_names_the_file_and_the_extra(tmp_path, monkeypatch):
         BackendMissingError, match=r"h\.nii: reading it needs nibabel.*" + re.escape(install_command("nifti"))
     ):
         volume_slice(tmp_path / "h.nii", "axial", 0, 32)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (42, (2000).to_bytes(2, "little") * 3, r"has shape \(2000, 2000, 2000\), expected at most"),
+        (70, (9999).to_bytes(2, "little"), "cannot be read as NIfTI"),
+        (40, (60).to_bytes(2, "little"), "cannot be read as NIfTI"),
+    ],
+)
+def test_a_header_that_is_hostile_is_one_line_before_memory_is_taken(write_volume, place, value, said):
+    path = write_volume(CORNER, name="head.nii")
+    stored = bytearray(path.read_bytes())
+    stored[place : place + len(value)] = value
+    path.write_bytes(stored)
+    with pytest.raises(InputError, match=said) as caught:
+        volume_slice(path, "axial", 0, 16)
+    assert "\n" not in str(caught.value)

@@ -100,6 +100,19 @@ def test_half_precision_trains_and_resumes_with_its_scale(tmp_path, start):
     assert_same_weights(resumed.raw, whole.raw)
 
 
+def test_a_log_that_a_kill_has_cut_is_taken_up_without_its_last_line(tmp_path):
+    log = tmp_path / "held_out.csv"
+    trainer.begin_log(log, [1.0, 0.1], 0)
+    for step in (1, 2):
+        trainer.append_row(log, step, [0.5, 0.25])
+    whole = log.read_bytes()
+    for rest in (b"3,0.5\r\n", b"3,0.", b"3,0.5,0.2x\r\n", b"\r\n", b"\xff\0,1,2\r\n"):
+        log.write_bytes(whole + rest)
+        trainer.begin_log(log, [1.0, 0.1], 3)
+        assert log.read_bytes() == whole
+        trainer.plot_log(log, tmp_path / "held_out.png")
+
+
 def test_a_run_draws_its_log(tmp_path, start):
     train(CONFIG, settings(iterations=2), tmp_path, start)
     with Image.open(tmp_path / "held_out.png") as picture:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.scans import Setting
 from sbim_deploy.experiment.scores import Interval, mean_interval, standard_deviation
 from sbim_deploy.experiment.settings import Metric
+from sbim_deploy.io.arrays import open_arrays
 from sbim_deploy.io.atomic import check_writable, replacing
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.io.locks import FOLDER_LOCK
@@ -167,12 +167,11 @@ class Store:
     def read_image(self, key: Key) -> FloatArray | None:
         """Return a shown result's magnitude (rows, columns), or None where it is missing or damaged."""
         try:
-            with self._image_path(key).open("rb") as file:
-                image = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            with open_arrays(self._image_path(key)) as file:
+                image: FloatArray = np.array(file.arrays[""].read(()))
+        except (InputError, KeyError):
             return None
-        whole = isinstance(image, np.ndarray) and image.dtype == np.float32 and image.ndim == 2
-        return image if whole else None
+        return image if image.dtype == np.float32 and image.ndim == 2 else None
 
     def _open_folder(self, identity: dict[str, Any]) -> None:
         record = self.folder / IDENTITY

@@ -212,7 +212,7 @@ def export_network(
     if not lowest <= opset <= MAX_OPSET:
         raise InputError(f"opset is {opset}: expected {lowest} to {MAX_OPSET} for {dtype}")
     check_folder_place(folder)
-    with owning_file(folder):
+    with owning_file(Path(os.path.realpath(folder))):
         replaced = check_model_place(folder, force)
         loaded, weights_sha256 = load()
         with replacing_folder(folder, replaced) as made:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sbim_deploy.errors import InputError, SbimDeployError
 from sbim_deploy.export.blueprint import LoadedNetwork, check_stored_levels, in_json
 from sbim_deploy.export.checkpoint import NetworkConfig
-from sbim_deploy.export.model import export_network
+from sbim_deploy.export.model import check_model_place, export_network
 from sbim_deploy.export.scores import (
     LANGEVIN_STEP,
     DenoisedScore,
@@ -24,6 +24,7 @@ from sbim_deploy.export.scores import (
     in_runtime_units,
 )
 from sbim_deploy.export.weight_sets import SIGMAS_KEY
+from sbim_deploy.io.atomic import check_folder_place
 from sbim_deploy.io.documents import Positive, convert
 from sbim_deploy.models.folder import VP, Channels, ModelManifest, NoiseLevels, SizeMultiple
 from sbim_deploy.samplers.schedules import Sigmas
@@ -122,6 +123,8 @@ def export_from_factory(
     Raises:
         InputError: there is no such function, it fails, or what it returns are no such arguments.
     """
+    check_folder_place(folder)
+    check_model_place(folder, force)  # before the function, which may take long
     made = _call(name)
     if not isinstance(made, Mapping) or not {"module", "predicts", "sigmas"} <= made.keys():
         got = f"a mapping of {sorted(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__

@@ -84,6 +84,8 @@ def _foreign_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            n_bytes = sum(each.file_size for each in archive.infolist())
+        n_stored = path.stat().st_size
     except (OSError, ValueError, zipfile.BadZipFile):
         return None  # of which PyTorch says that it is truncated
     if any(name.endswith("/constants.pkl") for name in names):
@@ -92,7 +94,12 @@ def _foreign_zip(path: Path) -> str | None:
             "torch.jit.load(...).state_dict() as a checkpoint, and export that"
         )
     if any(name.endswith("/data.pkl") for name in names):
-        return None
+        if n_bytes <= n_stored:
+            return None
+        return (
+            f"a checkpoint whose parts claim {n_bytes} bytes, and the file has {n_stored}: PyTorch stores "
+            "them as they are, save it again with torch.save"
+        )
     held = ", ".join(repr(name[:60]) for name in names[:MAX_SHOWN]) or "nothing"
     return f"a zip archive that is no checkpoint (it holds {held}): unpack it, and name the checkpoint in it"
 

@@ -34,6 +34,7 @@ from sbim_deploy.io.hdf5 import (
     find_dataset,
     is_hdf5,
     open_hdf5,
+    read_values,
     reading,
 )
 
@@ -154,7 +155,7 @@ def hdf5_array(dataset: h5py.Dataset, path: Path, is_matlab: bool = False) -> St
 
     def read(key: Key) -> NDArray[Any]:
         with reading(path, f"a part of {name!r}"):
-            stored: NDArray[Any] = np.asarray(dataset[key[::-1] if is_turned else key])
+            stored: NDArray[Any] = np.asarray(read_values(dataset, path, key[::-1] if is_turned else key))
         values = stored if parts is None else _complex_of(stored, parts)
         return values.T if is_turned else values
 
@@ -313,6 +314,7 @@ def _reading_numpy(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that Python 2 wrote the file
+            warnings.simplefilter("ignore", RuntimeWarning)  # that the bytes of a shape overflow
             yield
     except (
         *(ValueError, TypeError, KeyError, OSError, EOFError, OverflowError, MemoryError, SyntaxError),

@@ -122,12 +122,11 @@ def give_name(temporary: Path, path: Path) -> None:
 def replacing_folder(folder: Path, ours: Collection[str] = ()) -> Iterator[Path]:
     """Yield a new folder beside ``folder``, renamed to it on success and removed on any exception.
 
-    What a folder of that name holds is kept, but for what the new one has under the same path, and for
-    ``ours``: paths within it that this program has written. Files are kept as further links to them, or as
-    copies where the file system has none.
+    What a folder of that name holds is kept, but for ``ours``: paths within it that this program has
+    written. Files are kept as further links to them, or as copies where the file system has none.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or has a file of somebody else's where the new one has one.
     """
     folder = Path(os.path.realpath(folder))
     _check_no_mount(folder)
@@ -161,9 +160,17 @@ def _keep_others(old: Path, made: Path, ours: frozenset[str]) -> None:
             source = Path(root, name)
             path = source.relative_to(old)
             target = made / path
-            if str(path) in ours or os.path.lexists(target):
+            if str(path) in ours:
                 continue
-            if source.is_dir() and not source.is_symlink():
+            is_folder = source.is_dir() and not source.is_symlink()
+            if os.path.lexists(target) and not (is_folder and target.is_dir()):
+                raise InputError(
+                    f"{source}: was not written by this program, and would be replaced; move it, or name "
+                    "another folder"
+                )
+            if os.path.lexists(target):
+                continue
+            if is_folder:
                 held = [str(each.relative_to(old)) for each in source.rglob("*") if not each.is_dir()]
                 if held and ours.issuperset(held):
                     continue  # of a part that the new folder does not have
@@ -234,6 +241,19 @@ def check_free_space(folder: Path, n_bytes: int) -> None:
             f"{folder}: {free} bytes are free, expected {n_bytes + SPARE_BYTES}; "
             "free the space, or name another output"
         )
+
+
+def try_room(path: Path, n_bytes: int = SPARE_BYTES) -> None:
+    """Make a new file of so many bytes, where the system can without writing them.
+
+    A quota, or a limit of the process, shows in no figure of the disk.
+
+    Raises:
+        OSError: the file system does not take it.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
 
 
 def _temporary_name(path: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,15 @@ from msgspec import Meta
 from sbim_deploy.errors import BackendMissingError, InputError, install_command
 
 MAX_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 17  # PyYAML reads a tenth of a megabyte in a second
 MAX_NUMBER = 2**53
+MAX_VALUES = 100_000  # of a YAML whose aliases are written out
+_OF_TAGS = (
+    LookupError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+)  # of YAML's tags on what is none of theirs
 MIN_POSITIVE = 1e-16  # what is squared and divided by must not vanish
 MAX_FAULTS = 3
 MAX_NAMES = 20
@@ -151,7 +160,7 @@ def read_object(path: Path, way_out: str) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, extra: str) -> dict[str, Any]:
-    """Read a YAML file of at most 1 MiB whose document is a mapping with text keys.
+    """Read a YAML file of at most 128 KiB whose document is a mapping with text keys.
 
     Args:
         path: the file.
@@ -168,12 +177,12 @@ def read_yaml(path: Path, extra: str) -> dict[str, Any]:
             f"{path}: reading it needs PyYAML, which is not installed: {install_command(extra)}"
         ) from error
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES} bytes, expected a short YAML file")
-        document = yaml.load(path.read_text(encoding="utf-8"), _loader(yaml))
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise InputError(f"{path}: larger than {MAX_YAML_BYTES} bytes, expected a short YAML file")
+        document = _read_node(_loader(yaml)(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, *_OF_TAGS) as error:
         raise InputError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise InputError(f"{path}: got {type(document).__name__}, expected a mapping of names to values")
@@ -189,6 +198,29 @@ def _loader(yaml: Any) -> Any:
     for tag, read in (("object:argparse.Namespace", _mapping), ("object/apply:torch.device", _sequence)):
         loader.add_constructor(f"tag:yaml.org,2002:python/{tag}", read)  # type: ignore[attr-defined]
     return loader
+
+
+def _read_node(loader: Any) -> Any:
+    """Return the document of a loader, once it is known to be of a bounded size."""
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > MAX_VALUES:
+            raise ValueError(f"its aliases stand for more than {MAX_VALUES} values, write them out")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """Return how many values a node of YAML is with its aliases written out."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # what it meets of itself within itself has no end
+        parts = node.value if isinstance(node.value, list) else ()
+        each = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in each)
+    return known[id(node)]
 
 
 def _mapping(loader: Any, node: Any) -> Any:

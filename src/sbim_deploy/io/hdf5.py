@@ -6,18 +6,21 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import h5py
 import numpy as np
+from h5py import h5z
 from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.atomic import try_room
 from sbim_deploy.io.documents import format_object, parse_object
 from sbim_deploy.io.foreign import describe_foreign, read_head
-from sbim_deploy.io.hdf5_trial import try_hdf5
+from sbim_deploy.io.hdf5_trial import try_hdf5, try_part
 from sbim_deploy.io.overwriting import new_file
 from sbim_deploy.io.yardl import is_yardl
 
@@ -111,6 +114,7 @@ def writing(path: Path, force: bool = False, over_simulated: bool = False) -> It
         InputError: the output cannot be written, before or during the writing.
     """
     with new_file(path, force, over_simulated) as temporary:
+        try_room(temporary)  # where its first bytes fail HDF5 crashes
         # Without a chunk cache a failed write is met here, not when a dataset is freed.
         file = h5py.File(temporary, "w", rdcc_nbytes=0)
         try:
@@ -207,8 +211,39 @@ def read_finite(
     if not 0 <= index < n_slices:
         raise InputError(f"{path}: no slice {index} in {name!r}, expected 0 to {n_slices - 1}")
     with reading(path, f"slice {index} of {name!r}"):
-        stored = dataset[()] if slice_axis is None else dataset[(slice(None),) * slice_axis + (index,)]
+        stored = read_values(
+            dataset, path, () if slice_axis is None else (slice(None),) * slice_axis + (index,)
+        )
     return as_finite(stored, dtype, path, f"slice {index} of {name!r}")
+
+
+def read_values(dataset: h5py.Dataset, path: Path, key: tuple[int | slice, ...] = ()) -> Any:
+    """Read a part of a dataset, all of it without a key, within :func:`reading`.
+
+    A chunk may inflate to any size, and a text or a list claim any length, before HDF5 compares it with
+    what the file declares: what went through a filter or lies in a heap is read by a child process first.
+
+    Raises:
+        InputError: the part takes more than 2 GiB, or what :func:`sbim_deploy.io.hdf5_trial.try_part` says.
+    """
+    sizes = [
+        len(range(*each.indices(size))) if isinstance(each, slice) else 1
+        for each, size in zip_longest(key, dataset.shape, fillvalue=slice(None))
+    ]
+    n_bytes = math.prod(sizes) * dataset.dtype.itemsize
+    if n_bytes > MAX_SLICE_BYTES:
+        raise InputError(
+            f"{path}: {dataset.name.strip('/')!r}: a part takes {n_bytes} bytes, expected at most "
+            f"{MAX_SLICE_BYTES}; crop the file"
+        )
+    made = dataset.id.get_create_plist()
+    filters = [made.get_filter(number)[0] for number in range(made.get_nfilters())]
+    # Of a filter that is not here HDF5 says so.
+    if dataset.dtype.hasobject or (filters and all(map(h5z.filter_avail, filters))):
+        # HDF5 has a chunk once as it is stored and up to twice as it grows; the values are converted once.
+        chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        try_part(path, dataset.name, key, 2 * n_bytes + 3 * chunk)
+    return dataset[key]
 
 
 def as_finite(stored: NDArray[Any], dtype: type, path: Path, what: str) -> NDArray[Any]:

@@ -1,10 +1,11 @@
 """The program that :mod:`sbim_deploy.io.hdf5_trial` runs in a process of its own: it reads files first.
 
 On stdin comes a JSON object a line: first ``{"path": [...]}``, where Python's packages are, then for each
-file ``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``. On stdout goes a JSON object a line:
-``{"at": ...}``, what is about to be read, and ``{"done": true}`` or ``{"done": false}``, the latter where it
-took too much memory. What is damaged and told by an error is no matter here: whoever opens the file next
-meets the same error.
+file ``{"file": ..., "cpu_s": ..., "memory_bytes": ...}``, with ``"part": [name, key]`` for a part of one
+dataset in place of the whole file. On stdout goes a JSON object a line: ``{"at": ...}``, what is about to be
+read, and ``{"done": true}`` or ``{"done": false}``, the latter where it took too much memory, or a part could
+not be read. What else is damaged and told by an error is no matter here: whoever opens the file next meets
+the same error.
 """
 
 from __future__ import annotations
@@ -59,6 +60,12 @@ def walk(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
                     yield repr(name.strip("/")), lambda dataset=each: _read_part(dataset)
                 elif depth < DEPTH:
                     waiting.append((each, name, depth + 1))
+
+
+def read_part(file: Any, name: str, key: list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield one part of a dataset; ``key`` has a number or [start, stop, step] for each axis."""
+    place = tuple(slice(*each) if isinstance(each, list) else each for each in key)
+    yield f"a part of {name.strip('/')!r}", lambda: file[name][place]
 
 
 def _own(group: Any, member: str, h5py: Any) -> list[Any]:
@@ -126,19 +133,22 @@ def _answer(**what: Any) -> None:
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def _try_file(h5py: Any, path: str, cpu_s: int, memory_bytes: int) -> bool:
+def _try_file(
+    h5py: Any, path: str, cpu_s: int, memory_bytes: int, part: tuple[str, list[Any]] | None = None
+) -> bool:
     """Read a file as a reader would, and tell whether that took no more memory than it may."""
     _limit(cpu_s, memory_bytes)
     before = _most_resident()
     _answer(at="its start")
     try:
         with h5py.File(path, "r") as file:
-            for what, read in walk(file, h5py):
+            for what, read in walk(file, h5py) if part is None else read_part(file, *part):
                 _answer(at=what)
                 try:
                     read()
                 except DAMAGED as error:
-                    if _is_of_memory(error):
+                    # A filter that was refused memory is told as one that failed.
+                    if part is not None or _is_of_memory(error):
                         return False
                 if _most_resident() - before > memory_bytes:
                     raise TooMuchMemoryError
@@ -164,7 +174,8 @@ def main() -> None:
     _answer(ready=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        _answer(done=_try_file(h5py, asked["file"], asked["cpu_s"], asked["memory_bytes"]))
+        limits = asked["cpu_s"], asked["memory_bytes"]
+        _answer(done=_try_file(h5py, asked["file"], *limits, asked.get("part")))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,12 @@ from sbim_deploy.io import hdf5_child
 MAX_CPU_S = 5  # of computing: a busy machine or a slow disk takes none of it
 MAX_WALL_S = 120
 MAX_MEMORY_BYTES = 256 * 1024**2
+BYTES_A_SECOND = 10 * 1024**2  # that a part may take its time for; a slow machine inflates ten times as many
 WAY_OUT = "it is damaged, fetch it again"
+
+
+Part = tuple[str, list[Any]]
+"""(name of a dataset, for each of its axes a number or [start, stop, step])"""
 
 
 class _NoChildError(Exception):
@@ -59,8 +64,8 @@ class _Child:
             self.end()
             raise _NoChildError(f"a process of {program} ended with {self.returncode}")
 
-    def ask(self, path: Path) -> str | None:
-        """Have a file read; return None where that went well, else what happened, in words."""
+    def ask(self, path: Path, cpu_s: int, memory_bytes: int, part: Part | None) -> str | None:
+        """Have a file read, or a part of it; return None where that went well, else what happened."""
         at = "its start"
         late = threading.Event()
 
@@ -73,7 +78,7 @@ class _Child:
         timer.start()
         try:
             answer = self._exchange(
-                {"file": os.path.abspath(path), "cpu_s": MAX_CPU_S, "memory_bytes": MAX_MEMORY_BYTES}
+                {"file": os.path.abspath(path), "cpu_s": cpu_s, "memory_bytes": memory_bytes, "part": part}
             )
             while answer is not None and "done" not in answer:
                 at = answer["at"]
@@ -81,13 +86,16 @@ class _Child:
         finally:
             timer.cancel()
         if answer is not None:
-            mib = MAX_MEMORY_BYTES // 1024**2
-            return None if answer["done"] else f"{at} takes more than {mib} MiB of memory to read"
+            mib = memory_bytes // 1024**2
+            fault = f"takes more than {mib} MiB of memory to read"
+            if part is not None:
+                fault = f"cannot be read, or not within {mib} MiB of memory"
+            return None if answer["done"] else f"{at} {fault}"
         self.end()
         if late.is_set():
             return f"{at} was not read to its end after {MAX_WALL_S} s"
         if self.returncode == -getattr(signal, "SIGXCPU", 0):
-            return f"{at} cannot be read to its end, HDF5 was stopped after {MAX_CPU_S} s of computing"
+            return f"{at} cannot be read to its end, HDF5 was stopped after {cpu_s} s of computing"
         return f"{at} makes HDF5 crash (exit code {self.returncode})"
 
     def _exchange(self, question: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -133,12 +141,32 @@ def try_hdf5(path: Path) -> None:
     Raises:
         InputError: reading it does not end, takes more than 256 MiB, or crashes.
     """
+    _try(path, MAX_CPU_S, MAX_MEMORY_BYTES, None)
+
+
+def try_part(path: Path, name: str, key: tuple[int | slice, ...], n_bytes: int) -> None:
+    """Have a child process read a part of a dataset; see :func:`try_hdf5`.
+
+    Args:
+        path: the file.
+        name: the dataset.
+        key: the part.
+        n_bytes: what it takes to read by the sizes that the file declares.
+
+    Raises:
+        InputError: reading it does not end, takes more than that and 256 MiB, or crashes.
+    """
+    written = [[each.start, each.stop, each.step] if isinstance(each, slice) else int(each) for each in key]
+    _try(path, MAX_CPU_S + n_bytes // BYTES_A_SECOND, MAX_MEMORY_BYTES + n_bytes, (name, written))
+
+
+def _try(path: Path, cpu_s: int, memory_bytes: int, part: Part | None) -> None:
     global _child, _warned
     with _lock:
         try:
             if _child is None:
                 _child = _Child()
-            fault = _child.ask(path)
+            fault = _child.ask(path, cpu_s, memory_bytes, part)
             if _child.returncode is not None:
                 _child = None
         except _NoChildError as error:

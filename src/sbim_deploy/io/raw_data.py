@@ -6,6 +6,7 @@ In doubt it does: a scan cannot be made again.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,8 +16,9 @@ from typing import Any
 import h5py
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.byte_source import Source
 from sbim_deploy.io.hdf5_trial import try_hdf5
-from sbim_deploy.io.yardl import is_yardl
+from sbim_deploy.io.yardl import is_yardl, read_schema
 
 # Raw data of Siemens (.dat), Philips (.raw, .lab, .sin) and GE (.7) are told by their names.
 RAW_SUFFIXES = (".dat", ".raw", ".lab", ".sin", ".7")
@@ -32,6 +34,9 @@ STARTS = {
 }
 ZIP = b"PK\x03\x04"
 MAX_OBJECTS, MAX_DEPTH = 10_000, 8
+IMAGE_COUNTER = "image_series_index"  # a field that headers of MRD images have, and no others
+IMAGE_AXES = 5  # image, channel, z, y, x
+IMAGE_ITEMS = "Image"  # what the names of images among the items of an MRD 2 stream begin with
 _DAMAGED = (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError)
 
 
@@ -61,10 +66,35 @@ def raw_data_in(path: Path) -> str | None:
             f"{path}: is damaged, and nothing tells that it is no raw data; remove it, or name another output"
         ) from error
     if is_yardl(path):
-        return "an MRD 2 stream"
+        return None if _is_stream_of_images(path) else "an MRD 2 stream"
     if _is_twix(start):
         return "Siemens' raw data (twix)"
     return next((what for magic, what in STARTS.items() if start.startswith(magic)), None)
+
+
+def _is_stream_of_images(path: Path) -> bool:
+    """Tell whether an MRD 2 stream holds images and nothing else, from its first byte to its last."""
+    n_images = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            source = Source(file, os.fstat(file.fileno()).st_size, str(path))
+            schema = read_schema(source, str(path))
+            for step, written in schema.steps.items():
+                source.begin(step, None)
+                if not (isinstance(written, dict) and "stream" in written):
+                    schema.kind(written).read(source, False)
+                    continue
+                items = schema.items(step)
+                while n_more := source.count(items.least, "items"):
+                    for _ in range(n_more):
+                        case = items.cases[source.peek()] if items.cases else None
+                        if case is None or not case[0].startswith(IMAGE_ITEMS):
+                            return False
+                        items.read(source, False)
+                        n_images += 1
+            return n_images > 0 and not source.left
+    except (InputError, OSError, IndexError):
+        return False
 
 
 def _is_twix(start: bytes) -> bool:
@@ -102,8 +132,8 @@ def _raw_data_in_hdf5(path: Path) -> str | None:
 
 
 def _datasets(group: h5py.Group, depth: int, seen: list[int]) -> Iterator[h5py.Dataset]:
-    """Yield the datasets of a file, but for those of MRD images and those that links lead to."""
-    is_images = "header" in group and "data" in group
+    """Yield the datasets of a file, but for the pixels of MRD images and what links lead to."""
+    is_images = _holds_images(group)
     for name in group:
         seen[0] += 1
         if seen[0] > MAX_OBJECTS or depth < 0:
@@ -113,8 +143,18 @@ def _datasets(group: h5py.Group, depth: int, seen: list[int]) -> Iterator[h5py.D
         found = group[name]
         if isinstance(found, h5py.Group):
             yield from _datasets(found, depth - 1, seen)
-        elif isinstance(found, h5py.Dataset) and not is_images:
+        elif isinstance(found, h5py.Dataset) and not (
+            is_images and name == "data" and found.ndim == IMAGE_AXES
+        ):
             yield found
+
+
+def _holds_images(group: h5py.Group) -> bool:
+    """Tell whether a group is a series of MRD images, by the table of their headers."""
+    if not isinstance(group.get("header", getlink=True), h5py.HardLink):
+        return False
+    header = group["header"]
+    return isinstance(header, h5py.Dataset) and IMAGE_COUNTER in (header.dtype.names or ())
 
 
 def _record(file: h5py.File) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from sbim_deploy.kspace.arrays import KSPACE_NAMES, choose_array, open_array_ksp
 from sbim_deploy.kspace.bare import BareKspace
 from sbim_deploy.kspace.cfl import SLICE as CFL_SLICE
 from sbim_deploy.kspace.cfl import is_cfl, read_cfl, read_sizes
+from sbim_deploy.kspace.image_grid import MAX_PADDING, check_slice_fits
 from sbim_deploy.mrd.orientation import conjugation_remark
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray, Vector
 
@@ -97,6 +98,7 @@ class KspaceAlongTrajectory(BareKspace, NonCartesianKspace):
             _CflSamples(path, readouts) if is_cfl(path) else _ArraySamples(path, readouts, reading)
         )
         self.n_slices, self.n_coils = self._samples.n_slices, self._samples.n_coils
+        check_slice_fits(self.n_coils, self.stored_shape, str(path))
         if stored.ndim > 3 and len(stored) not in (1, self.n_slices):
             raise InputError(
                 f"{trajectory}: has trajectories of {len(stored)} slices, expected 1 or {self.n_slices} as "
@@ -291,6 +293,12 @@ def check_places(values: FloatArray, matrix: tuple[int, int], where: str) -> lis
             "away, expected one at it: the centre is 0, so subtract it if yours is n / 2"
         )
     resolved = [2 * far for far in reach.tolist()]
+    if max(matrix) > MAX_PADDING * max(resolved):
+        raise InputError(
+            f"{where}: resolves {resolved[0]:.0f} x {resolved[1]:.0f} pixels and the image has {matrix[0]} x "
+            f"{matrix[1]}, expected at most {MAX_PADDING} times as many; check the image's matrix, or the "
+            "trajectory's unit"
+        )
     if any(each < MIN_RESOLVED * n for each, n in zip(resolved, matrix, strict=True)):
         return [
             f"the trajectory resolves {resolved[0]:.0f} x {resolved[1]:.0f} of the image's {matrix[0]} x "

@@ -9,6 +9,7 @@ from sbim_deploy.kspace.slice_buffer import Key, describe_key
 
 OTHER_CHANNELS = "other channels"
 FEW_OTHERS = 8  # readouts for each that has other channels
+MAX_SLICES = 4096  # that have such
 
 
 class ReadoutChannels:
@@ -34,6 +35,8 @@ class ReadoutChannels:
         self.n_coils = self.n_coils or n_channels
         if n_channels != self.n_coils:
             self._others[key] += 1
+            if len(self._others) > MAX_SLICES:
+                check_few_others(self.n_others, self.n_kept, self.n_coils)
             return False
         self.n_kept += 1
         return True

@@ -40,7 +40,7 @@ from sbim_deploy.io.layouts import (
     named_layout,
 )
 from sbim_deploy.kspace.bare import BareKspace, EmptyMapsError
-from sbim_deploy.kspace.image_grid import image_grid, is_square_crop, measured_array
+from sbim_deploy.kspace.image_grid import check_slice_fits, image_grid, is_square_crop, measured_array
 from sbim_deploy.kspace.sampling_mask import SamplingMask
 from sbim_deploy.mrd.header import Encoding, Space, format_header, parse_geometry
 from sbim_deploy.mrd.orientation import conjugation_remark
@@ -168,6 +168,7 @@ class KspaceFile(BareKspace, OpenFile):
         where = f"{self.path}: 'ismrmrd_header'"
         rows, columns = measured_array(geometry, self.stored_shape, where)
         grid = image_grid(rows, columns, geometry.recon, where)
+        check_slice_fits(self.n_coils, grid.shape, where)
         self.encoded_shape = geometry.encoded.matrix_size[:2]
         self.n_rows, self.n_columns = grid.shape
         self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm

@@ -170,6 +170,22 @@ def image_grid(
     )
 
 
+def check_slice_fits(n_coils: int, shape: tuple[int, int], where: str) -> None:
+    """Check that a slice of all coils on a grid (rows, columns) is no larger than any that is read.
+
+    A header of a few bytes can ask for a grid far larger than what was measured.
+
+    Raises:
+        InputError: it is.
+    """
+    n_bytes = n_coils * shape[0] * shape[1] * np.dtype(np.complex64).itemsize
+    if n_bytes > MAX_SLICE_BYTES:
+        raise InputError(
+            f"{where}: {n_coils} coils on a grid of {shape[0]} x {shape[1]} take {n_bytes} bytes, expected "
+            f"at most {MAX_SLICE_BYTES}; check the matrix sizes, or compress the coils"
+        )
+
+
 def is_square_crop(image: tuple[int, int], stored: tuple[int, int], grid: tuple[int, int]) -> bool:
     """Tell whether an image is square with the narrower side of k-space: fastMRI crops references so.
 

@@ -86,7 +86,8 @@ class MrdIndex:
 
     def __init__(self, file: RawFile) -> None:
         self._file = file
-        channels = self._sort()
+        with _naming(file.path):
+            channels = self._sort()
         self.n_coils = max(channels, default=0)
         if len(channels) > 1:
             others = sum(channels.values()) - channels[self.n_coils]

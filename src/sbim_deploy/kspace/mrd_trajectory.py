@@ -11,6 +11,7 @@ import numpy as np
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.along_trajectory import BEYOND, MAX_RADIANS, NonCartesianKspace, in_cycles
 from sbim_deploy.kspace.channels import OTHER_CHANNELS, check_few_others
+from sbim_deploy.kspace.image_grid import check_slice_fits
 from sbim_deploy.kspace.mrd import MrdKspace
 from sbim_deploy.kspace.noise_scan import NoiseScan, dwell_us
 from sbim_deploy.kspace.placement import (
@@ -63,6 +64,7 @@ class MrdAlongTrajectory(NonCartesianKspace, MrdKspace):
         self.n_slices = len(self._keys)
         recon = self._encoding.recon
         self.n_rows, self.n_columns = self.stored_shape = recon.matrix_size[:2]
+        check_slice_fits(self.n_coils, self.stored_shape, str(self.path))
         self.recon_shape: tuple[int, int] | None = self.stored_shape
         self._field_of_view: Vector = recon.field_of_view_mm
         rows, columns, thickness = self._field_of_view

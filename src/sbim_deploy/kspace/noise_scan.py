@@ -12,6 +12,11 @@ from sbim_deploy.mrd.messages import Readout
 from sbim_deploy.mri.whitening import whitening_without_dependent_coils
 from sbim_deploy.records import ComplexArray
 
+MAX_KINDS = 4  # of noise readouts by their channels: the array's, a body coil's
+MAX_DWELLS = 4  # of image readouts, for which a matrix is kept
+MAX_REMARKS = 16
+BLOCK_ITEMS = 2**22  # of samples that are multiplied at once
+
 
 class NoiseScan:
     """The covariance of the noise readouts seen so far.
@@ -28,6 +33,12 @@ class NoiseScan:
         self._remarks: list[str] = []
         self._matrices: dict[tuple[int, float], ComplexArray | None] = {}
 
+    @property
+    def n_bytes(self) -> int:
+        """The memory that it takes."""
+        products = sum(each.products.nbytes for each in self._by_channels.values())
+        return products + sum(each.nbytes for each in self._matrices.values() if each is not None)
+
     def add(self, readout: Readout) -> None:
         """Add a noise readout.
 
@@ -38,7 +49,9 @@ class NoiseScan:
         if not np.isfinite(samples).all():
             self._say("a noise readout with samples that are not finite is left out")
             return
-        wide = samples.astype(np.complex128)
+        if len(samples) not in self._by_channels and len(self._by_channels) == MAX_KINDS:
+            self._say(f"noise readouts of more than {MAX_KINDS} numbers of channels are left out")
+            return
         known = self._by_channels.setdefault(len(samples), _Covariance(len(samples), dwell))
         if known.dwell_us != dwell:
             self._say(
@@ -46,7 +59,10 @@ class NoiseScan:
                 f"{known.dwell_us:g} us"
             )
             return
-        known.products += wide @ wide.conj().T
+        step = max(BLOCK_ITEMS // len(samples), 1)
+        for start in range(0, samples.shape[1], step):
+            wide = samples[:, start : start + step].astype(np.complex128)
+            known.products += wide @ wide.conj().T
         known.n_samples += samples.shape[1]
         self._matrices.clear()
 
@@ -74,6 +90,8 @@ class NoiseScan:
         """
         key = (n_coils, image_dwell_us)
         if n_coils in self._by_channels and key not in self._matrices:
+            if len(self._matrices) == MAX_DWELLS:
+                self._matrices.clear()
             self._matrices[key] = self._make_whitening(self._by_channels[n_coils], image_dwell_us)
         return self._matrices.get(key)
 
@@ -110,7 +128,7 @@ class NoiseScan:
         return matrix if np.isfinite(matrix).all() else None
 
     def _say(self, remark: str) -> None:
-        if remark not in self._remarks:
+        if len(self._remarks) < MAX_REMARKS and remark not in self._remarks:
             self._remarks.append(remark)
 
 

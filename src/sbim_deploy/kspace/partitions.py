@@ -26,6 +26,7 @@ from sbim_deploy.kspace.placement import (
     DROPPED,
     IMAGE,
     IMAGE_AND_CALIBRATION,
+    MAX_UNFILLED,
     NOISE,
     encoding_index,
     readout_role,
@@ -120,11 +121,14 @@ class PartitionsFile:
             return self.volumes[0] if self.volumes else None
         if volume is not None and 0 <= volume < len(self.volumes):
             return self.volumes[volume]
-        names = [f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes)]
-        listed = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+        names = [
+            f"{number} ({_name(key, self.volumes)})" for number, key in enumerate(self.volumes[:_MAX_NAMED])
+        ]
+        listed = ", ".join(names) + (", ..." if len(self.volumes) > _MAX_NAMED else "")
         if volume is None:
             raise InputError(
-                f"{self.path}: holds {len(names)} volumes, expected one, or --volume to say which: {listed}"
+                f"{self.path}: holds {len(self.volumes)} volumes, expected one, or --volume to say which: "
+                f"{listed}"
             )
         raise InputError(f"{self.path}: has no volume {volume}, expected one of {listed}")
 
@@ -167,7 +171,8 @@ class PartitionKspace(MrdKspace):
     and ``partitions`` what the header says of that axis.
 
     Raises:
-        InputError: see :class:`MrdKspace`; or a partition lies outside those of the header.
+        InputError: see :class:`MrdKspace`; or a partition lies outside those of the header, or hardly any of
+            its partitions or lines was measured.
     """
 
     _is_3d = True
@@ -176,6 +181,10 @@ class PartitionKspace(MrdKspace):
         super().__init__(file)
         self.file = file
         self.partitions, self.places = partition_axis(file, [key[1] for key in self._keys])
+        lines = set[int]().union(*(found.lines for found in self._index.images.values()))
+        _, n_lines, n_partitions = file.encoding.encoded.matrix_size
+        _check_measured(len(self.places), n_partitions, "partitions", str(file.path))
+        _check_measured(len(lines), n_lines, "lines", str(file.path))
 
 
 class PartitionsAlongTrajectory(MrdAlongTrajectory):
@@ -228,6 +237,14 @@ def middle_partition(source: OfPartitions) -> int:
 
 def _line_of(readout: Readout) -> int:
     return int(readout.header["idx"]["kspace_encode_step_1"])
+
+
+def _check_measured(n_measured: int, n_encoded: int, what: str, where: str) -> None:
+    if n_measured * MAX_UNFILLED < n_encoded:
+        raise InputError(
+            f"{where}: {n_measured} of {n_encoded} {what} were measured, expected at least one in "
+            f"{MAX_UNFILLED}; check the encoded matrix"
+        )
 
 
 def _name(key: Key, among: Sequence[Key]) -> str:

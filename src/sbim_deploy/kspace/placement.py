@@ -57,6 +57,12 @@ class Grid:
     beyond: int = 0
     has_partitions: bool = False
 
+    @property
+    def whole(self) -> tuple[int, int]:
+        """(rows, columns) that hold both where readouts are placed and the grid of their image."""
+        rows, columns = (max(sizes) for sizes in zip(self.placed, self.image.shape, strict=True))
+        return rows, columns
+
 
 def readout_role(flags: int, calibration_mode: str | None) -> str:
     """Return what a readout is for: IMAGE, CALIBRATION, both, NOISE, or the kind of what is dropped.

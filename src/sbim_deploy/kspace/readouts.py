@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.io.hdf5 import MAX_SLICE_BYTES
 from sbim_deploy.kspace.channels import OTHER_CHANNELS, ReadoutChannels, check_few_others
-from sbim_deploy.kspace.image_grid import ImageGrid, half
+from sbim_deploy.kspace.image_grid import ImageGrid, check_slice_fits, half
 from sbim_deploy.kspace.noise_scan import NoiseScan, dwell_us
 from sbim_deploy.kspace.placement import (
     CALIBRATION,
@@ -106,7 +105,7 @@ class SliceAssembler:
     @property
     def n_whole_bytes(self) -> int:
         """The memory that slices in progress take, padded as they will be."""
-        return int(self.n_bytes * self._padding)
+        return int(self.n_bytes * self._padding) + self.noise.n_bytes
 
     def add(self, readout: Readout) -> list[AssembledSlice]:
         """Take a readout, and return the slices that it completes.
@@ -165,8 +164,9 @@ class SliceAssembler:
         elif not self._is_last_average(header) or key not in self._images:
             ready = []
         elif self._awaits_calibration(key):
-            self._waiting.append(key)
             ready = []
+            if key not in self._waiting:
+                self._waiting.append(key)
         else:
             ready = [key]
         return [self.complete(each) for each in ready]
@@ -276,11 +276,10 @@ class SliceAssembler:
             n_coils = self._channels.n_coils
             assert n_coils is not None
             wanted = grid.placed[0] * grid.placed[1] * n_coils * np.dtype(np.complex64).itemsize
-            total = wanted + self.n_bytes
-            if wanted > MAX_SLICE_BYTES or (self._max_bytes is not None and total > self._max_bytes):
+            if self._max_bytes is not None and wanted + self.n_bytes > self._max_bytes:
                 raise InputError(
-                    f"{describe_key(key)}: {wanted} bytes for it and {total} for all slices in progress, "
-                    f"expected at most {MAX_SLICE_BYTES} and {self._max_bytes}; allow more memory"
+                    f"{describe_key(key)}: {wanted + self.n_bytes} bytes for all slices in progress, "
+                    f"expected at most {self._max_bytes}; allow more memory"
                 )
             self._ask(grid, wanted)
             buffers[key] = SliceBuffer(grid, n_coils)
@@ -289,10 +288,11 @@ class SliceAssembler:
 
     def _ask(self, grid: Grid, n_more: float) -> None:
         """Ask whether slices on a grid may take more bytes, once whole and worked on."""
-        rows, columns = (max(sizes) for sizes in zip(grid.placed, grid.image.shape, strict=True))
+        n_coils, (rows, columns) = self._channels.n_coils or 1, grid.whole
+        check_slice_fits(n_coils, grid.whole, "a slice")
         self._padding = max(self._padding, rows * columns / (grid.placed[0] * grid.placed[1]))
-        n_coils = self._channels.n_coils or 1
-        self._admit(int((self.n_bytes + n_more) * self._padding), (n_coils, rows, columns))
+        n_bytes = int((self.n_bytes + n_more) * self._padding) + self.noise.n_bytes
+        self._admit(n_bytes, (n_coils, rows, columns))
 
     def _is_last_average(self, header: np.void) -> bool:
         limit = self._header.encodings[int(header["encoding_space_ref"])].average

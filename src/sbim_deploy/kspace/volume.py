@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.bare import EmptyMapsError
-from sbim_deploy.kspace.image_grid import ImageGrid
+from sbim_deploy.kspace.image_grid import ImageGrid, check_slice_fits
 from sbim_deploy.kspace.sampling_mask import EmptyMaskError
 from sbim_deploy.kspace.slice_store import SliceStore
 from sbim_deploy.kspace.sources import KspaceSource, MapsSource
@@ -76,6 +76,7 @@ class VolumeKspace(TransformedKspace):
         self.n_readout, self.n_slices = grid.readout
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape, self.voxel_mm = grid.image_shape, grid.voxel_mm
+        check_slice_fits(self.n_coils, grid.shape, str(self.path))
         _check_readout(source)
 
     @property

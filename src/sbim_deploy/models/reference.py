@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.arrays import open_arrays
 from sbim_deploy.io.atomic import replacing
 from sbim_deploy.records import ComplexArray, FloatArray
 
@@ -57,12 +58,13 @@ def read_reference(folder: Path) -> ParityReference:
     """
     path = folder / REFERENCE_NAME
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_REFERENCE_BYTES:
-            raise InputError(f"{path}: {size} bytes unpacked, expected at most {MAX_REFERENCE_BYTES}")
-        with np.load(path, allow_pickle=False) as stored:
-            return ParityReference(*(stored[name] for name in NAMES))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read ({reason}): export the model again") from error
+        with open_arrays(path) as file:
+            found = [file.arrays[name] for name in NAMES]
+            size = sum(math.prod(each.shape) * each.dtype.itemsize for each in found)
+            if size > MAX_REFERENCE_BYTES:
+                raise InputError(f"{path}: {size} bytes unpacked, expected at most {MAX_REFERENCE_BYTES}")
+            return ParityReference(*(each.read(()) for each in found))
+    except KeyError as error:
+        raise InputError(f"{path}: has no {error}: export the model again") from error
+    except InputError as error:
+        raise InputError(f"{error}; export the model again") from error

@@ -207,7 +207,7 @@ def write_repository(
         ChecksumError: an engine's file is not that of its record, or a copy is not the original.
     """
     check_folder_place(folder)
-    with owning_file(folder):
+    with owning_file(Path(os.path.realpath(folder))):
         return _write_repository(model, folder, settings, force)
 
 

@@ -21,6 +21,7 @@ from sbim_deploy.io.hdf5 import OpenFile, find_dataset, open_as, reading, requir
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.messages import ACQUISITION_HEADER, COMPRESSIONS, Readout
 from sbim_deploy.mrd.stored_rows import stored_rows
+from sbim_deploy.mrd.stream import MAX_CHANNELS
 from sbim_deploy.mrd.xml import MAX_HEADER_BYTES
 
 DEFAULT_GROUP = "dataset"
@@ -198,8 +199,11 @@ def check_readout(header: np.void, where: str) -> None:
         )
     n_channels, n_samples = int(header["active_channels"]), int(header["number_of_samples"])
     n_dimensions = int(header["trajectory_dimensions"])
-    if not n_channels or not n_samples:
-        raise InputError(f"{where}: has {n_channels} channels of {n_samples} samples, expected at least one")
+    if not 1 <= n_channels <= MAX_CHANNELS or not n_samples:
+        raise InputError(
+            f"{where}: has {n_channels} channels of {n_samples} samples, expected 1 to {MAX_CHANNELS} of at "
+            "least one"
+        )
     if (n_bytes := n_samples * (8 * n_channels + 4 * n_dimensions)) > MAX_READOUT_BYTES:
         raise InputError(f"{where}: has {n_bytes} bytes, expected at most {MAX_READOUT_BYTES}")
 

@@ -5,7 +5,8 @@ that number before it looks whether so many are there, and h5py has it do so for
 both are read without it. The layout is that of the HDF5 File Format Specification, "Variable-Length Data":
 four bytes of length, then the address of the heap and four bytes of its index. The filters of h5py's own
 files (gzip, shuffle, a checksum) are undone here, so that a chunk takes no more than its size; others (LZF,
-and what plugins bring) by HDF5, in a table of bytes in memory.
+and what plugins bring) by HDF5, in a table of bytes in memory, of small chunks alone: it inflates them
+without a bound.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sbim_deploy.io.hdf5 import reading
 _LENGTHS = ("traj", "data")
 _IN_MEMORY_BYTES = 16  # what HDF5 says the place of the samples takes
 _CHECKSUM_BYTES = 4
+_MAX_FOREIGN_BYTES = 4 * 1024**2  # of a chunk, stored or not; those of readouts take some tens of KiB
 _OWN_FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 
 
@@ -57,6 +59,12 @@ def stored_rows(table: h5py.Dataset, path: Path, start: int, stop: int) -> NDArr
             if filters <= _OWN_FILTERS:
                 stored = _unfiltered(stored, plist, mask, n_bytes)
             else:
+                if max(n_bytes, len(stored)) > _MAX_FOREIGN_BYTES:
+                    raise InputError(
+                        f"{path}: its readouts are compressed by a filter that is not gzip, in chunks of "
+                        f"{n_bytes} bytes that take {len(stored)}, expected at most {_MAX_FOREIGN_BYTES}; "
+                        "repack it (h5repack -f GZIP=4)"
+                    )
                 stored = _unfiltered_by_hdf5(stored, plist, mask, length, record.itemsize, path)
             values = np.frombuffer(stored, record)
             low, high = max(first, start), min(first + length, stop)

@@ -151,7 +151,7 @@ def _window_shape(shape: tuple[int, ...], side_by_side: bool) -> tuple[int, int]
 
 
 def _windows_fit(windows: _Windows, covariance: Matrix) -> NoiseFit | None:
-    """Return the covariance of the noise at the centre, or None where a strip is empty.
+    """Return the covariance of the noise at the centre, or None where a strip is empty or has no noise.
 
     Each round whitens by the covariance of the one before, the first by a guess, so that the directions of
     least energy are those without the object and not those of the quietest coils.
@@ -163,7 +163,10 @@ def _windows_fit(windows: _Windows, covariance: Matrix) -> NoiseFit | None:
     for _ in range(ITERATIONS):
         whitening, colouring = _roots(covariance)
         whiten = np.kron(whitening, np.eye(n_taps)).astype(np.complex128)
-        bases, energies, profile = _whitened_noise(grams, counts, whiten)
+        found = _whitened_noise(grams, counts, whiten)
+        if found is None:
+            return None
+        bases, energies, profile = found
         level = _centre_level(profile, windows.whole)
         coils = _unproject(bases, [level * energy for energy in energies], n_coils)
         covariance = colouring @ coils @ colouring
@@ -189,10 +192,11 @@ def _grams(windows: _Windows) -> tuple[Matrix, NDArray[np.intp]]:
 
 def _whitened_noise(
     grams: Matrix, counts: NDArray[np.intp], whiten: Matrix
-) -> tuple[list[Matrix], list[Matrix], Real]:
+) -> tuple[list[Matrix], list[Matrix], Real] | None:
     """Return, per side, the noise directions and the energy in them, and the variance of each strip.
 
     The energy is the mean over the windows of both sides, each strip of each side scaled to a variance of 1.
+    None is where there is none but that of rounding.
     """
     per_side = counts.sum(axis=1)
     means = [whiten @ side.sum(axis=0) @ whiten / n for side, n in zip(grams, per_side, strict=True)]
@@ -206,6 +210,8 @@ def _whitened_noise(
         sum(np.einsum("sii->s", part).real / part.shape[-1] for part in parts) / counts.sum(axis=0)
         for parts in (fitted, predicted)
     )
+    if not min(inside.min(), outside.min()) > 0:
+        return None
     energies = [
         np.einsum("s,sij->ij", 1 / inside, fitted[side]) / (2 * per_side[side])
         + np.einsum("s,sij->ij", 1 / outside, predicted[side]) / (2 * per_side[1 - side])

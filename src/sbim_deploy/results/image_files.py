@@ -27,6 +27,7 @@ from sbim_deploy.io.hdf5 import (
     is_hdf5,
     open_hdf5,
     read_finite,
+    read_values,
     reading,
     require_dataset,
 )
@@ -203,10 +204,10 @@ def _of_mrd(file: h5py.File, path: Path) -> ImageStack:
                 f"(images, 1, 1, y, x) with a header each, at most {MAX_IMAGES}"
             )
         with reading(path, repr(name)):
-            headers = group["header"][:]
+            headers = read_values(group["header"], path)
             texts: Any = [b""] * n_images
             if attributes is not None and attributes.shape == (n_images,):
-                texts = attributes[:]
+                texts = read_values(attributes, path)
         shape = (array.shape[4], array.shape[3])
         found += [(array, position) for position in range(array.shape[0])]
         affines += [_affine_of_header(header, shape) for header in headers]

@@ -26,6 +26,7 @@ from sbim_deploy.io.hdf5 import (
     open_as,
     read_finite,
     read_json_attribute,
+    read_values,
     reading,
     require_dataset,
     write_json_attribute,
@@ -53,7 +54,7 @@ from sbim_deploy.results.provenance import Provenance, SliceNotes, read_record
 from sbim_deploy.words import plural
 
 IMAGE_AXES = ("slices", "rows", "columns")
-MAX_SHOWN = 60
+MAX_SHOWN, MAX_SLICES = 60, 2**20
 WITHOUT_RESUME = "start over with --force in place of --resume"
 BYTES_PER_PIXEL = 20  # complex64, its float32 magnitude, the zero-filled one and the standard deviation
 
@@ -145,6 +146,8 @@ def open_result(path: Path) -> ResultFile:
 
 
 def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str) -> np.ndarray[Any, Any]:
+    if length > MAX_SLICES:
+        raise InputError(f"{path}: has {length} images, expected at most {MAX_SLICES}")
     dataset = require_dataset(file, path, name)
     with reading(path, repr(name)):
         if dataset.shape != (length,) or dataset.dtype.kind != kind:
@@ -152,7 +155,7 @@ def _read_column(file: h5py.File, path: Path, name: str, length: int, kind: str)
                 f"{path}: {name!r} is {dataset.dtype} {dataset.shape}, expected {(length,)}, "
                 f"{'float' if kind == 'f' else 'integer'}"
             )
-        values: np.ndarray[Any, Any] = dataset[:]
+        values: np.ndarray[Any, Any] = read_values(dataset, path)
     return values
 
 
@@ -218,8 +221,7 @@ class ResultWriter:
         self._form: SliceForm | None = None
         self._done: set[int] = set()
         self._notes: dict[int, SliceNotes] = {}
-        self._complete = False
-        self._was_resumed = False
+        self._complete = self._was_resumed = False
         if resume:
             self._take_up()
         if not self._complete:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import scipy.ndimage
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.io.hdf5 import MAX_REASON_LENGTH, MAX_SLICE_BYTES
 from sbim_deploy.records import FloatArray
 from sbim_deploy.results.nifti import import_nibabel
 from sbim_deploy.words import plural
@@ -45,11 +47,19 @@ def read_volume(path: Path) -> tuple[FloatArray, FloatArray]:
     """Return a volume (right, anterior, superior) and the millimetres of its voxels."""
     nibabel = import_nibabel(f"{path}: reading it")
     try:
-        image = nibabel.as_closest_canonical(nibabel.load(path))
+        stored = nibabel.load(path)
+        if math.prod(map(int, stored.shape)) * np.dtype(np.float32).itemsize > MAX_SLICE_BYTES:
+            raise InputError(
+                f"{path}: has shape {stored.shape}, expected at most {MAX_SLICE_BYTES} bytes of float32"
+            )
+        image = nibabel.as_closest_canonical(stored)
         volume = np.asarray(image.dataobj)
         spacing = np.abs(np.asarray(image.header.get_zooms()[:3], np.float64))
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"{path}: cannot be read as NIfTI ({' '.join(str(error).split())})") from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever nibabel raises for a damaged file
+        reason = " ".join(str(error).split())[:MAX_REASON_LENGTH] or type(error).__name__
+        raise InputError(f"{path}: cannot be read as NIfTI ({reason})") from error
     if volume.ndim < 3 or volume.shape[3:] != (1,) * (volume.ndim - 3) or volume.dtype.kind not in "uif":
         raise InputError(
             f"{path}: has shape {volume.shape} of {volume.dtype}, expected one volume of real numbers"

@@ -30,6 +30,7 @@ from sbim_deploy.training.networks import CHECKPOINT_NAME, PIPELINE_NAME, START
 # DDPM's schedule: Ho et al. 2020 (arXiv:2006.11239), section 4.
 N_STEPS, BETA_START, BETA_END = 1000, 1e-4, 0.02
 SIGMAS = variance_preserving(np.linspace(BETA_START, BETA_END, N_STEPS))
+PIPELINE_FILES = ("scheduler/scheduler_config.json", "unet/config.json", f"unet/{UNET_WEIGHTS_NAME}")
 # Blocks from fine to coarse, in units of ngf.
 WIDTHS = (1, 2, 2, 4)
 MAX_GROUPS, CHANNELS_A_GROUP = 32, 4
@@ -116,7 +117,7 @@ class Preserving:
         write_checkpoint(folder / CHECKPOINT_NAME, checkpoint)
         weights = checkpoint.raw if checkpoint.ema is None else checkpoint.ema
         scheduler: Any = DDPMScheduler(N_STEPS, BETA_START, BETA_END, "linear", clip_sample=False)
-        with replacing_folder(folder / PIPELINE_NAME) as made:
+        with replacing_folder(folder / PIPELINE_NAME, PIPELINE_FILES) as made:
             scheduler.save_config(made / "scheduler")
             self.new().save_config(made / "unet")
             plain = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}

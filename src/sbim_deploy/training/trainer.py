@@ -170,12 +170,20 @@ def begin_log(path: Path, sigmas: Sequence[float], step: int) -> None:
     header = ["step", *(f"sigma_{sigma:.4g}" for sigma in sigmas)]
     rows: list[list[str]] = []
     if step and path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
             old = list(csv.reader(file))
         if old[:1] == [header]:
-            rows = [row for row in old[1:] if int(row[0]) <= step]
+            rows = [row for row in old[1:] if _is_line(row, len(header)) and int(row[0]) <= step]
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def _is_line(row: Sequence[str], length: int) -> bool:
+    """Tell whether a line of the log is whole: a kill may have cut the last one."""
+    try:
+        return int(row[0]) >= 0 and len([float(each) for each in row]) == length
+    except (ValueError, IndexError):
+        return False
 
 
 def append_row(path: Path, step: int, losses: Sequence[float]) -> None:
