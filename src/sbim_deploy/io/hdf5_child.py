@@ -65,7 +65,8 @@ def walk(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
 def read_part(file: Any, name: str, key: list[Any]) -> Iterator[tuple[str, Any]]:
     """Yield one part of a dataset; ``key`` has a number or [start, stop, step] for each axis."""
     place = tuple(slice(*each) if isinstance(each, list) else each for each in key)
-    yield f"a part of {name.strip('/')!r}", lambda: file[name][place]
+    told = ", ".join(str(each) if isinstance(each, int) else ":" for each in place)
+    yield f"{name.strip('/')!r}{f' at [{told}]' if told else ''}", lambda: file[name][place]
 
 
 def _own(group: Any, member: str, h5py: Any) -> list[Any]:

@@ -200,8 +200,7 @@ def _same_place(key: Key, among: Iterable[Key]) -> list[Key]:
 class MrdKspace:
     """The k-space of an open file of readouts, a slice at a time; use it in a ``with`` statement.
 
-    A slice of a series (a repetition, contrast, phase, set or encoding space) is a slice of its own here:
-    they are numbered from 0 by series and slice.
+    Each slice of each series (repetition, contrast, phase, set, encoding space) is one, numbered from 0.
 
     Attributes:
         path: the file.
