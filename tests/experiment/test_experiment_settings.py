@@ -31,6 +31,9 @@ def test_the_shipped_experiments_are_read():
     assert presets["fast"] == PRESETS["fast"].choice
     assert presets["sbim-ld"].corrector_step_from == "previous"
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
+    radial = read_settings(EXPERIMENTS / "radial.yaml")
+    assert (radial.patterns, radial.simulate) == (("golden",), Simulation(128, 8, 0.01))
+    assert {name for name in radial.peers if radial.is_tuned(name)} == {"bart-l2", "bart-l1", "sigpy-sense"}
     real = read_settings(EXPERIMENTS / "real.yaml")
     assert (real.accelerations, real.kspace) == ((2, 4, 6, 8), (EXPERIMENTS / "kspace.h5",))
     assert {method.name: method.choice for method in real.methods} == {
@@ -115,7 +118,7 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"methods": [{"sampler": "dds", "name": "../x"}]}, "methods[0]: name is '../x'"),
         ({"methods": [{"sampler": "dds", "name": "bart-l1"}]}, "which is a peer's"),
         ({"baseline": "sbm"}, "baseline has 'sbm': expected one of dds, sbim, zero-filled, bart-l1"),
-        ({"patterns": ["radial"]}, "patterns has 'radial'"),
+        ({"patterns": ["lines"]}, "patterns has 'lines': expected one of equispaced, random, radial, golden"),
         ({"mask_convention": "jalal"}, "mask_convention is 'jalal', expected 'centred' or 'published'"),
         ({"peers": ["grappa"]}, "peers has 'grappa'"),
         ({"backend": "tpu"}, "unknown backend 'tpu': expected one of auto, trt"),

@@ -12,10 +12,11 @@ from sbim_deploy.experiment.claims import judge
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.plots import image_sections, is_cut_at_zero, plot_scores, values_in_words
 from sbim_deploy.experiment.run import Finished
-from sbim_deploy.experiment.scans import scan_names
+from sbim_deploy.experiment.scans import IN_WORDS, scan_names
 from sbim_deploy.experiment.scores import Interval
 from sbim_deploy.experiment.settings import MASKED, ExperimentSettings
 from sbim_deploy.experiment.store import METRICS, Line, Tuned
+from sbim_deploy.mri.trajectories import TRAJECTORIES
 from sbim_deploy.pages import html
 from sbim_deploy.pages.html import data_uri, table, text
 from sbim_deploy.records import NOTICE
@@ -48,7 +49,7 @@ def score_table(pattern: str, lines: Sequence[Line], first: str) -> str:
         best = {metric: _best(group, metric) for metric in metrics}
         rows += [_score_row(line, best) for line in group]
     return (
-        f'<h3>{text(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
+        f'<h3>{text(_capitalised(pattern))}</h3><div class="wide"><table class="scores"><thead><tr>'
         f'<th scope="col">method</th>{titles}<th scope="col">residual</th>'
         '<th scope="col">seconds<br>a slice</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -103,7 +104,7 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
             given += [f"{key.replace('_', ' ')} {value}" for key, value in choices[name].items()]
         else:
             given = [finished.identity[f"peer {name}"]]
-            if PEERS[name].weights:
+            if settings.is_tuned(name):
                 given.append("regularisation chosen on the tuning slices")
         rows.append((name, ", ".join(given)))
     return (
@@ -128,7 +129,11 @@ def tuning_table(settings: ExperimentSettings, tuned: Sequence[Tuned]) -> str:
         rows.append(f'<tr><th scope="row">{text(pattern)}, R = {acceleration:g}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{text(name)}</th>' for name in names)
     slices = ", ".join(map(str, settings.tuning_slices))
-    grid = ", ".join(f"{weight:g}" for weight in tuned[0].weights)
+    grids = dict.fromkeys((each.weights, each.pattern in TRAJECTORIES) for each in tuned)
+    where = {True: " along trajectories", False: " of lines"} if len(grids) > 1 else {}
+    grid = " and ".join(
+        f"{', '.join(f'{weight:g}' for weight in weights)}{where.get(along, '')}" for weights, along in grids
+    )
     return (
         f"<h3>Regularisation</h3><p>Chosen for each acceleration by the least mean NRMSE on slices {slices}, "
         f"which are scored nowhere, from {grid}. A star is at an end of the grid.</p>"
@@ -167,7 +172,7 @@ def claim_section(settings: ExperimentSettings, finished: Finished) -> str:
         words = []
         for verdict in judge(claim, finished.store.results):
             place = f"R = {verdict.acceleration:g}"
-            place += f", {verdict.pattern} lines" if len(settings.patterns) > 1 else ""
+            place += f", {IN_WORDS[verdict.pattern]}" if len(settings.patterns) > 1 else ""
             words.append(f"At {place} it <b>{verdict.word}</b>: {_interval(verdict.difference, digits)}.")
         compared = f"{claim.method} against {claim.against}, {TITLES[claim.metric].replace('<br>', ' ')}"
         items.append(
@@ -237,13 +242,13 @@ def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
         plain = _plots(
             own,
             PLAIN_CURVES,
-            f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
+            f"{_capitalised(pattern)}. Mean over the slices, the band its 95 % bootstrap interval. "
             "Magnitudes, data range the reference's maximum, no mask",
         )
         masked = _plots(
             own,
             MASKED_CURVES,
-            f"{pattern.capitalize()} lines, by the thesis's masked metrics, as its code computed them: set "
+            f"{_capitalised(pattern)}, by the thesis's masked metrics, as its code computed them: set "
             "to 0 up to 5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
             "reconstruction alone. They are for comparison with its figures only",
         )
@@ -278,7 +283,8 @@ def _lead(settings: ExperimentSettings, finished: Finished) -> str:
     maps = "the true coil maps" if settings.maps == "true" else "coil maps estimated from the same samples"
     return (
         f"{plural(len(finished.methods), 'method')} on {slices} ({data}), "
-        f"{' and '.join(settings.patterns)} lines, R = {accelerations}; {maps}, the same for every method."
+        f"{' and '.join(IN_WORDS[each] for each in settings.patterns)}, R = {accelerations}; {maps}, "
+        "the same for every method."
     )
 
 
@@ -291,6 +297,11 @@ def _explained(settings: ExperimentSettings, finished: Finished) -> str:
         "where it leaves out 0. The best mean of each column and acceleration is bold. Slices are "
         f"resampled as if independent, and with few of them the interval is too short.{missing}</p>"
     )
+
+
+def _capitalised(pattern: str) -> str:
+    words = IN_WORDS[pattern]
+    return words[0].upper() + words[1:]
 
 
 def _of(lines: Sequence[Line], pattern: str) -> list[Line]:

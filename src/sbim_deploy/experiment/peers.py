@@ -27,6 +27,8 @@ PROGRAM = "bart"
 MEMORY = "/dev/shm"  # noqa: S108  a private folder is made in it
 
 WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+# Each sample counts in full, so that the data weigh more than on a grid: docs/non-cartesian.md.
+TRAJECTORY_WEIGHTS = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 # BART's own 30 are too few: at R = 8 its wavelets lost 1.7 dB by it on slices 12 and 13 of presets.yaml.
 CG_ITERATIONS, WAVELET_ITERATIONS = 100, 200
 
@@ -39,7 +41,8 @@ class Peer:
 
     ``solve`` takes a slice, the weight of its regularisation and the threads, and returns the image (rows,
     columns) in the units of k-space. ``weights`` is the grid that the weight is chosen from, empty where
-    nothing is tuned. ``version`` is None where the peer is not installed.
+    nothing is tuned, and ``trajectory_weights`` that of samples along a trajectory; None takes none of
+    these. ``version`` is None where the peer is not installed.
     """
 
     label: str
@@ -47,6 +50,7 @@ class Peer:
     weights: tuple[float, ...]
     version: Callable[[], str | None]
     install: str
+    trajectory_weights: tuple[float, ...] | None = None
 
 
 def bart_version() -> str | None:
@@ -125,10 +129,11 @@ def _bart_l1(problem: SliceProblem, weight: float, threads: int) -> ComplexArray
 
 def _sigpy_sense(problem: SliceProblem, weight: float, _threads: int) -> ComplexArray:
     """Return SigPy's image. SigPy does not scale the data, so they are given in the samplers' unit."""
+    along = {} if problem.trajectory is None else {"coord": problem.trajectory.places}
     app = importlib.import_module("sigpy.mri.app")
     scale = np.float32(problem.scale)
     solver = app.SenseRecon(
-        problem.kspace / scale, problem.maps, lamda=weight, max_iter=CG_ITERATIONS, show_pbar=False
+        problem.kspace / scale, problem.maps, lamda=weight, max_iter=CG_ITERATIONS, show_pbar=False, **along
     )
     image: ComplexArray = solver.run().astype(np.complex64) * scale
     return image
@@ -145,7 +150,7 @@ def _own(label: str, method: Classical) -> Peer:
     def solve(problem: SliceProblem, _weight: float, _threads: int) -> ComplexArray:
         return solve_classically(problem, method)
 
-    return Peer(label, solve, (), _own_version, "")
+    return Peer(label, solve, (), _own_version, "", ())
 
 
 def _own_version() -> str:
@@ -156,9 +161,21 @@ PEERS = {
     "zero-filled": _own("the measured data alone", Classical.ZERO_FILLED),
     "cg-sense": _own("CG-SENSE of this package", Classical.CG_SENSE),
     "l1-wavelet": _own("L1-wavelet of this package, its weight from the noise", Classical.L1_WAVELET),
-    "bart-l2": Peer(f"BART pics -l2, {CG_ITERATIONS} iterations", _bart_l2, WEIGHTS, bart_version, _BART),
+    "bart-l2": Peer(
+        f"BART pics -l2, {CG_ITERATIONS} iterations",
+        _bart_l2,
+        WEIGHTS,
+        bart_version,
+        _BART,
+        TRAJECTORY_WEIGHTS,
+    ),
     "bart-l1": Peer(
-        f"BART pics -l1, wavelets, {WAVELET_ITERATIONS} iterations", _bart_l1, WEIGHTS, bart_version, _BART
+        f"BART pics -l1, wavelets, {WAVELET_ITERATIONS} iterations",
+        _bart_l1,
+        WEIGHTS,
+        bart_version,
+        _BART,
+        TRAJECTORY_WEIGHTS,
     ),
     "sigpy-sense": Peer(
         f"SigPy SenseRecon, {CG_ITERATIONS} iterations",
@@ -166,6 +183,7 @@ PEERS = {
         WEIGHTS,
         _sigpy_version,
         install_command("peers"),
+        TRAJECTORY_WEIGHTS,
     ),
 }
 

@@ -30,20 +30,23 @@ from sbim_deploy.experiment.scans import (
     undersample,
 )
 from sbim_deploy.experiment.scores import masked_scores
-from sbim_deploy.experiment.settings import ExperimentSettings, Levels, Simulation
+from sbim_deploy.experiment.settings import ExperimentSettings, Levels, Method, Simulation
 from sbim_deploy.experiment.store import Key, Result, Store, Tuned
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.io.locks import owning_folder
 from sbim_deploy.models.backends import is_served
 from sbim_deploy.models.folder import Model, NoiseLevels, load_model
-from sbim_deploy.mri.fourier import centre_crop
+from sbim_deploy.mri.fourier import centre_crop, limited_threads
 from sbim_deploy.mri.metrics import nrmse
+from sbim_deploy.mri.nonuniform import import_finufft
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, SCORE_GRAPH, Reconstructor
 from sbim_deploy.records import FloatArray
 from sbim_deploy.runs.evaluate import score
 
 Solve = Callable[[SliceProblem, Setting], tuple[FloatArray, float]]
+Graphs = dict[str, Reconstructor]
+"""A method on each of the graphs that the patterns take, by its name."""
 
 
 class Progress(Protocol):
@@ -82,25 +85,14 @@ def run_experiment(settings: ExperimentSettings, folder: Path, progress: Progres
     left_out = tuple(name for name, version in versions.items() if version is None)
     _announce(left_out, settings.baseline, progress)
     model = _with_levels(load_model(settings.model), settings.levels)
-    samplers = {
-        method.name: Reconstructor(
-            model,
-            method.choice,
-            settings.seed,
-            settings.backend,
-            None if is_served(settings.backend) else settings.threads,
-            samples=method.samples,
-            deviations=False,
-        )
-        for method in settings.methods
-    }
+    samplers = {method.name: _open_graphs(settings, model, method) for method in settings.methods}
     present = tuple(name for name in settings.peers if name not in left_out)
     methods = (*present, *samplers)
     _check_scans(settings)
-    engine = next(iter(samplers.values())).engine
+    engine = next(iter(samplers[settings.methods[0].name].values())).engine
     identity = _identity(settings, model, dict(engine.description), versions)
     keys = _keys(settings, methods)
-    calls = {name: sampler.n_calls for name, sampler in samplers.items()}
+    calls = {name: next(iter(opened.values())).n_calls for name, opened in samplers.items()}
     with owning_folder(folder):
         store = Store(folder, identity, keys, _shown(settings, keys))
         _fill(store, settings, present, samplers, progress)
@@ -111,7 +103,7 @@ def _fill(
     store: Store,
     settings: ExperimentSettings,
     present: tuple[str, ...],
-    samplers: dict[str, Reconstructor],
+    samplers: dict[str, Graphs],
     progress: Progress,
 ) -> None:
     """Make what a store lacks."""
@@ -119,7 +111,7 @@ def _fill(
     progress.started(len(keys), len(store.results))
     if store.pending:
         _tune_peers(settings, present, store, progress)
-        solvers = {name: _sampler_solver(sampler) for name, sampler in samplers.items()}
+        solvers = {name: _sampler_solver(graphs) for name, graphs in samplers.items()}
         solvers |= {name: _peer_solver(name, store, settings.threads) for name in present}
         for (setting, scan, index), slice_keys in groupby(store.pending, key=_slice_of):
             _run_slice(
@@ -130,17 +122,18 @@ def _fill(
 def tune(name: str, setting: Setting, slices: Sequence[FullSlice], settings: ExperimentSettings) -> Tuned:
     """Return the weight of a peer's grid that has the least mean NRMSE over the tuning slices."""
     peer = PEERS[name]
+    weights = settings.weights_of(name, setting.pattern)
     problems = [undersample(full, setting, settings) for full in slices]
     means = []
-    for weight in peer.weights:
+    for weight in weights:
         images = [
             np.abs(centre_crop(peer.solve(problem, weight, settings.threads), problem.image_shape))
             for problem in problems
         ]
         scores = [nrmse(image, full.reference) for image, full in zip(images, slices, strict=True)]
         means.append(float(np.mean(scores)))
-    best = peer.weights[int(np.argmin(means))]
-    return Tuned(setting.pattern, setting.acceleration, name, best, peer.weights, tuple(means))
+    best = weights[int(np.argmin(means))]
+    return Tuned(setting.pattern, setting.acceleration, name, best, weights, tuple(means))
 
 
 def _run_slice(
@@ -155,7 +148,8 @@ def _run_slice(
     problem = undersample(full, setting, settings)
     for key in keys:
         before = time.perf_counter()
-        image, residual = solvers[key.method](problem, setting)
+        with limited_threads(settings.threads):
+            image, residual = solvers[key.method](problem, setting)
         seconds = time.perf_counter() - before
         scores = score(image, full.reference)
         result = Result(
@@ -177,9 +171,29 @@ def _run_slice(
         progress.advanced()
 
 
-def _sampler_solver(reconstruct: Reconstructor) -> Solve:
-    def solve(problem: SliceProblem, _setting: Setting) -> tuple[FloatArray, float]:
-        (result,) = reconstruct([problem])
+def _open_graphs(settings: ExperimentSettings, model: Model, method: Method) -> Graphs:
+    return {
+        graph: Reconstructor(
+            model,
+            method.choice,
+            settings.seed,
+            settings.backend,
+            None if is_served(settings.backend) else settings.threads,
+            graph=graph,
+            samples=method.samples,
+            deviations=False,
+        )
+        for graph in dict.fromkeys(map(_graph_for, all_settings(settings)))
+    }
+
+
+def _graph_for(setting: Setting) -> str:
+    return SCORE_GRAPH if setting.is_trajectory else DEFAULT_GRAPH
+
+
+def _sampler_solver(graphs: Graphs) -> Solve:
+    def solve(problem: SliceProblem, setting: Setting) -> tuple[FloatArray, float]:
+        (result,) = graphs[_graph_for(setting)]([problem])
         return np.abs(result.image), result.residual
 
     return solve
@@ -204,7 +218,7 @@ def _tune_peers(
         (setting, name)
         for setting in all_settings(settings)
         for name in present
-        if PEERS[name].weights and (setting.pattern, setting.acceleration, name) not in done
+        if settings.weights_of(name, setting.pattern) and (setting.pattern, setting.acceleration, name) not in done
     ]
     if not wanted:
         return
@@ -265,6 +279,12 @@ def _slice_of(key: Key) -> tuple[Setting, str, int]:
     return Setting(key.pattern, key.acceleration), key.scan, key.slice
 
 
+def _transforms(settings: ExperimentSettings) -> dict[str, str]:
+    """Return what transforms to the samples of each trajectory."""
+    along = {each.pattern for each in all_settings(settings) if each.is_trajectory}
+    return {f"pattern {name}": f"finufft {import_finufft().__version__}" for name in sorted(along)}
+
+
 def _simulation(simulation: Simulation) -> dict[str, Any]:
     """Return what decides simulated scans; volumes count by what is in them."""
     decided = asdict(simulation)
@@ -288,6 +308,7 @@ def _identity(
         **given,
         "simulate": settings.simulate and _simulation(settings.simulate),
         **{f"method {method.name}": method.numbers() for method in settings.methods},
+        **_transforms(settings),
         "sbim-deploy": __version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,

@@ -16,6 +16,7 @@ from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, conv
 from sbim_deploy.models.backends import check_backend
 from sbim_deploy.models.folder import DEMO
 from sbim_deploy.mri.masks import PATTERNS
+from sbim_deploy.mri.trajectories import TRAJECTORIES
 from sbim_deploy.plugins import load_plugins
 from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
 from sbim_deploy.samplers.choice import SamplerChoice
@@ -151,9 +152,9 @@ class ExperimentSettings:
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
     from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of every object or of the first file. ``threads`` and ``backend`` are those of every method. ``levels``
-    None are the model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims``
-    the page says whether it appears.
+    of every object or of the first file. ``patterns`` are lines or, of simulated scans, trajectories.
+    ``threads`` and ``backend`` are those of every method. ``levels`` None are the model's. ``metrics_first``
+    are the metrics that the page begins with. Of each of ``claims`` the page says whether it appears.
     """
 
     title: Text
@@ -177,6 +178,15 @@ class ExperimentSettings:
     seed: Natural = 0
     threads: Annotated[int, whole(1, 1024)] = 1
 
+    def weights_of(self, peer: str, pattern: str) -> tuple[float, ...]:
+        """Return what the weight of a peer is chosen from for a pattern, nothing where it has none."""
+        given = PEERS[peer]
+        return given.trajectory_weights or () if pattern in TRAJECTORIES else given.weights
+
+    def is_tuned(self, peer: str) -> bool:
+        """Tell whether a peer has a weight to choose for any of the patterns."""
+        return any(self.weights_of(peer, pattern) for pattern in self.patterns)
+
     def __post_init__(self) -> None:
         """Check that nothing is unknown, named twice, or tuned and scored."""
         if (self.simulate is None) == (not self.kspace):
@@ -186,20 +196,39 @@ class ExperimentSettings:
         for name in ("accelerations", "slices", "tuning_slices", "shown_slices", "patterns", "peers"):
             _check_distinct(name, getattr(self, name))
         _check_distinct("methods", names)
-        _check_known("patterns", self.patterns, PATTERNS)
+        _check_known("patterns", self.patterns, (*PATTERNS, *TRAJECTORIES))
         if not set(self.peers) <= PEERS.keys():
             load_plugins()
         _check_known("peers", self.peers, tuple(PEERS))
+        self._check_sampling()
         _check_known("baseline", (self.baseline,), (*names, *self.peers))
         for claim in self.claims:
             _check_known("claims", (claim.method, claim.against), (*names, *self.peers))
             _check_known_accelerations(claim, self.accelerations)
         self._check_slices()
 
+    def _check_sampling(self) -> None:
+        along = [pattern for pattern in self.patterns if pattern in TRAJECTORIES]
+        if along and self.simulate is None:
+            raise InputError(
+                f"patterns has {along[0]!r}, a trajectory, and kspace files have lines to take away: expected "
+                f"some of {', '.join(PATTERNS)}"
+            )
+        for name in self.peers if along else ():
+            if PEERS[name].trajectory_weights is None:
+                raise InputError(
+                    f"peers has {name!r}, which takes no samples along a trajectory: leave it out, or "
+                    f"{', '.join(along)} out of patterns"
+                )
+        if self.simulate is not None and (most := max(self.accelerations)) > self.simulate.size:
+            raise InputError(
+                f"accelerations has {most:g}: expected 1 to {self.simulate.size}, the size of simulate"
+            )
+
     def _check_slices(self) -> None:
         if both := sorted(set(self.slices) & set(self.tuning_slices)):
             raise InputError(f"tuning_slices has {both}, which slices has too: tuning must not see them")
-        if not self.tuning_slices and any(PEERS[name].weights for name in self.peers):
+        if not self.tuning_slices and any(self.is_tuned(name) for name in self.peers):
             raise InputError("tuning_slices is empty: expected at least one, to tune the peers")
         if not set(self.shown_slices) <= set(self.slices):
             raise InputError(f"shown_slices is {list(self.shown_slices)}: expected some of slices")

@@ -24,7 +24,7 @@ from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import check_same_run
 
 IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "images"
-METHODS = ("method ", "peer ")
+ADDED = ("method ", "peer ", "pattern ")  # of the identity: what an experiment may get more of
 ANOTHER_FOLDER = "name another folder"
 
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -187,8 +187,8 @@ class Store:
             found = parse_object(record.read_bytes(), str(record))
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be used ({error.strerror}); {ANOTHER_FOLDER}") from error
-        # A method that only one of the two has was added, or is left out for now: both are allowed.
-        either = {name: value for name, value in {**identity, **found}.items() if name.startswith(METHODS)}
+        # What only one of the two has was added, or is left out for now: both are allowed.
+        either = {name: value for name, value in {**identity, **found}.items() if name.startswith(ADDED)}
         check_same_run({**either, **found}, {**either, **identity}, self.folder, ANOTHER_FOLDER)
         check_writable(self.folder / RESULTS)
         if found != {**found, **identity}:
