@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import Levels, Simulation, read_settings
+from sbim_deploy.experiment.settings import Levels, read_settings
+from sbim_deploy.experiment.simulation import Simulation
 from sbim_deploy.samplers.choice import Prior, make_plan
 from sbim_deploy.samplers.presets import PRESETS
 
@@ -31,6 +32,10 @@ def test_the_shipped_experiments_are_read():
     assert presets["fast"] == PRESETS["fast"].choice
     assert presets["sbim-ld"].corrector_step_from == "previous"
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
+    volumes = read_settings(EXPERIMENTS / "three-dimensional.yaml")
+    assert (volumes.dimensions, volumes.scored, volumes.tuned_on, volumes.shown) == (3, (0, 1), (2,), (0,))
+    assert [method.name for method in volumes.methods] == ["fast", "fast-through-plane"]
+    assert volumes.methods[1].through_plane and volumes.methods[0].choice == volumes.methods[1].choice
     radial = read_settings(EXPERIMENTS / "radial.yaml")
     assert (radial.patterns, radial.simulate) == (("golden",), Simulation(128, 8, 0.01))
     assert {name for name in radial.peers if radial.is_tuned(name)} == {"bart-l2", "bart-l1", "sigpy-sense"}
@@ -79,7 +84,8 @@ def test_paths_are_relative_to_the_file(write_config):
             "name is '../a', expected up to 40 letters",
         ),
         ({"simulate": {"sise": 64}}, "simulate: unknown key 'sise'"),
-        ({"title": None, "slices": None}, "lacks title, slices"),
+        ({"title": None, "baseline": None}, "lacks title, baseline"),
+        ({"slices": None}, "lacks slices"),
         ({"methods": [{"preset": "quick"}]}, "methods[0]: unknown preset 'quick'"),
         ({"methods": [{"preset": "fast", "steps": 3}]}, "methods[0]: preset fast and steps"),
         (

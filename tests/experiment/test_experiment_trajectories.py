@@ -91,7 +91,7 @@ def test_a_trajectory_stands_beside_lines_and_may_be_added(cli, write_config, co
     words = " ".join(Page((out / "index.html").read_text()).words.split())
     assert "Golden-angle spokes R = 4" in words
     assert "equispaced lines and golden-angle spokes, R = 4" in words
-    assert "from 0.01, 0.1 of lines and 0.001, 0.01 along trajectories" in words
+    assert "from 0.01, 0.1 (bart-l1 on equispaced) and 0.001, 0.01 (bart-l1 on golden)" in words
     # Without lines the folder is the same experiment's still.
     assert cli("experiment", write_config(**{**changes, "patterns": ["golden"]}), "-o", out).code == 0
 
@@ -99,7 +99,7 @@ def test_a_trajectory_stands_beside_lines_and_may_be_added(cli, write_config, co
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patterns": ["spokes"]}, "patterns has 'spokes': expected one of equispaced, random, radial, golden"),
+        ({"patterns": ["spokes"]}, "patterns has 'spokes': expected one of equispaced, random, radial"),
         (
             {"simulate": None, "kspace": ["scan.h5"]},
             "patterns has 'golden', a trajectory, and kspace files have lines to take away",

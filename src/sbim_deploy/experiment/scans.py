@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import BRAIN, TRUE, ExperimentSettings, Simulation
+from sbim_deploy.experiment.settings import TRUE, ExperimentSettings
+from sbim_deploy.experiment.simulation import BRAIN, Simulation
 from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
 from sbim_deploy.mri.masks import effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan
+from sbim_deploy.mri.plane_masks import CAIPIRINHA, EQUISPACED, POISSON, RANDOM
 from sbim_deploy.mri.trajectories import GOLDEN, RADIAL, SPIRAL, TRAJECTORIES
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
 from sbim_deploy.recon.prepare_noncartesian import prepare_trajectory_slice, trajectory_acceleration
@@ -30,12 +32,18 @@ from sbim_deploy.runs.volume import volume_slice
 from sbim_deploy.words import plural
 
 SIMULATED = "simulated"
-IN_WORDS = {
+_IN_WORDS = {
     "equispaced": "equispaced lines",
     "random": "random lines",
     RADIAL: "radial spokes",
     GOLDEN: "golden-angle spokes",
     SPIRAL: "spirals",
+}
+_VOLUMES_IN_WORDS = {
+    EQUISPACED: "regular lattices",
+    CAIPIRINHA: "CAIPIRINHA lattices",
+    POISSON: "Poisson-disc samples",
+    RANDOM: "random samples",
 }
 
 
@@ -65,6 +73,11 @@ class Setting:
     def is_trajectory(self) -> bool:
         """Whether samples lie along a trajectory, and on no grid."""
         return self.pattern in TRAJECTORIES
+
+
+def pattern_in_words(settings: ExperimentSettings, pattern: str) -> str:
+    """Return what a pattern samples."""
+    return (_VOLUMES_IN_WORDS if settings.dimensions == 3 else _IN_WORDS)[pattern]
 
 
 def scan_names(settings: ExperimentSettings) -> list[str]:
