@@ -35,7 +35,8 @@ def test_the_shipped_experiments_are_read():
     volumes = read_settings(EXPERIMENTS / "three-dimensional.yaml")
     assert (volumes.dimensions, volumes.scored, volumes.tuned_on, volumes.shown) == (3, (0, 1), (2,), (0,))
     assert [method.name for method in volumes.methods] == ["fast", "fast-through-plane"]
-    assert volumes.methods[1].through_plane and volumes.methods[0].choice == volumes.methods[1].choice
+    assert volumes.methods[1].through_plane
+    assert volumes.methods[0].choice == volumes.methods[1].choice
     radial = read_settings(EXPERIMENTS / "radial.yaml")
     assert (radial.patterns, radial.simulate) == (("golden",), Simulation(128, 8, 0.01))
     assert {name for name in radial.peers if radial.is_tuned(name)} == {"bart-l2", "bart-l1", "sigpy-sense"}

@@ -25,7 +25,7 @@ SMALL = {
     "dimensions": 3,
     "accelerations": [4],
     "patterns": ["caipirinha"],
-    "simulate": {"size": 32, "partitions": 24, "coils": 3, "noise": 0.01},
+    "simulate": {"size": 32, "partitions": 16, "coils": 2, "noise": 0.01},
     "slices": None,
     "tuning_slices": None,
     "volumes": [1],
@@ -36,7 +36,7 @@ SMALL = {
     "peers": ["zero-filled"],
     "maps": True,
 }
-GIVEN = SimulateVolumeSettings(32, 24, 3, 4, "caipirinha", seed=1)
+GIVEN = SimulateVolumeSettings(32, 16, 2, 4, "caipirinha", seed=1)
 
 
 @contextmanager
@@ -68,9 +68,7 @@ def test_rows_hold_what_recon_of_the_simulated_volume_gives(cli, write_config, t
         assert float(row["through_plane_nrmse"]) == pytest.approx(through, rel=1e-3)
         assert float(row["effective_acceleration"]) == pytest.approx(effective, rel=1e-4)
     assert float(rows["dds-through-plane"]["nrmse"]) != float(rows["dds"]["nrmse"])
-    assert {path.name for path in out.iterdir()} == {
-        *("run.json", "results.csv", "summary.csv", "index.html", "images", ".lock")
-    }
+    assert not (out / "work").exists()
     with (out / "summary.csv").open(newline="") as file:
         summary = {row["method"]: row for row in csv.DictReader(file)}
     assert float(summary["dds"]["through_plane_nrmse_mean"]) == pytest.approx(through, rel=1)
@@ -78,7 +76,7 @@ def test_rows_hold_what_recon_of_the_simulated_volume_gives(cli, write_config, t
     for expected in (
         "CAIPIRINHA lattices",
         "NRMSE through the plane",
-        "1 simulated volume, each with a phase, noise and samples of its own (32 x 24 x 32, 3 coils",
+        "1 simulated volume, each with a phase, noise and samples of its own (32 x 16 x 32, 2 coils",
         "simulated, volume 1",
         "1 volume",
         "seconds a volume",
@@ -87,7 +85,7 @@ def test_rows_hold_what_recon_of_the_simulated_volume_gives(cli, write_config, t
     recorded = json.loads((out / "run.json").read_text())
     assert (recorded["dimensions"], recorded["method dds-through-plane"]["through_plane"]) == (3, True)
     image = np.load(next((out / "images").glob("*-dds.npy")))
-    assert image.shape == (24 + 32, 32)
+    assert image.shape == (16 + 32, 32)
 
 
 class VolumeStandIn:
@@ -232,9 +230,7 @@ def test_peers_and_patterns_of_volumes_are_those_that_take_them(write_config):
 def test_bart_solves_regularised_least_squares_in_three_dimensions(write_config, tmp_path):
     weight = 0.1
     simulation = {"size": 16, "partitions": 20, "coils": 3}
-    with undersampled(
-        write_config, tmp_path, simulate=simulation, methods=[{"preset": "fast"}]
-    ) as volume:
+    with undersampled(write_config, tmp_path, simulate=simulation, methods=[{"preset": "fast"}]) as volume:
         problems = [volume.slices.read_kept(place) for place in range(16)]
         maps = np.stack([problem.maps for problem in problems], axis=1)
         kspace = centred_fft(np.stack([problem.kspace for problem in problems], axis=1), axes=(1,))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.experiment.claims import judge
-from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.plots import image_sections, is_cut_at_zero, plot_scores, values_in_words
 from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import pattern_in_words, scan_names
@@ -245,9 +244,7 @@ def _score_tables(settings: ExperimentSettings, lines: Sequence[Line]) -> list[s
     for scan, of_scan in groupby(lines, key=lambda line: line.scan):
         group = list(of_scan)
         sections += [] if scan is None else [f"<h2>Scores of {text(scan)} alone</h2>"]
-        sections += [
-            score_table(settings, pattern, _of(group, pattern)) for pattern in settings.patterns
-        ]
+        sections += [score_table(settings, pattern, _of(group, pattern)) for pattern in settings.patterns]
     return sections
 
 

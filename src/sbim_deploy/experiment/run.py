@@ -122,7 +122,7 @@ def _fill(
         solvers = {method.name: _sampler_solver(method, samplers[method.name]) for method in settings.methods}
         solvers |= {name: _peer_solver(name, store, settings) for name in present}
         for (setting, scan, index), case_keys in groupby(store.pending, key=_case_of):
-            with _undersampled(settings, setting, scan, index, folder) as case:
+            with _undersampled(settings, setting, scan, index, folder, progress) as case:
                 _run_case(settings, setting, case, case_keys, solvers, store, progress)
 
 
@@ -142,10 +142,11 @@ class Case:
 
 @contextmanager
 def _undersampled(
-    settings: ExperimentSettings, setting: Setting, scan: str, index: int, folder: Path
+    settings: ExperimentSettings, setting: Setting, scan: str, index: int, folder: Path, progress: Progress
 ) -> Iterator[Case]:
     """Undersample a slice, or a volume, which waits in ``folder`` meanwhile."""
     if settings.dimensions == 3:
+        progress.said(f"preparing {scan}, volume {index}, {setting.pattern} R = {setting.acceleration:g}")
         with undersample_volume(settings, setting, scan, index, folder) as volume:
             yield Case(volume, volume.reference)
     else:
@@ -270,7 +271,7 @@ def _tune_peers(
     for setting, of_setting in groupby(wanted, key=lambda each: each[0]):
         with ExitStack() as stack:
             cases = [
-                stack.enter_context(_undersampled(settings, setting, scan, index, folder))
+                stack.enter_context(_undersampled(settings, setting, scan, index, folder, progress))
                 for scan in scan_names(settings)
                 for index in settings.tuned_on
             ]

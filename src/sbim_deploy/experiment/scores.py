@@ -88,8 +88,8 @@ def standard_deviation(values: Sequence[float]) -> float:
 
 
 def _mean_ssim(image: FloatArray, reference: FloatArray, data_range: float) -> float:
-    slices = (each.reshape(-1, *each.shape[-2:]) for each in (image, reference))
-    return float(np.mean([ssim(*pair, data_range) for pair in zip(*slices, strict=True)]))
+    images, references = (each.reshape(-1, *each.shape[-2:]) for each in (image, reference))
+    return float(np.mean([ssim(*pair, data_range) for pair in zip(images, references, strict=True)]))
 
 
 def _to_8bit(image: FloatArray) -> FloatArray:

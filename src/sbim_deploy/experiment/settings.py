@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.methods import WAY_OUT, Method, Name, Text, read_method
+from sbim_deploy.experiment.methods import WAY_OUT, Method, Text, read_method
 from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.simulation import Simulation, check_distinct
 from sbim_deploy.io.documents import Natural, Positive, convert, read_yaml, real, whole
@@ -228,6 +227,16 @@ class ExperimentSettings:
             if PEERS[name].volume is None:
                 known = ", ".join(each for each, peer in PEERS.items() if peer.volume is not None)
                 raise InputError(f"peers has {name!r}, which takes no volumes: expected some of {known}")
+        given = self._check_grid()
+        for method in self.methods:
+            if method.through_plane and given.size < MIN_SLICES:
+                raise InputError(
+                    f"methods has {method.name}, through_plane, which takes at least {MIN_SLICES} slices: "
+                    f"simulate's size is {given.size}"
+                )
+
+    def _check_grid(self) -> SimulateVolumeSettings:
+        """Check that volumes can be undersampled so, and are not too large, and return one of them."""
         for pattern in self.patterns:
             for value in self.accelerations:
                 if value != int(value):
@@ -243,12 +252,7 @@ class ExperimentSettings:
                 f"simulate is {size} with {given.n_coils} coils, {n_bytes / 1e9:.1f} GB of k-space: expected "
                 f"at most {MAX_KSPACE_BYTES / 1e9:.1f} GB; take a smaller size or fewer coils"
             )
-        for method in self.methods:
-            if method.through_plane and given.size < MIN_SLICES:
-                raise InputError(
-                    f"methods has {method.name}, through_plane, which takes at least {MIN_SLICES} slices: "
-                    f"simulate's size is {given.size}"
-                )
+        return given
 
     def _check_places(self) -> None:
         scored, tuned_on, shown = _places(self.unit)
@@ -266,13 +270,13 @@ class ExperimentSettings:
         if not set(self.shown) <= set(self.scored):
             raise InputError(f"{shown} is {list(self.shown)}: expected some of {scored}")
         # Past the last brain they start again: a slice would count twice, or be tuned on.
-        endless = self.simulate is None or self.dimensions == 3
-        last = math.inf if endless else self.simulate.n_slices() - 1
+        last = math.inf
+        if self.simulate is not None and self.dimensions == 2:
+            last = self.simulate.n_slices() - 1
         for name in (scored, tuned_on):
             for index in getattr(self, name):
                 if index > last:
                     raise InputError(f"{name} has {index}: expected 0 to {last}")
-
 
 
 def read_settings(path: Path) -> ExperimentSettings:
@@ -300,7 +304,8 @@ def read_settings(path: Path) -> ExperimentSettings:
         simulate=settings.simulate and _beside(path, settings.simulate),
         kspace=tuple(path.parent / each for each in settings.kspace),
         model=settings.model if str(settings.model) == DEMO else path.parent / settings.model,
-        **{name: settings.scored[:2] for name in _places(settings.unit)[2:] if name not in document},
+        shown_slices=settings.shown_slices if "shown_slices" in document else settings.slices[:2],
+        shown_volumes=settings.shown_volumes if "shown_volumes" in document else settings.volumes[:2],
     )
 
 

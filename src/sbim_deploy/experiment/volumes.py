@@ -14,6 +14,7 @@ import numpy as np
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.scans import Setting, all_settings, scan_names
 from sbim_deploy.experiment.settings import TRUE, ExperimentSettings
+from sbim_deploy.io.layouts import Reading
 from sbim_deploy.recon.prepare import relative_residual
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.runs.scan import Tally, open_scan, readable_problems
@@ -23,6 +24,7 @@ from sbim_deploy.runs.through_plane import KeptSlices, directions_of
 from sbim_deploy.runs.whole_volume import open_input
 
 WORK = "work"
+LAYOUT = "slice,coil,row,column"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,8 @@ def undersample_volume(
         path = Path(own) / "scan.h5"
         magnitude = _magnitude(settings, scan, given.shape)
         acceleration = simulate_volume(path, given, magnitude=magnitude)
-        recon = ReconSettings(dimensions=3, maps=path if settings.maps == TRUE else None)
+        maps = path if settings.maps == TRUE else None
+        recon = ReconSettings(dimensions=3, reading=Reading(LAYOUT), maps=maps)
         with open_input(path, path, recon) as source, open_scan(source, recon) as opened:
             tally = Tally()
             for problem in readable_problems(opened.indices, opened, tally):
