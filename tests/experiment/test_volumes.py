@@ -255,9 +255,7 @@ def test_bart_solves_regularised_least_squares_in_three_dimensions(write_config,
 
 @needs_bart
 def test_bart_s_wavelets_in_three_dimensions_beat_the_measured_data(write_config, tmp_path):
-    with undersampled(
-        write_config, tmp_path, simulate={"size": 32, "partitions": 24, "coils": 3}, maps="estimated"
-    ) as volume:
+    with undersampled(write_config, tmp_path, simulate={"size": 32, "partitions": 24, "coils": 3}) as volume:
         errors = {
             name: nrmse(np.abs(PEERS[name].volume.solve(volume.slices, 0.005, 1)), volume.reference)
             for name in ("zero-filled", "bart-l1")

@@ -189,6 +189,7 @@ class ExperimentSettings:
             _check_known_accelerations(claim, self.accelerations)
             if claim.metric == THROUGH_PLANE_NRMSE and self.dimensions == 2:
                 raise InputError(f"claims has the metric {claim.metric}, which is of dimensions 3")
+        self._check_unit()
         self._check_places()
 
     def _check_sampling(self) -> None:
@@ -254,8 +255,9 @@ class ExperimentSettings:
             )
         return given
 
-    def _check_places(self) -> None:
-        scored, tuned_on, shown = _places(self.unit)
+    def _check_unit(self) -> None:
+        """Check that what is scored is named, and what is of other dimensions is not."""
+        scored, tuned_on, _ = _places(self.unit)
         for name in _places("slice" if self.dimensions == 3 else "volume"):
             if getattr(self, name):
                 raise InputError(
@@ -263,6 +265,9 @@ class ExperimentSettings:
                 )
         if not self.scored:
             raise InputError(f"lacks {scored}")
+
+    def _check_places(self) -> None:
+        scored, tuned_on, shown = _places(self.unit)
         if both := sorted(set(self.scored) & set(self.tuned_on)):
             raise InputError(f"{tuned_on} has {both}, which {scored} has too: tuning must not see them")
         if not self.tuned_on and any(self.is_tuned(name) for name in self.peers):
