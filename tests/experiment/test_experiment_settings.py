@@ -39,7 +39,7 @@ def test_the_shipped_experiments_are_read():
     assert volumes.methods[0].choice == volumes.methods[1].choice
     radial = read_settings(EXPERIMENTS / "radial.yaml")
     assert (radial.patterns, radial.simulate) == (("golden",), Simulation(128, 8, 0.01))
-    assert {name for name in radial.peers if radial.is_tuned(name)} == {"bart-l2", "bart-l1", "sigpy-sense"}
+    assert {name for name in radial.peers if radial.is_tuned(name)} == {"bart-l2", "bart-l1"}
     real = read_settings(EXPERIMENTS / "real.yaml")
     assert (real.accelerations, real.kspace) == ((2, 4, 6, 8), (EXPERIMENTS / "kspace.h5",))
     assert {method.name: method.choice for method in real.methods} == {
