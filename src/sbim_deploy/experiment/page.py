@@ -101,7 +101,8 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     choices = {method.name: method.numbers() for method in settings.methods}
     for name in finished.methods:
         if name in choices:
-            given = [plural(finished.n_calls[name], "network call")]
+            a_slice = " a slice" if settings.dimensions == 3 else ""
+            given = [plural(finished.n_calls[name], "network call") + a_slice]
             given += [f"{key.replace('_', ' ')} {value}" for key, value in choices[name].items()]
         else:
             given = [finished.identity[f"peer {name}"]]
