@@ -29,8 +29,8 @@ PROGRAM = "bart"
 MEMORY = "/dev/shm"  # noqa: S108  a private folder is made in it
 
 WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-# Of BART's wavelets along a trajectory: for 25 of 101 golden-angle spokes 0.0003 to 0.001 were best. Those of L2,
-# 0.03 to 0.1, are within the grid of lines.
+# Of BART's wavelets along a trajectory: for 25 of 101 golden-angle spokes 0.0003 to 0.001 were best. Those
+# of L2, 0.03 to 0.1, are within the grid of lines.
 TRAJECTORY_WEIGHTS = (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 # Of wavelets in 3-D: docs/three-dimensional.md.
 VOLUME_WEIGHTS = (0.001, 0.002, 0.005, 0.01, 0.02)
