@@ -20,7 +20,6 @@ from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.noncartesian import NonCartesianSense
 from sbim_deploy.mri.nonuniform import to_samples
 from sbim_deploy.mri.trajectories import (
-    OVERSAMPLING,
     TRAJECTORIES,
     full_readouts,
     make_trajectory,
@@ -36,8 +35,8 @@ from sbim_deploy.runs.simulate import (
     SimulateSettings,
     Truth,
     object_magnitude,
+    sample_along,
     simulate_truth,
-    unit_noise,
 )
 from sbim_deploy.samplers.presets import find_preset
 
@@ -58,13 +57,10 @@ def scan(
 ) -> tuple[SliceProblem, FloatArray]:
     """Return a slice along a trajectory, and its truth."""
     truth = truth_of(settings, index)
-    samples = to_samples(truth.maps * truth.reference, places)
-    # Twice the bandwidth has twice the variance: noise is that of the grid, where each readout is as long.
-    noise = settings.noise * OVERSAMPLING**0.5
-    kspace = samples + noise * unit_noise(truth.rng, samples.shape)
+    kspace = sample_along(truth, places, settings.noise)
     shape = (settings.size, settings.size)
     given = truth.maps if maps == "true" else None
-    problem = prepare_trajectory_slice(kspace.astype(np.complex64), places, shape, index, given)
+    problem = prepare_trajectory_slice(kspace, places, shape, index, given)
     return problem, np.abs(truth.reference)
 
 

@@ -31,8 +31,7 @@ from sbim_deploy.mri.metrics import nrmse
 from sbim_deploy.pages.panels import Panel, write_montage
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.results.result_file import open_result
-from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, on_grid, simulate_volume
-from sbim_deploy.runs.volume import MARGIN, read_volume
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume, volume_magnitude
 
 WEIGHTS = (0.0005, 0.001, 0.002, 0.005, 0.01)
 ITERATIONS = 100
@@ -75,7 +74,7 @@ def _compare(folder: Path, pattern: str, arguments: argparse.Namespace) -> None:
         noise=arguments.noise,
         seed=arguments.seed,
     )
-    magnitude = None if arguments.head is None else _head(arguments.head, settings.shape)
+    magnitude = None if arguments.head is None else volume_magnitude(arguments.head, settings.shape)
     simulate_volume(scan, settings, force=True, magnitude=magnitude)
     with h5py.File(scan, "r+") as file:
         _end_maps_with_the_object(file)
@@ -159,15 +158,6 @@ def _read_cfl(path: Path, shape: tuple[int, ...]) -> ComplexArray:
     readout, partitions, lines = shape
     stored = np.fromfile(path, "<c8").reshape((readout, lines, partitions), order="F")
     return stored.swapaxes(1, 2)
-
-
-def _head(path: Path, shape: tuple[int, int, int]) -> FloatArray:
-    """Return a head (superior, posterior, left) in a cube of millimetres, a little larger than it is."""
-    volume, spacing = read_volume(path)
-    cube = np.zeros([round(MARGIN * max(volume.shape * spacing) / each) for each in spacing], np.float32)
-    start = [(large - small) // 2 for large, small in zip(cube.shape, volume.shape, strict=True)]
-    cube[tuple(slice(at, at + n) for at, n in zip(start, volume.shape, strict=True))] = np.maximum(volume, 0)
-    return on_grid(np.ascontiguousarray(cube.transpose(2, 1, 0)[:, ::-1, ::-1]), shape)
 
 
 def _scores(image: FloatArray, truth: FloatArray) -> str:

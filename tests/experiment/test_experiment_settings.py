@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import Levels, Simulation, read_settings
+from sbim_deploy.experiment.settings import Levels, read_settings
+from sbim_deploy.experiment.simulation import Simulation
 from sbim_deploy.samplers.choice import Prior, make_plan
 from sbim_deploy.samplers.presets import PRESETS
 
@@ -30,6 +31,14 @@ def test_the_shipped_experiments_are_read():
     presets = {method.name: method.choice for method in thesis.methods if method.name in PRESETS}
     assert presets == {name: PRESETS[name].choice for name in ("fast", "balanced", "best")}
     assert read_settings(EXPERIMENTS / "quick.yaml").simulate == Simulation(64, 4, 0.01)
+    volumes = read_settings(EXPERIMENTS / "three-dimensional.yaml")
+    assert (volumes.dimensions, volumes.scored, volumes.tuned_on, volumes.shown) == (3, (0, 1), (2,), (0,))
+    assert [method.name for method in volumes.methods] == ["fast", "fast-through-plane"]
+    assert volumes.methods[1].through_plane
+    assert volumes.methods[0].choice == volumes.methods[1].choice
+    radial = read_settings(EXPERIMENTS / "radial.yaml")
+    assert (radial.patterns, radial.simulate) == (("golden",), Simulation(128, 8, 0.01))
+    assert {name for name in radial.peers if radial.is_tuned(name)} == {"bart-l2", "bart-l1"}
     real = read_settings(EXPERIMENTS / "real.yaml")
     assert (real.accelerations, real.kspace) == ((2, 4, 6, 8), (EXPERIMENTS / "kspace.h5",))
     assert {method.name: method.choice for method in real.methods} == {
@@ -75,7 +84,8 @@ def test_paths_are_relative_to_the_file(write_config):
             "name is '../a', expected up to 40 letters",
         ),
         ({"simulate": {"sise": 64}}, "simulate: unknown key 'sise'"),
-        ({"title": None, "slices": None}, "lacks title, slices"),
+        ({"title": None, "baseline": None}, "lacks title, baseline"),
+        ({"slices": None}, "lacks slices"),
         ({"methods": [{"preset": "quick"}]}, "methods[0]: unknown preset 'quick'"),
         ({"methods": [{"preset": "fast", "steps": 3}]}, "methods[0]: preset fast and steps"),
         (
@@ -114,7 +124,7 @@ def test_paths_are_relative_to_the_file(write_config):
         ({"methods": [{"sampler": "dds", "name": "../x"}]}, "methods[0]: name is '../x'"),
         ({"methods": [{"sampler": "dds", "name": "bart-l1"}]}, "which is a peer's"),
         ({"baseline": "sbm"}, "baseline has 'sbm': expected one of dds, sbim, zero-filled, bart-l1"),
-        ({"patterns": ["radial"]}, "patterns has 'radial'"),
+        ({"patterns": ["lines"]}, "patterns has 'lines': expected one of equispaced, random, radial, golden"),
         ({"mask_convention": "jalal"}, "mask_convention is 'jalal', expected 'centred' or 'published'"),
         ({"peers": ["grappa"]}, "peers has 'grappa'"),
         ({"backend": "tpu"}, "unknown backend 'tpu': expected one of auto, trt"),

@@ -7,7 +7,15 @@ import pytest
 
 from bart_tool import bart
 from sbim_deploy.errors import InputError
-from sbim_deploy.kspace.cfl import CflFile, CflKspace, open_cfl_maps, write_cfl, write_cfl_images
+from sbim_deploy.kspace.cfl import (
+    CflFile,
+    CflKspace,
+    new_cfl,
+    open_cfl_maps,
+    read_cfl,
+    write_cfl,
+    write_cfl_images,
+)
 from sbim_deploy.mri.fourier import centred_fft, centred_ifft
 
 
@@ -146,3 +154,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
     with pytest.raises(InputError, match=r"must end in \.cfl"):
         write_cfl(tmp_path / "k.bin", noise(4, 4))
+
+
+def test_an_array_that_is_written_part_by_part_is_the_one_written_whole(tmp_path):
+    values = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).astype(np.complex64)
+    write_cfl(tmp_path / "whole.cfl", values)
+    array = new_cfl(tmp_path / "parts.cfl", values.shape)
+    assert not array.any()
+    for place in range(4):
+        array[:, :, place] = values[:, :, place]
+    for suffix in (".cfl", ".hdr"):
+        parts, whole = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in ("parts", "whole"))
+        assert parts == whole
+    np.testing.assert_array_equal(read_cfl(tmp_path / "parts.cfl").squeeze(), values)
+    with pytest.raises(InputError, match=r"parts\.cfl"):
+        new_cfl(tmp_path / "parts.cfl", values.shape)

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_fft, centred_ifft, turned
+from sbim_deploy.mri.fourier import (
+    centre_crop,
+    centre_pad,
+    centred_fft,
+    centred_ifft,
+    limited_threads,
+    turned,
+)
+from sbim_deploy.mri.sense import Sense
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (12, 5), (1, 4)])
@@ -62,3 +70,21 @@ def test_turned_is_the_other_sign_of_the_transform_and_the_conjugate_of_conjugat
     np.testing.assert_allclose(turned(image).conj(), centred_ifft(kspace.conj()))
     centre = (shape[0] // 2, shape[1] // 2)
     assert turned(image)[centre] == image[centre]
+
+
+def test_operators_transform_in_as_many_threads_as_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    transform = scipy.fft.fftn
+
+    def recorded(array, *arguments, workers=None, **options):
+        taken.append(workers)
+        return transform(array, *arguments, workers=workers, **options)
+
+    monkeypatch.setattr(scipy.fft, "fftn", recorded)
+    sense = Sense(np.ones((2, 4, 6), np.complex64), np.ones((1, 6), np.bool_))
+    image = np.ones((4, 6), np.complex64)
+    sense.normal(image)
+    with limited_threads(3):
+        sense.normal(image)
+    sense.normal(image)
+    assert taken == [-1, 3, -1]

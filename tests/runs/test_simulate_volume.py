@@ -5,7 +5,12 @@ import pytest
 from sbim_deploy.errors import InputError
 from sbim_deploy.mri.fourier import centred_ifft
 from sbim_deploy.runs.info import describe
-from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, head_magnitude, simulate_volume
+from sbim_deploy.runs.simulate_volume import (
+    SimulateVolumeSettings,
+    head_magnitude,
+    simulate_volume,
+    volume_magnitude,
+)
 
 SMALL = SimulateVolumeSettings(size=32, n_partitions=24, n_coils=3, noise=0.0)
 
@@ -74,3 +79,32 @@ def test_info_and_recon_read_what_was_simulated(tmp_path):
 def test_settings_that_make_no_scan_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         SimulateVolumeSettings(**{"size": 32, "n_partitions": 24, **changes})
+
+
+def test_a_nifti_volume_lies_along_the_axes_of_the_head_that_ships(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    volume = np.full((20, 24, 30), -1, np.float32)  # right, anterior, superior
+    volume[3:6, 15:18, 24:27] = 5
+    path = tmp_path / "block.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 2.0, 2.0, 1.0])), path)
+    found = volume_magnitude(path, (32, 24, 32))
+    assert found.shape == (32, 24, 32)
+    assert found.min() == 0
+    assert found.max() > 3
+    # A cube of 1.08 x 60 mm has the volume in its middle: what is superior, anterior and left of it.
+    place = [
+        np.average(np.arange(n), weights=found.sum(axis=other))
+        for n, other in zip(found.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
+    ]
+    voxels = [64 / n for n in found.shape]
+    expected = [(25 - 15) * 2, -(16 - 12) * 2, (10 - 4) * 2]
+    for at, n, voxel, millimetres in zip(place, found.shape, voxels, expected, strict=True):
+        assert (at - n // 2) * voxel == pytest.approx(millimetres, abs=2.5)
+
+
+def test_a_nifti_volume_of_nothing_is_refused(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    path = tmp_path / "empty.nii"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((16, 16, 16), np.float32), np.eye(4)), path)
+    with pytest.raises(InputError, match="nothing is in the volume"):
+        volume_magnitude(path, (16, 16, 16))

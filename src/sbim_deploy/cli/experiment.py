@@ -85,7 +85,9 @@ class _Progress:
 
 
 def _print_lines(lines: list[Line]) -> None:
-    columns = ("scan", "method", "pattern", "R", "effective", "PSNR", "SSIM", "NRMSE", "s")
+    errors = {"NRMSE": "nrmse", "through plane": "through_plane_nrmse"}
+    errors = {title: metric for title, metric in errors.items() if metric in lines[0].scores}
+    columns = ("scan", "method", "pattern", "R", "effective", "PSNR", "SSIM", *errors, "s")
     rows = [
         (
             line.scan or "all",
@@ -95,7 +97,7 @@ def _print_lines(lines: list[Line]) -> None:
             f"{line.effective_acceleration:.2f}",
             f"{line.scores['psnr'].mean.mean:.2f}",
             f"{line.scores['ssim'].mean.mean:.4f}",
-            f"{line.scores['nrmse'].mean.mean:.4f}",
+            *(f"{line.scores[metric].mean.mean:.4f}" for metric in errors.values()),
             f"{line.seconds:.2f}",
         )
         for line in lines

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sbim_deploy.experiment.scores import Interval, mean_interval
-from sbim_deploy.experiment.settings import Claim
+from sbim_deploy.experiment.settings import LOWER_IS_BETTER, Claim
 from sbim_deploy.experiment.store import Result
 
 APPEARS, CONTRADICTED, UNDECIDED = "appears", "does not appear", "is undecided"
@@ -37,7 +37,7 @@ def judge(claim: Claim, results: Sequence[Result]) -> list[Verdict]:
     for each in sorted(results, key=lambda each: (each.scan, each.slice)):
         of_setting = values.setdefault((each.pattern, each.acceleration), {})
         of_setting.setdefault(each.method, []).append(float(getattr(each, claim.metric)))
-    sign = -1 if claim.metric == "nrmse" else 1
+    sign = -1 if claim.metric in LOWER_IS_BETTER else 1
     verdicts = []
     for (pattern, acceleration), by_method in values.items():
         says = claim.at(acceleration)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sbim_deploy.experiment.claims import judge
-from sbim_deploy.experiment.peers import PEERS
 from sbim_deploy.experiment.plots import image_sections, is_cut_at_zero, plot_scores, values_in_words
 from sbim_deploy.experiment.run import Finished
-from sbim_deploy.experiment.scans import scan_names
+from sbim_deploy.experiment.scans import pattern_in_words, scan_names
 from sbim_deploy.experiment.scores import Interval
-from sbim_deploy.experiment.settings import MASKED, ExperimentSettings
-from sbim_deploy.experiment.store import METRICS, Line, Tuned
+from sbim_deploy.experiment.settings import LOWER_IS_BETTER, MASKED, THROUGH_PLANE_NRMSE, ExperimentSettings
+from sbim_deploy.experiment.store import Line, Tuned
 from sbim_deploy.pages import html
 from sbim_deploy.pages.html import data_uri, table, text
 from sbim_deploy.records import NOTICE
@@ -29,28 +28,31 @@ TITLES = {
     "nrmse": "NRMSE",
     "masked_psnr": "masked PSNR<br>as published",
     "masked_ssim": "masked SSIM<br>as published",
+    THROUGH_PLANE_NRMSE: "NRMSE<br>through the plane",
 }
-DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4, "masked_psnr": 2, "masked_ssim": 4}
+DIGITS = {"psnr": 2, "ssim": 4, "nrmse": 4, "masked_psnr": 2, "masked_ssim": 4, THROUGH_PLANE_NRMSE: 4}
 
 
-def score_table(pattern: str, lines: Sequence[Line], first: str) -> str:
-    """Return the scores of one pattern, acceleration by acceleration; ``first`` is that of the settings."""
-    metrics = sorted(METRICS, key=lambda metric: metric.startswith(MASKED) != (first == MASKED))
+def score_table(settings: ExperimentSettings, pattern: str, lines: Sequence[Line]) -> str:
+    """Return the scores of one pattern, acceleration by acceleration."""
+    first, unit = settings.metrics_first, settings.unit
+    metrics = sorted(lines[0].scores, key=lambda metric: metric.startswith(MASKED) != (first == MASKED))
     titles = "".join(f'<th scope="col">{TITLES[metric]}</th>' for metric in metrics)
     rows = []
     for setting, of_setting in groupby(lines, key=lambda line: line.setting):
         group = list(of_setting)
         effective = sum(line.effective_acceleration for line in group) / len(group)
         rows.append(
-            f'<tr class="setting"><th colspan="8" scope="colgroup">R = {setting.acceleration:g} '
-            f"<span>{effective:.2f} effective, {plural(group[0].n_slices, 'slice')}</span></th></tr>"
+            f'<tr class="setting"><th colspan="{len(metrics) + 3}" scope="colgroup">'
+            f"R = {setting.acceleration:g} "
+            f"<span>{effective:.2f} effective, {plural(group[0].n_slices, unit)}</span></th></tr>"
         )
         best = {metric: _best(group, metric) for metric in metrics}
         rows += [_score_row(line, best) for line in group]
     return (
-        f'<h3>{text(pattern.capitalize())} lines</h3><div class="wide"><table class="scores"><thead><tr>'
+        f'<h3>{text(_capitalised(settings, pattern))}</h3><div class="wide"><table class="scores"><thead><tr>'
         f'<th scope="col">method</th>{titles}<th scope="col">residual</th>'
-        '<th scope="col">seconds<br>a slice</th></tr></thead>'
+        f'<th scope="col">seconds<br>a {unit}</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -72,7 +74,7 @@ def _score_row(line: Line, best: dict[str, float]) -> str:
 
 def _difference(interval: Interval, metric: str) -> str:
     digits = DIGITS[metric]
-    sign = -1 if metric == "nrmse" else 1
+    sign = -1 if metric in LOWER_IS_BETTER else 1
     kind = ""
     if interval.low > 0 or interval.high < 0:
         kind = ' class="better"' if sign * interval.mean > 0 else ' class="worse"'
@@ -89,7 +91,7 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _best(lines: Sequence[Line], metric: str) -> float:
-    choose = min if metric == "nrmse" else max
+    choose = min if metric in LOWER_IS_BETTER else max
     return choose(line.scores[metric].mean.mean for line in lines)
 
 
@@ -99,16 +101,17 @@ def method_table(settings: ExperimentSettings, finished: Finished) -> str:
     choices = {method.name: method.numbers() for method in settings.methods}
     for name in finished.methods:
         if name in choices:
-            given = [plural(finished.n_calls[name], "network call")]
+            a_slice = " a slice" if settings.dimensions == 3 else ""
+            given = [plural(finished.n_calls[name], "network call") + a_slice]
             given += [f"{key.replace('_', ' ')} {value}" for key, value in choices[name].items()]
         else:
             given = [finished.identity[f"peer {name}"]]
-            if PEERS[name].weights:
+            if settings.is_tuned(name):
                 given.append("regularisation chosen on the tuning slices")
         rows.append((name, ", ".join(given)))
     return (
         f"{table(rows, LONGEST)}"
-        "<p>Every method gets the same k-space and the same coil maps, one slice at a time, with "
+        f"<p>Every method gets the same k-space and the same coil maps, one {settings.unit} at a time, with "
         f"{plural(settings.threads, 'thread')}. Seconds are of the reconstruction alone: not the maps, nor "
         "loading the network; for BART they hold the start of the program and its files. The residual is "
         "|A x - y| / |y| over the measured samples.</p>"
@@ -127,13 +130,26 @@ def tuning_table(settings: ExperimentSettings, tuned: Sequence[Tuned]) -> str:
         cells = "".join(_weight_cell(found.get((pattern, acceleration, name))) for name in names)
         rows.append(f'<tr><th scope="row">{text(pattern)}, R = {acceleration:g}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{text(name)}</th>' for name in names)
-    slices = ", ".join(map(str, settings.tuning_slices))
-    grid = ", ".join(f"{weight:g}" for weight in tuned[0].weights)
+    numbers = ", ".join(map(str, settings.tuned_on))
+    grid = " and ".join(_grids_in_words(tuned))
     return (
-        f"<h3>Regularisation</h3><p>Chosen for each acceleration by the least mean NRMSE on slices {slices}, "
-        f"which are scored nowhere, from {grid}. A star is at an end of the grid.</p>"
+        "<h3>Regularisation</h3><p>Chosen for each acceleration by the least mean NRMSE on "
+        f"{settings.unit}s {numbers}, which are scored nowhere, from {grid}. A star is at an end of the "
+        "grid.</p>"
         f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _grids_in_words(tuned: Sequence[Tuned]) -> list[str]:
+    """Return what weights were chosen from; of several grids with the peers and patterns that have each."""
+    told = []
+    for weights in (grids := dict.fromkeys(each.weights for each in tuned)):
+        of = [each for each in tuned if each.weights == weights]
+        methods = ", ".join(dict.fromkeys(each.method for each in of))
+        patterns = ", ".join(dict.fromkeys(each.pattern for each in of))
+        where = f" ({methods} on {patterns})" if len(grids) > 1 else ""
+        told.append(text(", ".join(f"{weight:g}" for weight in weights) + where))
+    return told
 
 
 def _weight_cell(tuned: Tuned | None) -> str:
@@ -167,7 +183,7 @@ def claim_section(settings: ExperimentSettings, finished: Finished) -> str:
         words = []
         for verdict in judge(claim, finished.store.results):
             place = f"R = {verdict.acceleration:g}"
-            place += f", {verdict.pattern} lines" if len(settings.patterns) > 1 else ""
+            place += f", {pattern_in_words(settings, verdict.pattern)}" if len(settings.patterns) > 1 else ""
             words.append(f"At {place} it <b>{verdict.word}</b>: {_interval(verdict.difference, digits)}.")
         compared = f"{claim.method} against {claim.against}, {TITLES[claim.metric].replace('<br>', ' ')}"
         items.append(
@@ -175,12 +191,17 @@ def claim_section(settings: ExperimentSettings, finished: Finished) -> str:
         )
     return (
         "<h2>Claims</h2><p>A claim appears where the 95 % bootstrap interval of the mean difference over the "
-        "slices lies on its side of 0, and is undecided where the interval holds 0. Differences are "
-        f"positive where the first method is better.</p>{''.join(items)}"
+        f"{settings.unit}s lies on its side of 0, and is undecided where the interval holds 0. Differences "
+        f"are positive where the first method is better.</p>{''.join(items)}"
     )
 
 
 PLAIN_CURVES = (("psnr", "PSNR (dB)"), ("ssim", "SSIM"))
+VOLUME_CURVES = (*PLAIN_CURVES, (THROUGH_PLANE_NRMSE, "NRMSE through the plane"))
+OF_VOLUMES = (
+    "; SSIM is the mean over a volume's slices. Through the plane is the NRMSE of the differences between "
+    "neighbouring slices: what flickers from slice to slice counts there"
+)
 MASKED_CURVES = (
     ("masked_psnr", "masked PSNR (dB), as published"),
     ("masked_ssim", "masked SSIM, as published"),
@@ -224,9 +245,7 @@ def _score_tables(settings: ExperimentSettings, lines: Sequence[Line]) -> list[s
     for scan, of_scan in groupby(lines, key=lambda line: line.scan):
         group = list(of_scan)
         sections += [] if scan is None else [f"<h2>Scores of {text(scan)} alone</h2>"]
-        sections += [
-            score_table(pattern, _of(group, pattern), settings.metrics_first) for pattern in settings.patterns
-        ]
+        sections += [score_table(settings, pattern, _of(group, pattern)) for pattern in settings.patterns]
     return sections
 
 
@@ -234,16 +253,17 @@ def _curves(settings: ExperimentSettings, lines: Sequence[Line]) -> list[str]:
     sections = ["<h2>Over the acceleration</h2>"]
     for pattern in settings.patterns:
         own = _of(lines, pattern)
+        words = _capitalised(settings, pattern)
         plain = _plots(
             own,
-            PLAIN_CURVES,
-            f"{pattern.capitalize()} lines. Mean over the slices, the band its 95 % bootstrap interval. "
-            "Magnitudes, data range the reference's maximum, no mask",
+            VOLUME_CURVES if settings.dimensions == 3 else PLAIN_CURVES,
+            f"{words}. Mean over the {settings.unit}s, the band its 95 % bootstrap interval. Magnitudes, "
+            f"data range the reference's maximum, no mask{OF_VOLUMES if settings.dimensions == 3 else ''}",
         )
         masked = _plots(
             own,
             MASKED_CURVES,
-            f"{pattern.capitalize()} lines, by the thesis's masked metrics, as its code computed them: set "
+            f"{words}, by the thesis's masked metrics, as its code computed them: set "
             "to 0 up to 5 % of the reference's maximum, 8 bits each by its own maximum, a disc over the "
             "reconstruction alone. They are for comparison with its figures only",
         )
@@ -264,33 +284,44 @@ def _plots(lines: Sequence[Line], curves: Sequence[tuple[str, str]], caption: st
 
 
 def _lead(settings: ExperimentSettings, finished: Finished) -> str:
-    n_slices = len(settings.slices) * len(scan_names(settings))
+    n_scored = len(settings.scored) * len(scan_names(settings))
     accelerations = ", ".join(f"{value:g}" for value in settings.accelerations)
     if settings.simulate is not None:
         scan = settings.simulate
         of = f" of {', '.join(scan_names(settings))}" if scan.objects else ""
-        slices = (
-            f"{n_slices} simulated slice{'' if n_slices == 1 else 's'}{of} that no network was trained on"
-        )
-        data = f"{scan.size} x {scan.size}, {plural(scan.coils, 'coil')}, noise {scan.noise:g}"
+        slices = f"{plural(n_scored, f'simulated {settings.unit}')}{of}"
+        sizes: tuple[int, ...] = (scan.size, scan.size)
+        if settings.dimensions == 3:
+            sizes = (scan.size, scan.partitions or scan.size, scan.size)
+            slices += ", each with a phase, noise and samples of its own"
+        else:
+            slices += " that no network was trained on"
+        data = f"{' x '.join(map(str, sizes))}, {plural(scan.coils, 'coil')}, noise {scan.noise:g}"
     else:
-        slices, data = plural(n_slices, "slice"), f"from {plural(len(settings.kspace), 'file')}"
+        slices, data = plural(n_scored, "slice"), f"from {plural(len(settings.kspace), 'file')}"
+    patterns = " and ".join(pattern_in_words(settings, each) for each in settings.patterns)
     maps = "the true coil maps" if settings.maps == "true" else "coil maps estimated from the same samples"
     return (
         f"{plural(len(finished.methods), 'method')} on {slices} ({data}), "
-        f"{' and '.join(settings.patterns)} lines, R = {accelerations}; {maps}, the same for every method."
+        f"{patterns}, R = {accelerations}; {maps}, the same for every method."
     )
 
 
 def _explained(settings: ExperimentSettings, finished: Finished) -> str:
-    left_out = ", ".join(finished.left_out)
+    left_out, unit = ", ".join(finished.left_out), settings.unit
     missing = f" Not installed, and so left out: <b>{text(left_out)}</b>." if left_out else ""
     return (
-        "<p>Mean over the slices with their standard deviation; below it the mean of the differences to "
-        f"<b>{text(settings.baseline)}</b>, slice by slice, and its 95 % bootstrap interval, in colour "
-        "where it leaves out 0. The best mean of each column and acceleration is bold. Slices are "
-        f"resampled as if independent, and with few of them the interval is too short.{missing}</p>"
+        f"<p>Mean over the {unit}s with their standard deviation; below it the mean of the differences to "
+        f"<b>{text(settings.baseline)}</b>, {unit} by {unit}, and its 95 % bootstrap interval, in colour "
+        "where it leaves out 0. The best mean of each column and acceleration is bold. "
+        f"{unit.capitalize()}s are resampled as if independent, and with few of them the interval is too "
+        f"short.{missing}</p>"
     )
+
+
+def _capitalised(settings: ExperimentSettings, pattern: str) -> str:
+    words = pattern_in_words(settings, pattern)
+    return words[0].upper() + words[1:]
 
 
 def _of(lines: Sequence[Line], pattern: str) -> list[Line]:

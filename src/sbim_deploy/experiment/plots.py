@@ -16,6 +16,7 @@ from sbim_deploy.experiment.run import Finished
 from sbim_deploy.experiment.scans import Setting, all_settings, full_slice, shown_scans
 from sbim_deploy.experiment.settings import ExperimentSettings
 from sbim_deploy.experiment.store import Key, Line
+from sbim_deploy.experiment.volumes import picture_of, reference_volume
 from sbim_deploy.pages.html import png_uri, text
 from sbim_deploy.pages.panels import colour
 from sbim_deploy.records import FloatArray
@@ -160,18 +161,21 @@ def round_up(value: float) -> float:
 ERROR_PERCENTILE = 99.5
 
 
+OF_VOLUMES = "Of a volume the middle slice stands above the cut across all slices. "
+
+
 def image_sections(settings: ExperimentSettings, finished: Finished) -> str:
     """Return the grids of all shown slices, each image above its error map.
 
     Raises:
         InputError: an image is missing from the experiment's folder.
     """
-    if not settings.shown_slices:
+    if not settings.shown:
         return ""
     references = {
-        (scan, index): full_slice(settings, scan, index).reference
+        (scan, index): _reference(settings, scan, index)
         for scan in shown_scans(settings)
-        for index in settings.shown_slices
+        for index in settings.shown
     }
     largest = []
     for key in _shown_keys(settings, finished):
@@ -184,7 +188,8 @@ def image_sections(settings: ExperimentSettings, finished: Finished) -> str:
         for (scan, index), reference in references.items()
     ]
     return (
-        "<h2>Images</h2><p>Images are shown from 0 to the maximum of the slice's reference. Below each is "
+        f"<h2>Images</h2><p>{OF_VOLUMES if settings.dimensions == 3 else ''}Images are shown from 0 to the "
+        "maximum of the reference. Below each is "
         f"the absolute error of its magnitude, every one on this page on one scale: 0 to {100 * end:g} % "
         f"of the reference's maximum; a larger error has the brightest colour.</p>{''.join(grids)}"
     )
@@ -199,9 +204,8 @@ def _grid(
     end: float,
 ) -> str:
     uri = picture(reference, (0, float(reference.max())), "gray")
-    shown = (
-        f'<figure><figcaption>reference</figcaption><img src="{uri}" alt="reference, slice {index}"></figure>'
-    )
+    named = f"reference, {settings.unit} {index}"
+    shown = f'<figure><figcaption>reference</figcaption><img src="{uri}" alt="{named}"></figure>'
     strips = []
     for setting in all_settings(settings):
         cells = "".join(
@@ -215,7 +219,7 @@ def _grid(
         f'<div class="bar">error: 0 <img src="{colour_bar("error")}" alt="colours of the error"> '
         f"{100 * end:g} % of the reference's maximum</div>"
     )
-    return f'<h3>{text(scan)}, slice {index}</h3><div class="black">{"".join(strips)}{bar}</div>'
+    return f'<h3>{text(scan)}, {settings.unit} {index}</h3><div class="black">{"".join(strips)}{bar}</div>'
 
 
 def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> str:
@@ -233,11 +237,18 @@ def _cell(finished: Finished, key: Key, reference: FloatArray, end: float) -> st
     )
 
 
+def _reference(settings: ExperimentSettings, scan: str, index: int) -> FloatArray:
+    """Return the magnitude (rows, columns) that the page compares with."""
+    if settings.dimensions == 3:
+        return picture_of(reference_volume(settings, scan, index))
+    return full_slice(settings, scan, index).reference
+
+
 def _shown_keys(settings: ExperimentSettings, finished: Finished) -> list[Key]:
     return [
         _key(setting, scan, index, method)
         for scan in shown_scans(settings)
-        for index in settings.shown_slices
+        for index in settings.shown
         for setting in all_settings(settings)
         for method in finished.methods
     ]

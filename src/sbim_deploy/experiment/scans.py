@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sbim_deploy.errors import InputError
-from sbim_deploy.experiment.settings import BRAIN, TRUE, ExperimentSettings, Simulation
+from sbim_deploy.experiment.settings import TRUE, ExperimentSettings
+from sbim_deploy.experiment.simulation import BRAIN, Simulation
 from sbim_deploy.kspace.fastmri import KspaceFile, open_kspace
 from sbim_deploy.mri.masks import effective_acceleration, line_mask
 from sbim_deploy.mri.phantom import shepp_logan
+from sbim_deploy.mri.plane_masks import CAIPIRINHA, EQUISPACED, POISSON, RANDOM
+from sbim_deploy.mri.trajectories import GOLDEN, RADIAL, SPIRAL, TRAJECTORIES
 from sbim_deploy.recon.prepare import SliceProblem, prepare_slice
+from sbim_deploy.recon.prepare_noncartesian import prepare_trajectory_slice, trajectory_acceleration
 from sbim_deploy.records import ComplexArray, FloatArray
 from sbim_deploy.runs.pairing import reference_magnitude
-from sbim_deploy.runs.simulate import SimulateSettings, brain_slice, simulate_object
+from sbim_deploy.runs.simulate import (
+    SimulateSettings,
+    brain_slice,
+    sample_along,
+    simulate_object,
+    simulate_truth,
+    simulated_trajectory,
+)
 from sbim_deploy.runs.volume import volume_slice
 from sbim_deploy.words import plural
 
 SIMULATED = "simulated"
+_IN_WORDS = {
+    "equispaced": "equispaced lines",
+    "random": "random lines",
+    RADIAL: "radial spokes",
+    GOLDEN: "golden-angle spokes",
+    SPIRAL: "spirals",
+}
+_VOLUMES_IN_WORDS = {
+    EQUISPACED: "regular lattices",
+    CAIPIRINHA: "CAIPIRINHA lattices",
+    POISSON: "Poisson-disc samples",
+    RANDOM: "random samples",
+}
 
 
 @dataclass(frozen=True)
@@ -40,10 +64,20 @@ class FullSlice:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to undersample: a pattern and a nominal acceleration."""
+    """One way to undersample: a pattern, of lines or a trajectory, and a nominal acceleration."""
 
     pattern: str
     acceleration: float
+
+    @property
+    def is_trajectory(self) -> bool:
+        """Whether samples lie along a trajectory, and on no grid."""
+        return self.pattern in TRAJECTORIES
+
+
+def pattern_in_words(settings: ExperimentSettings, pattern: str) -> str:
+    """Return what a pattern samples."""
+    return (_VOLUMES_IN_WORDS if settings.dimensions == 3 else _IN_WORDS)[pattern]
 
 
 def scan_names(settings: ExperimentSettings) -> list[str]:
@@ -100,11 +134,16 @@ def full_slice(settings: ExperimentSettings, scan: str, index: int) -> FullSlice
 
 
 def undersample(full: FullSlice, setting: Setting, settings: ExperimentSettings) -> SliceProblem:
-    """Take lines away from a slice, and prepare it as ``recon`` does.
+    """Take lines away from a slice, or sample it along a trajectory, and prepare it as ``recon`` does.
+
+    A trajectory has so many times fewer readouts than leave no gap.
 
     Raises:
         InputError: more acceleration than there are lines, or too few calibration lines for the maps.
+        BackendMissingError: finufft is not installed, which a trajectory takes.
     """
+    if setting.is_trajectory:
+        return _along_trajectory(full, setting, settings)
     try:
         mask = line_mask(
             full.kspace.shape[-1],
@@ -120,22 +159,41 @@ def undersample(full: FullSlice, setting: Setting, settings: ExperimentSettings)
 
 
 def problem_acceleration(problem: SliceProblem) -> float:
-    """Return the effective acceleration of what was measured."""
-    return effective_acceleration(problem.mask)
+    """Return how many samples the grid has for each one that was measured, or is worth as much."""
+    if problem.trajectory is None:
+        return effective_acceleration(problem.mask)
+    return trajectory_acceleration(problem.trajectory, problem.image_shape)
+
+
+def _along_trajectory(full: FullSlice, setting: Setting, settings: ExperimentSettings) -> SliceProblem:
+    assert settings.simulate is not None  # the settings refuse trajectories of files
+    given = replace(
+        _simulate_settings(settings, settings.simulate),
+        acceleration=setting.acceleration,
+        trajectory=setting.pattern,
+    )
+    magnitude = _object_slice(settings.simulate, full.scan, full.index)
+    places = simulated_trajectory(given)
+    samples = sample_along(simulate_truth(magnitude, given, full.index), places, given.noise)
+    return prepare_trajectory_slice(samples, places, (given.size, given.size), full.index, full.maps)
 
 
 def _simulated(settings: ExperimentSettings, simulation: Simulation, scan: str, index: int) -> FullSlice:
-    simulated = SimulateSettings(
+    simulated = _simulate_settings(settings, simulation)
+    magnitude = _object_slice(simulation, scan, index)
+    full = simulate_object(magnitude, simulated, np.ones(simulation.size, dtype=np.bool_), index)
+    maps = full.maps if settings.maps == TRUE else None
+    return FullSlice(scan, index, full.kspace, maps, np.abs(full.reference))
+
+
+def _simulate_settings(settings: ExperimentSettings, simulation: Simulation) -> SimulateSettings:
+    return SimulateSettings(
         n_coils=simulation.coils,
         size=simulation.size,
         acceleration=1,
         noise=simulation.noise,
         seed=settings.seed,
     )
-    magnitude = _object_slice(simulation, scan, index)
-    full = simulate_object(magnitude, simulated, np.ones(simulation.size, dtype=np.bool_), index)
-    maps = full.maps if settings.maps == TRUE else None
-    return FullSlice(scan, index, full.kspace, maps, np.abs(full.reference))
 
 
 def _object_slice(simulation: Simulation, scan: str, index: int) -> FloatArray:

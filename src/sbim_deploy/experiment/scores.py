@@ -1,4 +1,4 @@
-"""The masked PSNR and SSIM of the thesis, and means over slices with their intervals."""
+"""The metrics of a slice or a volume, those of the thesis among them, and means with their intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sbim_deploy.mri.metrics import psnr, ssim
+from sbim_deploy.experiment.settings import THROUGH_PLANE_NRMSE
+from sbim_deploy.mri.metrics import nrmse, psnr, ssim
 from sbim_deploy.records import FloatArray
 
 THRESHOLD = 0.05
@@ -31,16 +32,37 @@ class Interval:
     high: float
 
 
+def image_scores(image: FloatArray, reference: FloatArray) -> dict[str, float]:
+    """Return the metrics of a magnitude (rows, columns) or (slices, rows, columns) by their names.
+
+    The data range is the reference's maximum, that of all slices of a volume; its SSIM is the mean of its
+    slices. Through the plane is the NRMSE of the differences between neighbouring slices: what flickers from
+    slice to slice counts there.
+    """
+    masked_psnr, masked_ssim = masked_scores(image, reference)
+    scores = {
+        "nrmse": nrmse(image, reference),
+        "psnr": psnr(image, reference),
+        "ssim": _mean_ssim(image, reference, float(reference.max())),
+        "masked_psnr": masked_psnr,
+        "masked_ssim": masked_ssim,
+    }
+    if image.ndim == 3:
+        scores[THROUGH_PLANE_NRMSE] = nrmse(np.diff(image, axis=0), np.diff(reference, axis=0))
+    return scores
+
+
 def masked_scores(image: FloatArray, reference: FloatArray) -> tuple[float, float]:
     """Return the masked PSNR in dB and the masked SSIM of a magnitude (rows, columns).
 
     Both images are set to 0 up to 5 % of the reference's maximum, scaled to 8 bits by their own maximum,
-    and the image is set to 0 outside a disc of radius 165 pixels at 384, which scales with the size.
+    and the image is set to 0 outside a disc of radius 165 pixels at 384, which scales with the size. A volume
+    (slices, rows, columns) has one maximum, and the mean SSIM of its slices.
     """
     floor = THRESHOLD * reference.max()
     image_8bit, reference_8bit = (_to_8bit(np.where(each > floor, each, 0)) for each in (image, reference))
-    image_8bit = np.where(_disc(image.shape), image_8bit, 0)
-    return psnr(image_8bit, reference_8bit, DATA_RANGE), ssim(image_8bit, reference_8bit, DATA_RANGE)
+    image_8bit = np.where(_disc(image.shape[-2:]), image_8bit, 0)
+    return psnr(image_8bit, reference_8bit, DATA_RANGE), _mean_ssim(image_8bit, reference_8bit, DATA_RANGE)
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -63,6 +85,11 @@ def standard_deviation(values: Sequence[float]) -> float:
     """Return the sample standard deviation over slices, NaN for a single one."""
     given: Values = np.asarray(values, dtype=np.float64)
     return float(given.std(ddof=1)) if given.size > 1 and np.isfinite(given).all() else float("nan")
+
+
+def _mean_ssim(image: FloatArray, reference: FloatArray, data_range: float) -> float:
+    images, references = (each.reshape(-1, *each.shape[-2:]) for each in (image, reference))
+    return float(np.mean([ssim(*pair, data_range) for pair in zip(images, references, strict=True)]))
 
 
 def _to_8bit(image: FloatArray) -> FloatArray:

@@ -3,111 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.experiment.methods import WAY_OUT, Method, Text, read_method
 from sbim_deploy.experiment.peers import PEERS
-from sbim_deploy.io.documents import Count, Natural, NonNegative, Positive, convert, read_yaml, real, whole
+from sbim_deploy.experiment.simulation import Simulation, check_distinct
+from sbim_deploy.io.documents import Natural, Positive, convert, read_yaml, real, whole
 from sbim_deploy.models.backends import check_backend
 from sbim_deploy.models.folder import DEMO
-from sbim_deploy.mri.masks import PATTERNS
+from sbim_deploy.mri.masks import CENTRED, PATTERNS
+from sbim_deploy.mri.plane_masks import PLANE_PATTERNS, POISSON
+from sbim_deploy.mri.trajectories import TRAJECTORIES
 from sbim_deploy.plugins import load_plugins
-from sbim_deploy.runs.simulate import MAX_SIZE, MIN_SIZE, n_brain_slices
-from sbim_deploy.samplers.choice import SamplerChoice
-from sbim_deploy.samplers.presets import find_preset
+from sbim_deploy.recon.through_plane import MIN_SLICES
+from sbim_deploy.runs.simulate import MAX_SIZE
+from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings
 
 EXTRA = "experiment"
-BRAIN = "brain"
 ESTIMATED, TRUE = "estimated", "true"
 MASKED = "masked"
-WAY_OUT = "docs/experiments.md says what an experiment holds"
+THROUGH_PLANE_NRMSE = "through_plane_nrmse"
+LOWER_IS_BETTER = frozenset({"nrmse", THROUGH_PLANE_NRMSE})
+MAX_KSPACE_BYTES = 1 << 30  # of a simulated volume: it is made in memory, and BART holds it some times
 
-# Names become parts of file names.
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}\Z",
-        extra={"expected": "up to 40 letters, digits and . _ + -"},
-    ),
-]
-Text = Annotated[str, Meta(min_length=1)]
 AtLeastOne = Meta(min_length=1, extra={"expected": "a list of at least one"})
-
-
-@dataclass(frozen=True)
-class Method:
-    """A sampler under the name that it has in the results, and how many of its images are averaged."""
-
-    name: Name
-    choice: SamplerChoice
-    samples: Annotated[int, whole(1, 1000)] = 1
-
-    def __post_init__(self) -> None:
-        """Refuse a name that is a peer's."""
-        if self.name in PEERS:
-            raise InputError(f"name is {self.name!r}, which is a peer's: choose another")
-
-    def numbers(self) -> dict[str, Any]:
-        """Return what decides its images, the sampler's name first, without what is a default."""
-        chosen = asdict(self.choice)
-        given = {"sampler": chosen.pop("name"), **chosen, "samples": self.samples}
-        return {name: value for name, value in given.items() if value not in (None, False)}
-
-
-@dataclass(frozen=True)
-class SimulatedObject:
-    """What a simulated scan is of, under the name that it has in the results.
-
-    Either a ``phantom``, or some slices of a NIfTI ``volume`` of magnitudes in a ``plane``, by their numbers
-    from left, posterior or inferior: the experiment's own slices are places in ``volume_slices``. The slices
-    of shepp-logan differ in phase and noise alone.
-    """
-
-    name: Name
-    phantom: Literal["brain", "shepp-logan"] | None = None
-    volume: Path | None = None
-    plane: Literal["axial", "coronal", "sagittal"] = "axial"
-    volume_slices: tuple[Natural, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check that it is one thing, and that a volume has its slices."""
-        if (self.phantom is None) == (self.volume is None):
-            raise InputError("phantom and volume are both given or both missing, expected one of them")
-        if (self.volume is None) == bool(self.volume_slices):
-            raise InputError("volume and volume_slices go together: give both, or neither")
-        _check_distinct("volume_slices", self.volume_slices)
-
-    def n_slices(self) -> float:
-        """Return how many slices there are to choose from."""
-        if self.volume is None:
-            return n_brain_slices() if self.phantom == BRAIN else math.inf
-        return len(self.volume_slices)
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """Scans as ``sbim-deploy simulate`` makes them.
-
-    Without ``objects`` it is one, of the synthetic brains held out from training.
-    """
-
-    size: Annotated[int, whole(MIN_SIZE, MAX_SIZE)] = 128
-    coils: Annotated[int, whole(1, 256)] = 8
-    noise: Annotated[float, real(0, 1e6)] = 0.01
-    objects: tuple[SimulatedObject, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse two objects of one name."""
-        _check_distinct("objects", [each.name for each in self.objects])
-
-    def n_slices(self) -> float:
-        """Return how many slices there are to choose from in every scan."""
-        return min([each.n_slices() for each in self.objects] or [n_brain_slices()])
 
 
 @dataclass(frozen=True)
@@ -123,7 +47,7 @@ class Levels:
     start_level: Natural = 0
 
 
-Metric = Literal["psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim"]
+Metric = Literal["psnr", "ssim", "nrmse", "masked_psnr", "masked_ssim", "through_plane_nrmse"]
 
 
 @dataclass(frozen=True)
@@ -151,21 +75,30 @@ class ExperimentSettings:
     Either ``simulate`` or ``kspace``, fully sampled fastMRI files with a reference, says where slices come
     from; ``slices`` and ``tuning_slices`` are indices into every simulated scan, or into every file. Tuning
     slices choose the peers' regularisation and are never scored. ``shown_slices`` are those on the page,
-    of every object or of the first file. ``threads`` and ``backend`` are those of every method. ``levels``
-    None are the model's. ``metrics_first`` are the metrics that the page begins with. Of each of ``claims``
-    the page says whether it appears.
+    of every object or of the first file. ``patterns`` are lines or, of simulated scans, trajectories.
+
+    In 3 ``dimensions`` volumes are simulated in place of slices, ``volumes`` are their numbers, and patterns
+    those of both phase encodes, without the corners of k-space where they are ``elliptic``.
+
+    ``threads`` and ``backend`` are those of every method. ``levels`` None are the model's. ``metrics_first``
+    are the metrics that the page begins with. Of each of ``claims`` the page says whether it appears.
     """
 
     title: Text
     accelerations: Annotated[tuple[Annotated[float, real(1, MAX_SIZE)], ...], AtLeastOne]
-    slices: Annotated[tuple[Natural, ...], AtLeastOne]
-    tuning_slices: tuple[Natural, ...]
     methods: Annotated[tuple[Method, ...], AtLeastOne]
     baseline: str
+    dimensions: Literal[2, 3] = 2
+    slices: tuple[Natural, ...] = ()
+    tuning_slices: tuple[Natural, ...] = ()
+    shown_slices: tuple[Natural, ...] = ()
+    volumes: tuple[Natural, ...] = ()
+    tuning_volumes: tuple[Natural, ...] = ()
+    shown_volumes: tuple[Natural, ...] = ()
     simulate: Simulation | None = None
     kspace: tuple[Path, ...] = ()
-    shown_slices: tuple[Natural, ...] = ()
     patterns: Annotated[tuple[str, ...], AtLeastOne] = ("equispaced",)
+    elliptic: bool = False
     mask_convention: Literal["centred", "published"] = "centred"
     peers: tuple[str, ...] = tuple(PEERS)
     model: Path = Path(DEMO)
@@ -177,35 +110,175 @@ class ExperimentSettings:
     seed: Natural = 0
     threads: Annotated[int, whole(1, 1024)] = 1
 
+    @property
+    def unit(self) -> str:
+        """What is scored, in words."""
+        return "volume" if self.dimensions == 3 else "slice"
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The numbers of what is scored, of every scan."""
+        return self.volumes if self.dimensions == 3 else self.slices
+
+    @property
+    def tuned_on(self) -> tuple[int, ...]:
+        """The numbers of what the peers are tuned on."""
+        return self.tuning_volumes if self.dimensions == 3 else self.tuning_slices
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The numbers of what the page shows."""
+        return self.shown_volumes if self.dimensions == 3 else self.shown_slices
+
+    def volume_settings(self, pattern: str, acceleration: float, index: int) -> SimulateVolumeSettings:
+        """Return what a volume is simulated by: its number is added to the seed.
+
+        Raises:
+            InputError: the acceleration does not go with the grid.
+        """
+        assert self.simulate is not None
+        size = self.simulate.size
+        return SimulateVolumeSettings(
+            size,
+            self.simulate.partitions or size,
+            self.simulate.coils,
+            int(acceleration),
+            pattern,
+            self.elliptic,
+            self.simulate.noise,
+            self.seed + index,
+        )
+
+    def weights_of(self, peer: str, pattern: str) -> tuple[float, ...]:
+        """Return what the weight of a peer is chosen from for a pattern, nothing where it has none."""
+        given = PEERS[peer]
+        if self.dimensions == 3:
+            return () if given.volume is None else given.volume.weights
+        return given.trajectory_weights or () if pattern in TRAJECTORIES else given.weights
+
+    def is_tuned(self, peer: str) -> bool:
+        """Tell whether a peer has a weight to choose for any of the patterns."""
+        return any(self.weights_of(peer, pattern) for pattern in self.patterns)
+
     def __post_init__(self) -> None:
         """Check that nothing is unknown, named twice, or tuned and scored."""
         if (self.simulate is None) == (not self.kspace):
             raise InputError("simulate and kspace are both given or both missing: expected one of them")
         check_backend(self.backend)
         names = [method.name for method in self.methods]
-        for name in ("accelerations", "slices", "tuning_slices", "shown_slices", "patterns", "peers"):
-            _check_distinct(name, getattr(self, name))
-        _check_distinct("methods", names)
-        _check_known("patterns", self.patterns, PATTERNS)
+        for name in ("accelerations", "patterns", "peers", *_places("slice"), *_places("volume")):
+            check_distinct(name, getattr(self, name))
+        check_distinct("methods", names)
+        known = PLANE_PATTERNS if self.dimensions == 3 else (*PATTERNS, *TRAJECTORIES)
+        _check_known("patterns", self.patterns, known)
         if not set(self.peers) <= PEERS.keys():
             load_plugins()
         _check_known("peers", self.peers, tuple(PEERS))
+        if self.dimensions == 3:
+            self._check_volumes()
+        else:
+            self._check_sampling()
+        for each in self.simulate.objects if self.simulate is not None else ():
+            try:
+                each.check(self.dimensions)
+            except InputError as error:
+                raise InputError(f"simulate.objects has {each.name}: {error}") from None
         _check_known("baseline", (self.baseline,), (*names, *self.peers))
         for claim in self.claims:
             _check_known("claims", (claim.method, claim.against), (*names, *self.peers))
             _check_known_accelerations(claim, self.accelerations)
-        self._check_slices()
+            if claim.metric == THROUGH_PLANE_NRMSE and self.dimensions == 2:
+                raise InputError(f"claims has the metric {claim.metric}, which is of dimensions 3")
+        self._check_unit()
+        self._check_places()
 
-    def _check_slices(self) -> None:
-        if both := sorted(set(self.slices) & set(self.tuning_slices)):
-            raise InputError(f"tuning_slices has {both}, which slices has too: tuning must not see them")
-        if not self.tuning_slices and any(PEERS[name].weights for name in self.peers):
-            raise InputError("tuning_slices is empty: expected at least one, to tune the peers")
-        if not set(self.shown_slices) <= set(self.slices):
-            raise InputError(f"shown_slices is {list(self.shown_slices)}: expected some of slices")
+    def _check_sampling(self) -> None:
+        of_volumes = {
+            "elliptic": self.elliptic,
+            "simulate.partitions": self.simulate is not None and self.simulate.partitions is not None,
+            "methods has through_plane, which": any(method.through_plane for method in self.methods),
+        }
+        for name, is_given in of_volumes.items():
+            if is_given:
+                raise InputError(f"{name} is of dimensions 3: leave it out, or give dimensions: 3")
+        along = [pattern for pattern in self.patterns if pattern in TRAJECTORIES]
+        if along and self.simulate is None:
+            raise InputError(
+                f"patterns has {along[0]!r}, a trajectory, and kspace files have lines to take away: "
+                f"expected some of {', '.join(PATTERNS)}"
+            )
+        for name in self.peers if along else ():
+            if PEERS[name].trajectory_weights is None:
+                raise InputError(
+                    f"peers has {name!r}, which takes no samples along a trajectory: leave it out, or "
+                    f"{', '.join(along)} out of patterns"
+                )
+        if self.simulate is not None and (most := max(self.accelerations)) > self.simulate.size:
+            raise InputError(
+                f"accelerations has {most:g}: expected 1 to {self.simulate.size}, the size of simulate"
+            )
+
+    def _check_volumes(self) -> None:
+        """Check what volumes are simulated by, and who reconstructs them."""
+        if self.simulate is None:
+            raise InputError("kspace is of dimensions 2: volumes are those of simulate")
+        if self.mask_convention != CENTRED:
+            raise InputError("mask_convention is of lines: leave it out of dimensions 3")
+        for name in self.peers:
+            if PEERS[name].volume is None:
+                known = ", ".join(each for each, peer in PEERS.items() if peer.volume is not None)
+                raise InputError(f"peers has {name!r}, which takes no volumes: expected some of {known}")
+        given = self._check_grid()
+        for method in self.methods:
+            if method.through_plane and given.size < MIN_SLICES:
+                raise InputError(
+                    f"methods has {method.name}, through_plane, which takes at least {MIN_SLICES} slices: "
+                    f"simulate's size is {given.size}"
+                )
+
+    def _check_grid(self) -> SimulateVolumeSettings:
+        """Check that volumes can be undersampled so, and are not too large, and return one of them."""
+        for pattern in self.patterns:
+            for value in self.accelerations:
+                if value != int(value):
+                    raise InputError(f"accelerations has {value:g}: expected whole numbers in dimensions 3")
+                try:
+                    given = self.volume_settings(pattern, value, 0)
+                except InputError as error:
+                    raise InputError(f"accelerations has {value:g}, simulate: {error}") from None
+        n_bytes = math.prod(given.shape) * given.n_coils * 8
+        if n_bytes > MAX_KSPACE_BYTES:
+            size = " x ".join(map(str, given.shape))
+            raise InputError(
+                f"simulate is {size} with {given.n_coils} coils, {n_bytes / 1e9:.1f} GB of k-space: expected "
+                f"at most {MAX_KSPACE_BYTES / 1e9:.1f} GB; take a smaller size or fewer coils"
+            )
+        return given
+
+    def _check_unit(self) -> None:
+        """Check that what is scored is named, and what is of other dimensions is not."""
+        scored, tuned_on, _ = _places(self.unit)
+        for name in _places("slice" if self.dimensions == 3 else "volume"):
+            if getattr(self, name):
+                raise InputError(
+                    f"{name} is of dimensions {5 - self.dimensions}: expected {scored} and {tuned_on}"
+                )
+        if not self.scored:
+            raise InputError(f"lacks {scored}")
+
+    def _check_places(self) -> None:
+        scored, tuned_on, shown = _places(self.unit)
+        if both := sorted(set(self.scored) & set(self.tuned_on)):
+            raise InputError(f"{tuned_on} has {both}, which {scored} has too: tuning must not see them")
+        if not self.tuned_on and any(self.is_tuned(name) for name in self.peers):
+            raise InputError(f"{tuned_on} is empty: expected at least one, to tune the peers")
+        if not set(self.shown) <= set(self.scored):
+            raise InputError(f"{shown} is {list(self.shown)}: expected some of {scored}")
         # Past the last brain they start again: a slice would count twice, or be tuned on.
-        last = math.inf if self.simulate is None else self.simulate.n_slices() - 1
-        for name in ("slices", "tuning_slices"):
+        last = math.inf
+        if self.simulate is not None and self.dimensions == 2:
+            last = self.simulate.n_slices() - 1
+        for name in (scored, tuned_on):
             for index in getattr(self, name):
                 if index > last:
                     raise InputError(f"{name} has {index}: expected 0 to {last}")
@@ -224,8 +297,12 @@ def read_settings(path: Path) -> ExperimentSettings:
         document["maps"] = TRUE
     if isinstance(methods := document.get("methods"), list):
         document["methods"] = [
-            asdict(_method(given, f"{path}: methods[{position}]")) for position, given in enumerate(methods)
+            asdict(read_method(given, f"{path}: methods[{position}]"))
+            for position, given in enumerate(methods)
         ]
+    if document.get("dimensions") == 3:
+        document.setdefault("patterns", [POISSON])
+        document.setdefault("peers", [name for name, peer in PEERS.items() if peer.volume is not None])
     settings = convert(document, ExperimentSettings, str(path), WAY_OUT)
     return replace(
         settings,
@@ -233,6 +310,7 @@ def read_settings(path: Path) -> ExperimentSettings:
         kspace=tuple(path.parent / each for each in settings.kspace),
         model=settings.model if str(settings.model) == DEMO else path.parent / settings.model,
         shown_slices=settings.shown_slices if "shown_slices" in document else settings.slices[:2],
+        shown_volumes=settings.shown_volumes if "shown_volumes" in document else settings.volumes[:2],
     )
 
 
@@ -245,54 +323,9 @@ def _beside(path: Path, simulation: Simulation) -> Simulation:
     return replace(simulation, objects=tuple(objects))
 
 
-@dataclass(frozen=True)
-class _MethodEntry:
-    """A method as a YAML has it: a sampler with its numbers, or a preset."""
-
-    sampler: Text | None = None
-    steps: Count | None = None
-    corrector_steps: Count | None = None
-    data_weight: NonNegative | None = None
-    guidance: Text | None = None
-    schedule: Text | None = None
-    start_sigma: Positive | None = None
-    start: Text | None = None
-    prior_weight: NonNegative | None = None
-    langevin_step: Positive | None = None
-    corrector_step_from: Text | None = None
-    denoising: Text | None = None
-    published: bool | None = None
-    eta: NonNegative | None = None
-    preset: Text | None = None
-    samples: Annotated[int, whole(1, 1000)] | None = None
-    name: Name | None = None
-
-
-def _method(stored: object, where: str) -> Method:
-    entry = convert(stored, _MethodEntry, where, WAY_OUT)
-    given: dict[str, Any] = {name: value for name, value in vars(entry).items() if value is not None}
-    try:
-        if ("preset" in given) == ("sampler" in given):
-            raise InputError("expected a sampler or a preset, and one of them")
-        kind = given.pop("preset", None) or given["sampler"]
-        name = given.pop("name", kind)
-        if "sampler" in given:
-            samples = given.pop("samples", 1)
-            return Method(name, SamplerChoice(given.pop("sampler"), **given), samples)
-        preset = find_preset(kind)
-        samples = given.pop("samples", preset.samples)
-        if given:
-            raise InputError(f"preset {kind} and {', '.join(given)}: a preset is whole, give a sampler")
-        return Method(name, preset.choice, samples)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-
-
-def _check_distinct(name: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            way_out = "; give each a name of its own" if name in ("methods", "objects") else ""
-            raise InputError(f"{name} has {value} twice{way_out}")
+def _places(unit: str) -> tuple[str, str, str]:
+    """Return the keys that say what is scored, tuned on and shown."""
+    return f"{unit}s", f"tuning_{unit}s", f"shown_{unit}s"
 
 
 def _check_known(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ import numpy as np
 from sbim_deploy.errors import InputError
 from sbim_deploy.experiment.scans import Setting
 from sbim_deploy.experiment.scores import Interval, mean_interval, standard_deviation
-from sbim_deploy.experiment.settings import Metric
+from sbim_deploy.experiment.settings import THROUGH_PLANE_NRMSE, Metric
 from sbim_deploy.io.arrays import open_arrays
 from sbim_deploy.io.atomic import check_writable, replacing
 from sbim_deploy.io.documents import format_object, parse_object
@@ -24,7 +25,7 @@ from sbim_deploy.records import FloatArray
 from sbim_deploy.results.result_file import check_same_run
 
 IDENTITY, TUNING, RESULTS, IMAGES = "run.json", "tuning.json", "results.csv", "images"
-METHODS = ("method ", "peer ")
+ADDED = ("method ", "peer ", "pattern ")  # of the identity: what an experiment may get more of
 ANOTHER_FOLDER = "name another folder"
 
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -43,7 +44,10 @@ class Key:
 
 @dataclass(frozen=True)
 class Result:
-    """A line of results.csv. ``seconds`` count the reconstruction alone, without maps and loading."""
+    """A line of results.csv. ``seconds`` count the reconstruction alone, without maps and loading.
+
+    ``slice`` is the number of a volume in three dimensions, which alone have what is through the plane.
+    """
 
     pattern: str
     acceleration: float
@@ -59,6 +63,7 @@ class Result:
     residual: float
     seconds: float
     seed: int
+    through_plane_nrmse: float = math.nan
 
     @property
     def key(self) -> Key:
@@ -111,9 +116,18 @@ class Store:
         InputError: the folder cannot be written, is not an experiment's, or holds another one.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], keys: Sequence[Key], shown: set[Key]):
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        keys: Sequence[Key],
+        shown: set[Key],
+        dimensions: int = 2,
+    ):
         self.folder = folder
         self._keys, self._shown = keys, shown
+        left_out = () if dimensions == 3 else (THROUGH_PLANE_NRMSE,)
+        self._columns = [field.name for field in fields(Result) if field.name not in left_out]
         # JSON has no tuples, so the comparison is with what will be read back, not with what was given.
         identity = parse_object(format_object(identity), "the identity of the experiment")
         self._open_folder(identity)
@@ -156,7 +170,7 @@ class Store:
         path = self.folder / RESULTS
         try:
             with path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_line(astuple(result)))
+                file.write(self._line(result))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -181,13 +195,13 @@ class Store:
                 if any(path.name != FOLDER_LOCK for path in self.folder.iterdir()):
                     raise InputError(f"{self.folder}: holds other files; {ANOTHER_FOLDER}")
                 (self.folder / IMAGES).mkdir()
-                _write_text(self.folder / RESULTS, HEADER)
+                _write_text(self.folder / RESULTS, _row(self._columns))
                 _write_text(record, format_object(identity, indent=1))
             found = parse_object(record.read_bytes(), str(record))
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be used ({error.strerror}); {ANOTHER_FOLDER}") from error
-        # A method that only one of the two has was added, or is left out for now: both are allowed.
-        either = {name: value for name, value in {**identity, **found}.items() if name.startswith(METHODS)}
+        # What only one of the two has was added, or is left out for now: both are allowed.
+        either = {name: value for name, value in {**identity, **found}.items() if name.startswith(ADDED)}
         check_same_run({**either, **found}, {**either, **identity}, self.folder, ANOTHER_FOLDER)
         check_writable(self.folder / RESULTS)
         if found != {**found, **identity}:
@@ -209,15 +223,19 @@ class Store:
         try:
             text = path.read_bytes().decode("utf-8")
             whole = text[: text.rfind("\n") + 1]
-            if not whole.startswith(HEADER):
+            header = _row(self._columns)
+            if not whole.startswith(header):
                 raise ValueError("no header")
             rows = [_as_result(row) for row in csv.DictReader(io.StringIO(whole, newline=""), strict=True)]
         except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(f"{path}: is damaged; remove the folder, or {ANOTHER_FOLDER}") from error
         kept = [row for row in rows if row.key not in self._shown or self.read_image(row.key) is not None]
         if len(kept) < len(rows) or whole != text:
-            _write_text(path, "".join([HEADER, *(_line(astuple(row)) for row in kept)]))
+            _write_text(path, "".join([header, *map(self._line, kept)]))
         return {row.key: row for row in kept}
+
+    def _line(self, result: Result) -> str:
+        return _row([getattr(result, name) for name in self._columns])
 
     def _image_path(self, key: Key) -> Path:
         # The scan's number stands for its name, which may hold anything.
@@ -244,7 +262,7 @@ def write_summary(path: Path, lines: Sequence[Line]) -> None:
     written = io.StringIO(newline="")
     writer = csv.writer(written, lineterminator="\n")
     header = ["scan", "pattern", "acceleration", "effective_acceleration", "method", "slices"]
-    for metric in METRICS:
+    for metric in lines[0].scores:
         header += [f"{metric}_mean", f"{metric}_sd"]
         header += [f"{metric}_difference", f"{metric}_difference_low", f"{metric}_difference_high"]
     writer.writerow([*header, "residual", "seconds"])
@@ -260,14 +278,11 @@ def write_summary(path: Path, lines: Sequence[Line]) -> None:
         temporary.write_text(written.getvalue(), encoding="utf-8", newline="")
 
 
-def _line(values: Sequence[object]) -> str:
+def _row(values: Sequence[object]) -> str:
     written = io.StringIO(newline="")
     row = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
     csv.writer(written, lineterminator="\n").writerow(row)
     return written.getvalue()
-
-
-HEADER = _line([field.name for field in fields(Result)])
 
 
 def _rounded(result: Result) -> Result:
@@ -282,7 +297,8 @@ def _rounded(result: Result) -> Result:
 
 def _as_result(row: dict[str, Any]) -> Result:
     convert = {"str": str, "int": int, "float": float}
-    return Result(**{field.name: convert[str(field.type)](row[field.name]) for field in fields(Result)})
+    given = [field for field in fields(Result) if field.name in row]
+    return Result(**{field.name: convert[str(field.type)](row[field.name]) for field in given})
 
 
 def _as_tuned(stored: dict[str, Any]) -> Tuned:
@@ -307,6 +323,8 @@ def _summary_line(
     scores = {}
     for metric in METRICS:
         values = [float(getattr(each, metric)) for each in group]
+        if metric == THROUGH_PLANE_NRMSE and np.isnan(values).all():
+            continue  # slices have none
         differences = [value - float(getattr(each, metric)) for value, each in zip(values, base, strict=True)]
         difference = mean_interval(differences) if method != baseline else None
         scores[metric] = Score(mean_interval(values), standard_deviation(values), difference)

@@ -194,11 +194,9 @@ def write_cfl(path: Path, array: NDArray[Any], force: bool = False) -> None:
     """
     check_cfl(path, force)
     check_free_space(path.parent, array.size * _ITEM_BYTES)
-    sizes = [*array.shape, *[1] * (N_AXES - array.ndim)]
     header = path.with_suffix(".hdr")
     with new_file(header, force) as header_temporary:
-        lines = ("# Dimensions", " ".join(map(str, sizes)), "# Creator", CFL_CREATOR, "")
-        header_temporary.write_text("\n".join(lines), encoding="ascii")
+        header_temporary.write_text(_header(array.shape), encoding="ascii")
         with new_file(path, force) as temporary:
             with temporary.open("wb") as file:
                 for last in range(array.shape[-1]):
@@ -206,6 +204,23 @@ def write_cfl(path: Path, array: NDArray[Any], force: bool = False) -> None:
             # Without a header the new array is nothing to anyone until its own one is there.
             if force:
                 header.unlink(missing_ok=True)
+
+
+def new_cfl(path: Path, sizes: Sequence[int]) -> ComplexArray:
+    """Make an array of BART's axes, of zeros, and map it into memory to be written to.
+
+    Raises:
+        InputError: see :func:`check_cfl`, or there is no room.
+    """
+    check_cfl(path)
+    check_free_space(path.parent, math.prod(sizes) * _ITEM_BYTES)
+    path.with_suffix(".hdr").write_text(_header(sizes), encoding="ascii")
+    return np.memmap(path, "<c8", "w+", shape=tuple(sizes), order="F")
+
+
+def _header(sizes: Sequence[int]) -> str:
+    all_sizes = [*sizes, *[1] * (N_AXES - len(sizes))]
+    return "\n".join(("# Dimensions", " ".join(map(str, all_sizes)), "# Creator", CFL_CREATOR, ""))
 
 
 def write_cfl_images(path: Path, images: ComplexArray, force: bool = False) -> None:

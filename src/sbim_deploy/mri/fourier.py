@@ -6,7 +6,9 @@ undoes to the centre on the way out, inverse shift on the way in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,23 @@ import scipy.fft
 from numpy.typing import NDArray
 
 IMAGE_AXES = (-2, -1)
+
+_threads: ContextVar[int] = ContextVar("threads", default=-1)
+
+
+def transform_threads() -> int:
+    """Return how many threads operators take for their transforms: -1 is one for each core."""
+    return _threads.get()
+
+
+@contextmanager
+def limited_threads(n: int) -> Iterator[None]:
+    """Give the transforms of operators so many threads, in the thread that calls."""
+    token = _threads.set(n)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
 
 
 def centred_fft(image: NDArray[Any], axes: Sequence[int] = IMAGE_AXES) -> NDArray[Any]:

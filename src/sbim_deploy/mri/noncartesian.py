@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import scipy.fft
 
-from sbim_deploy.mri.fourier import IMAGE_AXES
+from sbim_deploy.mri.fourier import IMAGE_AXES, transform_threads
 from sbim_deploy.mri.nonuniform import to_grid, to_samples
 from sbim_deploy.mri.sense import Sense
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
@@ -133,13 +133,13 @@ class NonCartesianSense:
         self._check("image", image, self._batch_shape + self.image_shape)
         rows, columns = self.image_shape
         double_rows, double_columns = self._spectra.shape[-2:]
-        work = self.maps * image[..., None, :, :]
+        work, workers = self.maps * image[..., None, :, :], transform_threads()
         # Of the padding no line is transformed that is zero before, or of no use after.
-        work = scipy.fft.fft(work, double_rows, axis=-2, workers=-1)
-        work = scipy.fft.fft(work, double_columns, axis=-1, workers=-1)
+        work = scipy.fft.fft(work, double_rows, axis=-2, workers=workers)
+        work = scipy.fft.fft(work, double_columns, axis=-1, workers=workers)
         work *= self._spectra[..., None, :, :]
-        work = scipy.fft.ifft(work, axis=-1, overwrite_x=True, workers=-1)[..., :columns]
-        work = scipy.fft.ifft(work, axis=-2, workers=-1)[..., :rows, :]
+        work = scipy.fft.ifft(work, axis=-1, overwrite_x=True, workers=workers)[..., :columns]
+        work = scipy.fft.ifft(work, axis=-2, workers=workers)[..., :rows, :]
         work *= self._conjugate_maps
         summed: ComplexArray = np.sum(work, axis=-3, out=out)
         return summed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from sbim_deploy.mri.fourier import IMAGE_AXES, centred_fft, centred_ifft
+from sbim_deploy.mri.fourier import IMAGE_AXES, centred_fft, centred_ifft, transform_threads
 from sbim_deploy.records import BoolArray, ComplexArray
 
 
@@ -75,10 +75,10 @@ class Sense:
     def normal(self, image: ComplexArray, out: ComplexArray | None = None) -> ComplexArray:
         """Return A^H A x, by Fourier transforms along the undersampled axes alone."""
         self._check("image", image, self._batch_shape + self.image_shape)
-        work = self._split(image)
-        work = scipy.fft.fftn(work, axes=self._undersampled_axes, overwrite_x=True, workers=-1)
+        work, axes, workers = self._split(image), self._undersampled_axes, transform_threads()
+        work = scipy.fft.fftn(work, axes=axes, overwrite_x=True, workers=workers)
         work *= self._unshifted_mask
-        work = scipy.fft.ifftn(work, axes=self._undersampled_axes, overwrite_x=True, workers=-1)
+        work = scipy.fft.ifftn(work, axes=axes, overwrite_x=True, workers=workers)
         return self._combine(work, out)
 
     def _split(self, image: ComplexArray) -> ComplexArray:

@@ -159,14 +159,21 @@ def _few_lines(estimate: MapEstimate) -> tuple[Fault, ...]:
 def describe_trajectory(trajectory: Trajectory, shape: tuple[int, int]) -> dict[str, Any]:
     """Return how a slice was sampled, as a run's record has it.
 
-    The acceleration is how many samples the grid has for each one of a grid that the samples are worth; a
-    trajectory that is a circle leaves the corners out, so that it begins at 1.27.
+    The acceleration is that of :func:`trajectory_acceleration`.
     """
     block = calibration_block(grid_coverage(trajectory.places, trajectory.areas, shape) > COVERED, shape)
     return {
-        "acceleration": float(math.prod(shape) / trajectory.areas.sum(dtype=np.float64)),
+        "acceleration": trajectory_acceleration(trajectory, shape),
         "calibration_lines": min(int(part.stop - part.start) for part in block),
     }
+
+
+def trajectory_acceleration(trajectory: Trajectory, shape: tuple[int, int]) -> float:
+    """Return how many samples the grid has for each one of a grid that the samples are worth.
+
+    A trajectory that is a circle leaves the corners out, so that it begins at 1.27.
+    """
+    return float(math.prod(shape) / trajectory.areas.sum(dtype=np.float64))
 
 
 def weigh_samples(places: FloatArray, measured: BoolArray, shape: tuple[int, int]) -> Trajectory:

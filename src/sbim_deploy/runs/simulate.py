@@ -21,8 +21,9 @@ from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
 from sbim_deploy.mri.map_choice import check_calibration_lines
 from sbim_deploy.mri.masks import CENTRED, MASK_CONVENTIONS, PATTERNS, effective_acceleration, line_mask
+from sbim_deploy.mri.nonuniform import to_samples
 from sbim_deploy.mri.phantom import shepp_logan, smooth_phase
-from sbim_deploy.mri.trajectories import TRAJECTORIES, full_readouts, make_trajectory
+from sbim_deploy.mri.trajectories import OVERSAMPLING, TRAJECTORIES, full_readouts, make_trajectory
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 
 PHANTOMS = ("brain", "shepp-logan")
@@ -157,6 +158,17 @@ def simulated_trajectory(settings: SimulateSettings) -> FloatArray:
     assert settings.trajectory is not None
     n_readouts = math.ceil(full_readouts(settings.trajectory, settings.size) / settings.acceleration)
     return make_trajectory(settings.trajectory, settings.size, n_readouts)
+
+
+def sample_along(truth: Truth, places: FloatArray, noise: float) -> ComplexArray:
+    """Return the samples (coil, readout, sample) of a truth at the places of a trajectory.
+
+    ``noise`` is that of k-space on a grid. Readouts that are twice oversampled have twice the bandwidth, and
+    so twice its variance.
+    """
+    samples = to_samples(truth.maps * truth.reference, places)
+    samples += noise * OVERSAMPLING**0.5 * unit_noise(truth.rng, samples.shape)
+    return samples.astype(np.complex64)
 
 
 def unit_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> ComplexArray:

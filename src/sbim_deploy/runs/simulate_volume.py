@@ -22,6 +22,7 @@ from sbim_deploy.mri.phantom import smooth_phase
 from sbim_deploy.mri.plane_masks import PLANE_PATTERNS, POISSON, balanced_factors, plane_mask
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.runs.simulate import MIN_SIZE, check_ranges, unit_noise
+from sbim_deploy.runs.volume import MARGIN, read_volume
 
 FIELD_OF_VIEW_MM = 224.0
 MAX_VOLUME_SIZE = 512
@@ -123,11 +124,16 @@ def volume_truth(
 
     ``magnitude`` is that of :func:`simulate_volume`.
     """
+    return volume_image(settings, magnitude), loop_maps(settings.n_coils, settings.shape)
+
+
+def volume_image(settings: SimulateVolumeSettings, magnitude: FloatArray | None = None) -> ComplexArray:
+    """Return the image (readout, partitions, lines) of a scan; see :func:`volume_truth`."""
     shape = settings.shape
     magnitude = head_magnitude(shape) if magnitude is None else magnitude
     phase = smooth_phase(shape, np.random.default_rng(settings.seed))
     image: ComplexArray = (magnitude / np.percentile(magnitude, 99) * phase).astype(np.complex64)
-    return image, loop_maps(settings.n_coils, shape)
+    return image
 
 
 def head_magnitude(shape: tuple[int, int, int]) -> FloatArray:
@@ -136,6 +142,23 @@ def head_magnitude(shape: tuple[int, int, int]) -> FloatArray:
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
         volume = arrays["magnitude"].astype(np.float32)
     return on_grid(volume, shape)
+
+
+def volume_magnitude(path: Path, shape: tuple[int, int, int]) -> FloatArray:
+    """Return a NIfTI volume of magnitudes as (superior, posterior, left), what is negative as 0.
+
+    The field of view is a cube, a little larger than the volume.
+
+    Raises:
+        BackendMissingError, InputError: see :func:`sbim_deploy.runs.volume.read_volume`; or nothing is in it.
+    """
+    volume, spacing = read_volume(path)
+    if not (volume > 0).any():
+        raise InputError(f"{path}: nothing is in the volume: choose another")
+    cube = np.zeros([round(MARGIN * max(volume.shape * spacing) / each) for each in spacing], np.float32)
+    start = [(large - small) // 2 for large, small in zip(cube.shape, volume.shape, strict=True)]
+    cube[tuple(slice(at, at + n) for at, n in zip(start, volume.shape, strict=True))] = np.maximum(volume, 0)
+    return on_grid(np.ascontiguousarray(cube.transpose(2, 1, 0)[:, ::-1, ::-1]), shape)
 
 
 def on_grid(volume: FloatArray, shape: tuple[int, int, int]) -> FloatArray:

@@ -59,7 +59,7 @@ def reconstruct_together(
         if on_calls is not None and n_more:
             on_calls(n_more)
 
-    with closing(_KeptSlices(folder, n_slices)) as kept:
+    with closing(KeptSlices(folder, n_slices)) as kept:
         for problem in readable_problems(scan.indices, scan, tally, on_unread):
             kept.keep(problem.index - scan.indices.start, problem)
             if on_calls is not None:
@@ -76,11 +76,16 @@ def reconstruct_together(
                 before = time.perf_counter()
 
 
-class _KeptSlices:
-    """Slices in a temporary file: the arrays of one are in memory at a time."""
+class KeptSlices:
+    """Slices in a temporary file: the arrays of one are in memory at a time.
+
+    Attributes:
+        folder: where the file is, without a name.
+        n_slices: how many there are, some of which may not be kept.
+    """
 
     def __init__(self, folder: Path, n_slices: int) -> None:
-        self._folder = folder
+        self.folder, self.n_slices = folder, n_slices
         self._store: SliceStore | None = None
         self._rest: list[SliceProblem | None] = [None] * n_slices
 
@@ -97,7 +102,7 @@ class _KeptSlices:
         """
         arrays = np.concatenate([problem.kspace, problem.maps, problem.mvue[None]])
         if self._store is None:
-            self._store = SliceStore(self._folder, len(self._rest), len(arrays), arrays.shape[1:])
+            self._store = SliceStore(self.folder, self.n_slices, len(arrays), arrays.shape[1:])
         self._store.write_slice(place, arrays)
         nothing = np.empty(0, np.complex64)
         self._rest[place] = replace(problem, kspace=nothing, maps=nothing, mvue=nothing)
@@ -112,3 +117,10 @@ class _KeptSlices:
         return replace(
             problem, kspace=arrays[:n_coils], maps=arrays[n_coils : 2 * n_coils], mvue=arrays[2 * n_coils]
         )
+
+    def read_kept(self, place: int) -> SliceProblem:
+        """Read a slice of which it is known that it was kept."""
+        problem = self.read(place)
+        if problem is None:
+            raise ValueError(f"slice {place} was not kept")
+        return problem
