@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.assembler import Assembler
 from sbim_deploy.kspace.channels import OTHER_CHANNELS, check_few_others
 from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.noise_scan import dwell_us
@@ -227,9 +228,8 @@ class MrdKspace:
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape: tuple[int, int] | None = grid.image_shape
         self.voxel_mm: tuple[float, float, float] | None = grid.voxel_mm
-        self._assembler = SliceAssembler(self.scan_header, reaches=self._index.reaches)
-        with _naming(self.path):
-            self._feed(self._index.noise)
+        self._assembler: Assembler[Any] = SliceAssembler(self.scan_header, reaches=self._index.reaches)
+        self._feed(self._index.noise)
         self._last: tuple[int, AssembledSlice] | None = None
         self._calibrated: dict[int, str] = {}
 
@@ -246,7 +246,7 @@ class MrdKspace:
 
     @conjugated.setter
     def conjugated(self, value: bool) -> None:
-        self._assembler.conjugated = value
+        self._assembler.conjugated, self._last = value, None
 
     def __enter__(self) -> Self:
         return self
@@ -374,10 +374,11 @@ class MrdKspace:
             self._assembler.reset()
 
     def _feed(self, indices: Iterable[int]) -> None:
-        for readout in self._file.read_readouts(list(indices)):
-            header = readout.header.copy()
-            header["flags"] = int(header["flags"]) & ~_LAST
-            self._assembler.add(replace(readout, header=header))
+        with _naming(self.path):
+            for readout in self._file.read_readouts(list(indices)):
+                header = readout.header.copy()
+                header["flags"] = int(header["flags"]) & ~_LAST
+                self._assembler.add(replace(readout, header=header))
 
 
 @contextmanager
