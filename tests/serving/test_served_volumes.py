@@ -1,10 +1,10 @@
-"""What is no 2D Cartesian slices: refused in one line with the way out, and kept whole where raw data are."""
+"""Scans in 3-D: refused in one line with the way out, and kept whole where raw data are."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from mrd_client import begin, connected, header_xml, kspace_of, readouts, receive_all, serving, words
+from mrd_client import begin, connected, receive_all, serving, words
 
 from sbim_deploy.kspace.volume_sources import open_volume
 from sbim_deploy.mrd.messages import Close, Image
@@ -57,7 +57,7 @@ def test_a_3d_scan_is_refused_by_its_header_with_the_way_out(server, volume):
     (told,) = words(sent(server, xml, messages[:1]))
     assert told == (
         "sbim-deploy: error: encoding space 0: is 3D, of 16 partitions, expected 2D slices: recon "
-        "--dimensions 3 takes a file of them; serve --save-raw keeps what is sent as such a file"
+        "--dimensions 3 takes a file of them; serve --save-raw keeps what is sent in a file"
     )
 
 
@@ -84,13 +84,3 @@ def test_partitions_that_the_header_does_not_count_are_refused_at_the_second(sav
     (made,) = set(kept.iterdir()) - before
     with open_scan(made) as file:
         assert file.n_readouts == len(messages)
-
-
-@pytest.mark.parametrize("trajectory", ["radial", "spiral"])
-def test_samples_along_a_trajectory_are_refused_by_the_header(server, trajectory):
-    xml = header_xml(trajectory=trajectory)
-    (told,) = words(sent(server, xml, readouts(kspace_of(0))[:1]))
-    assert (
-        f"trajectory is {trajectory!r}, expected 'cartesian' here: recon reads it from a file of MRD" in told
-    )
-    assert told.endswith("; serve --save-raw keeps what is sent as such a file")

@@ -111,29 +111,20 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
 
 
 def check_is_cartesian(encoding: Encoding, where: str) -> None:
-    """Refuse an encoding space whose samples lie along a trajectory; ``where`` names it.
+    """Refuse an encoding space whose samples lie along a trajectory, or are EPI's; ``where`` names it.
 
     Raises:
         NotSlicesError: they do.
-    """
-    check_is_not_epi(encoding, where)
-    if encoding.trajectory != CARTESIAN:
-        raise NotSlicesError(
-            f"{where}: trajectory is {encoding.trajectory!r}, expected {CARTESIAN!r} here: recon reads it from "
-            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
-        )
-
-
-def check_is_not_epi(encoding: Encoding, where: str) -> None:
-    """Refuse an encoding space of EPI.
-
-    Raises:
-        NotSlicesError: it is.
     """
     if encoding.trajectory == EPI:
         raise NotSlicesError(
             f"{where}: trajectory is {EPI!r}, which is not read: that would take the readouts' delays by its "
             f"navigators and the samples on ramps regridded; correct it into {CARTESIAN!r} first"
+        )
+    if encoding.trajectory != CARTESIAN:
+        raise NotSlicesError(
+            f"{where}: trajectory is {encoding.trajectory!r}, expected {CARTESIAN!r} here: recon reads it from "
+            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
         )
 
 
@@ -143,9 +134,8 @@ def check_promises_slices(encoding: Encoding, where: str) -> None:
     A header of partitions without limits that count several may yet be of slices.
 
     Raises:
-        NotSlicesError: it promises several partitions, or EPI.
+        NotSlicesError: it promises several partitions.
     """
-    check_is_not_epi(encoding, where)
     n_partitions, limit = encoding.encoded.matrix_size[2], encoding.step_2
     if n_partitions > 1 and limit is not None and limit.maximum > limit.minimum:
         is_grid = encoding.trajectory == CARTESIAN

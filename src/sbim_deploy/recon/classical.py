@@ -126,7 +126,6 @@ def coil_magnitude(
         return np.sqrt(power).astype(np.float32)
 
 
-
 def _norm_bound(maps: ComplexArray) -> float:
     """Return the largest eigenvalue of S^H S over all pixels, which A^H A does not exceed on a grid.
 

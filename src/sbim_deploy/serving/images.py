@@ -49,7 +49,7 @@ class Outcome:
     words: str | None = None
 
 
-def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
+def resolve(job: SliceJob, data: AssembledSlice) -> Outcome:
     """Wait for a job, up to its deadline, and return its image or the best that is there in its place.
 
     Past the deadline, or where nothing else could be computed, the measured data alone are combined. A slice
@@ -63,7 +63,8 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
         return Outcome(image, job.method, job.residual, failed, doubts=doubts)
     if problem is None:
         words = str(job.error) if reason == "data" else None
-        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason, words=words)
+        magnitude = coil_magnitude(data.kspace, data.image_shape, data.places)
+        return Outcome(magnitude, COIL_MAGNITUDE, None, reason, words=words)
     combined, residual = classical_image(problem, Classical.ZERO_FILLED)
     return Outcome(combined, Classical.ZERO_FILLED.value, residual, reason)
 

@@ -109,7 +109,7 @@ class Sender:
         if self.broken.is_set():
             return
         with self._service.whole_slices:
-            outcome = resolve(job, data.kspace, data.image_shape)
+            outcome = resolve(job, data)
         job.problem = None
         if self._images is None:
             self._images = SessionImages(self.form)

@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
-from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.kspace.placement import NotSlicesError, check_promises_slices
+from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
+from sbim_deploy.kspace.assembler import Assembler
+from sbim_deploy.kspace.placement import NotSlicesError, check_is_cartesian, check_promises_slices
 from sbim_deploy.kspace.readouts import SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice
+from sbim_deploy.kspace.trajectory_readouts import TrajectoryAssembler, has_trajectory
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
@@ -36,8 +39,10 @@ from sbim_deploy.mrd.messages import (
 from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
 from sbim_deploy.mrd.xml import parse_root
+from sbim_deploy.mri.nonuniform import import_finufft
 from sbim_deploy.recon.classical import Classical
 from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
+from sbim_deploy.recon.prepare_noncartesian import prepare_trajectory_slice
 from sbim_deploy.recon.streams import work_bytes
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.samplers.presets import DEFAULT_PRESET
@@ -164,17 +169,15 @@ class Session:
         return ImageForm(bits, keep_grid, identity, remarks)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
-        """Take readouts to the end; of what is no slices they are kept alone, where raw data are kept.
+        """Take readouts to the end; of what cannot be read they are kept alone, where raw data are kept.
 
         Raises:
-            NotSlicesError: it is none.
-            InputError: see :class:`SliceAssembler`.
+            NotSlicesError: it is none of the slices that are read.
+            BackendMissingError: what reads it is not installed.
+            InputError: see :class:`sbim_deploy.kspace.assembler.Assembler`.
         """
-        settings = self._service.settings
         unread = _why_unread(header)
-        assembler = SliceAssembler(
-            header, settings.max_memory_bytes, orientation=settings.orientation, admit=self._admit
-        )
+        assembler = self._make_assembler(header)
         while not isinstance(message, Close):
             assert isinstance(message, Readout | Waveform)
             if self.raw is not None:
@@ -189,31 +192,45 @@ class Session:
                     assembler.reset()
                 self._submit(complete, request, assembler)
             if unread is not None and (self.raw is None or not self.raw.is_open):
-                raise NotSlicesError(f"{unread}; serve --save-raw keeps what is sent as such a file")
+                raise type(unread)(f"{unread}; serve --save-raw keeps what is sent in a file")
             message = self._next(Readout, Waveform, Close)
         if unread is not None:
             assert self.raw is not None
             self.raw.close(complete=True)  # it has its name when the client hears it
-            raise NotSlicesError(f"{unread}; what was sent is kept as {self.raw.outcome}")
+            raise type(unread)(f"{unread}; what was sent is kept as {self.raw.outcome}")
         with self._service.whole_slices:
             complete = assembler.finish()
         self._submit(complete, request, assembler)
 
-    def _admit(self, n_bytes: int, shape: tuple[int, int, int]) -> None:
+    def _make_assembler(self, header: MrdHeader) -> Assembler[Any]:
+        settings = self._service.settings
+        kind: type[TrajectoryAssembler] | type[SliceAssembler]
+        kind = TrajectoryAssembler if has_trajectory(header) else SliceAssembler
+        return kind(
+            header, settings.max_memory_bytes, orientation=settings.orientation, admit=self._admit
+        )
+
+    def _admit(self, n_bytes: int, shape: tuple[int, int, int], n_samples: int) -> None:
         """Take the memory of slices in progress and of the work on one of them, before it is used."""
-        self._share.reserve(work_bytes(shape, self._service.width))
+        self._share.reserve(work_bytes(shape, self._service.width, n_samples))
         self._share.hold(IN_PROGRESS, n_bytes)
 
-    def _submit(self, complete: list[AssembledSlice], request: Request, assembler: SliceAssembler) -> None:
+    def _submit(self, complete: list[AssembledSlice], request: Request, assembler: Assembler[Any]) -> None:
         self._share.hold(IN_PROGRESS, assembler.n_whole_bytes)
         for data in complete:
-            n_copies = 1 if data.calibration is None else 2
-            self._share.hold(data, n_copies * data.kspace.nbytes)
+            self._share.hold(data, data.n_bytes)
         for data in complete:
-            work = work_bytes(data.kspace.shape, self._service.width)
+            work = self._work_bytes(data)
             job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s, work)
             self.sender.put(Pending(data, job))  # before submit, which may wait until after the deadline
             self._service.worker.submit(job)
+
+    def _work_bytes(self, data: AssembledSlice) -> int:
+        """Return what the work on a slice takes at most."""
+        width = self._service.width
+        if data.places is None:
+            return work_bytes(data.kspace.shape, width)
+        return work_bytes((len(data.kspace), *data.image_shape), width, data.places[..., 0].size)
 
     def _next(self, *expected: type[Message]) -> Message:
         message = self._receive()
@@ -265,6 +282,16 @@ def prepare(data: AssembledSlice, check: Callable[[], None] = lambda: None) -> S
     """
     if data.fault is not None:
         raise InputError(data.fault)
+    if data.places is not None:
+        return prepare_trajectory_slice(
+            data.kspace,
+            data.places,
+            data.image_shape,
+            data.slice,
+            noise=data.noise,
+            noise_source=NOISE_READOUTS,
+            check=check,
+        )
     return prepare_slice(
         data.kspace,
         data.slice,
@@ -276,11 +303,19 @@ def prepare(data: AssembledSlice, check: Callable[[], None] = lambda: None) -> S
     )
 
 
-def _why_unread(header: MrdHeader) -> NotSlicesError | None:
-    """Return why a header promises no 2D Cartesian slices in any encoding space, or None where one may be."""
+def _why_unread(header: MrdHeader) -> SbimDeployError | None:
+    """Return why a header promises no 2D slices that can be read here, or None where there may be some."""
+    if has_trajectory(header):
+        try:
+            check_promises_slices(header.encodings[0], "encoding space 0")
+            import_finufft()
+        except (NotSlicesError, BackendMissingError) as error:
+            return error
+        return None
     found: NotSlicesError | None = None
     for number, encoding in enumerate(header.encodings):
         try:
+            check_is_cartesian(encoding, f"encoding space {number}")
             check_promises_slices(encoding, f"encoding space {number}")
         except NotSlicesError as error:
             found = found or error
