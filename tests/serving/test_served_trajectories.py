@@ -38,8 +38,8 @@ from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate import SimulateSettings
 from sbim_deploy.runs.simulate_mrd import simulate_mrd
 from sbim_deploy.samplers.presets import DEFAULT_PRESET, PRESETS
-from sbim_deploy.serving import session, worker
-from sbim_deploy.serving.session import prepare
+from sbim_deploy.serving import intake, worker
+from sbim_deploy.serving.intake import prepare
 
 pytest.importorskip("finufft", reason="finufft is not installed: no trajectories are served")
 SIZE, COILS = 32, 3
@@ -155,7 +155,7 @@ def test_a_late_slice_is_the_root_sum_of_squares_of_its_gridded_coils(monkeypatc
 
     with serving(deadline_s=0.3, keep_grid=True) as late:
         with monkeypatch.context() as patched:
-            patched.setattr(session, "prepare", slow)
+            patched.setattr(intake, "prepare", slow)
             got = run_session(late, messages, xml=xml)
         good = run_session(late, messages, "zero-filled", None, xml)
     for image, gridded in zip(got, good, strict=True):
@@ -290,14 +290,14 @@ def test_a_header_that_counts_partitions_is_refused_before_the_readouts(server, 
         "<kspace_encoding_step_2><minimum>0</minimum><maximum>3</maximum>",
     )
     (told,) = words(run_session(server, messages[:1], xml=counted))
-    assert "is 3D, of 4 partitions, expected 2D slices: transform along them first" in told
+    assert "is 3D, a stack of 4 partitions, expected 2D slices: transform along the partitions first" in told
 
 
 def test_without_finufft_the_client_hears_what_to_install(monkeypatch, server, golden):
     def missing():
         raise BackendMissingError("finufft is not installed: pip install sbim-deploy[noncartesian]")
 
-    monkeypatch.setattr(session, "import_finufft", missing)
+    monkeypatch.setattr(intake, "import_finufft", missing)
     _, xml, messages = golden
     (told,) = words(run_session(server, messages[:1], xml=xml))
     assert "finufft is not installed" in told

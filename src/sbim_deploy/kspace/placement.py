@@ -128,21 +128,13 @@ def check_is_cartesian(encoding: Encoding, where: str) -> None:
         )
 
 
-def check_promises_slices(encoding: Encoding, where: str) -> None:
-    """Refuse an encoding space whose header promises no 2D slices, before the readouts come.
+def counts_partitions(encoding: Encoding) -> bool:
+    """Tell whether a header promises several partitions of a 3-D scan, before the readouts come.
 
-    A header of partitions without limits that count several may yet be of slices.
-
-    Raises:
-        NotSlicesError: it promises several partitions.
+    One of partitions without limits that count several may yet be of slices.
     """
-    n_partitions, limit = encoding.encoded.matrix_size[2], encoding.step_2
-    if n_partitions > 1 and limit is not None and limit.maximum > limit.minimum:
-        is_grid = encoding.trajectory == CARTESIAN
-        way_out = "recon --dimensions 3 takes a file of them" if is_grid else "transform along them first"
-        raise NotSlicesError(
-            f"{where}: is 3D, of {n_partitions} partitions, expected 2D slices: {way_out}"
-        )
+    limit = encoding.step_2
+    return encoding.encoded.matrix_size[2] > 1 and limit is not None and limit.maximum > limit.minimum
 
 
 def encoding_index(header: np.void, scan: MrdHeader) -> int:

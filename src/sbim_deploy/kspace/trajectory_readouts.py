@@ -19,6 +19,7 @@ from sbim_deploy.kspace.placement import (
     MAX_UNFILLED,
     NotSlicesError,
     check_is_plain,
+    counts_partitions,
     kept_samples,
     slice_geometry,
 )
@@ -170,6 +171,19 @@ class TrajectoryAssembler(Assembler[TrajectoryBuffer]):
                 f"{MAX_SLICE_BYTES} bytes"
             )
         self._admit(self.n_bytes + n_more, (buffer.n_coils, rows, columns), buffer.n_samples + n_samples)
+
+
+def check_is_no_stack(encoding: Encoding, where: str) -> None:
+    """Refuse an encoding space of several partitions, before the readouts come.
+
+    Raises:
+        NotSlicesError: its header promises them.
+    """
+    if counts_partitions(encoding):
+        raise NotSlicesError(
+            f"{where}: is 3D, a stack of {encoding.encoded.matrix_size[2]} partitions, expected 2D slices: "
+            "transform along the partitions first"
+        )
 
 
 def check_carries_trajectory(

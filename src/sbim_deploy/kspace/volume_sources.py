@@ -20,6 +20,7 @@ from sbim_deploy.kspace.partitions import PartitionKspace, PartitionsFile, parti
 from sbim_deploy.kspace.slice_buffer import Series
 from sbim_deploy.kspace.sources import KSPACE, KspaceSource, open_raw, open_source
 from sbim_deploy.kspace.volume import VolumeGrid, VolumeKspace
+from sbim_deploy.mrd.file import RawFile
 from sbim_deploy.mrd.orientation import Orientation, is_conjugated
 from sbim_deploy.records import SliceGeometry
 
@@ -112,15 +113,19 @@ def _open_any(path: Path, folder: Path, reading: Reading, number: int | None) ->
         return _plain(CflVolume(path), folder)
     if raw is not None:
         try:
-            partitions = PartitionsFile(raw, number)
-            calibration = PartitionsFile(raw, calibrates=partitions)
-            image = PartitionKspace(partitions)
-            separate = None if calibration.volume_key is None else PartitionKspace(calibration)
-            return MrdVolume(image, folder, separate)
+            return volume_of_readouts(PartitionsFile(raw, number), raw, folder)
         except BaseException:
             raw.__exit__(None, None, None)
             raise
     return _plain(open_source(path, _array_reading(path, reading)), folder)
+
+
+def volume_of_readouts(partitions: PartitionsFile, raw: RawFile, folder: Path) -> MrdVolume:
+    """Return a volume of an open file of readouts; see :func:`open_volume`."""
+    calibration = PartitionsFile(raw, calibrates=partitions)
+    image = PartitionKspace(partitions)
+    separate = None if calibration.volume_key is None else PartitionKspace(calibration)
+    return MrdVolume(image, folder, separate)
 
 
 def _plain(source: KspaceSource, folder: Path) -> VolumeKspace:

@@ -115,17 +115,19 @@ class SessionImages:
         self,
         outcome: Outcome,
         data: AssembledSlice,
+        bright: float | None = None,
     ) -> tuple[Image, int]:
         """Return the message of a slice's image, and how many of its pixels were clipped.
 
-        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1.
+        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1. Where the
+        first image comes ``bright`` is what fixes the scale, or None for its own 99.9th percentile.
 
         Raises:
             InputError: more images or series than MRD can number.
         """
         magnitude = np.abs(outcome.image)
         n_rows, n_columns = magnitude.shape
-        scale = self._scale_for(magnitude)
+        scale = self._scale_for(magnitude, bright)
         view = image_view(data.geometry, self._form.keep_grid)
         pixels = scale_to_int16(view.pixels(magnitude), scale, self._bits)
         n_clipped = int(np.count_nonzero(magnitude * scale > 2**self._bits - 1))
@@ -150,8 +152,9 @@ class SessionImages:
         )
         return Image(header, attributes, image_pixels(pixels)[None, None]), n_clipped
 
-    def _scale_for(self, magnitude: FloatArray) -> float:
-        bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
+    def _scale_for(self, magnitude: FloatArray, bright: float | None) -> float:
+        if bright is None:
+            bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
         if self._scale is None and math.isfinite(bright) and bright > 0:
             self._scale = series_scale(HEAD_ROOM * bright, self._bits)
         return self._scale or 1.0
