@@ -72,7 +72,10 @@ def test_a_stack_of_partitions_is_refused(scan):
         table = file["dataset/data"][:]
         table["head"]["idx"]["kspace_encode_step_2"][1] = 1
         file["dataset/data"][:] = table
-    with pytest.raises(InputError, match=r"a stack with kspace_encode_step_2 of 0 and 1.*transform along the partitions first"):
+    with pytest.raises(
+        InputError,
+        match=r"a stack with kspace_encode_step_2 of 0 and 1.*transform along the partitions first",
+    ):
         open_source(scan)
 
 

@@ -40,7 +40,9 @@ def changed(readout, data=None, trajectory=None, **fields):
 
 def spokes(readouts, number=0):
     """The readouts of a slice, without those of noise."""
-    return [each for each in readouts if each.trajectory is not None and each.header["idx"]["slice"] == number]
+    return [
+        each for each in readouts if each.trajectory is not None and each.header["idx"]["slice"] == number
+    ]
 
 
 def fed(header, readouts, **settings):
@@ -108,7 +110,9 @@ def test_samples_that_are_not_finite_spoil_their_slice_alone(scan):
 
 def test_a_slice_of_too_few_samples_is_at_fault(scan):
     _, header, readouts = scan
-    one = changed(spokes(readouts)[0], spokes(readouts)[0].data[:, 20:40], spokes(readouts)[0].trajectory[20:40])
+    one = changed(
+        spokes(readouts)[0], spokes(readouts)[0].data[:, 20:40], spokes(readouts)[0].trajectory[20:40]
+    )
     (few,) = fed(header, [one])
     assert few.fault.endswith("20 samples for 1024 pixels, expected at least one for 32")
 

@@ -36,7 +36,7 @@ class NotFiniteError(InputError):
 
 
 class NotSlicesError(InputError):
-    """What is measured are not the slices that are read here: a 3-D scan, EPI, samples without a trajectory."""
+    """What is measured are no slices that are read here: a 3-D scan, EPI, samples without a trajectory."""
 
 
 MAX_UNFILLED = 32  # of a grid's samples, and of its lines, one in so many must be measured
@@ -123,8 +123,8 @@ def check_is_cartesian(encoding: Encoding, where: str) -> None:
         )
     if encoding.trajectory != CARTESIAN:
         raise NotSlicesError(
-            f"{where}: trajectory is {encoding.trajectory!r}, expected {CARTESIAN!r} here: recon reads it from "
-            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
+            f"{where}: trajectory is {encoding.trajectory!r}, expected {CARTESIAN!r} here: recon reads it "
+            "from a file of MRD whose readouts carry their trajectory, or with --trajectory"
         )
 
 

@@ -1,4 +1,4 @@
-"""Cartesian readouts in, in the order in which they come, and slices of k-space out as they become complete."""
+"""Cartesian readouts in, in the order in which they come, and slices of k-space out as these are complete."""
 
 from __future__ import annotations
 

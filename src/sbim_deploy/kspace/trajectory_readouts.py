@@ -75,8 +75,8 @@ class TrajectoryBuffer:
         """
         if self._samples and samples.shape != self._samples[0].shape:
             raise InputError(
-                f"{where}: readouts have {samples.shape[1]} and {self._samples[0].shape[1]} samples, expected "
-                "as many in each; split the scan"
+                f"{where}: readouts have {samples.shape[1]} and {self._samples[0].shape[1]} samples, "
+                "expected as many in each; split the scan"
             )
         self._samples.append(samples.astype(np.complex64))
         self._places.append(places.astype(np.float32))
@@ -110,7 +110,9 @@ class TrajectoryAssembler(Assembler[TrajectoryBuffer]):
         found = in_cycles_of_image(stored, encoding, where)
         n_pixels = math.prod(found.matrix)
         if buffer.n_samples * MAX_UNFILLED < n_pixels:
-            few = f"{buffer.n_samples} samples for {n_pixels} pixels, expected at least one for {MAX_UNFILLED}"
+            few = (
+                f"{buffer.n_samples} samples for {n_pixels} pixels, expected at least one for {MAX_UNFILLED}"
+            )
             self._spoiled.setdefault(key, f"{where}: {few}")
         dwell = dwell_us(buffer.header)
         matrix = self.noise.whitening(buffer.n_coils, dwell)
@@ -120,7 +122,7 @@ class TrajectoryAssembler(Assembler[TrajectoryBuffer]):
                 kspace = mix_coils(matrix, kspace)
             if not np.isfinite(kspace).all():
                 raise InputError(
-                    f"{where}: values are too large, expected float32 with room to compute; leave the slice out"
+                    f"{where}: values are too large, expected float32 with room to compute; leave it out"
                 )
         field_of_view = encoding.recon.field_of_view_mm
         return AssembledSlice(
@@ -200,9 +202,9 @@ def check_carries_trajectory(
     n_dimensions, space = int(header["trajectory_dimensions"]), int(header["encoding_space_ref"])
     if n_dimensions not in (2, 3):
         raise NotSlicesError(
-            f"{where}: the trajectory is {encoding.trajectory!r}, and a readout carries one of {n_dimensions} "
-            "dimensions, expected 2: put it into the readouts, or give recon the samples as an array with "
-            "--trajectory"
+            f"{where}: the trajectory is {encoding.trajectory!r}, and a readout carries one of "
+            f"{n_dimensions} dimensions, expected 2: put it into the readouts, or give recon the samples as an "
+            "array with --trajectory"
         )
     if space:
         raise NotSlicesError(
@@ -212,8 +214,8 @@ def check_carries_trajectory(
     first = partitions.setdefault(space, partition)
     if partition != first:
         raise NotSlicesError(
-            f"{where}: is 3D, a stack with kspace_encode_step_2 of {first} and {partition}, expected 2D slices: "
-            "transform along the partitions first"
+            f"{where}: is 3D, a stack with kspace_encode_step_2 of {first} and {partition}, expected 2D "
+            "slices: transform along the partitions first"
         )
 
 

@@ -82,8 +82,8 @@ def sample_areas(
 
     In squares of one cycle per field of view: a sample of a grid has 1, those that lie closer share the area
     between them, and one that has no neighbour so near has 1 too, since a sample tells no more of an image
-    than that. It is 0 where the mask is. ``check`` is called in each of the rounds; what it raises ends them. One
-    round gives areas that are rough where the density changes. The iteration of Pipe and Menon 1999
+    than that. It is 0 where the mask is. ``check`` is called in each of the rounds; what it raises ends them.
+    One round gives areas that are rough where the density changes. The iteration of Pipe and Menon 1999
     (doi:10.1002/(SICI)1522-2594(199901)41:1<179::AID-MRM25>3.0.CO;2-V), equation 9, with the square of a sinc
     for their kernel: the transform of the overlap of a field of view with itself.
     """

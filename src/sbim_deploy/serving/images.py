@@ -119,8 +119,8 @@ class SessionImages:
     ) -> tuple[Image, int]:
         """Return the message of a slice's image, and how many of its pixels were clipped.
 
-        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1. Where the
-        first image comes ``bright`` is what fixes the scale, or None for its own 99.9th percentile.
+        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1. The
+        first image fixes the scale by ``bright``, or by its own 99.9th percentile where that is None.
 
         Raises:
             InputError: more images or series than MRD can number.

@@ -1,4 +1,4 @@
-"""Where a session's readouts go: into slices, which go to the worker and the sender when they are complete."""
+"""Where a session's readouts go: into slices, which the worker and the sender get when they are complete."""
 
 from __future__ import annotations
 

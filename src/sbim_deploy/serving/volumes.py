@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -89,8 +90,8 @@ class VolumeIntake:
     """Readouts of 3-D Cartesian scans, which ``recon --dimensions 3`` reads of files.
 
     A volume's slices along the readout are complete with its last readout, at LAST_IN_MEASUREMENT or at the
-    end. Until then its readouts stay in memory; what is transformed of them stands in a temporary file without
-    a name. Both, and the work on them, count against the memory of all sessions before they are taken.
+    end. Until then its readouts stay in memory; what is transformed of them stands in a temporary file that
+    has no name. Both, and the work on them, count against the memory of all sessions before they are taken.
     """
 
     def __init__(self, header: MrdHeader, outlet: Outlet) -> None:
@@ -142,30 +143,28 @@ class VolumeIntake:
         """Take the memory that a volume will need, by its header, when its first readout comes."""
         encoded, recon = encoding.encoded.matrix_size, encoding.recon.matrix_size
         lines, partitions = (max(encoded[axis], recon[axis]) for axis in (1, 2))
-        self._reserve(n_coils, partitions, lines)
         store = recon[0] * encoded[2] * n_coils * lines * _ITEM_BYTES
-        self._hold_store(store, n_coils * max(n_samples, encoded[0]) * lines, n_coils * lines * partitions)
+        self._hold(store, n_coils * max(n_samples, encoded[0]) * lines, (n_coils, partitions, lines))
 
-    def _reserve(self, n_coils: int, n_rows: int, n_columns: int) -> None:
-        self._outlet.share.reserve(work_bytes((n_coils, n_rows, n_columns), self._outlet.service.width))
+    def _hold(self, store_bytes: int, n_partition: int, shape: tuple[int, int, int]) -> None:
+        """Hold a store, and what the transform, the survey or the slices that wait take, whichever is most.
 
-    def _hold_store(self, store_bytes: int, partition: int, slice_: int) -> None:
-        """Hold a store, and beside it the transform's memory or that of the slices that wait, whichever is more.
-
-        ``partition`` and ``slice_`` are how many complex numbers one has.
+        A partition has ``n_partition`` complex numbers, and a slice ``shape``, (coil, rows, columns). The work
+        on one is kept free too.
         """
-        transform = min(BLOCK_BYTES, store_bytes) + COPIES_OF_PARTITION * partition * _ITEM_BYTES
-        waiting = 2 * (IN_FLIGHT + 1) * slice_ * _ITEM_BYTES  # with their calibration lines
-        self._outlet.share.hold(STORE, store_bytes + max(transform, waiting))
+        work = work_bytes(shape, self._outlet.service.width)
+        self._outlet.share.reserve(work)
+        transform = min(BLOCK_BYTES, store_bytes) + COPIES_OF_PARTITION * n_partition * _ITEM_BYTES
+        waiting = 2 * (IN_FLIGHT + 1) * math.prod(shape) * _ITEM_BYTES  # with their calibration lines
+        self._outlet.share.hold(STORE, store_bytes + max(transform, waiting, work))
 
     def _send(self, volume: MrdVolume) -> None:
         """Transform a volume, find what its slices share, and send them in order."""
         outlet, settings = self._outlet, self._outlet.service.settings
         if settings.orientation is not Orientation.AUTO:
             volume.conjugated = is_conjugated(settings.orientation)
-        self._reserve(volume.n_coils, volume.n_rows, volume.n_columns)
-        one = volume.n_coils * volume.n_columns
-        self._hold_store(volume.store_bytes, one * volume.n_readout, one * volume.n_rows)
+        shape = volume.n_coils, volume.n_rows, volume.n_columns
+        self._hold(volume.store_bytes, volume.n_coils * volume.n_readout * volume.n_columns, shape)
         _check_disk(self._folder, volume.store_bytes)
         with volume:
             volume.transform()
@@ -209,9 +208,7 @@ def prepare_of_volume(
     )
 
 
-def _slice_of(
-    volume: MrdVolume, index: int, whole: WholeVolume, remarks: tuple[str, ...]
-) -> AssembledSlice:
+def _slice_of(volume: MrdVolume, index: int, whole: WholeVolume, remarks: tuple[str, ...]) -> AssembledSlice:
     rows, columns = image_shape = volume.recon_shape or volume.stored_shape
     voxel = volume.voxel_mm
     return AssembledSlice(
@@ -229,7 +226,9 @@ def _slice_of(
 
 
 def _bytes_of(readout: Readout) -> int:
-    return READOUT_BYTES + readout.data.nbytes + (0 if readout.trajectory is None else readout.trajectory.nbytes)
+    return (
+        READOUT_BYTES + readout.data.nbytes + (0 if readout.trajectory is None else readout.trajectory.nbytes)
+    )
 
 
 def _check_disk(folder: Path, n_bytes: int) -> None:
