@@ -36,7 +36,7 @@ MIB = 1024**2
 
 
 def measure(n_coils: int, size: int, n_spokes: int, backend: str) -> int:
-    """Return the bytes by which this process grows at most while it works on one slice; 0 spokes are a grid."""
+    """Return the bytes by which this process grows at most while it works on a slice; 0 spokes are a grid."""
     model = load_model("demo")
     mask = line_mask(size, 2.0)
     kspace = simulate_slice(SimulateSettings(16, n_coils, size, 2.0), mask, 0).kspace.astype(np.complex64)

@@ -203,8 +203,8 @@ def check_carries_trajectory(
     if n_dimensions not in (2, 3):
         raise NotSlicesError(
             f"{where}: the trajectory is {encoding.trajectory!r}, and a readout carries one of "
-            f"{n_dimensions} dimensions, expected 2: put it into the readouts, or give recon the samples as an "
-            "array with --trajectory"
+            f"{n_dimensions} dimensions, expected 2: put it into the readouts, or give recon the samples as "
+            "an array with --trajectory"
         )
     if space:
         raise NotSlicesError(

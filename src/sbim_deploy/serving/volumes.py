@@ -120,12 +120,13 @@ class VolumeIntake:
 
     def finish(self) -> None:
         """Send the volumes that are there, one after another, and forget all readouts but those of noise."""
-        if self._n_images:
-            for number in count():
-                partitions = PartitionsFile(self._scan, number)
-                self._send(volume_of_readouts(partitions, self._scan, self._folder))
-                if number + 1 == len(partitions.volumes):
-                    break
+        if not self._n_images:
+            return
+        for number in count():
+            partitions = PartitionsFile(self._scan, number)
+            self._send(volume_of_readouts(partitions, self._scan, self._folder))
+            if number + 1 == len(partitions.volumes) or self._outlet.sender.broken.is_set():
+                break
         self._forget(lambda readout: readout.has(Flag.IS_NOISE_MEASUREMENT))
 
     def reset(self) -> None:
@@ -147,10 +148,10 @@ class VolumeIntake:
         self._hold(store, n_coils * max(n_samples, encoded[0]) * lines, (n_coils, partitions, lines))
 
     def _hold(self, store_bytes: int, n_partition: int, shape: tuple[int, int, int]) -> None:
-        """Hold a store, and what the transform, the survey or the slices that wait take, whichever is most.
+        """Hold a store, and what the transform, the survey or slices that wait take, whichever is most.
 
-        A partition has ``n_partition`` complex numbers, and a slice ``shape``, (coil, rows, columns). The work
-        on one is kept free too.
+        A partition has ``n_partition`` complex numbers, a slice ``shape``, (coil, rows, columns). The work on
+        one is kept free too.
         """
         work = work_bytes(shape, self._outlet.service.width)
         self._outlet.share.reserve(work)
