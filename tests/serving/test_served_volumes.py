@@ -14,6 +14,7 @@ from mrd_client import (
     attributes,
     begin,
     connected,
+    gives_back,
     pixels,
     receive_all,
     run_session,
@@ -97,7 +98,7 @@ def test_a_3d_scan_comes_back_as_the_slices_that_recon_makes_of_the_file(server,
             np.testing.assert_allclose(header["slice_dir"], geometry.slice_dir, atol=1e-6)
             np.testing.assert_allclose(header["field_of_view"], geometry.field_of_view_mm)
             assert "FALLBACK" not in attributes(image)["ImageComments"]
-    assert server.buffered_bytes == 0
+    assert gives_back(server)
 
 
 def test_the_scale_is_that_of_the_volume_though_its_first_slice_is_empty(server, scan):
@@ -204,7 +205,7 @@ def test_a_damaged_readout_refuses_the_volume_in_one_line_and_the_server_goes_on
     (told,) = words(zero_filled(server, spoiled, xml))
     assert "not finite" in told
     assert "\n" not in told
-    assert server.buffered_bytes == 0
+    assert gives_back(server)
     assert len(zero_filled(server, messages, xml)) == SHAPE[1]
 
 
@@ -224,7 +225,7 @@ def test_a_volume_that_memory_does_not_hold_is_refused_at_its_first_readout(serv
         (told,) = words(receive_all(stream))
     assert "raise --max-memory; recon --dimensions 3 takes a file of such scans" in told
     assert told.endswith("; serve --save-raw keeps what is sent in a file")
-    assert server.buffered_bytes == 0
+    assert gives_back(server)
 
 
 def test_what_is_refused_is_kept_whole_where_raw_data_are_and_recon_reads_it(scan, tmp_path):
