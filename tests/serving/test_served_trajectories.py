@@ -292,12 +292,13 @@ def test_a_header_that_counts_partitions_is_refused_before_the_readouts(server, 
 
 def test_without_finufft_the_client_hears_what_to_install(monkeypatch, server, golden):
     def missing():
-        raise BackendMissingError("finufft is not installed: pip install sbim-deploy[noncartesian]")
+        raise BackendMissingError("finufft is not installed: pip install -e /srv/sbim-deploy[noncartesian]")
 
     monkeypatch.setattr(intake, "import_finufft", missing)
     _, xml, messages = golden
     (told,) = words(run_session(server, messages[:1], xml=xml))
-    assert "finufft is not installed" in told
+    assert "take finufft, which this server lacks: have the extra noncartesian installed there" in told
+    assert "/srv" not in told
     assert told.endswith("; serve --save-raw keeps what is sent in a file")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from sbim_deploy.errors import InputError
+from sbim_deploy.errors import BackendMissingError, InputError
 from sbim_deploy.kspace.assembler import Assembler
 from sbim_deploy.kspace.placement import (
     NotSlicesError,
@@ -182,7 +182,13 @@ def is_volume(header: MrdHeader) -> bool:
     """
     if has_trajectory(header):
         check_is_no_stack(header.encodings[0], "encoding space 0")
-        import_finufft()
+        try:
+            import_finufft()
+        except BackendMissingError as error:  # how to install it says where the server's files are
+            raise BackendMissingError(
+                "samples along a trajectory take finufft, which this server lacks: have the extra "
+                "noncartesian installed there"
+            ) from error
         return False
     return all(counts_partitions(each) for each in cartesian_spaces(header))
 

@@ -184,6 +184,7 @@ class VolumeIntake:
                     (index + 1) * settings.deadline_s - (time.monotonic() - began),
                     whole.shared.scale,
                 )
+        outlet.sender.wait_for_fewer(1)  # what the slices take is held until they are sent
 
 
 def prepare_of_volume(
