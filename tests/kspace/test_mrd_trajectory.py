@@ -72,7 +72,9 @@ def test_a_stack_read_as_slices_is_refused_with_the_option_for_volumes(scan):
         table = file["dataset/data"][:]
         table["head"]["idx"]["kspace_encode_step_2"][1] = 1
         file["dataset/data"][:] = table
-    with pytest.raises(InputError, match=r"a stack of 2 partitions.*--dimensions 3 takes"):
+    with pytest.raises(
+        InputError, match=r"a stack with kspace_encode_step_2 of 0 and 1.*--dimensions 3 takes a file of them"
+    ):
         open_source(scan)
 
 

@@ -365,7 +365,7 @@ def test_the_noise_s_memory_is_counted_among_the_slices():
     asked = []
     scan = make_scan(size=16, n_coils=4, n_noise_readouts=2)
     assembler = SliceAssembler(
-        parse_mrd_header(scan.xml, "scan"), admit=lambda n_bytes, _shape: asked.append(n_bytes)
+        parse_mrd_header(scan.xml, "scan"), admit=lambda n_bytes, _shape, _n: asked.append(n_bytes)
     )
     for readout in scan.readouts[:3]:
         assembler.add(readout)

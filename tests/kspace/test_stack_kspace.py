@@ -233,7 +233,9 @@ def test_arrays_of_one_partition_or_with_a_volume_are_refused(tmp_path, scan):
 
 
 def test_read_as_slices_a_stack_names_the_option_for_volumes(tmp_path, scan):
-    with pytest.raises(InputError, match=r"a stack of 9 partitions.*--dimensions 3 takes a file"):
+    with pytest.raises(
+        InputError, match=r"a stack with kspace_encode_step_2 of 0 and 1.*--dimensions 3 takes a file"
+    ):
         open_source(written(tmp_path, scan))
 
 

@@ -6,12 +6,15 @@ import pytest
 from sbim_deploy.models.backends import open_engine
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.masks import line_mask
+from sbim_deploy.mri.nonuniform import to_samples
+from sbim_deploy.mri.trajectories import GOLDEN, make_trajectory
 from sbim_deploy.recon import streams
-from sbim_deploy.recon.classical import Classical, classical_image
+from sbim_deploy.recon.classical import Classical, classical_image, coil_magnitude
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.prepare_noncartesian import prepare_trajectory_slice
+from sbim_deploy.recon.reconstruct import SCORE_GRAPH, Reconstructor
 from sbim_deploy.recon.streams import BYTES_OF_SHAPE, count_streams, memory_bytes, work_bytes
-from sbim_deploy.runs.simulate import SimulateSettings, simulate_slice
+from sbim_deploy.runs.simulate import SimulateSettings, object_magnitude, simulate_slice, simulate_truth
 from sbim_deploy.samplers.choice import SamplerChoice
 
 GIB = 1024**3
@@ -90,3 +93,32 @@ def test_the_work_on_a_slice_takes_no_more_memory_than_is_kept_free_for_it(n_coi
         tracemalloc.stop()
     of_arrays = work_bytes((n_coils, size, size), model.manifest.ngf) - BYTES_OF_SHAPE
     assert peak <= of_arrays + 2**20
+
+
+@pytest.mark.parametrize(("n_coils", "size", "n_spokes"), [(1, 64, 300), (8, 64, 20), (32, 32, 60)])
+def test_the_work_along_a_trajectory_takes_no_more_memory_than_is_kept_free_for_it(n_coils, size, n_spokes):
+    pytest.importorskip("finufft", reason="finufft is not installed: no trajectories are read")
+    settings = SimulateSettings(16, n_coils, size, 2.0)
+    truth = simulate_truth(object_magnitude(settings, 0), settings, 0)
+    places = make_trajectory(GOLDEN, size, n_spokes)
+    kspace = to_samples(truth.maps * truth.reference, places).astype(np.complex64)
+    model = load_model("demo")
+    sampler = Reconstructor(
+        model,
+        SamplerChoice(steps=1),
+        graph=SCORE_GRAPH,
+        open_graph=lambda name: open_engine(model, name, "onnxruntime", 1),
+    )
+    tracemalloc.start()
+    try:
+        problem = prepare_trajectory_slice(kspace, places, (size, size))
+        sampler([problem])
+        classical_image(problem, Classical.CG_SENSE)
+        coil_magnitude(kspace, (size, size), places)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    n_samples = places[..., 0].size
+    kept = work_bytes((n_coils, size, size), model.manifest.ngf, n_samples) - BYTES_OF_SHAPE
+    assert peak <= kept + 2**20
+    assert work_bytes((n_coils, size, size), model.manifest.ngf) < kept + BYTES_OF_SHAPE

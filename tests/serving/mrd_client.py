@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -107,6 +108,14 @@ def run_session(server, messages, config="default", parameters=QUICK, xml=None):
             stream.send(message)
         stream.send(Close())
         return receive_all(stream)
+
+
+def gives_back(server, timeout=10.0):
+    """Whether the memory of a session comes back, which it does a moment after its CLOSE."""
+    until = time.monotonic() + timeout
+    while server.buffered_bytes and time.monotonic() < until:
+        time.sleep(0.01)
+    return server.buffered_bytes == 0
 
 
 def as_bytes(*messages):

@@ -193,11 +193,6 @@ def test_what_is_not_on_the_list_is_an_error_that_the_client_sees(server, config
     assert said in words(got)[0]
 
 
-def test_data_that_are_not_cartesian_are_refused_in_words(server):
-    got = run_session(server, readouts(kspace_of(0)), xml=header_xml(trajectory="spiral"))
-    assert "cartesian" in words(got)[0]
-
-
 @pytest.mark.parametrize(
     ("messages", "said"),
     [

@@ -24,7 +24,7 @@ from sbim_deploy.mri.combine import root_sum_of_squares
 from sbim_deploy.mri.fourier import centred_ifft
 from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.prepare import prepare_slice
-from sbim_deploy.serving import session, worker
+from sbim_deploy.serving import intake, worker
 
 
 class Broken:
@@ -195,7 +195,7 @@ def test_the_deadline_reaches_into_preparation(monkeypatch):
 
     with serving(deadline_s=0.3) as server:
         with monkeypatch.context() as patched:
-            patched.setattr(session, "prepare", slow)
+            patched.setattr(intake, "prepare", slow)
             (late,) = run_session(server, readouts(kspace_of(0)))
         assert "fallback: deadline" in attributes(late)["ImageProcessingHistory"]
         assert began.is_set()

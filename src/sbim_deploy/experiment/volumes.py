@@ -21,8 +21,7 @@ from sbim_deploy.runs.scan import Tally, open_scan, readable_problems
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.simulate_volume import sampled_plane, simulate_volume, volume_image, volume_magnitude
 from sbim_deploy.runs.through_plane import KeptSlices
-from sbim_deploy.runs.whole_volume import plane_directions_of
-from sbim_deploy.runs.whole_volume import open_input
+from sbim_deploy.runs.whole_volume import open_input, plane_directions_of
 
 WORK = "work"
 LAYOUT = "slice,coil,row,column"

@@ -226,10 +226,8 @@ def read_values(dataset: h5py.Dataset, path: Path, key: tuple[int | slice, ...] 
     Raises:
         InputError: the part takes more than 2 GiB, or what :func:`sbim_deploy.io.hdf5_trial.try_part` says.
     """
-    sizes = [
-        len(range(*each.indices(size))) if isinstance(each, slice) else 1
-        for each, size in zip_longest(key, dataset.shape, fillvalue=slice(None))
-    ]
+    axes: Iterator[tuple[int | slice, int]] = zip_longest(key, dataset.shape, fillvalue=slice(None))
+    sizes = [len(range(*each.indices(n))) if isinstance(each, slice) else 1 for each, n in axes]
     n_bytes = math.prod(sizes) * dataset.dtype.itemsize
     if n_bytes > MAX_SLICE_BYTES:
         raise InputError(

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from sbim_deploy.errors import InputError
+from sbim_deploy.kspace.assembler import Assembler
 from sbim_deploy.kspace.channels import OTHER_CHANNELS, check_few_others
 from sbim_deploy.kspace.image_grid import ImageGrid
 from sbim_deploy.kspace.noise_scan import dwell_us
@@ -39,7 +40,7 @@ from sbim_deploy.kspace.readouts import BEYOND, SliceAssembler
 from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, Series, centre_run, describe_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import MrdHeader
-from sbim_deploy.mrd.messages import Flag
+from sbim_deploy.mrd.messages import Flag, Readout
 from sbim_deploy.mri.masks import MIN_CALIB_LINES
 from sbim_deploy.records import BoolArray, ComplexArray, SliceGeometry
 
@@ -88,12 +89,11 @@ class MrdIndex:
         self._file = file
         with _naming(file.path):
             channels = self._sort()
-        self.n_coils = max(channels, default=0)
-        if len(channels) > 1:
-            others = sum(channels.values()) - channels[self.n_coils]
-            with _naming(file.path):
+            self.n_coils = max(channels, default=0)
+            if len(channels) > 1:
+                others = sum(channels.values()) - channels[self.n_coils]
                 check_few_others(others, channels[self.n_coils], self.n_coils)
-            self._sort(self.n_coils)
+                self._sort(self.n_coils)
         for space, reach in self.reaches.items():
             self._grids[space] = self._make_grid(space, reach)
         self.image = self._one_grid()
@@ -228,9 +228,10 @@ class MrdKspace:
         self.n_rows, self.n_columns = self.stored_shape = grid.shape
         self.recon_shape: tuple[int, int] | None = grid.image_shape
         self.voxel_mm: tuple[float, float, float] | None = grid.voxel_mm
-        self._assembler = SliceAssembler(self.scan_header, None, self._index.reaches, of_volume=self._is_3d)
-        with _naming(self.path):
-            self._feed(self._index.noise)
+        self._assembler: Assembler[Any] = SliceAssembler(
+            self.scan_header, None, self._index.reaches, of_volume=self._is_3d
+        )
+        self._feed(self._index.noise)
         self._last: tuple[int, AssembledSlice] | None = None
         self._calibrated: dict[int, str] = {}
 
@@ -247,7 +248,7 @@ class MrdKspace:
 
     @conjugated.setter
     def conjugated(self, value: bool) -> None:
-        self._assembler.conjugated = value
+        self._assembler.conjugated, self._last = value, None
 
     def __enter__(self) -> Self:
         return self
@@ -276,11 +277,7 @@ class MrdKspace:
         return self._assembled(index).calibration
 
     def read_noise(self, index: int) -> float | None:
-        """Return the standard deviation of each part of a slice's k-space, where noise readouts tell it.
-
-        Raises:
-            InputError: see :meth:`read_slice`.
-        """
+        """Return the noise of each part of a slice's k-space by noise readouts, or None; see `read_slice`."""
         return self._assembled(index).noise
 
     def geometry(self, index: int) -> SliceGeometry | None:
@@ -302,11 +299,7 @@ class MrdKspace:
         return self._key(index)[1]
 
     def slice_header(self, index: int) -> np.void:
-        """Return the header of a slice's readout nearest the centre of k-space.
-
-        Raises:
-            InputError: no such slice.
-        """
+        """Return the header of a slice's readout nearest the centre of k-space; InputError: no such slice."""
         return self._index.images[self._key(index)].header
 
     def describe(self) -> dict[str, Any]:
@@ -375,10 +368,14 @@ class MrdKspace:
             self._assembler.reset()
 
     def _feed(self, indices: Iterable[int]) -> None:
-        for readout in self._file.read_readouts(list(indices)):
-            header = readout.header.copy()
-            header["flags"] = int(header["flags"]) & ~_LAST
-            self._assembler.add(replace(readout, header=header))
+        self._add(self._file.read_readouts(list(indices)))
+
+    def _add(self, readouts: Iterable[Readout]) -> None:
+        with _naming(self.path):
+            for readout in readouts:
+                header = readout.header.copy()
+                header["flags"] = int(header["flags"]) & ~_LAST
+                self._assembler.add(replace(readout, header=header))
 
 
 @contextmanager

@@ -31,11 +31,10 @@ from sbim_deploy.kspace.placement import (
     encoding_index,
     readout_role,
 )
-from sbim_deploy.kspace.slice_buffer import Key, place_of_key, slice_key
+from sbim_deploy.kspace.slice_buffer import AssembledSlice, Key, place_of_key, slice_key
 from sbim_deploy.mrd.file import HEADERS_AT_ONCE, RawFile
 from sbim_deploy.mrd.header import Encoding, Limit, MrdHeader
 from sbim_deploy.mrd.messages import Flag, Readout
-from sbim_deploy.records import FloatArray
 
 _CALIBRATION_FLAG = np.uint64(1 << (Flag.IS_PARALLEL_CALIBRATION - 1))
 _LEFT_OUT = sorted(set(DROPPED.values()))
@@ -208,23 +207,36 @@ class PartitionsAlongTrajectory(MrdAlongTrajectory):
         self.partitions, self.places = _fully_measured(self.file, counters)
         return n_coils
 
-    def _readouts(self, key: Key) -> Iterable[Readout]:
-        return sorted(super()._readouts(key), key=_line_of)
+    def _assemble(self, key: Key) -> AssembledSlice:
+        try:
+            self._add(self._in_plane(self._file.read_readouts(self._found[key]), key))
+            return self._assembler.complete(key)
+        finally:
+            self._assembler.reset()
 
-    def _in_plane(self, trajectory: FloatArray, index: int, where: str) -> FloatArray:
-        if trajectory.shape[-1] == 3:
-            heights, tolerance = trajectory[..., 2], FLAT * float(np.abs(trajectory).max())
-            offset = int(self.places[index]) - self.partitions.samples // 2
-            if self._step is None and offset:
-                self._step = float(heights.mean()) / offset
-            step = self._step or 0.0
-            if step < 0 or np.abs(heights - step * offset).max() > tolerance:
-                raise InputError(
-                    f"{where}: the third component of its trajectory is not that of partition {offset} from "
-                    "the centre of a stack: a trajectory of three dimensions takes an operator of the whole "
-                    "volume"
-                )
-        return trajectory[..., :2]
+    def _in_plane(self, readouts: Iterable[Readout], key: Key) -> list[Readout]:
+        """Return a partition's readouts in the order of their lines, their trajectory without its height.
+
+        Raises:
+            InputError: the third component of the trajectory is not that of the partition.
+        """
+        ordered = sorted(readouts, key=_line_of)
+        found = [each.trajectory for each in ordered if each.trajectory is not None]
+        if len(found) < len(ordered) or any(each.shape[-1] != 3 for each in found):
+            return ordered  # in the plane, or refused where they are assembled
+        heights = np.concatenate([each[:, 2] for each in found])
+        tolerance = FLAT * max(float(np.abs(each).max()) for each in found)
+        offset = int(self.places[self._keys.index(key)]) - self.partitions.samples // 2
+        if self._step is None and offset:
+            self._step = float(heights.mean()) / offset
+        step = self._step or 0.0
+        if step < 0 or np.abs(heights - step * offset).max() > tolerance:
+            raise InputError(
+                f"{self._where(key)}: the third component of its trajectory is not that of partition "
+                f"{offset} from the centre of a stack: a trajectory of three dimensions takes an operator of "
+                "the whole volume"
+            )
+        return [replace(each, trajectory=at[:, :2]) for each, at in zip(ordered, found, strict=True)]
 
 
 OfPartitions = PartitionKspace | PartitionsAlongTrajectory

@@ -28,13 +28,15 @@ DROPPED = {
     Flag.IS_PHASE_STABILIZATION: "phase stabilisation",
 }
 
+CARTESIAN, EPI = "cartesian", "epi"
+
 
 class NotFiniteError(InputError):
     """The samples of a readout are not finite, which spoils its slice and no other."""
 
 
 class NotSlicesError(InputError):
-    """What is measured are no 2D Cartesian slices: a 3-D scan, or samples along a trajectory."""
+    """What is measured are no slices that are read here: a 3-D scan, EPI, samples without a trajectory."""
 
 
 MAX_UNFILLED = 32  # of a grid's samples, and of its lines, one in so many must be measured
@@ -90,14 +92,9 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
 
     Raises:
         NotSlicesError: it is not Cartesian.
-        InputError: it is EPI, larger than any slice that is read, or its readouts have samples that the
-            header does not explain.
+        InputError: it is larger than any slice that is read, or its readouts have samples that the header
+            does not explain.
     """
-    if encoding.trajectory == "epi":
-        raise InputError(
-            f"{where}: trajectory is 'epi', which is not read: that would take the readouts' delays by its "
-            "navigators and the samples on ramps regridded; correct it into 'cartesian' first"
-        )
     check_is_cartesian(encoding, where)
     encoded = encoding.encoded.matrix_size[:2]
     rows = measured_readout(encoding, half(encoded[0]) if reach is None else reach, where)
@@ -120,33 +117,30 @@ def make_grid(encoding: Encoding, where: str, reach: int | None = None) -> Grid:
 
 
 def check_is_cartesian(encoding: Encoding, where: str) -> None:
-    """Refuse an encoding space whose samples lie along a trajectory; ``where`` names it.
+    """Refuse an encoding space whose samples lie along a trajectory, or are EPI's; ``where`` names it.
 
     Raises:
         NotSlicesError: they do.
     """
-    if encoding.trajectory != "cartesian":
+    if encoding.trajectory == EPI:
         raise NotSlicesError(
-            f"{where}: trajectory is {encoding.trajectory!r}, expected 'cartesian' here: recon reads it from "
-            "a file of MRD whose readouts carry their trajectory, or with --trajectory"
+            f"{where}: trajectory is {EPI!r}, which is not read: that would take the readouts' delays by its "
+            f"navigators and the samples on ramps regridded; correct it into {CARTESIAN!r} first"
+        )
+    if encoding.trajectory != CARTESIAN:
+        raise NotSlicesError(
+            f"{where}: trajectory is {encoding.trajectory!r}, expected {CARTESIAN!r} here: recon reads it "
+            "from a file of MRD whose readouts carry their trajectory, or with --trajectory"
         )
 
 
-def check_promises_slices(encoding: Encoding, where: str) -> None:
-    """Refuse an encoding space whose header promises no 2D Cartesian slices, before the readouts come.
+def counts_partitions(encoding: Encoding) -> bool:
+    """Tell whether a header promises several partitions of a 3-D scan, before the readouts come.
 
-    A header of partitions without limits that count several may yet be of slices.
-
-    Raises:
-        NotSlicesError: it promises several partitions, or a trajectory.
+    One of partitions without limits that count several may yet be of slices.
     """
-    check_is_cartesian(encoding, where)
-    n_partitions, limit = encoding.encoded.matrix_size[2], encoding.step_2
-    if n_partitions > 1 and limit is not None and limit.maximum > limit.minimum:
-        raise NotSlicesError(
-            f"{where}: is 3D, of {n_partitions} partitions, expected 2D slices: recon --dimensions 3 takes a "
-            "file of them"
-        )
+    limit = encoding.step_2
+    return encoding.encoded.matrix_size[2] > 1 and limit is not None and limit.maximum > limit.minimum
 
 
 def encoding_index(header: np.void, scan: MrdHeader) -> int:
@@ -236,6 +230,18 @@ def readout_reach(header: np.void) -> int:
     return max(center - first, last - center)
 
 
+def check_is_plain(header: np.void, where: str) -> None:
+    """Refuse a readout whose samples are compressed.
+
+    Raises:
+        InputError: they are.
+    """
+    if int(header["flags"]) & COMPRESSIONS:
+        raise InputError(
+            f"{where}: its samples are compressed, expected plain ones; send without compression"
+        )
+
+
 def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, ComplexArray]:
     """Return the rows, the column and the samples (coil, row) of a readout on ``grid.placed``.
 
@@ -247,10 +253,7 @@ def place(readout: Readout, grid: Grid, where: str) -> tuple[slice, int, Complex
     """
     header, samples = readout.header, readout.data
     n_samples = int(header["number_of_samples"])
-    if int(header["flags"]) & COMPRESSIONS:
-        raise InputError(
-            f"{where}: its samples are compressed, expected plain ones; send without compression"
-        )
+    check_is_plain(header, where)
     if samples.shape != (int(header["active_channels"]), n_samples) or not samples.size:
         raise InputError(
             f"{where}: has samples {samples.shape}, expected {(int(header['active_channels']), n_samples)} "

@@ -18,7 +18,7 @@ from sbim_deploy.kspace.placement import MAX_UNFILLED, Grid, is_nearer
 from sbim_deploy.mri.fourier import centre_crop, centre_pad
 from sbim_deploy.mri.masks import calibration_block
 from sbim_deploy.mri.whitening import mix_coils
-from sbim_deploy.records import ComplexArray, SliceGeometry, Vector
+from sbim_deploy.records import ComplexArray, FloatArray, SliceGeometry, Vector
 
 MAX_KEPT_LINES = 48
 
@@ -81,6 +81,8 @@ class AssembledSlice:
         field_of_view_mm: (row, column, slice) extent of the image, also where its place is unknown.
         remarks: what was assumed of the scan or left out, a sentence each.
         fault: why the slice cannot be reconstructed, or None; ``kspace`` lacks its readouts at fault.
+        places: where samples lie that are on no grid, (readout, sample, 2) in cycles per field of view of the
+            image; ``kspace`` is then (coil, readout, sample), not averaged. None is the grid.
     """
 
     series: Series
@@ -95,6 +97,13 @@ class AssembledSlice:
     field_of_view_mm: Vector | None = None
     remarks: tuple[str, ...] = ()
     fault: str | None = None
+    places: FloatArray | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """The memory that its arrays take."""
+        arrays = (self.kspace, self.calibration, self.places)
+        return sum(each.nbytes for each in arrays if each is not None)
 
 
 class SliceBuffer:

@@ -20,8 +20,9 @@ from sbim_deploy.kspace.arrays import KSPACE_NAMES, open_array_kspace, open_arra
 from sbim_deploy.kspace.cfl import CflKspace, CflMaps, CflVolumeMaps, is_cfl, open_cfl_maps
 from sbim_deploy.kspace.fastmri import KspaceFile, open_maps
 from sbim_deploy.kspace.mrd import MrdKspace
-from sbim_deploy.kspace.mrd_trajectory import MrdAlongTrajectory, has_trajectory
+from sbim_deploy.kspace.mrd_trajectory import MrdAlongTrajectory
 from sbim_deploy.kspace.slice_buffer import Series
+from sbim_deploy.kspace.trajectory_readouts import has_trajectory
 from sbim_deploy.kspace.twix import TwixFile
 from sbim_deploy.kspace.twix_lines import is_twix
 from sbim_deploy.mrd.file import MrdFile, RawFile, is_mrd

@@ -14,11 +14,11 @@ from sbim_deploy.io.hdf5 import is_hdf5, open_hdf5
 from sbim_deploy.io.layouts import COIL, GUESSED, Reading, guess_volume_layout
 from sbim_deploy.kspace.along_trajectory import KspaceAlongTrajectory
 from sbim_deploy.kspace.cfl import CflVolume, is_cfl
-from sbim_deploy.kspace.mrd_trajectory import has_trajectory
 from sbim_deploy.kspace.mrd_volume import MrdStack, MrdVolume
 from sbim_deploy.kspace.partitions import PartitionKspace, PartitionsAlongTrajectory, PartitionsFile
 from sbim_deploy.kspace.sources import KSPACE, KspaceSource, open_raw, open_source
 from sbim_deploy.kspace.stack import stack_of_arrays
+from sbim_deploy.kspace.trajectory_readouts import has_trajectory
 from sbim_deploy.kspace.transformed import TransformedKspace
 from sbim_deploy.kspace.volume import VolumeGrid, VolumeKspace
 from sbim_deploy.mrd.file import RawFile
@@ -74,13 +74,18 @@ def _of_readouts(raw: RawFile, folder: Path, number: int | None) -> MrdVolume | 
         partitions = PartitionsFile(raw, number)
         if has_trajectory(raw.header):
             return MrdStack(PartitionsAlongTrajectory(partitions), folder)
-        calibration = PartitionsFile(raw, calibrates=partitions)
-        image = PartitionKspace(partitions)
-        separate = None if calibration.volume_key is None else PartitionKspace(calibration)
-        return MrdVolume(image, folder, separate)
+        return volume_of_readouts(partitions, raw, folder)
     except BaseException:
         raw.__exit__(None, None, None)
         raise
+
+
+def volume_of_readouts(partitions: PartitionsFile, raw: RawFile, folder: Path) -> MrdVolume:
+    """Return a Cartesian volume of an open file of readouts; see :func:`open_volume`."""
+    calibration = PartitionsFile(raw, calibrates=partitions)
+    image = PartitionKspace(partitions)
+    separate = None if calibration.volume_key is None else PartitionKspace(calibration)
+    return MrdVolume(image, folder, separate)
 
 
 def volume_of(source: KspaceSource, folder: Path) -> VolumeKspace:

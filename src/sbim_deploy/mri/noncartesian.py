@@ -76,7 +76,7 @@ class NonCartesianSense:
         self._conjugate_maps = maps.conj()
         self._batch_shape = lead
         self.kspace_shape = (*maps.shape[:-2], *areas.shape[-2:])
-        self._spectra = self._make_spectra() if spectra is None else spectra
+        self._given_spectra = spectra
 
     @cached_property
     def norm_bound(self) -> float:
@@ -144,8 +144,11 @@ class NonCartesianSense:
         summed: ComplexArray = np.sum(work, axis=-3, out=out)
         return summed
 
-    def _make_spectra(self) -> FloatArray:
-        """Return the spectrum of each slice, (..., doubled rows, doubled columns)."""
+    @cached_property
+    def _spectra(self) -> FloatArray:
+        """The spectrum of each slice, (..., doubled rows, doubled columns), which A^H A alone takes."""
+        if self._given_spectra is not None:
+            return self._given_spectra
         indices = list(np.ndindex(self._batch_shape))
         spectra = np.stack(
             [point_spread_spectrum(self.areas[i], self.places[i], self.image_shape) for i in indices]

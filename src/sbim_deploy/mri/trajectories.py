@@ -7,6 +7,7 @@ cycles per field of view. The centre of k-space is 0, and an image of n pixels i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,17 +71,25 @@ def _spiral(size: int, n_readouts: int) -> tuple[NDArray[np.float64], NDArray[np
     return np.interp(wanted, length, radii), np.interp(wanted, length, angles)
 
 
-def sample_areas(trajectory: FloatArray, mask: BoolArray, shape: tuple[int, int]) -> FloatArray:
+def sample_areas(
+    trajectory: FloatArray,
+    mask: BoolArray,
+    shape: tuple[int, int],
+    check: Callable[[], None] = lambda: None,
+    n_rounds: int = DENSITY_ROUNDS,
+) -> FloatArray:
     """Return the area of k-space (readout, sample) that each sample of an image's k-space counts for.
 
     In squares of one cycle per field of view: a sample of a grid has 1, those that lie closer share the area
     between them, and one that has no neighbour so near has 1 too, since a sample tells no more of an image
-    than that. It is 0 where the mask is. The iteration of Pipe and Menon 1999
+    than that. It is 0 where the mask is. ``check`` is called in each of the rounds; what it raises ends them.
+    One round gives areas that are rough where the density changes. The iteration of Pipe and Menon 1999
     (doi:10.1002/(SICI)1522-2594(199901)41:1<179::AID-MRM25>3.0.CO;2-V), equation 9, with the square of a sinc
     for their kernel: the transform of the overlap of a field of view with itself.
     """
     areas = np.broadcast_to(mask, trajectory.shape[:-1]).astype(np.float64)
-    for _ in range(DENSITY_ROUNDS):
+    for _ in range(n_rounds):
+        check()
         density = _density(areas, trajectory, trajectory, shape)
         areas = np.divide(areas, density, out=np.zeros_like(areas), where=areas > 0)
     return areas.astype(np.float32)

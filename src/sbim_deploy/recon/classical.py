@@ -9,6 +9,8 @@ import numpy as np
 
 from sbim_deploy.mri.combine import combine_sets, root_sum_of_squares
 from sbim_deploy.mri.fourier import centre_crop, centre_pad, centred_ifft
+from sbim_deploy.mri.nonuniform import to_grid
+from sbim_deploy.mri.trajectories import sample_areas
 from sbim_deploy.mri.wavelets import n_levels, padded_shape, shrink
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
 from sbim_deploy.records import ComplexArray, FloatArray
@@ -103,13 +105,25 @@ def l1_wavelet(
     return found
 
 
-def coil_magnitude(kspace: ComplexArray, image_shape: tuple[int, int]) -> FloatArray:
+def coil_magnitude(
+    kspace: ComplexArray, image_shape: tuple[int, int], places: FloatArray | None = None
+) -> FloatArray:
     """Return the root sum of squares of the zero-filled coil images, cropped: it needs no maps.
 
-    k-space is (coil, rows, columns), the image is (rows, columns).
+    k-space is (coil, rows, columns), the image is (rows, columns). Where ``places`` are given,
+    (readout, sample, 2) in cycles per field of view, k-space is (coil, readout, sample), and the coil images
+    are those of gridding, each sample by the area of k-space that it stands for after one round
+    (:func:`sbim_deploy.mri.trajectories.sample_areas`).
     """
-    magnitude = root_sum_of_squares(centred_ifft(kspace))
-    return np.ascontiguousarray(centre_crop(magnitude, image_shape))
+    if places is None:
+        magnitude = root_sum_of_squares(centred_ifft(kspace))
+        return np.ascontiguousarray(centre_crop(magnitude, image_shape))
+    areas = sample_areas(places, (kspace != 0).any(axis=0), image_shape, n_rounds=1)
+    power = np.zeros(image_shape)
+    for samples in kspace:  # one at a time, since there may be no memory for more
+        power += np.square(np.abs(to_grid(samples * areas, places, image_shape)))
+    with np.errstate(over="ignore"):
+        return np.sqrt(power).astype(np.float32)
 
 
 def _norm_bound(maps: ComplexArray) -> float:

@@ -36,6 +36,7 @@ from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 # (docs/non-cartesian.md).
 COVERED = 0.7
 GRIDDING_STEPS, GRIDDING_WEIGHT = 10, 0.01
+MAX_KEPT_SAMPLES = 2**21  # of a trajectory whose areas are kept for the next slice
 
 
 def prepare_trajectory_slice(
@@ -69,7 +70,7 @@ def prepare_trajectory_slice(
     if not measured.any():
         raise InputError(f"slice {index}: k-space is zero everywhere: leave the slice out")
     check_magnitude(kspace, index)
-    trajectory = weigh_samples(places, measured, image_shape)
+    trajectory = weigh_samples(places, measured, image_shape, check)
     check()
     found = measure_readout_noise(kspace, places)
     faults: tuple[Fault, ...] = tuple(find_delays(kspace, places))
@@ -176,16 +177,28 @@ def trajectory_acceleration(trajectory: Trajectory, shape: tuple[int, int]) -> f
     return float(math.prod(shape) / trajectory.areas.sum(dtype=np.float64))
 
 
-def weigh_samples(places: FloatArray, measured: BoolArray, shape: tuple[int, int]) -> Trajectory:
-    """Return a trajectory with its areas, which slices of a scan share as a rule."""
-    key = (places.astype(np.float32).tobytes(), measured.tobytes(), measured.shape, shape)
-    return _cached_trajectory(*key)
+def weigh_samples(
+    places: FloatArray,
+    measured: BoolArray,
+    shape: tuple[int, int],
+    check: Callable[[], None] = lambda: None,
+) -> Trajectory:
+    """Return a trajectory with its areas; those of the last two are kept, since slices share them as a rule.
+
+    ``check`` is called between the parts of the work; what it raises ends it.
+    """
+    values = places.astype(np.float32)
+    if measured.size > MAX_KEPT_SAMPLES:
+        return Trajectory(values, sample_areas(values, measured, shape, check))
+    kept = _kept_trajectory(values.tobytes(), measured.tobytes(), measured.shape, shape)
+    if not kept:
+        kept.append(Trajectory(values, sample_areas(values, measured, shape, check)))
+    return kept[0]
 
 
 @lru_cache(maxsize=2)
-def _cached_trajectory(
-    places: bytes, measured: bytes, sizes: tuple[int, int], shape: tuple[int, int]
-) -> Trajectory:
-    values = np.frombuffer(places, np.float32).reshape(*sizes, 2)
-    mask = np.frombuffer(measured, np.bool_).reshape(sizes)
-    return Trajectory(values, sample_areas(values, mask, shape))
+def _kept_trajectory(
+    _places: bytes, _measured: bytes, _sizes: tuple[int, int], _shape: tuple[int, int]
+) -> list[Trajectory]:
+    """Return where a trajectory is kept, empty before it is weighed."""
+    return []

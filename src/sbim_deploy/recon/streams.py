@@ -19,6 +19,9 @@ BYTES_OF_PIXEL, BYTES_OF_PIXEL_AND_CHANNEL = 200, 40
 BYTES_OF_COIL_PAIR = 120_000  # ESPIRiT's operators
 COPIES_OF_ENCODING = 4
 BYTES_OF_SHAPE = 64 * MIB  # of the engine for a new size, the smallest too
+# And along a trajectory: Fourier transforms of it in double precision, and those on the doubled grid.
+COPIES_OF_SAMPLES, BYTES_OF_SAMPLE = 14, 128
+COPIES_OF_DOUBLED_GRID, BYTES_OF_DOUBLED_PIXEL = 8, 600
 
 MEMORY_SHARE = 0.5
 LIMITS_OF_CONTAINERS = (
@@ -27,19 +30,29 @@ LIMITS_OF_CONTAINERS = (
 )
 
 
-def work_bytes(shape: tuple[int, int, int], width: int) -> int:
+def work_bytes(shape: tuple[int, int, int], width: int, n_samples: int = 0) -> int:
     """Return the bytes that the work on one slice takes at most, beside its k-space (coil, rows, columns).
 
-    ``width`` is that of the network's first stage. A network's weights are not in it.
+    ``width`` is that of the network's first stage. A network's weights are not in it. Of samples along a
+    trajectory there are ``n_samples`` in each coil, and ``shape`` has the rows and columns of the image.
     """
     n_coils, n_rows, n_columns = shape
     n_pixels, size = n_rows * n_columns, np.dtype(np.complex64).itemsize
+    along_trajectory = 0
+    if n_samples:
+        along_trajectory = (
+            COPIES_OF_SAMPLES * size * n_coils * n_samples
+            + BYTES_OF_SAMPLE * n_samples
+            + COPIES_OF_DOUBLED_GRID * size * n_coils * n_pixels
+            + BYTES_OF_DOUBLED_PIXEL * n_pixels
+        )
     return (
         BYTES_OF_SHAPE
         + COPIES_OF_KSPACE * size * n_coils * n_pixels
         + (BYTES_OF_PIXEL + BYTES_OF_PIXEL_AND_CHANNEL * width) * n_pixels
         + BYTES_OF_COIL_PAIR * n_coils**2
         + COPIES_OF_ENCODING * size * (n_rows**2 + n_columns**2)
+        + along_trajectory
     )
 
 

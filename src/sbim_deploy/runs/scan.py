@@ -35,6 +35,7 @@ from sbim_deploy.recon.prepare import GIVEN, NOISE_READOUTS, OWN, SliceProblem, 
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.self_check import check_converged
+from sbim_deploy.recon.volume_survey import WholeVolume, survey_volume
 from sbim_deploy.records import NOTICE, BoolArray, ComplexArray
 from sbim_deploy.results.provenance import (
     GRID,
@@ -52,7 +53,7 @@ from sbim_deploy.results.provenance import (
 )
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.trajectories import check_along_trajectory, describe_sampling, read_along_trajectory
-from sbim_deploy.runs.whole_volume import WholeVolume, open_volume_maps, slice_indices, survey_volume
+from sbim_deploy.runs.whole_volume import open_volume_maps, slice_indices
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
 
 T = TypeVar("T")
@@ -109,8 +110,7 @@ def open_scan(kspace: KspaceSource, settings: ReconSettings) -> Iterator[Scan]:
         return
     shapes = [(kspace.n_rows, kspace.n_columns), kspace.stored_shape]
     if kspace.recon_shape is not None:
-        # Maps of the readout that is kept will do.
-        shapes.append((kspace.recon_shape[0], kspace.n_columns))
+        shapes.append((kspace.recon_shape[0], kspace.n_columns))  # maps of the readout that is kept
     with open_source_maps(settings.maps, kspace.n_slices, kspace.n_coils, shapes) as maps:
         turned_over = StackMaps(maps, kspace) if isinstance(kspace, StackKspace) else maps
         yield Scan(kspace, indices, mask, turned_over, settings.noise)

@@ -49,7 +49,7 @@ class Outcome:
     words: str | None = None
 
 
-def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -> Outcome:
+def resolve(job: SliceJob, data: AssembledSlice) -> Outcome:
     """Wait for a job, up to its deadline, and return its image or the best that is there in its place.
 
     Past the deadline, or where nothing else could be computed, the measured data alone are combined. A slice
@@ -63,7 +63,8 @@ def resolve(job: SliceJob, kspace: ComplexArray, image_shape: tuple[int, int]) -
         return Outcome(image, job.method, job.residual, failed, doubts=doubts)
     if problem is None:
         words = str(job.error) if reason == "data" else None
-        return Outcome(coil_magnitude(kspace, image_shape), COIL_MAGNITUDE, None, reason, words=words)
+        magnitude = coil_magnitude(data.kspace, data.image_shape, data.places)
+        return Outcome(magnitude, COIL_MAGNITUDE, None, reason, words=words)
     combined, residual = classical_image(problem, Classical.ZERO_FILLED)
     return Outcome(combined, Classical.ZERO_FILLED.value, residual, reason)
 
@@ -114,17 +115,19 @@ class SessionImages:
         self,
         outcome: Outcome,
         data: AssembledSlice,
+        bright: float | None = None,
     ) -> tuple[Image, int]:
         """Return the message of a slice's image, and how many of its pixels were clipped.
 
-        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1.
+        Series are numbered from 1 as they come; an image's number in its series is the slice's plus 1. The
+        first image fixes the scale by ``bright``, or by its own 99.9th percentile where that is None.
 
         Raises:
             InputError: more images or series than MRD can number.
         """
         magnitude = np.abs(outcome.image)
         n_rows, n_columns = magnitude.shape
-        scale = self._scale_for(magnitude)
+        scale = self._scale_for(magnitude, bright)
         view = image_view(data.geometry, self._form.keep_grid)
         pixels = scale_to_int16(view.pixels(magnitude), scale, self._bits)
         n_clipped = int(np.count_nonzero(magnitude * scale > 2**self._bits - 1))
@@ -149,8 +152,9 @@ class SessionImages:
         )
         return Image(header, attributes, image_pixels(pixels)[None, None]), n_clipped
 
-    def _scale_for(self, magnitude: FloatArray) -> float:
-        bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
+    def _scale_for(self, magnitude: FloatArray, bright: float | None) -> float:
+        if bright is None:
+            bright = float(np.percentile(magnitude, BRIGHT_PERCENTILE))
         if self._scale is None and math.isfinite(bright) and bright > 0:
             self._scale = series_scale(HEAD_ROOM * bright, self._bits)
         return self._scale or 1.0

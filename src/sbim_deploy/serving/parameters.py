@@ -211,7 +211,7 @@ def openrecon_label(port: int) -> dict[str, Any]:
             "name": {"en": NAME},
             "version": version,
             "vendor": NAME,
-            "information": {"en": "Score-based reconstruction of Cartesian data. Research use only."},
+            "information": {"en": "Score-based reconstruction. Research use only."},
             "id": NAME,
             "regulatory_information": {
                 "device_trade_name": NAME,

@@ -22,10 +22,14 @@ MAX_UNSENT = 64
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """A slice whose image has not been sent."""
+    """A slice whose image has not been sent.
+
+    ``bright`` is what the brightest parts of its series have, in units of k-space, where that is known.
+    """
 
     data: AssembledSlice
     job: SliceJob
+    bright: float | None = None
 
 
 class Sender:
@@ -49,7 +53,7 @@ class Sender:
         self.form = ImageForm()
         self._stream, self._service, self._number, self._on_sent = stream, service, number, on_sent
         self._outbox: queue.Queue[Pending | Message | None] = queue.Queue(MAX_UNSENT)
-        self._unsent, self._counting = 0, threading.Lock()
+        self._unsent, self._counting = 0, threading.Condition()
         self._images: SessionImages | None = None
         self._thread = threading.Thread(target=self._run, name=f"sender-{number}", daemon=True)
         self._thread.start()
@@ -59,6 +63,11 @@ class Sender:
         with self._counting:
             self._unsent += 1
         self._outbox.put(item)
+
+    def wait_for_fewer(self, n_items: int) -> None:
+        """Wait until fewer things than these are unsent."""
+        with self._counting:
+            self._counting.wait_for(lambda: self._unsent < n_items)
 
     @property
     def is_busy(self) -> bool:
@@ -95,6 +104,7 @@ class Sender:
             finally:
                 with self._counting:
                     self._unsent -= 1
+                    self._counting.notify_all()
                 if isinstance(item, Pending):
                     self._service.worker.cancel(item.job)
                     self._on_sent(item.data)
@@ -109,11 +119,11 @@ class Sender:
         if self.broken.is_set():
             return
         with self._service.whole_slices:
-            outcome = resolve(job, data.kspace, data.image_shape)
+            outcome = resolve(job, data)
         job.problem = None
         if self._images is None:
             self._images = SessionImages(self.form)
-        image, n_clipped = self._images.make_image(outcome, data)
+        image, n_clipped = self._images.make_image(outcome, data, item.bright)
         self._stream.send(image)
         latency = time.monotonic() - job.completed_at
         wait = (job.started_at or time.monotonic()) - job.completed_at

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
 
-from sbim_deploy.errors import InputError, SbimDeployError
-from sbim_deploy.kspace.placement import NotSlicesError, check_promises_slices
-from sbim_deploy.kspace.readouts import SliceAssembler
-from sbim_deploy.kspace.slice_buffer import AssembledSlice
+from sbim_deploy.errors import BackendMissingError, InputError, SbimDeployError
+from sbim_deploy.kspace.placement import NotSlicesError
 from sbim_deploy.mrd.header import MrdHeader, parse_mrd_header
 from sbim_deploy.mrd.identity import IdentityMode, parse_identity
 from sbim_deploy.mrd.images import pixel_bits
@@ -23,7 +18,6 @@ from sbim_deploy.mrd.messages import (
     Close,
     ConfigFile,
     ConfigText,
-    Flag,
     Header,
     Message,
     PeerGoneError,
@@ -37,11 +31,10 @@ from sbim_deploy.mrd.socket import SocketStream
 from sbim_deploy.mrd.stream import Limits
 from sbim_deploy.mrd.xml import parse_root
 from sbim_deploy.recon.classical import Classical
-from sbim_deploy.recon.prepare import NOISE_READOUTS, SliceProblem, prepare_slice
-from sbim_deploy.recon.streams import work_bytes
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.samplers.presets import DEFAULT_PRESET
 from sbim_deploy.serving.images import ImageForm
+from sbim_deploy.serving.intake import Intake, Outlet, SliceIntake, is_volume
 from sbim_deploy.serving.log import place_of, warn
 from sbim_deploy.serving.memory import Share
 from sbim_deploy.serving.parameters import (
@@ -53,15 +46,14 @@ from sbim_deploy.serving.parameters import (
     session_identity,
 )
 from sbim_deploy.serving.raw_file import RawFile
-from sbim_deploy.serving.sender import Pending, Sender
+from sbim_deploy.serving.sender import Sender
 from sbim_deploy.serving.settings import Service
-from sbim_deploy.serving.worker import SliceJob
+from sbim_deploy.serving.volumes import VolumeIntake
 
 MAX_TEXT_BYTES = 1024**2
 LINGER_S = 2.0
 OPENING_S = 10.0  # for configuration and header, which clients send at once
 MESSAGE_TIMEOUT_S = 30.0
-IN_PROGRESS = "slices in progress"
 _GAVE_WAY = "nothing came on this connection, and it was ended for another: connect again, and send at once"
 _NAMES: dict[type[Message], str] = {ConfigFile: "CONFIG", ConfigText: "CONFIG", Readout: "ACQUISITION"}
 
@@ -164,56 +156,44 @@ class Session:
         return ImageForm(bits, keep_grid, identity, remarks)
 
     def _receive_data(self, header: MrdHeader, request: Request, message: Message) -> None:
-        """Take readouts to the end; of what is no slices they are kept alone, where raw data are kept.
+        """Take readouts to the end; of what cannot be read they are kept alone, where raw data are kept.
 
         Raises:
-            NotSlicesError: it is none.
-            InputError: see :class:`SliceAssembler`.
+            NotSlicesError: it is nothing that is read.
+            BackendMissingError: what reads it is not installed.
+            InputError: see :class:`sbim_deploy.serving.intake.Intake`.
         """
-        settings = self._service.settings
-        unread = _why_unread(header)
-        assembler = SliceAssembler(
-            header, settings.max_memory_bytes, orientation=settings.orientation, admit=self._admit
-        )
+        intake: Intake | None = None
+        unread: SbimDeployError | None = None
+        try:
+            intake = self._make_intake(header, request)
+        except (NotSlicesError, BackendMissingError) as error:
+            unread = error
         while not isinstance(message, Close):
             assert isinstance(message, Readout | Waveform)
             if self.raw is not None:
                 self.raw.append(message)
             self._has_data = True
-            if isinstance(message, Readout) and unread is None:
+            if isinstance(message, Readout) and intake is not None:
                 try:
-                    with self._service.whole_slices if _ends_slices(message) else nullcontext():
-                        complete = assembler.add(message)
+                    intake.add(message)
                 except NotSlicesError as error:
-                    unread, complete = error, []
-                    assembler.reset()
-                self._submit(complete, request, assembler)
+                    intake.reset()
+                    intake, unread = None, error
             if unread is not None and (self.raw is None or not self.raw.is_open):
-                raise NotSlicesError(f"{unread}; serve --save-raw keeps what is sent as such a file")
+                raise type(unread)(f"{unread}; serve --save-raw keeps what is sent in a file")
             message = self._next(Readout, Waveform, Close)
-        if unread is not None:
-            assert self.raw is not None
+        if intake is not None:
+            intake.finish()
+        elif unread is not None:
+            if self.raw is None:
+                raise unread
             self.raw.close(complete=True)  # it has its name when the client hears it
-            raise NotSlicesError(f"{unread}; what was sent is kept as {self.raw.outcome}")
-        with self._service.whole_slices:
-            complete = assembler.finish()
-        self._submit(complete, request, assembler)
+            raise type(unread)(f"{unread}; what was sent is kept as {self.raw.outcome}")
 
-    def _admit(self, n_bytes: int, shape: tuple[int, int, int]) -> None:
-        """Take the memory of slices in progress and of the work on one of them, before it is used."""
-        self._share.reserve(work_bytes(shape, self._service.width))
-        self._share.hold(IN_PROGRESS, n_bytes)
-
-    def _submit(self, complete: list[AssembledSlice], request: Request, assembler: SliceAssembler) -> None:
-        self._share.hold(IN_PROGRESS, assembler.n_whole_bytes)
-        for data in complete:
-            n_copies = 1 if data.calibration is None else 2
-            self._share.hold(data, n_copies * data.kspace.nbytes)
-        for data in complete:
-            work = work_bytes(data.kspace.shape, self._service.width)
-            job = SliceJob(partial(prepare, data), request, self._service.settings.deadline_s, work)
-            self.sender.put(Pending(data, job))  # before submit, which may wait until after the deadline
-            self._service.worker.submit(job)
+    def _make_intake(self, header: MrdHeader, request: Request) -> Intake:
+        outlet = Outlet(self._service, self._share, self.sender, request)
+        return VolumeIntake(header, outlet) if is_volume(header) else SliceIntake(header, outlet)
 
     def _next(self, *expected: type[Message]) -> Message:
         message = self._receive()
@@ -253,44 +233,6 @@ def configuration_of_xml(text: str) -> str:
     """
     named = parse_root(text.encode(), "the configuration").find(".//{*}preset")
     return DEFAULT_PRESET if named is None else (named.text or "").strip()
-
-
-def prepare(data: AssembledSlice, check: Callable[[], None] = lambda: None) -> SliceProblem:
-    """Return the problem of an assembled slice, as ``recon`` makes it of the same readouts in a file.
-
-    ``check`` is called between the parts of the work; what it raises ends it.
-
-    Raises:
-        InputError: the slice cannot be reconstructed.
-    """
-    if data.fault is not None:
-        raise InputError(data.fault)
-    return prepare_slice(
-        data.kspace,
-        data.slice,
-        image_shape=data.image_shape,
-        calibration=data.calibration,
-        noise=data.noise,
-        noise_source=NOISE_READOUTS,
-        check=check,
-    )
-
-
-def _why_unread(header: MrdHeader) -> NotSlicesError | None:
-    """Return why a header promises no 2D Cartesian slices in any encoding space, or None where one may be."""
-    found: NotSlicesError | None = None
-    for number, encoding in enumerate(header.encodings):
-        try:
-            check_promises_slices(encoding, f"encoding space {number}")
-        except NotSlicesError as error:
-            found = found or error
-        else:
-            return None
-    return found
-
-
-def _ends_slices(readout: Readout) -> bool:
-    return readout.has(Flag.LAST_IN_SLICE) or readout.has(Flag.LAST_IN_MEASUREMENT)
 
 
 def _name(kind: type[Message]) -> str:

@@ -16,7 +16,7 @@ from sbim_deploy.models.folder import Model
 from sbim_deploy.mri.kspace_faults import Fault
 from sbim_deploy.recon.classical import Classical, classical_image
 from sbim_deploy.recon.prepare import SliceProblem
-from sbim_deploy.recon.reconstruct import Reconstructor
+from sbim_deploy.recon.reconstruct import DEFAULT_GRAPH, SCORE_GRAPH, Reconstructor
 from sbim_deploy.recon.self_check import check_converged
 from sbim_deploy.recon.streams import count_streams, work_bytes
 from sbim_deploy.records import ComplexArray
@@ -77,11 +77,12 @@ class Worker:
     slice can be in time so: what the last slice alone took, times the number of shares, is before its
     deadline. While a slice has all threads no other begins.
 
-    Sessions share the graphs, so that a sampler of a session's own costs no more than its plan. An error of
-    the engine ends the slice, never the worker: ``fallback`` makes its image, or the measured data alone
-    where memory was short. A job is given up at its deadline. An engine that hangs holds up its slice, and
-    the worker if that was alone, which ``busy_for`` shows. Where the GPU has failed, later slices that need
-    it end with that error at once.
+    Sessions share the graphs, so that a sampler of a session's own costs no more than its plan; the one for
+    samples along a trajectory is opened where the first such slice comes. An error of the engine ends the
+    slice, never the worker: ``fallback`` makes its image, or the measured data alone where memory was short.
+    A job is given up at its deadline. An engine that hangs holds up its slice, and the worker if that was
+    alone, which ``busy_for`` shows. Where the GPU has failed, later slices that need it end with that error
+    at once.
     """
 
     def __init__(
@@ -231,7 +232,9 @@ class Worker:
             return
         if self.lost is not None:
             raise self.lost
-        (result,) = self._reconstructor(job.request, streams)([problem], lambda _steps_done: check())
+        graph = DEFAULT_GRAPH if problem.trajectory is None else SCORE_GRAPH
+        reconstruct = self._reconstructor(job.request, streams, graph)
+        (result,) = reconstruct([problem], lambda _steps_done: check())
         check_converged(result.index, result.doubts)
         job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
 
@@ -255,13 +258,16 @@ class Worker:
 
         return check
 
-    def _make_reconstructor(self, request: Request, streams: int) -> Reconstructor:
+    def _make_reconstructor(
+        self, request: Request, streams: int, graph: str = DEFAULT_GRAPH
+    ) -> Reconstructor:
         if isinstance(request.method, Classical):
             raise SamplingError(f"{request.configuration} has no sampler")
         return Reconstructor(
             self._model,
             request.method,
             request.seed,
+            graph=graph,
             samples=request.samples,
             deviations=False,
             open_graph=lambda name: self._open_graph(name, streams),

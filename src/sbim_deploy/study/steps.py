@@ -21,6 +21,7 @@ from sbim_deploy.models.backends import backend_of
 from sbim_deploy.models.folder import Model, sampling_prior
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction
+from sbim_deploy.recon.volume_survey import WholeVolume
 from sbim_deploy.results.partial import (
     FinishedSlice,
     check_run,
@@ -52,7 +53,7 @@ from sbim_deploy.runs.scan import (
 from sbim_deploy.runs.settings import ReconSettings
 from sbim_deploy.runs.through_plane import reconstruct_together
 from sbim_deploy.runs.trajectories import settings_for
-from sbim_deploy.runs.whole_volume import WholeVolume, open_input
+from sbim_deploy.runs.whole_volume import open_input
 from sbim_deploy.samplers.choice import make_plan
 from sbim_deploy.study.files import StudyFile
 from sbim_deploy.study.model_transport import ModelAbsentError, ModelReference, find_model
