@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -226,7 +225,8 @@ def read_values(dataset: h5py.Dataset, path: Path, key: tuple[int | slice, ...] 
     Raises:
         InputError: the part takes more than 2 GiB, or what :func:`sbim_deploy.io.hdf5_trial.try_part` says.
     """
-    axes: Iterator[tuple[int | slice, int]] = zip_longest(key, dataset.shape, fillvalue=slice(None))
+    whole = (slice(None),) * (dataset.ndim - len(key))
+    axes = zip((*key, *whole), dataset.shape, strict=True)
     sizes = [len(range(*each.indices(n))) if isinstance(each, slice) else 1 for each, n in axes]
     n_bytes = math.prod(sizes) * dataset.dtype.itemsize
     if n_bytes > MAX_SLICE_BYTES:
