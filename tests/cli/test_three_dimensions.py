@@ -96,7 +96,7 @@ def test_a_stack_of_stars_becomes_one_volume_of_its_slices(cli, tmp_path):
     words = ("recon", tmp_path / "stack.h5", "-o", tmp_path / "out.h5", "--method", "zero-filled")
     refused = cli(*words)
     assert refused.code == 2
-    assert "a stack of 5 partitions" in refused.err
+    assert "a stack with kspace_encode_step_2 of 0 and 1" in refused.err
     assert "--dimensions 3 takes a file of them" in refused.err
     done = cli(*words, "--dimensions", 3, "--png", tmp_path / "a.png", "--nifti", tmp_path / "v.nii")
     assert done.code == 0, done.err

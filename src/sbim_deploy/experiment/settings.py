@@ -232,8 +232,8 @@ class ExperimentSettings:
         for method in self.methods:
             if method.through_plane and given.size < MIN_SLICES:
                 raise InputError(
-                    f"methods has {method.name}, through_plane, which takes at least {MIN_SLICES} slices: "
-                    f"simulate's size is {given.size}"
+                    f"methods has {method.name}, through_plane: simulate's size is {given.size}, expected at "
+                    f"least {MIN_SLICES}"
                 )
 
     def _check_grid(self) -> SimulateVolumeSettings:
