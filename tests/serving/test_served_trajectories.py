@@ -287,7 +287,7 @@ def test_a_header_that_counts_partitions_is_refused_before_the_readouts(server, 
         "<kspace_encoding_step_2><minimum>0</minimum><maximum>3</maximum>",
     )
     (told,) = words(run_session(server, messages[:1], xml=counted))
-    assert "is 3D, a stack of 4 partitions, expected 2D slices: recon --dimensions 3 takes a file of them" in told
+    assert "is 3D, a stack of 4 partitions, expected 2D slices: recon --dimensions 3 takes" in told
 
 
 def test_without_finufft_the_client_hears_what_to_install(monkeypatch, server, golden):
