@@ -1,4 +1,5 @@
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -268,3 +269,15 @@ def test_more_channels_than_a_header_has_bits_for_are_refused(path):
         table["head"]["active_channels"][0], table["head"]["number_of_samples"][0] = 2**16 - 1, 1
         file["dataset/data"][:] = table
     assert "65535 channels of 1 samples, expected 1 to 1024 of at least one" in refused(path)
+
+
+@pytest.mark.parametrize("n_more", [8192, 2**30])
+def test_a_chunk_that_says_it_is_larger_than_its_rows_is_refused(path, n_more):
+    with h5py.File(path) as file:
+        size = file["dataset/data"].id.get_chunk_info_by_coord((1,)).size
+    content = path.read_bytes()
+    # A node of the chunks' tree: the bytes that the chunk takes, its filters, its row.
+    node = struct.pack("<IIQQ", size, 0, 1, 0)
+    assert content.count(node) == 1
+    path.write_bytes(content.replace(node, struct.pack("<IIQQ", size + n_more, 0, 1, 0)))
+    assert "a chunk takes" in refused(path)

@@ -18,6 +18,7 @@ from sbim_deploy.recon.prepare import (
     GIVEN,
     NOISE_READOUTS,
     OfVolume,
+    check_magnitude,
     measure_image_noise,
     measured_mask,
     prepare_slice,
@@ -86,6 +87,7 @@ def survey_volume(
     levels, n_lines, energies = [], [], []
     for index in indices:
         kspace, lines, calibration = _read(volume, index, mask)
+        check_magnitude(kspace, index)
         block = calibration_block(lines, kspace.shape[-2:])
         samples = calibration[:, block[0], block[1]].reshape(volume.n_coils, -1).astype(np.complex128)
         covariance += samples @ samples.conj().T
