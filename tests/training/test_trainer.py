@@ -77,6 +77,19 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_a_run_that_a_kill_ended_after_its_last_checkpoint_is_made_whole(tmp_path):
+    whole = train(CONFIG, settings(), tmp_path)
+    content, log = read_checkpoint(whole), (tmp_path / "held_out.csv").read_bytes()
+    (tmp_path / "held_out.png").unlink()
+    again = read_checkpoint(train(CONFIG, settings(), tmp_path, content))
+    assert again.step == content.step == 4
+    assert_same_weights(again.raw, content.raw)
+    assert (tmp_path / "held_out.csv").read_bytes() == log
+    assert (tmp_path / "held_out.png").exists()
+    with pytest.raises(InputError, match=r"at step 4 of its run, iterations is 3: expected at least as many"):
+        train(CONFIG, settings(iterations=3), tmp_path, content)
+
+
 @pytest.mark.slow
 def test_half_precision_trains_and_resumes_with_its_scale(tmp_path, start):
     half = {"precision": "fp16", "sizes": (32, 40)}

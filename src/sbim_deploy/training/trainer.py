@@ -109,6 +109,8 @@ def _train(
     sigmas = np.geomspace(kind.sigmas[-1], kind.sigmas[0], N_HELD_OUT_SIGMAS).tolist()
     log = output_dir / LOG_NAME
     begin_log(log, sigmas, run.step)
+    if run.step == settings.iterations:  # a kill came after the last checkpoint
+        return _write(output_dir, kind, run, settings)
     device = torch.device(settings.device)
     held_out = to_channels(
         torch.from_numpy(held_out_pool(N_HELD_OUT, settings.sizes[0], held_out_anatomies))
@@ -144,8 +146,14 @@ def _train(
             on_progress(run.step, float(np.mean(losses)), held_out_mean)
             losses.clear()
         if run.step % settings.checkpoint_interval == 0 or done >= 1:
-            kind.write(output_dir, _checkpoint(run, settings))
-            plot_log(log, output_dir / PLOT_NAME)
+            _write(output_dir, kind, run, settings)
+    return output_dir / CHECKPOINT_NAME
+
+
+def _write(output_dir: Path, kind: Kind, run: _Run, settings: TrainSettings) -> Path:
+    """Write where a run is, and the plot of its log; return the path of the checkpoint."""
+    kind.write(output_dir, _checkpoint(run, settings))
+    plot_log(output_dir / LOG_NAME, output_dir / PLOT_NAME)
     return output_dir / CHECKPOINT_NAME
 
 
@@ -259,10 +267,10 @@ def _move(network: nn.Module, device: str, channels_last: bool) -> None:
 
 def _go_on(run: _Run, start: Checkpoint, settings: TrainSettings) -> None:
     """Take up the run that a checkpoint was taken from, at its step."""
-    if settings.iterations is not None and start.step >= settings.iterations:
+    if settings.iterations is not None and start.step > settings.iterations:
         raise InputError(
-            f"{START} is at step {start.step} of its run, iterations is {settings.iterations}: expected "
-            "more; to begin a new run from its weights, leave out its optimiser's state"
+            f"{START} is at step {start.step} of its run, iterations is {settings.iterations}: expected at "
+            "least as many; to begin a new run from its weights, leave out its optimiser's state"
         )
     try:
         run.optimizer.load_state_dict({name: start.optimizer[name] for name in ("state", "param_groups")})
