@@ -6,13 +6,16 @@ HEAD is a volume (NIfTI, or .npz with `vol`), or `labels:PATH` for a label map w
 of them may be one that a table in docs is made of. Coils are loops, maps are estimated from the calibration
 lines and noise is measured, at each size and each level of noise. Each round tries the neighbours of every
 number, keeps what raises PSNR (dB) + 40 SSIM, the mean over slices and accelerations, and stops when nothing
-does: PSNR alone ends in noisy images. Families: `dds`, and the guided samplers `ddim` and `sbim-ld`, whose
-corrector steps count as calls. Needs the extras cpu and nifti, and train for label maps.
+does: PSNR alone ends in noisy images. With ``--numbers`` it tries these alone, each a JSON object such as
+'{"start": "l1-wavelet", "start_sigma": 0.2, "schedule": "karras", "prior_weight": 0.7, "eta": 0}'.
+Families: `dds`, and the guided samplers `ddim` and `sbim-ld`, whose corrector
+steps count as calls. Needs the extras cpu and nifti, and train for label maps.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -101,14 +104,18 @@ def scan_cases(
 
 
 def tuning_cases(
-    heads: list[str], fractions: list[float], sizes: list[int], noises: list[float]
+    heads: list[str],
+    fractions: list[float],
+    sizes: list[int],
+    noises: list[float],
+    accelerations: Sequence[int],
 ) -> list[Case]:
     """Return (reference magnitude, problem) of every slice at every size, noise and acceleration."""
     return [
         case
         for size in sizes
         for _, image, rng in head_images(heads, fractions, size)
-        for case in scan_cases(image, rng, noises, ACCELERATIONS)
+        for case in scan_cases(image, rng, noises, accelerations)
     ]
 
 
@@ -171,6 +178,8 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.5])
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256])
     parser.add_argument("--noises", type=float, nargs="+", default=[0.005, 0.01, 0.03])
+    parser.add_argument("--accelerations", type=int, nargs="+", default=list(ACCELERATIONS))
+    parser.add_argument("--numbers", type=json.loads, nargs="+", default=[], metavar="JSON")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--precision", help="fp32, bf16 or auto, of OpenVINO's convolutions")
     arguments = parser.parse_args()
@@ -178,8 +187,15 @@ def main() -> None:
     reconstructor = Reconstructor(
         load_model(arguments.model), choice, threads=arguments.threads, precision=arguments.precision
     )
-    cases = tuning_cases(arguments.heads, arguments.fractions, arguments.sizes, arguments.noises)
-    search(arguments.family, arguments.calls, cases, reconstructor)
+    cases = tuning_cases(
+        arguments.heads, arguments.fractions, arguments.sizes, arguments.noises, arguments.accelerations
+    )
+    for given in arguments.numbers:
+        numbers = Numbers(**given)
+        psnr, ssim = mean_scores(reconstructor, arguments.family, numbers, arguments.calls, cases)
+        print(f"PSNR {psnr:.2f}  SSIM {ssim:.4f}  {told(numbers)}", flush=True)
+    if not arguments.numbers:
+        search(arguments.family, arguments.calls, cases, reconstructor)
 
 
 if __name__ == "__main__":

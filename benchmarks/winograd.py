@@ -1,6 +1,6 @@
 """What shorter convolutions save in OpenVINO, in FP32 and in bfloat16: score calls in turns.
 
-    python benchmarks/winograd.py MODEL [--size 384x384] [--calls 5] [--threads 2]
+    python benchmarks/winograd.py MODEL [--size 384x384] [--calls 5] [--threads 2] [--min-channels 256]
 
 The model of benchmarks/published_size.py, for one. bfloat16 is left out where the processor does not have it.
 Seconds are those of the processor, over all threads, so that other programs disturb them little; with one
@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--size", type=parse_size, default=(384, 384))
     parser.add_argument("--calls", type=int, default=5)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--min-channels", type=int, default=winograd.MIN_CHANNELS, help="that are shortened")
     arguments = parser.parse_args()
+    winograd.MIN_CHANNELS = arguments.min_channels
 
     model = load_model(arguments.model)
     path, (specs, _) = model.folder / "score.onnx", tensor_specs(model.manifest, "score")
