@@ -163,7 +163,10 @@ def test_a_stopped_experiment_of_volumes_goes_on(cli, write_config, monkeypatch,
         ({"peers": ["bart-l1"], "baseline": "dds"}, "tuning_volumes is empty: expected at least one"),
         ({"simulate": None, "kspace": ["a.h5"]}, "kspace is of dimensions 2"),
         ({"simulate": {"size": 512, "coils": 32}}, "simulate is 512 x 512 x 512 with 32 coils, 34.4 GB of k"),
-        ({"simulate": {"size": 24, "coils": 2}}, "methods has dds-through-plane, through_plane, which"),
+        (
+            {"simulate": {"size": 24, "coils": 2}},
+            "methods has dds-through-plane, through_plane: simulate's size is 24, expected",
+        ),
         ({"mask_convention": "published"}, "mask_convention is of lines"),
         (
             {"methods": [{"sampler": "dds", "samples": 2, "through_plane": True}]},
