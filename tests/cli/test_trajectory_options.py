@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from sbim_deploy.kspace.sources import open_source
+from sbim_deploy.results.result_file import open_result
+from sbim_deploy.results.series import derivation_of, derivation_steps
+from sbim_deploy.runs.findings import how_it_was_made
 
 pytest.importorskip("finufft", reason="finufft is not installed: no trajectories are read")
 FAST = ("--steps", "3", "--threads", "1")
@@ -31,6 +34,11 @@ def test_a_simulated_scan_is_reconstructed_and_scored(cli, radial, tmp_path):
     assert "samples along a trajectory run step by step (--graph score)" in done.err
     made = json.loads(done.out)
     assert made["graph"] == "score"
+    assert made["prior_orientations"] == 8
+    with open_result(tmp_path / "images.h5") as result:
+        assert result.identity["prior_orientations"] == 8
+        assert "dds, 3 network calls in 8 orientations in turn" in derivation_steps(derivation_of(result))[1]
+        assert ("The network sees", "8 orientations in turn") in how_it_was_made(result)["Sampling"]
     assert made["measured"]["scan"]["trajectory"] == "goldenangle"
     assert made["measured"]["acceleration"] == pytest.approx(2.5, abs=0.7)
     scored = cli("evaluate", tmp_path / "images.h5", "--reference", radial, "--json")

@@ -39,6 +39,7 @@ WHOLE = Provenance(
     model=ModelRecord("demo", "ef" * 32, True, "synthetic", "research", {"sigma 0.1": 0.4}),
     backend="onnxruntime",
     graph="step",
+    prior_orientations=8,
     seed=3,
     samples=2,
     slices=(0, 4),

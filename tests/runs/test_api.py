@@ -207,6 +207,7 @@ def test_a_volume_along_a_trajectory_is_reconstructed(model, tmp_path):
     volume = model.reconstruct_volume(path)
     assert volume.image.shape == (1, 32, 32)
     assert volume.residual[0] < 0.2
+    assert volume.slices[0].prior_orientations == 8
 
 
 def test_a_3d_scan_is_reconstructed_as_recon_does_it_one_by_one_and_together(tmp_path):

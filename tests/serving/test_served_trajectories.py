@@ -97,6 +97,7 @@ def test_a_scan_comes_back_slice_by_slice_as_recon_makes_it_of_the_file(server, 
             assert header["field_of_view"].tolist() == list(geometry.field_of_view_mm)
             history = attributes(image)["ImageProcessingHistory"]
             assert all(remark in history for remark in file.describe()["assumed"])
+            assert "seen by the network in 8 orientations in turn" in history
             assert "FALLBACK" not in attributes(image)["ImageComments"]
 
 

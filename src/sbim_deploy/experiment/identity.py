@@ -18,6 +18,7 @@ from sbim_deploy.experiment.simulation import Simulation
 from sbim_deploy.io.hashing import file_sha256
 from sbim_deploy.models.folder import Model
 from sbim_deploy.mri.nonuniform import import_finufft
+from sbim_deploy.recon.orientations import ORIENTATIONS
 
 
 def experiment_identity(
@@ -34,7 +35,7 @@ def experiment_identity(
         **given,
         "simulate": settings.simulate and _simulation(settings.simulate),
         **{f"method {method.name}": method.numbers() for method in settings.methods},
-        **_transforms(settings),
+        **_along_trajectories(settings),
         "sbim-deploy": __version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
@@ -56,10 +57,11 @@ def _label(name: str, settings: ExperimentSettings) -> str:
     return peer.volume.label if settings.dimensions == 3 and peer.volume is not None else peer.label
 
 
-def _transforms(settings: ExperimentSettings) -> dict[str, str]:
-    """Return what transforms to the samples of each trajectory."""
+def _along_trajectories(settings: ExperimentSettings) -> dict[str, str]:
+    """Return what transforms to the samples of each trajectory, and how networks see the images: squares."""
     along = {each.pattern for each in all_settings(settings) if each.is_trajectory}
-    return {f"pattern {name}": f"finufft {import_finufft().__version__}" for name in sorted(along)}
+    seen = f"networks see {len(ORIENTATIONS)} orientations in turn"
+    return {f"pattern {name}": f"finufft {import_finufft().__version__}, {seen}" for name in sorted(along)}
 
 
 def _simulation(simulation: Simulation) -> dict[str, Any]:

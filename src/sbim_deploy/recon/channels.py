@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -41,11 +42,17 @@ class EngineScore:
         self._sigma = np.empty(n_images, dtype=np.float32)
         self._score = np.empty((n_images, *grid), dtype=np.complex64)
 
-    def __call__(self, x: ComplexArray, sigma: float) -> ComplexArray:
-        """Return s(x, sigma), as x, in a buffer that the next call overwrites."""
+    def __call__(
+        self, x: ComplexArray, sigma: float, view: Callable[[ComplexArray], ComplexArray] = lambda x: x
+    ) -> ComplexArray:
+        """Return s(x, sigma), as x, in a buffer that the next call overwrites.
+
+        ``view`` returns a view of images, with their shape, in which the network sees them.
+        """
         self._sigma.fill(sigma)
         inputs = {
-            "x": to_channels(x.reshape(self._score.shape), self._channels),
+            "x": to_channels(view(x.reshape(self._score.shape)), self._channels),
             "sigma": self._sigma,
         }
-        return from_channels(self._engine.run(inputs)["score"], self._score).reshape(x.shape)
+        from_channels(self._engine.run(inputs)["score"], view(self._score))
+        return self._score.reshape(x.shape)

@@ -94,6 +94,12 @@ def start_images(batch: SliceBatch, plan: Plan, check: Callable[[], None] = lamb
     return scaled
 
 
+def network_grid(image_shape: tuple[int, int], size_multiple: int) -> tuple[int, int]:
+    """Return rows and columns of the smallest grid of multiples of ``size_multiple`` that holds an image."""
+    rows, columns = (-(-size // size_multiple) * size_multiple for size in image_shape)
+    return rows, columns
+
+
 def put_on_grid(
     batch: SliceBatch,
     plan: Plan,
@@ -102,18 +108,16 @@ def put_on_grid(
     starts: ComplexArray | None = None,
     samples: Sequence[int] = (0,),
 ) -> GridProblem:
-    """Return slices on the smallest grid of multiples of ``size_multiple`` that holds them.
+    """Return slices on their :func:`network_grid`.
 
     The batch has all slices of the first sample, then all of the second, and so on. ``starts`` are their
     :func:`start_images`, where somebody has them already.
     """
     starts = start_images(batch, plan) if starts is None else starts
     sense, problems, n = batch.sense, batch.problems, len(samples)
-    rows, columns = (-(-size // size_multiple) * size_multiple for size in sense.image_shape)
-    starts = centre_pad(starts, (rows, columns))
-    backprojection = centre_pad(
-        sense.adjoint(batch.kspace) / per_slice(batch.scales, starts), (rows, columns)
-    )
+    grid = network_grid(sense.image_shape, size_multiple)
+    starts = centre_pad(starts, grid)
+    backprojection = centre_pad(sense.adjoint(batch.kspace) / per_slice(batch.scales, starts), grid)
     indices = [problem.index for problem in problems]
     noise = NoiseStream(seed, indices * n, starts.shape[1:], np.repeat(samples, len(problems)).tolist())
     return GridProblem(

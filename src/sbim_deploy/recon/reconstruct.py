@@ -28,6 +28,7 @@ from sbim_deploy.recon.grid import (
     start_images,
 )
 from sbim_deploy.recon.left_out import LEFT_OUT_KEY, leave_out, model_error
+from sbim_deploy.recon.orientations import OrientedScore, count_orientations
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.reconstruction import Reconstruction
 from sbim_deploy.recon.self_check import doubts_of_model, doubts_of_plan, find_doubts
@@ -49,7 +50,8 @@ OnResidual = Callable[[int, int, float], None]
 class Reconstructor:
     """A model and a sampler that are ready to reconstruct. Keep it, and call it with slices as they come.
 
-    Threads may call it at once, where its engine takes that (:attr:`streams`).
+    Threads may call it at once, where its engine takes that (:attr:`streams`). Along a trajectory the network
+    sees the image in another orientation in each step (:mod:`sbim_deploy.recon.orientations`).
 
     Args:
         model: a checked model folder.
@@ -174,6 +176,9 @@ class Reconstructor:
         def cropped(array: Any) -> Any:
             return np.ascontiguousarray(centre_crop(array, problem.image_shape))
 
+        orientations = None
+        if problem.trajectory is not None:
+            orientations = count_orientations(problem.image_shape, self.model.manifest.size_multiple)
         return Reconstruction(
             problem.index,
             cropped(image),
@@ -183,6 +188,7 @@ class Reconstructor:
             None if standard_deviation is None else cropped(standard_deviation),
             model_error,
             find_doubts(problem, residual) + self._doubts,
+            orientations,
         )
 
     def graph_inputs(self, problems: Sequence[SliceProblem]) -> tuple[str, dict[str, FloatArray]]:
@@ -254,9 +260,11 @@ class Reconstructor:
         if self.graph != SCORE_GRAPH:
             run = run_steps if self.graph == "step" else run_whole
             return run(engine, self.plan, problem, on_step, on_state)
+        # The step graphs see the image as it is, and the score on a grid gives the image that they do.
+        kind = OrientedScore if isinstance(problem.sense, NonCartesianSense) else EngineScore
         return run_plan(
             self.plan,
-            EngineScore(engine, problem.start.shape),
+            kind(engine, problem.start.shape),
             normal_on_grid(problem),
             problem.backprojection,
             problem.start,

@@ -29,7 +29,8 @@ class Reconstruction:
     ``problem`` is what was solved. ``standard_deviation`` is there with more than one sample:
     sqrt(E |x - mean|^2), of the samples and of what the last step's data leave open
     (:mod:`sbim_deploy.recon.uncertainty`). ``model_error`` is the part of it that lines left out told, of the
-    denoised image (:func:`sbim_deploy.recon.left_out.model_error`).
+    denoised image (:func:`sbim_deploy.recon.left_out.model_error`). ``prior_orientations`` says in how many
+    orientations the network saw the image, in turn (:mod:`sbim_deploy.recon.orientations`): None on a grid.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Reconstruction:
     standard_deviation: FloatArray | None = None
     model_error: float | None = None
     doubts: tuple[Fault, ...] = ()
+    prior_orientations: int | None = None
 
     def _repr_png_(self) -> bytes:
         """Return the zero-filled image and this one side by side, as a notebook shows it."""

@@ -111,7 +111,8 @@ class RunIdentity:
     how, None where that was not given; ``dimensions`` is 3 for a volume, ``volume`` its number where the file
     holds several, and ``through_plane`` says that its slices were reconstructed together. ``trajectory`` is
     the file that tells where samples lie, and ``matrix`` (rows, columns) what was asked for of their image.
-    ``orientation`` is that of k-space, as it was asked for.
+    ``orientation`` is that of k-space, as it was asked for. ``prior_orientations`` says in how many
+    orientations the network saw an image, in turn: along a trajectory, None on a grid.
     """
 
     software: dict[str, str] = field(default_factory=dict)
@@ -128,6 +129,7 @@ class RunIdentity:
     model: ModelIdentity = field(default_factory=ModelIdentity)
     backend: str | None = None
     graph: str | None = None
+    prior_orientations: int | None = None
     seed: int | None = None
     samples: int | None = None
     slices: tuple[int, int] | None = None

@@ -59,7 +59,8 @@ class Derivation:
     """What made the images of a series.
 
     ``run_key`` is a hash of all that decides the images, ``input_key`` the k-space file's SHA-256. A method
-    without the network makes no calls of it, and the name of its model is empty.
+    without the network makes no calls of it, and the name of its model is empty. ``prior_orientations`` is
+    that of the provenance.
     """
 
     software_version: str
@@ -71,6 +72,7 @@ class Derivation:
     acceleration: float
     run_key: str
     input_key: str
+    prior_orientations: int | None = None
 
 
 def derivation_of(result: ResultFile) -> Derivation:
@@ -100,15 +102,21 @@ def derivation_of(result: ResultFile) -> Derivation:
             "reconstruct again"
         )
     run_key = hashlib.sha256(identity.encode()).hexdigest()
-    return Derivation(samples=result.samples, run_key=run_key, **known)  # type: ignore[arg-type]
+    return Derivation(
+        samples=result.samples,
+        run_key=run_key,
+        prior_orientations=made.prior_orientations,
+        **known,  # type: ignore[arg-type]
+    )
 
 
 def derivation_steps(derivation: Derivation) -> list[str]:
     """Return what was done, step by step, each in a few words."""
     drawn = "" if derivation.samples == 1 else f", mean of {derivation.samples} samples"
+    seen = "" if (n := derivation.prior_orientations) is None else f" in {n} orientations in turn"
     made_by = [
         f"score-based reconstruction: {derivation.method}, "
-        f"{plural(derivation.n_calls, 'network call')}{drawn}",
+        f"{plural(derivation.n_calls, 'network call')}{seen}{drawn}",
         f"model {derivation.model_name} {derivation.model_digest[:16]}",
     ]
     if not derivation.n_calls:

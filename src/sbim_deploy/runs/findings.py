@@ -129,6 +129,8 @@ def how_it_was_made(result: ResultFile) -> dict[str, Rows]:
         ("Seed", shown(made.seed)),
         ("Graph", shown(made.graph)),
     ]
+    if made.prior_orientations is not None:
+        sampling.append(("The network sees", f"{made.prior_orientations} orientations in turn"))
     seconds = {name: value for name, value in vars(made.timings_s).items() if value is not None}
     run: Rows = [
         ("Written", shown(made.created)),

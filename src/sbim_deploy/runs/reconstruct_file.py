@@ -120,7 +120,7 @@ def reconstruct(
         else:
             classical = ClassicalReconstructor(settings.method)
             reconstructor, engine = classical, classical.description
-        identity = run_identity(source.path, settings, model, plan, engine["backend"])
+        identity = run_identity(source, settings, model, plan, engine["backend"])
         writer = stack.enter_context(
             ResultWriter(output_path, identity.as_dict(), scan.indices, settings.resume, settings.force)
         )

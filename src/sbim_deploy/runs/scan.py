@@ -52,7 +52,12 @@ from sbim_deploy.results.provenance import (
     Timings,
 )
 from sbim_deploy.runs.settings import ReconSettings
-from sbim_deploy.runs.trajectories import check_along_trajectory, describe_sampling, read_along_trajectory
+from sbim_deploy.runs.trajectories import (
+    check_along_trajectory,
+    describe_sampling,
+    prior_orientations,
+    read_along_trajectory,
+)
 from sbim_deploy.runs.whole_volume import open_volume_maps, slice_indices
 from sbim_deploy.samplers.plan import Plan, plan_as_dict
 
@@ -158,7 +163,7 @@ def software_versions() -> dict[str, str]:
 
 
 def run_identity(
-    kspace_path: Path, settings: ReconSettings, model: Model | None, plan: Plan | None, backend: str
+    kspace: KspaceSource, settings: ReconSettings, model: Model | None, plan: Plan | None, backend: str
 ) -> RunIdentity:
     """Return what decides the image: a run resumes only one with the same.
 
@@ -167,7 +172,7 @@ def run_identity(
     undersampling = settings.undersampling
     return RunIdentity(
         software=software_versions(),
-        input=NamedFile(kspace_path.name, file_sha256(kspace_path)),
+        input=NamedFile(kspace.path.name, file_sha256(kspace.path)),
         dimensions=settings.dimensions,
         through_plane=settings.through_plane,
         volume=settings.volume,
@@ -182,6 +187,7 @@ def run_identity(
         else ModelIdentity(model.manifest.name, model.digest, model.manifest.ema),
         backend=backend,
         graph=settings.graph if settings.method is None else None,
+        prior_orientations=prior_orientations(kspace, model),
         seed=settings.seed,
         samples=settings.samples,
         slices=settings.slices,

@@ -9,6 +9,8 @@ from typing import Any
 from sbim_deploy.errors import InputError
 from sbim_deploy.kspace.along_trajectory import NonCartesianKspace
 from sbim_deploy.kspace.sources import KspaceSource
+from sbim_deploy.models.folder import Model
+from sbim_deploy.recon.orientations import count_orientations
 from sbim_deploy.recon.prepare import SliceProblem
 from sbim_deploy.recon.prepare_noncartesian import (
     describe_trajectory,
@@ -69,6 +71,13 @@ def read_along_trajectory(
         map_method,
         noise_source,
     )
+
+
+def prior_orientations(kspace: KspaceSource, model: Model | None) -> int | None:
+    """Return in how many orientations the network sees an image, in turn; None on a grid or without it."""
+    if model is None or not isinstance(kspace, NonCartesianKspace):
+        return None
+    return count_orientations((kspace.n_rows, kspace.n_columns), model.manifest.size_multiple)
 
 
 def describe_sampling(source: NonCartesianKspace, kspace: ComplexArray, index: int) -> dict[str, Any]:

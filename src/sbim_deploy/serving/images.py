@@ -38,7 +38,7 @@ class Outcome:
     ``reason`` is None where it is what was asked for, else why it is not: ``deadline``, ``diverged``,
     ``memory``, ``data`` or ``engine``. ``residual`` is |A x - y| / |y|, None where there are no maps.
     ``doubts`` say why the image may be wrong though it is what was asked for, ``words`` why the data do not
-    give it.
+    give it. ``prior_orientations`` is the number of those in which the network saw it, None on a grid.
     """
 
     image: ComplexArray | FloatArray
@@ -47,6 +47,7 @@ class Outcome:
     reason: str | None = None
     doubts: tuple[str, ...] = ()
     words: str | None = None
+    prior_orientations: int | None = None
 
 
 def resolve(job: SliceJob, data: AssembledSlice) -> Outcome:
@@ -60,7 +61,8 @@ def resolve(job: SliceJob, data: AssembledSlice) -> Outcome:
     if ended and image is not None:
         doubts = tuple(doubt.message for doubt in job.doubts)
         failed = None if job.error is None else reason
-        return Outcome(image, job.method, job.residual, failed, doubts=doubts)
+        seen = job.prior_orientations
+        return Outcome(image, job.method, job.residual, failed, doubts, prior_orientations=seen)
     if problem is None:
         words = str(job.error) if reason == "data" else None
         magnitude = coil_magnitude(data.kspace, data.image_shape, data.places)
@@ -172,6 +174,8 @@ class SessionImages:
 
 def _history(outcome: Outcome) -> list[str]:
     steps = [f"sbim-deploy {__version__}", outcome.method]
+    if outcome.prior_orientations is not None:
+        steps.append(f"seen by the network in {outcome.prior_orientations} orientations in turn")
     if outcome.reason is not None:
         steps.append(f"fallback: {outcome.reason}")
     if outcome.residual is not None:

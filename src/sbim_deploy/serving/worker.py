@@ -36,8 +36,9 @@ class SliceJob:
 
     In the end there is an ``image``, complex64 (rows, columns) in units of k-space, with its ``method`` and
     its ``residual``, or there is none. An ``error`` beside an image says why it is not what was asked for.
-    ``doubts`` are the reasons why the image may be wrong. ``work_bytes`` is what the work on it takes at
-    most. ``problem`` is there from when the slice is prepared to when it has an image.
+    ``doubts`` are the reasons why the image may be wrong, and ``prior_orientations`` is
+    :attr:`Reconstruction.prior_orientations`. ``work_bytes`` is what the work on it takes at most.
+    ``problem`` is there from when the slice is prepared to when it has an image.
     """
 
     def __init__(self, prepare: Prepare, request: Request, deadline_s: float, work_bytes: int = 0):
@@ -53,6 +54,7 @@ class SliceJob:
         self.method = request.configuration
         self.residual = float("nan")
         self.doubts: tuple[Fault, ...] = ()
+        self.prior_orientations: int | None = None
         self.error: Exception | None = None
         self.cancelled = False
         self._ended = threading.Event()
@@ -237,6 +239,7 @@ class Worker:
         (result,) = reconstruct([problem], lambda _steps_done: check())
         check_converged(result.index, result.doubts)
         job.image, job.residual, job.doubts = result.image, result.residual, result.doubts
+        job.prior_orientations = result.prior_orientations
 
     def _fall_back(self, job: SliceJob) -> None:
         """Make an image without the network where the problem is there and there is time."""

@@ -167,7 +167,7 @@ def survey(job: Job, model: Model, file: StudyFile, resume: bool) -> Surveyed:
     _limit_blas()  # what slices of a volume share hangs on it too
     with _opened(job, file) as (scan, settings):
         plan = make_plan(settings.choice, sampling_prior(model.manifest))
-        identity = run_identity(file.kspace, settings, model, plan, job.software.engine["backend"])
+        identity = run_identity(scan.kspace, settings, model, plan, job.software.engine["backend"])
         # Dask may do this step twice: what the first time has begun goes on.
         begun = resume or is_begun(file.output)
         writer = ResultWriter(file.output, identity.as_dict(), scan.indices, begun, settings.force)
