@@ -41,7 +41,7 @@ from sbim_deploy.runs.simulate import (
 from sbim_deploy.samplers.presets import find_preset
 
 TUNING_SLICES = (12, 13)
-WEIGHTS = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+WEIGHTS = (1e-4, 2e-4, 3e-4, 4e-4, 6e-4, 1e-3, 2e-3, 4e-3)
 ITERATIONS = 200
 SEED = 7
 

@@ -1,4 +1,4 @@
-"""The network sees an image in another orientation in each step along a trajectory, and as it is on a grid."""
+"""Along a trajectory the network sees an image in another orientation in each step, on a grid as it is."""
 
 from __future__ import annotations
 
@@ -52,10 +52,6 @@ def images(*shape):
     return (real + 1j * imaginary).astype(np.complex64)
 
 
-def row_differences(x):
-    return np.roll(x, 1, axis=-2) - x
-
-
 def turned_squares(x):
     """What a square may be turned to, by numpy's rotations of it and of its mirror image."""
     both = (x, x[..., ::-1])
@@ -94,20 +90,19 @@ def test_the_grid_of_the_network_decides_and_not_the_image_on_it():
     assert count_orientations((61, 64), 1) == N_OTHER
 
 
-@pytest.mark.parametrize(("shape", "n"), [((2, 8, 8), N_SQUARE), ((2, 5, 8), N_OTHER), ((1, 2, 8, 8), N_SQUARE)])
+@pytest.mark.parametrize(
+    ("shape", "n"), [((2, 8, 8), N_SQUARE), ((2, 5, 8), N_OTHER), ((1, 2, 8, 8), N_SQUARE)]
+)
 def test_a_score_that_knows_rows_sees_each_orientation_in_turn_and_its_score_lies_as_the_image(shape, n):
     engine, x = RowScore(), images(*shape)
     oriented = OrientedScore(engine, shape)
     got = [oriented(x, 0.1).copy() for _ in range(2 * n)]
     np.testing.assert_array_equal(engine.seen[0][:, 0], x.real.reshape(engine.seen[0][:, 0].shape))
     assert len({each.tobytes() for each in engine.seen[:n]}) == n
-    along = [row_differences(x), row_differences(x[..., ::-1, :])[..., ::-1, :]]
-    if n == N_SQUARE:
-        across = x.swapaxes(-1, -2)
-        along += [each.swapaxes(-1, -2) for each in (row_differences(across),)]
-        along += [row_differences(across[..., ::-1, :])[..., ::-1, :].swapaxes(-1, -2)]
-    # Rows are seen from above and from below, and so are columns: no other score is possible.
-    assert {each.tobytes() for each in got[:n]} == {each.tobytes() for each in along}
+    # Differences are seen from above and from below, and of a square from the left and the right too.
+    axes = (-2, -1) if n == N_SQUARE else (-2,)
+    expected = {(np.roll(x, by, axis) - x).tobytes() for axis in axes for by in (1, -1)}
+    assert {each.tobytes() for each in got[:n]} == expected
     for first, again in zip(got[:n], got[n:], strict=True):
         np.testing.assert_array_equal(first, again)
 

@@ -62,7 +62,10 @@ def test_a_stack_gives_what_its_slices_give_one_by_one(folder, tmp_path, setting
     given = replace(settings, maps=folder / "maps.npy")
     reading = Reading(trajectory=folder / "places.npy", matrix=SHAPE[1:])
     reconstruct_file(folder / "stack.h5", tmp_path / "stack.out.h5", replace(given, dimensions=3))
-    reconstruct_file(folder / "slices.npy", tmp_path / "slices.out.h5", replace(given, reading=reading))
+    made = reconstruct_file(
+        folder / "slices.npy", tmp_path / "slices.out.h5", replace(given, reading=reading)
+    )
+    assert made.prior_orientations == (None if settings.method else 4)  # it is no square
     stack, slices = images(tmp_path / "stack.out.h5"), images(tmp_path / "slices.out.h5")
     assert len(stack) == len(range(*settings.slices))
     np.testing.assert_allclose(stack, slices, rtol=0, atol=1e-5 * np.abs(slices).max())

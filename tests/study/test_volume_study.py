@@ -154,6 +154,8 @@ def test_a_scan_along_a_trajectory_runs_on_the_graph_that_takes_it_as_recon_does
         assert isinstance(answer, steps.BatchDone), answer
     assert isinstance(steps.finish(job, model, file, found, {}, ()), steps.Finished)
     np.testing.assert_array_equal(images(file.output), images(tmp_path / "alone.h5"))
+    with open_result(file.output) as ours, open_result(tmp_path / "alone.h5") as alone:
+        assert ours.identity == alone.identity
 
 
 def test_slices_together_are_one_task_of_a_study_which_makes_what_recon_makes_to_the_bit(volumes, tmp_path):
