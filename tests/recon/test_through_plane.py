@@ -11,6 +11,8 @@ from sbim_deploy.errors import InputError, SamplingError
 from sbim_deploy.models.folder import load_model
 from sbim_deploy.mri.coils import birdcage_maps
 from sbim_deploy.mri.fourier import centred_fft
+from sbim_deploy.recon import through_plane
+from sbim_deploy.recon.orientations import FLIP_COLUMNS, FLIP_ROWS, seen_in
 from sbim_deploy.recon.prepare import OfVolume, prepare_slice
 from sbim_deploy.recon.reconstruct import SCORE_GRAPH, Reconstructor
 from sbim_deploy.recon.through_plane import MIN_SLICES, plane_directions, reconstruct_through_planes
@@ -24,10 +26,14 @@ class GaussianScore:
 
     def __init__(self, streams=1):
         self.description = {"backend": "test", "streams": str(streams)}
-        self.shapes = []
+        self.seen = []
+
+    @property
+    def shapes(self):
+        return [each.shape for each in self.seen]
 
     def run(self, inputs):
-        self.shapes.append(inputs["x"].shape)
+        self.seen.append(inputs["x"].copy())
         sigma = inputs["sigma"][:, None, None, None]
         return {"score": -inputs["x"] / (1 + sigma**2)}
 
@@ -86,6 +92,20 @@ def test_steps_take_planes_of_each_direction_in_turn():
     problems = volume()
     together(reconstructor(engine, steps=4), problems, planes_at_once=40)
     assert engine.shapes == [(40, 2, 24, 32), (24, 2, 40, 32), (32, 2, 40, 24), (40, 2, 24, 32)]
+
+
+def test_steps_see_planes_in_each_orientation_in_turn(monkeypatch):
+    problems = volume()
+    turned, as_they_lie = GaussianScore(), GaussianScore()
+    together(reconstructor(turned), problems, planes_at_once=40)
+    monkeypatch.setattr(through_plane, "view_in_step", lambda _grid, _step: lambda planes: planes)
+    together(reconstructor(as_they_lie), problems, planes_at_once=40)
+    # No plane is a square here, so that none is transposed. A prior of single pixels leaves the image alike.
+    for step, (got, plane) in enumerate(zip(turned.seen, as_they_lie.seen, strict=True)):
+        expected = seen_in(plane, (0, FLIP_ROWS, FLIP_COLUMNS, FLIP_ROWS | FLIP_COLUMNS)[step % 4])
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    results = together(reconstructor(GaussianScore()), problems)
+    assert {each.prior_orientations for each in results} == {4}
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

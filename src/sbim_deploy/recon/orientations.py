@@ -1,13 +1,14 @@
-"""The eight orientations of a square, in which the network sees an image in turn along a trajectory.
+"""The eight orientations of a square, in which the network sees trajectories' images and volumes in turn.
 
 A network that was trained on images in one orientation errs differently in each. To see an image in all eight
 and to average what it makes of them (Timofte, Rothe, Van Gool 2016, arXiv:1511.02228, "enhanced prediction")
-takes eight calls. Here each step of a plan takes one, and the steps average: no call is added. On a grid the
-graphs of a step see the image as it is, and so does the score.
+takes eight calls. Here each step of a plan takes one, and the steps average: no call is added. Slices on a
+grid are seen as they are, by the score as by the graphs of a step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from sbim_deploy.engines.engine import Engine
@@ -27,7 +28,7 @@ def orientations_of(grid: tuple[int, int]) -> tuple[int, ...]:
 
 
 def count_orientations(image_shape: tuple[int, int], size_multiple: int) -> int:
-    """Return in how many orientations a network sees an image (rows, columns) along a trajectory."""
+    """Return in how many orientations a network sees an image (rows, columns) that it sees in turn."""
     return len(orientations_of(network_grid(image_shape, size_multiple)))
 
 
@@ -43,6 +44,12 @@ def seen_in(images: ComplexArray, orientation: int) -> ComplexArray:
     return images.swapaxes(-1, -2) if orientation & TRANSPOSE else images
 
 
+def view_in_step(grid: tuple[int, int], step: int) -> Callable[[ComplexArray], ComplexArray]:
+    """Return what views images on a grid as the network sees them in a step of a plan, from 0 on."""
+    orientations = orientations_of(grid)
+    return partial(seen_in, orientation=orientations[step % len(orientations)])
+
+
 class OrientedScore:
     """The score that a sampler calls, of images of one shape, each call in the next orientation.
 
@@ -51,11 +58,11 @@ class OrientedScore:
 
     def __init__(self, engine: Engine, shape: tuple[int, ...]):
         self._score = EngineScore(engine, shape)
-        self._orientations = orientations_of((shape[-2], shape[-1]))
+        self._grid = (shape[-2], shape[-1])
         self._n_calls = 0
 
     def __call__(self, x: ComplexArray, sigma: float) -> ComplexArray:
         """Return s(x, sigma), as x lies, in a buffer that the next call overwrites."""
-        orientation = self._orientations[self._n_calls % len(self._orientations)]
+        view = view_in_step(self._grid, self._n_calls)
         self._n_calls += 1
-        return self._score(x, sigma, partial(seen_in, orientation=orientation))
+        return self._score(x, sigma, view)

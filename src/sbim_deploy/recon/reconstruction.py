@@ -30,7 +30,8 @@ class Reconstruction:
     sqrt(E |x - mean|^2), of the samples and of what the last step's data leave open
     (:mod:`sbim_deploy.recon.uncertainty`). ``model_error`` is the part of it that lines left out told, of the
     denoised image (:func:`sbim_deploy.recon.left_out.model_error`). ``prior_orientations`` says in how many
-    orientations the network saw the image, in turn (:mod:`sbim_deploy.recon.orientations`): None on a grid.
+    orientations the network saw the image, in turn (:mod:`sbim_deploy.recon.orientations`): None for a slice
+    on a grid.
     """
 
     index: int

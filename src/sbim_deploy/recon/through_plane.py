@@ -4,14 +4,15 @@ The steps of the plan denoise the planes across the first axis of the volume, th
 then those across the third, and so on in turn; after each, the data of every slice correct the image. So each
 voxel is seen in all planes that it lies in, and neighbours across the slices agree. Lee et al. 2023
 (arXiv:2303.08440) alternate two networks of perpendicular planes; here the network is one, which was trained
-on planes of every direction.
+on planes of every direction. It sees the planes of a step in another orientation than those of the step
+before (:mod:`sbim_deploy.recon.orientations`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from sbim_deploy.recon.grid import (
     stack_slices,
     start_images,
 )
+from sbim_deploy.recon.orientations import count_orientations, view_in_step
 from sbim_deploy.recon.prepare import SliceProblem, relative_residual
 from sbim_deploy.recon.reconstruct import Reconstructor
 from sbim_deploy.recon.reconstruction import Reconstruction
@@ -104,8 +106,8 @@ def reconstruct_through_planes(
     x, slices = _start(reconstructor, n_slices, read)
     score, work = np.empty_like(x), np.empty_like(x[:1])
     for index, step in enumerate(plan.steps):
-        axis = directions[index % len(directions)]
-        _score_planes(reconstructor, x, step.sigma, axis, planes_at_once, score)
+        planes, scores = (np.moveaxis(each, directions[index % len(directions)], 0) for each in (x, score))
+        _score_planes(reconstructor, planes, step.sigma, index, planes_at_once, scores)
         for place, of_slice in enumerate(slices):
             here = slice(place, place + 1)
             problem = read(place) if place < n_slices else None
@@ -194,10 +196,15 @@ def _check_turns(turns: Sequence[float]) -> None:
 
 
 def _score_planes(
-    reconstructor: Reconstructor, x: ComplexArray, sigma: float, axis: int, n_at_once: int, out: ComplexArray
+    reconstructor: Reconstructor,
+    planes: ComplexArray,
+    sigma: float,
+    step: int,
+    n_at_once: int,
+    scores: ComplexArray,
 ) -> None:
-    """Write the score of a volume's planes across an axis to ``out``, in each of the engine's streams."""
-    planes, scores = np.moveaxis(x, axis, 0), np.moveaxis(out, axis, 0)
+    """Write the scores of planes to ``scores``, in the orientation of a step and in the engine's streams."""
+    view = view_in_step((planes.shape[1], planes.shape[2]), step)
     n_at_once = min(n_at_once, len(planes))
     # The last call takes some planes again, so that engines compile for one shape.
     begins = [min(begin, len(planes) - n_at_once) for begin in range(0, len(planes), n_at_once)]
@@ -206,7 +213,7 @@ def _score_planes(
         score = EngineScore(reconstructor.engine, (n_at_once, *planes.shape[1:]))
         for begin in begins:
             here = slice(begin, begin + n_at_once)
-            scores[here] = score(planes[here], sigma)
+            scores[here] = score(planes[here], sigma, view)
 
     n_streams = reconstructor.streams
     if n_streams == 1:
@@ -234,4 +241,5 @@ def _finished(reconstructor: Reconstructor, problem: SliceProblem, x: ComplexArr
     seen: FloatArray = np.any(problem.maps != 0, axis=0).astype(np.float32)
     image: ComplexArray = centre_crop(x, seen.shape) * (np.float32(problem.scale) * seen)
     residual = relative_residual(problem, image)
-    return reconstructor.finished(problem, image, residual)
+    n_orientations = count_orientations(seen.shape, reconstructor.model.manifest.size_multiple)
+    return replace(reconstructor.finished(problem, image, residual), prior_orientations=n_orientations)

@@ -112,7 +112,8 @@ class RunIdentity:
     holds several, and ``through_plane`` says that its slices were reconstructed together. ``trajectory`` is
     the file that tells where samples lie, and ``matrix`` (rows, columns) what was asked for of their image.
     ``orientation`` is that of k-space, as it was asked for. ``prior_orientations`` says in how many
-    orientations the network saw an image, in turn: along a trajectory, None on a grid.
+    orientations the network saw an image, in turn: along a trajectory, or in slices that were reconstructed
+    together; else None.
     """
 
     software: dict[str, str] = field(default_factory=dict)

@@ -187,7 +187,7 @@ def run_identity(
         else ModelIdentity(model.manifest.name, model.digest, model.manifest.ema),
         backend=backend,
         graph=settings.graph if settings.method is None else None,
-        prior_orientations=prior_orientations(kspace, model),
+        prior_orientations=prior_orientations(kspace, model, settings.through_plane),
         seed=settings.seed,
         samples=settings.samples,
         slices=settings.slices,

@@ -73,9 +73,12 @@ def read_along_trajectory(
     )
 
 
-def prior_orientations(kspace: KspaceSource, model: Model | None) -> int | None:
-    """Return in how many orientations the network sees an image, in turn; None on a grid or without it."""
-    if model is None or not isinstance(kspace, NonCartesianKspace):
+def prior_orientations(kspace: KspaceSource, model: Model | None, through_plane: bool) -> int | None:
+    """Return in how many orientations the network sees a slice, in turn.
+
+    None without the network, and on a grid where slices are not reconstructed together.
+    """
+    if model is None or not (through_plane or isinstance(kspace, NonCartesianKspace)):
         return None
     return count_orientations((kspace.n_rows, kspace.n_columns), model.manifest.size_multiple)
 
