@@ -15,6 +15,7 @@ from volume_scans import make_volume, write_h5_volume
 
 ROOT = Path(__file__).parents[2]
 ONE_STEP = ("--steps", 1, "--slices", "0:1", "--backend", "onnxruntime")
+STACK = ("--dimensions", 3, "--slices", 16, "--size", 16, "--trajectory", "spiral")
 SAMPLE = ("--size", 32, "-n", 1, "--steps", 1, "--backend", "onnxruntime")
 
 
@@ -43,6 +44,7 @@ def scan(simulated: Path, tmp_path: Path) -> Path:
         ("simulate", "-o", "{scan}", "--slices", 1, "--size", 32, "--format", "mrd"),
         ("simulate", "-o", "{scan}", "--slices", 1, "--size", 32, "--trajectory", "radial"),
         ("simulate", "-o", "{scan}", "--dimensions", 3, "--slices", 16, "--size", 16),
+        ("simulate", "-o", "{scan}", *STACK),
         ("recon", "{volume}", "-o", "{scan}", "--dimensions", 3, *ONE_STEP),
         ("recon", "{volume}", "-o", "{scan}", "--dimensions", 3, "--through-plane", "--steps", 1),
         ("recon", "{volume}", "-o", "{other}", "--dimensions", 3, *ONE_STEP, "--nifti", "{scan}"),

@@ -1,5 +1,7 @@
 """``--dimensions 3`` of ``simulate`` and ``recon``."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from sbim_deploy.results.result_file import open_result
 from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings, simulate_volume
 from simulated_mrd import write_mrd
 from stack_scans import make_stack, stack_scan
+
+STACK = ("simulate", "-o", "a.h5", "--dimensions", 3, "--trajectory", "golden")
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +71,22 @@ def test_without_the_option_the_partitions_are_slices_as_ever(cli, scan, tmp_pat
         (("simulate", "-o", "a.h5", "--undersample", "poisson:4"), "unknown pattern 'poisson'"),
         (("simulate", "-o", "a.h5", "--dimensions", 3, "--format", "mrd"), "--format is of slices"),
         (("simulate", "-o", "a.h5", "--dimensions", 3, "--undersample", 2.5), "expected a whole number"),
+        ((*STACK, "--format", "fastmri"), "--format is 'fastmri': a stack is written as mrd"),
+        ((*STACK, "--undersample", "poisson:4"), "--undersample has the pattern 'poisson'"),
+        ((*STACK, "--elliptic"), "--elliptic is of Cartesian k-space"),
+        ((*STACK, "--phantom", "shepp-logan"), "--phantom is of slices"),
+        ((*STACK, "--mask-convention", "fastmri"), "--mask-convention is of slices"),
+        ((*STACK, "--slices", 8), "partitions is 8: expected 16 to 512"),
+        ((*STACK[:-1], "rosette"), "unknown trajectory 'rosette': expected one of radial, golden, spiral"),
     ],
 )
 def test_what_does_not_go_with_volumes_is_said_in_one_line(cli, scan, tmp_path, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     done = cli(*(scan if word == "SCAN" else word for word in words))
     assert done.code == 2
-    assert said in done.err
+    assert said in done.error_line
     assert "Traceback" not in done.err
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_the_noise_of_a_simulated_volume_is_found(cli, scan, tmp_path):
@@ -104,6 +116,21 @@ def test_a_stack_of_stars_becomes_one_volume_of_its_slices(cli, tmp_path):
     assert "5 slices, zero-filled" in done.err
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["reconstruction"].shape == (5, 32, 24)
+
+
+def test_a_simulated_stack_is_reconstructed_and_scored(cli, tmp_path):
+    pytest.importorskip("finufft")
+    path, out = tmp_path / "stack.h5", tmp_path / "out.h5"
+    options = ("--slices", 17, "--size", 24, "--coils", 4, "--undersample", 1.5, "--format", "mrd")
+    made = cli("simulate", "-o", path, "--dimensions", 3, "--trajectory", "golden", *options)
+    assert made.code == 0, made.err
+    assert "a stack of 17 partitions of 24 x 24 (golden), 4 coils" in made.err
+    done = cli("recon", path, "-o", out, "--dimensions", 3, "--method", "cg-sense", "--maps", path)
+    assert done.code == 0, done.err
+    scored = cli("evaluate", out, "--reference", path, "--data-range", "volume", "--json")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["volume"]["nrmse"] < 0.15
+    assert "beside the object" in scored.out + scored.err
 
 
 def test_samples_of_partitions_and_a_trajectory_become_a_volume(cli, tmp_path):

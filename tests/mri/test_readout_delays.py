@@ -30,8 +30,23 @@ def test_readouts_that_all_go_one_way_tell_no_delays():
 
 
 def test_delays_of_both_axes_are_measured():
-    found = readout_delays(*scan(GOLDEN, (0.6, -0.3)))
+    found, errors = readout_delays(*scan(GOLDEN, (0.6, -0.3)))
     np.testing.assert_allclose(found, [0.6, -0.3, 0], atol=0.1)
+    assert errors.max() < 0.1
+
+
+def test_noise_alone_tells_no_delays_and_its_errors_are_those_of_the_fit():
+    places = make_trajectory(GOLDEN, SIZE, 24)
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        noise = rng.standard_normal((2, 4, *places.shape[:2]))
+        kspace = (noise[0] + 1j * noise[1]).astype(np.complex64)
+        assert find_delays(kspace, places) == []
+        found.append(readout_delays(kspace, places))
+    delays, errors = np.array(found).swapaxes(0, 1)
+    assert np.abs(delays).max() > 0.5
+    np.testing.assert_allclose(delays.std(axis=0), errors.mean(axis=0), rtol=0.35)
 
 
 def test_spokes_that_disagree_are_named():

@@ -60,6 +60,13 @@ def test_the_head_is_upright_from_below_to_above():
     assert widths[0] > widths[1]  # and narrows to the top
 
 
+def test_beside_the_head_there_is_nothing_that_its_low_pass_left():
+    head = head_magnitude((64, 32, 32))
+    assert not head[:4].any()
+    peaks = head.max(axis=(1, 2))
+    assert peaks[peaks > 0].min() > 1e-3 * peaks.max()
+
+
 def test_info_and_recon_read_what_was_simulated(tmp_path):
     path = tmp_path / "scan.h5"
     simulate_volume(path, SMALL)

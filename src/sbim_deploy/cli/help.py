@@ -47,6 +47,7 @@ EXAMPLES = {
         "sbim-deploy simulate -o scan.mrd --format mrd",
         "sbim-deploy simulate -o golden.mrd --trajectory golden --undersample 6",
         "sbim-deploy simulate -o volume.h5 --dimensions 3 --undersample caipirinha:4",
+        "sbim-deploy simulate -o stack.h5 --dimensions 3 --trajectory golden --size 64",
     ],
     "plan": ["sbim-deploy plan --preset thesis", "sbim-deploy plan --steps 16 --json > plan.json"],
     "sample": ["sbim-deploy sample demo -n 16 -o samples.h5 --png samples.png"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from sbim_deploy.errors import InputError
 from sbim_deploy.words import plural
 
 if TYPE_CHECKING:
+    from sbim_deploy.runs.simulate_stack import SimulateStackSettings
     from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings
 
 
@@ -54,7 +56,10 @@ def simulate(
     phantom: Annotated[str, typer.Option(help="brain or shepp-logan.")] = "brain",
     trajectory: Annotated[
         str | None,
-        typer.Option(help="radial, golden (angle) or spiral, in place of lines; R is that of readouts."),
+        typer.Option(
+            help="radial, golden (angle) or spiral, in place of lines; R is that of readouts. Of a 3-D scan "
+            "that of each partition: a stack of stars or of spirals."
+        ),
     ] = None,
     mask_convention: options.MaskConvention = "centred",
     force: options.Force = False,
@@ -62,24 +67,29 @@ def simulate(
     """Simulate a scan whose truth is known, from synthetic slices or a synthetic head."""
     side = parse_side(size)
     if dimensions == 3:
-        given = {
-            "--format": output_format is not None,
-            "--phantom": phantom != "brain",
-            "--trajectory": trajectory is not None,
-            "--mask-convention": mask_convention != "centred",
-        }
-        for name, is_given in given.items():
-            if is_given:
-                raise InputError(f"{name} is of slices: leave it out of --dimensions 3")
+        _refuse_those_of_slices(
+            {
+                "--format": output_format is not None and trajectory is None,
+                "--phantom": phantom != "brain",
+                "--mask-convention": mask_convention != "centred",
+            }
+        )
         pattern, acceleration = options.parse_pattern(undersample or "4")
+        partitions = side if slices is None else slices
+        if trajectory is not None:
+            _check_stack(output_format, pattern, elliptic)
+            from sbim_deploy.runs.simulate_stack import SimulateStackSettings
+
+            stack = SimulateStackSettings(side, partitions, coils, acceleration, trajectory, noise, seed)
+            _simulate_stack(output, stack, force)
+            return
         if acceleration != int(acceleration):
             raise InputError(f"acceleration is {acceleration:g}: expected a whole number for --dimensions 3")
         from sbim_deploy.mri.plane_masks import POISSON
         from sbim_deploy.runs.simulate_volume import SimulateVolumeSettings
 
-        partitions, pattern = side if slices is None else slices, pattern or POISSON
         volume = SimulateVolumeSettings(
-            side, partitions, coils, int(acceleration), pattern, elliptic, noise, seed
+            side, partitions, coils, int(acceleration), pattern or POISSON, elliptic, noise, seed
         )
         _simulate_volume(output, volume, force)
         return
@@ -128,6 +138,12 @@ def simulate(
         )
 
 
+def _refuse_those_of_slices(given: Mapping[str, bool]) -> None:
+    for name, is_given in given.items():
+        if is_given:
+            raise InputError(f"{name} is of slices: leave it out of --dimensions 3")
+
+
 def _simulate_volume(output: Path, settings: SimulateVolumeSettings, force: bool) -> None:
     from sbim_deploy.runs.simulate_volume import simulate_volume
 
@@ -137,5 +153,29 @@ def _simulate_volume(output: Path, settings: SimulateVolumeSettings, force: bool
     note(
         f"{output}: a volume of {size} x {n} x {size} (readout, partitions, lines), "
         f"{plural(settings.n_coils, 'coil')}, acceleration {settings.acceleration} nominal, "
+        f"{effective:.2f} effective: reconstruct it with --dimensions 3"
+    )
+
+
+def _check_stack(output_format: str | None, pattern: str, elliptic: bool) -> None:
+    if output_format not in (None, "mrd"):
+        raise InputError(f"--format is {output_format!r}: a stack is written as mrd, leave --format out")
+    if pattern:
+        raise InputError(
+            f"--undersample has the pattern {pattern!r}: a trajectory has no pattern of lines, give R alone"
+        )
+    if elliptic:
+        raise InputError("--elliptic is of Cartesian k-space: leave it out of --trajectory")
+
+
+def _simulate_stack(output: Path, settings: SimulateStackSettings, force: bool) -> None:
+    from sbim_deploy.runs.simulate_stack import simulate_stack
+
+    n, size = settings.n_partitions, settings.size
+    with progress_bar(plural(n, "partition"), n) as move_to:
+        effective = simulate_stack(output, settings, move_to, force)
+    note(
+        f"{output}: a stack of {plural(n, 'partition')} of {size} x {size} ({settings.trajectory}), "
+        f"{plural(settings.n_coils, 'coil')}, acceleration {settings.acceleration:g} nominal, "
         f"{effective:.2f} effective: reconstruct it with --dimensions 3"
     )

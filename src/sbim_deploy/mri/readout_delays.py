@@ -18,6 +18,7 @@ MIN_READOUTS = 10
 ROUNDS = 5
 MAX_ONE_SIDED = 0.3  # of the readouts' mean direction: where all go one way, a phase looks like a delay
 MIN_DELAY = 0.2  # cycles per field of view
+MIN_ERRORS = 5.0  # standard errors of a delay: where there is noise alone none reaches that
 
 
 def find_delays(kspace: ComplexArray, places: FloatArray) -> list[Fault]:
@@ -27,8 +28,11 @@ def find_delays(kspace: ComplexArray, places: FloatArray) -> list[Fault]:
         kspace: complex64 (coil, readout, sample).
         places: (readout, sample, 2) in cycles per field of view.
     """
-    delays = readout_delays(kspace, places)
-    if delays is None or np.abs(delays).max() < MIN_DELAY:
+    found = readout_delays(kspace, places)
+    if found is None:
+        return []
+    delays, errors = found
+    if not (np.abs(delays) >= np.maximum(MIN_DELAY, MIN_ERRORS * errors)).any():
         return []
     along_rows, along_columns, across = (float(each) for each in delays)
     message = (
@@ -39,8 +43,8 @@ def find_delays(kspace: ComplexArray, places: FloatArray) -> list[Fault]:
     return [Fault("gradient delays", message, False)]
 
 
-def readout_delays(kspace: ComplexArray, places: FloatArray) -> FloatArray | None:
-    """Return (dx, dy, dxy) in cycles per field of view, None where nothing tells them.
+def readout_delays(kspace: ComplexArray, places: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    """Return (dx, dy, dxy) and their standard errors in cycles per field of view, or None if untold.
 
     That is so where too few readouts go through the centre, or all go about the same way through it, as those
     that lie evenly over 180 degrees do.
@@ -65,8 +69,9 @@ def readout_delays(kspace: ComplexArray, places: FloatArray) -> FloatArray | Non
     # What is sampled at k + d was measured as if at k, so that the echo comes at -d.
     terms = np.stack([-(cos**2), -(sin**2), -2 * sin * cos, cos, sin], axis=1)
     fitted = np.linalg.lstsq(terms, np.array(shifts), rcond=None)[0]
-    delays: FloatArray = fitted[:3].astype(np.float32)
-    return delays
+    left = np.square(shifts - terms @ fitted).sum() / (len(terms) - terms.shape[1])
+    errors = np.sqrt(left * np.diag(np.linalg.pinv(terms.T @ terms)))
+    return fitted[:3].astype(np.float32), errors[:3].astype(np.float32)
 
 
 def _echo(along: FloatArray, energy: FloatArray) -> float:

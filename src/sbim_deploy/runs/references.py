@@ -99,7 +99,6 @@ class KspaceReference:
     """The reference in a file of k-space: the image beside it, else the root sum of squares of its coils."""
 
     is_kspace = True
-    empty: frozenset[int] = frozenset()
 
     def __init__(self, source: KspaceSource) -> None:
         self._source = source
@@ -115,6 +114,9 @@ class KspaceReference:
             if self._beside is not None:
                 self.kind = f"{TRUTH} beside k-space"
                 self.has_complex_reference = self._beside.is_complex
+        is_volume = isinstance(source, TransformedKspace) and self.is_of_each
+        numbers = range(self.n_slices) if is_volume else ()
+        self.empty = frozenset(index for index in numbers if not self.read_reference(index).any())
 
     @property
     def conjugated(self) -> bool:

@@ -106,15 +106,15 @@ def simulate_file(
         _slices(settings, mask, on_slice),
         mask,
         (voxel, voxel, SLICE_THICKNESS_MM),
-        simulated_provenance(settings),
+        simulated_provenance(asdict(settings)),
         force,
     )
     return effective_acceleration(mask)
 
 
-def simulated_provenance(settings: SimulateSettings) -> dict[str, Any]:
-    """Return how a simulated file came about, in JSON's types."""
-    return {"software": {"sbim-deploy": __version__}, "simulate": asdict(settings)}
+def simulated_provenance(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a simulated file came about by the settings of its scan, in JSON's types."""
+    return {"software": {"sbim-deploy": __version__}, "simulate": dict(settings)}
 
 
 def simulate_slice(settings: SimulateSettings, mask: BoolArray, index: int) -> KspaceSlice:

@@ -5,7 +5,8 @@ The truth and the coil maps stand beside the readouts, under the names that fast
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
@@ -43,6 +44,9 @@ SLICE_SPACING_MM = 1.2 * SLICE_THICKNESS_MM
 # An axial slice with the nose up: rows of pixels go to the back, columns to the patient's left.
 READ_DIR, PHASE_DIR, SLICE_DIR = (0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, -1.0)
 
+# Line, samples (coil, sample) without noise, and trajectory of a readout.
+_Sent = tuple[int, ComplexArray, FloatArray | None]
+
 
 def simulate_mrd(
     path: Path,
@@ -60,32 +64,33 @@ def simulate_mrd(
         InputError: the file cannot be written, or may not be replaced.
     """
     check_name(path, HDF5)
-    size, n_coils = settings.size, settings.n_coils
     with writing(path, force, over_simulated=True) as file:
         writer = MrdWriter(file, mrd_header(settings).encode())
-        for name, shape in (("reference", (size, size)), ("s_maps", (n_coils, size, size))):
-            stack = (settings.n_slices, *shape)
-            chunks = (1,) * (len(shape) - 1) + shape[-2:]
-            file.create_dataset(name, stack, np.complex64, chunks=chunks)
-        scanner = _Scanner(writer, settings)
+        make_room_for_truth(file, settings)
+        scanner = Scanner(writer, settings)
         scanner.send_noise()
         for index in range(settings.n_slices):
             truth = simulate_truth(object_magnitude(settings, index), settings, index)
             check_free_space(path.parent, 3 * OVERSAMPLING * truth.maps.nbytes)
             scanner.send_slice(truth, index)
-            _keep_truth(file, truth, index, scanner.unit)
+            keep_truth(file, truth, index, scanner.unit)
             if on_slice is not None:
                 on_slice(index + 1)
-        write_json_attribute(file, "provenance", simulated_provenance(settings))
+        write_json_attribute(file, "provenance", simulated_provenance(asdict(settings)))
     if settings.trajectory is not None:
         places = simulated_trajectory(settings)
-        return full_readouts(settings.trajectory, size) / len(places)
+        return full_readouts(settings.trajectory, settings.size) / len(places)
     return effective_acceleration(sampled_lines(settings))
 
 
-def mrd_header(settings: SimulateSettings) -> str:
-    """Return the XML header of a simulated scan, in the order that the ISMRMRD schema demands."""
-    size, fov = settings.size, FIELD_OF_VIEW_MM
+def mrd_header(settings: SimulateSettings, cube_mm: float | None = None) -> str:
+    """Return the XML header of a simulated scan, in the order that the ISMRMRD schema demands.
+
+    ``cube_mm`` says that its slices are the partitions of a volume, and is the sides of its field of view.
+    """
+    size, n_slices = settings.size, settings.n_slices
+    fov, depth = (FIELD_OF_VIEW_MM, SLICE_THICKNESS_MM) if cube_mm is None else (cube_mm, cube_mm)
+    n_partitions = 1 if cube_mm is None else n_slices
     factor = round(settings.acceleration)
     trajectory = "cartesian" if settings.trajectory is None else MRD_NAMES[settings.trajectory]
     ratio = OVERSAMPLING if settings.trajectory is None else 1
@@ -98,9 +103,9 @@ def mrd_header(settings: SimulateSettings) -> str:
     )
     limits = {
         "kspace_encoding_step_1": (lines - 1, lines // 2),
-        "kspace_encoding_step_2": (0, 0),
+        "kspace_encoding_step_2": (n_partitions - 1, n_partitions // 2),
         "average": (0, 0),
-        "slice": (settings.n_slices - 1, 0),
+        "slice": (n_slices - 1 if cube_mm is None else 0, 0),
         "contrast": (0, 0),
         "phase": (0, 0),
         "repetition": (0, 0),
@@ -119,8 +124,9 @@ def mrd_header(settings: SimulateSettings) -> str:
         f"<receiverChannels>{settings.n_coils}</receiverChannels></acquisitionSystemInformation>\n"
         "<experimentalConditions><H1resonanceFrequency_Hz>127728000</H1resonanceFrequency_Hz>"
         "</experimentalConditions>\n<encoding>\n"
-        f"<encodedSpace>{_space(ratio * size, size, ratio * fov)}</encodedSpace>\n"
-        f"<reconSpace>{_space(size, size, fov)}</reconSpace>\n<encodingLimits>"
+        f"<encodedSpace>{_space((ratio * size, size, n_partitions), (ratio * fov, fov, depth))}"
+        "</encodedSpace>\n"
+        f"<reconSpace>{_space((size, size, n_partitions), (fov, fov, depth))}</reconSpace>\n<encodingLimits>"
         + "".join(
             f"<{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center></{name}>"
             for name, (maximum, center) in limits.items()
@@ -131,27 +137,41 @@ def mrd_header(settings: SimulateSettings) -> str:
     )
 
 
-def _space(rows: int, columns: int, read_mm: float) -> str:
-    return (
-        f"<matrixSize><x>{rows}</x><y>{columns}</y><z>1</z></matrixSize><fieldOfView_mm><x>{read_mm:g}</x>"
-        f"<y>{FIELD_OF_VIEW_MM:g}</y><z>{SLICE_THICKNESS_MM:g}</z></fieldOfView_mm>"
+def _space(matrix: tuple[int, int, int], field_of_view_mm: tuple[float, float, float]) -> str:
+    return "".join(
+        f"<{name}><x>{x:g}</x><y>{y:g}</y><z>{z:g}</z></{name}>"
+        for name, (x, y, z) in (("matrixSize", matrix), ("fieldOfView_mm", field_of_view_mm))
     )
 
 
-def _keep_truth(file: h5py.File, truth: Truth, index: int, unit: float) -> None:
+def make_room_for_truth(file: h5py.File, settings: SimulateSettings) -> None:
+    """Make the datasets of a scan's images and maps, which :func:`keep_truth` fills."""
+    size, n_coils = settings.size, settings.n_coils
+    for name, shape in (("reference", (size, size)), ("s_maps", (n_coils, size, size))):
+        chunks = (1,) * (len(shape) - 1) + shape[-2:]
+        file.create_dataset(name, (settings.n_slices, *shape), np.complex64, chunks=chunks)
+
+
+def keep_truth(file: h5py.File, truth: Truth, index: int, unit: float) -> None:
+    """Write the truth of a slice beside the readouts; ``unit`` is what these are divided by."""
     file["reference"][index] = truth.reference / np.float32(unit)
     file["s_maps"][index] = truth.maps
 
 
-class _Scanner:
+class Scanner:
     """Sends readouts one after another, numbered and with the time.
+
+    Args:
+        writer: what writes them.
+        settings: the scan.
+        is_stack: its slices are the partitions of a volume.
 
     Attributes:
         unit: what the samples are divided by.
     """
 
-    def __init__(self, writer: MrdWriter, settings: SimulateSettings) -> None:
-        self._writer, self._settings = writer, settings
+    def __init__(self, writer: MrdWriter, settings: SimulateSettings, is_stack: bool = False) -> None:
+        self._writer, self._settings, self._is_stack = writer, settings, is_stack
         # Oversampling doubles the noise's variance. On a grid the transform's unit has that in it.
         spread = 1.0 if settings.trajectory is None else OVERSAMPLING**0.5
         self.unit = settings.noise * spread or 1.0
@@ -170,35 +190,53 @@ class _Scanner:
 
     def send_slice(self, truth: Truth, index: int) -> None:
         """Send the readouts of a slice in their order."""
-        readouts = list(self._readouts(truth))
-        is_last = index == self._settings.n_slices - 1
-        for place, (line, samples, trajectory) in enumerate(readouts):
-            if self._settings.noise:
-                samples = samples + unit_noise(truth.rng, samples.shape)
-            flags = self._calibration_flags(line)
-            if place == 0:
-                flags += [Flag.FIRST_IN_ENCODE_STEP1, Flag.FIRST_IN_SLICE]
-                flags += [] if index else [Flag.FIRST_IN_REPETITION]
-            if place == len(readouts) - 1:
-                flags += [Flag.LAST_IN_ENCODE_STEP1, Flag.LAST_IN_SLICE]
-                flags += [Flag.LAST_IN_REPETITION, Flag.LAST_IN_MEASUREMENT] if is_last else []
-            self._send(samples, flags, line, index, trajectory)
+        if self._settings.trajectory is None:
+            self._send_all(self._lines(truth), index, truth.rng)
+        else:
+            self.send_along(self.samples_of(truth), index, truth.rng)
 
-    def _readouts(self, truth: Truth) -> Iterator[tuple[int, ComplexArray, FloatArray | None]]:
-        """Return the line, the samples (coil, sample) without noise and the trajectory of each readout."""
+    def samples_of(self, truth: Truth) -> ComplexArray:
+        """Return the samples (coil, readout, sample) of a slice along the trajectory, without noise."""
+        samples = to_samples(truth.maps * truth.reference, simulated_trajectory(self._settings))
+        return (samples / np.float32(self.unit)).astype(np.complex64)
+
+    def send_along(self, samples: ComplexArray, index: int, rng: np.random.Generator) -> None:
+        """Send samples (coil, readout, sample) along the trajectory, with noise that ``rng`` draws."""
+        places = simulated_trajectory(self._settings) / self._settings.size
+        self._send_all([(line, samples[:, line], each) for line, each in enumerate(places)], index, rng)
+
+    def _lines(self, truth: Truth) -> list[_Sent]:
         settings = self._settings
-        unit = np.float32(self.unit)
-        if settings.trajectory is not None:
-            places = simulated_trajectory(settings)
-            samples = (to_samples(truth.maps * truth.reference, places) / unit).astype(np.complex64)
-            for line, readout in enumerate(places):
-                yield line, samples[:, line], (readout / settings.size).astype(np.float32)
-            return
         shape = (OVERSAMPLING * settings.size, settings.size)
         encoded: ComplexArray = centred_fft(centre_pad(truth.maps * truth.reference, shape))
-        encoded /= unit
-        for line in np.flatnonzero(sampled_lines(settings)).tolist():
-            yield line, encoded[:, :, line], None
+        encoded /= np.float32(self.unit)
+        lines = np.flatnonzero(sampled_lines(settings)).tolist()
+        return [(line, encoded[:, :, line], None) for line in lines]
+
+    def _send_all(self, readouts: list[_Sent], index: int, rng: np.random.Generator) -> None:
+        for place, (line, samples, trajectory) in enumerate(readouts):
+            if self._settings.noise:
+                samples = samples + unit_noise(rng, samples.shape)
+            flags = self._calibration_flags(line)
+            flags += self._first_flags(index) if place == 0 else []
+            flags += self._last_flags(index) if place == len(readouts) - 1 else []
+            self._send(samples, flags, line, index, trajectory)
+
+    def _first_flags(self, index: int) -> list[Flag]:
+        flags = [Flag.FIRST_IN_ENCODE_STEP1]
+        if self._is_stack and not index:
+            flags.append(Flag.FIRST_IN_ENCODE_STEP2)
+        if not self._is_stack or not index:
+            flags.append(Flag.FIRST_IN_SLICE)
+        return flags if index else [*flags, Flag.FIRST_IN_REPETITION]
+
+    def _last_flags(self, index: int) -> list[Flag]:
+        flags, is_last = [Flag.LAST_IN_ENCODE_STEP1], index == self._settings.n_slices - 1
+        if self._is_stack and is_last:
+            flags.append(Flag.LAST_IN_ENCODE_STEP2)
+        if not self._is_stack or is_last:
+            flags.append(Flag.LAST_IN_SLICE)
+        return [*flags, Flag.LAST_IN_REPETITION, Flag.LAST_IN_MEASUREMENT] if is_last else flags
 
     def _calibration_flags(self, line: int) -> list[Flag]:
         """Return the flag of a line at the centre: 21 where it is one of every R-th too, else 20."""
@@ -228,9 +266,12 @@ class _Scanner:
         header["channel_mask"] = _channel_mask(n_coils)
         header["sample_time_us"] = DWELL_US
         header["read_dir"], header["phase_dir"], header["slice_dir"] = READ_DIR, PHASE_DIR, SLICE_DIR
-        place = (index - (self._settings.n_slices - 1) / 2) * SLICE_SPACING_MM
-        header["position"] = place * np.array(SLICE_DIR)
-        header["idx"]["kspace_encode_step_1"], header["idx"]["slice"] = line, index
+        header["idx"]["kspace_encode_step_1"] = line
+        if self._is_stack:
+            header["idx"]["kspace_encode_step_2"] = index  # and the middle of the volume lies at 0
+        else:
+            place = (index - (self._settings.n_slices - 1) / 2) * SLICE_SPACING_MM
+            header["position"], header["idx"]["slice"] = place * np.array(SLICE_DIR), index
         header["trajectory_dimensions"] = 0 if trajectory is None else trajectory.shape[-1]
         self._writer.append(Readout(header, samples.astype(np.complex64), trajectory))
         self._sent += 1

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import scipy.ndimage
 
-from sbim_deploy import __version__
 from sbim_deploy.errors import InputError
 from sbim_deploy.io.overwriting import HDF5, check_name
 from sbim_deploy.kspace.fastmri import KspaceSlice, write_kspace
@@ -21,12 +20,13 @@ from sbim_deploy.mri.masks import effective_acceleration
 from sbim_deploy.mri.phantom import smooth_phase
 from sbim_deploy.mri.plane_masks import PLANE_PATTERNS, POISSON, balanced_factors, plane_mask
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
-from sbim_deploy.runs.simulate import MIN_SIZE, check_ranges, unit_noise
+from sbim_deploy.runs.simulate import MIN_SIZE, check_ranges, simulated_provenance, unit_noise
 from sbim_deploy.runs.volume import MARGIN, read_volume
 
 FIELD_OF_VIEW_MM = 224.0
 MAX_VOLUME_SIZE = 512
 CALIB_WIDTH = 24
+TAIL = 1e-3  # of the head's maximum: what its low-pass leaves beside it
 BLUR = 0.4  # standard deviation of the low-pass before the grid is made coarser, in voxels that are lost
 
 
@@ -99,7 +99,7 @@ def simulate_volume(
         _partitions(settings, mask, magnitude, on_partition),
         mask[:, None, :],
         (voxels[0], voxels[2], voxels[1]),
-        {"software": {"sbim-deploy": __version__}, "simulate": {"dimensions": 3, **asdict(settings)}},
+        simulated_provenance({"dimensions": 3, **asdict(settings)}),
         force,
     )
     return effective_acceleration(mask)
@@ -129,9 +129,12 @@ def volume_truth(
 
 def volume_image(settings: SimulateVolumeSettings, magnitude: FloatArray | None = None) -> ComplexArray:
     """Return the image (readout, partitions, lines) of a scan; see :func:`volume_truth`."""
-    shape = settings.shape
-    magnitude = head_magnitude(shape) if magnitude is None else magnitude
-    phase = smooth_phase(shape, np.random.default_rng(settings.seed))
+    return with_phase(head_magnitude(settings.shape) if magnitude is None else magnitude, settings.seed)
+
+
+def with_phase(magnitude: FloatArray, seed: int) -> ComplexArray:
+    """Return a volume's image: its magnitude, of which the 99th percentile becomes 1, with a smooth phase."""
+    phase = smooth_phase(magnitude.shape, np.random.default_rng(seed))
     image: ComplexArray = (magnitude / np.percentile(magnitude, 99) * phase).astype(np.complex64)
     return image
 
@@ -141,7 +144,9 @@ def head_magnitude(shape: tuple[int, int, int]) -> FloatArray:
     stored = files("sbim_deploy").joinpath("assets/head_volume.npz").read_bytes()
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
         volume = arrays["magnitude"].astype(np.float32)
-    return on_grid(volume, shape)
+    head = on_grid(volume, shape)
+    head[head < TAIL * head.max()] = 0
+    return head
 
 
 def volume_magnitude(path: Path, shape: tuple[int, int, int]) -> FloatArray:
