@@ -159,7 +159,7 @@ def prepare_slice(
             view.
         check: called between the parts of the work, the steps of the maps among them; what it raises ends it.
         volume: what it shares with the other slices of a volume.
-        whitening: the (coil, coil) matrix by which the coils of k-space were whitened as it was read, or None;
+        whitening: the (coil, coil) matrix that whitened the coils of k-space as it was read, or None;
             ``maps`` are those of the coils before it.
 
     Raises:

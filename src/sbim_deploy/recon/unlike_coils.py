@@ -45,7 +45,7 @@ def noise_of_coils(measured: NoiseEstimate, given: float | None, given_source: s
     deviations = measured.coil_sds[kept]
     if not whitening.left_out and deviations.max() < UNLIKE_COILS * deviations.min():
         return CoilNoise(measured.sd, measured.source)
-    level = evening_factor(whitening.matrix)
+    level = float(np.sqrt(len(kept)) / np.linalg.norm(whitening.matrix))
     mixing = np.zeros_like(measured.covariance)
     mixing[kept] = np.float32(level) * whitening.matrix
     faults: tuple[Fault, ...] = ()
@@ -56,25 +56,24 @@ def noise_of_coils(measured: NoiseEstimate, given: float | None, given_source: s
     return CoilNoise(level, f"{measured.source}, coils whitened", mixing, faults)
 
 
-def evening_factor(mixing: ComplexArray) -> float:
-    """Return what a (coil, coil) matrix is multiplied by to leave the maps' root-sum-of-squares near 1.
-
-    Its Frobenius norm is then that of the unit matrix over the coils that it keeps, whose rows are not zero.
-    """
-    return float(np.sqrt(np.count_nonzero(mixing.any(axis=1))) / np.linalg.norm(mixing))
-
-
 def mixing_of_given_maps(whitening: ComplexArray | None, mixing: ComplexArray | None) -> ComplexArray | None:
     """Return the (coil, coil) matrix by which given maps become those of the coils that are solved with.
 
-    Their coils were mixed by ``whitening`` as k-space was read, and by ``mixing`` after it; None is not at
-    all. The first is made even (:func:`evening_factor`), so that the image has the units of k-space as it
-    was read.
+    The coils were whitened by ``whitening`` as k-space was read, and mixed by ``mixing`` after that; None is
+    not at all. Of the first the matrix leaves a coil of median noise its power, so that the image is in units
+    of that coil's noise, as k-space is of its own coils', and the maps' root-sum-of-squares stays near 1.
     """
     if whitening is None:
         return mixing
-    even: ComplexArray = np.float32(evening_factor(whitening)) * whitening
+    even: ComplexArray = np.float32(_median_noise(whitening)) * whitening
     return even if mixing is None else mixing @ even
+
+
+def _median_noise(whitening: ComplexArray) -> float:
+    """Return the median of the noise of the coils that a matrix whitens; its rows of others are zero."""
+    kept = np.flatnonzero(whitening.any(axis=1))
+    colouring = np.linalg.inv(whitening[np.ix_(kept, kept)].astype(np.complex128))
+    return float(np.median(np.linalg.norm(colouring, axis=1)))
 
 
 def shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
