@@ -56,6 +56,10 @@ class NonCartesianKspace(ABC):
         """Return the standard deviation of each part of a slice's samples, or None where nothing tells it."""
 
     @abstractmethod
+    def read_whitening(self, index: int) -> ComplexArray | None:
+        """Return the (coil, coil) matrix that mixed a slice's coils as they were read, or None."""
+
+    @abstractmethod
     def read_trajectory(self, index: int) -> FloatArray:
         """Return where a slice's samples lie, (readout, sample, 2), in cycles per field of view."""
 

@@ -21,6 +21,10 @@ class BareKspace:
         """Return None: such a file does not tell the level of its noise."""
         return None
 
+    def read_whitening(self, index: int) -> ComplexArray | None:
+        """Return None: the coils are as they are in the file."""
+        return None
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return None: such a file does not say where a slice lies in the patient."""
         return None

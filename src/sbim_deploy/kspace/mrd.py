@@ -280,6 +280,11 @@ class MrdKspace:
         """Return the noise of each part of a slice's k-space by noise readouts, or None; see `read_slice`."""
         return self._assembled(index).noise
 
+    def read_whitening(self, index: int) -> ComplexArray | None:
+        """Return the (coil, coil) matrix that whitened a slice's coils, or None; see :meth:`slice_header`."""
+        matrix = self._assembler.noise.whitening(self.n_coils, dwell_us(self.slice_header(index)))
+        return matrix.conj() if matrix is not None and self.conjugated else matrix
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where the image of a slice lies in the patient, or None where the scan does not say.
 
@@ -305,7 +310,6 @@ class MrdKspace:
     def describe(self) -> dict[str, Any]:
         """Return what the file is, as JSON's types; maps count for the slices that were read so far."""
         series = sorted({key[0] for key in self._keys})
-        first = self.slice_header(0)
         return {
             "format": self._file.format,
             **self._file.facts,
@@ -313,9 +317,9 @@ class MrdKspace:
             "channels": self.n_coils,
             "series": len(series),
             "slices_of_series": max(Counter(key[0] for key in self._keys).values()),
-            "dwell_us": dwell_us(first),
+            "dwell_us": dwell_us(self.slice_header(0)),
             "noise_readouts": len(self._index.noise),
-            "whitened": self._assembler.noise.whitening(self.n_coils, dwell_us(first)) is not None,
+            "whitened": self.read_whitening(0) is not None,
             "calibration_mode": self.scan_header.encodings[series[0].encoding].calibration_mode,
             "calibration_readouts": sum(len(found.readouts) for found in self._index.calibrations.values()),
             "calibration_of_slices": dict(Counter(self._calibrated.values())) or None,
@@ -355,12 +359,10 @@ class MrdKspace:
 
     def _assemble(self, key: Key) -> AssembledSlice:
         try:
-            donor = self._index.donor(key)
-            if donor is not None:
+            if (donor := self._index.donor(key)) is not None:
                 self._feed(self._index.images[donor].readouts)
                 self._assembler.complete(donor)
-            calibration = self._index.calibration(key)
-            if calibration is not None:
+            if (calibration := self._index.calibration(key)) is not None:
                 self._feed(self._index.calibrations[calibration].readouts)
             self._feed(self._index.images[key].readouts)
             return self._assembler.complete(key)

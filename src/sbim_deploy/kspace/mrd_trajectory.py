@@ -87,7 +87,6 @@ class MrdAlongTrajectory(MrdKspace, NonCartesianKspace):
         """Return what the file is, as JSON's types."""
         series: set[Series] = {key[0] for key in self._keys}
         read = self._assembled(0) if self._last is None else self._last[1]
-        dwell = dwell_us(self.slice_header(0))
         return {
             "format": self._file.format,
             **self._file.facts,
@@ -96,9 +95,9 @@ class MrdAlongTrajectory(MrdKspace, NonCartesianKspace):
             "readouts_of_slice": len(self._found[self._keys[0]]),
             "channels": self.n_coils,
             "series": len(series),
-            "dwell_us": dwell,
+            "dwell_us": dwell_us(self.slice_header(0)),
             "noise_readouts": len(self._noise_numbers),
-            "whitened": self._assembler.noise.whitening(self.n_coils, dwell) is not None,
+            "whitened": self.read_whitening(0) is not None,
             "dropped_readouts": dict(self._dropped) or None,
             "assumed": [*self._file.remarks, *read.remarks] or None,
         }

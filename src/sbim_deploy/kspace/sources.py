@@ -67,6 +67,12 @@ class KspaceSource(Protocol):
     def read_noise(self, index: int) -> float | None:
         """Return the standard deviation of each part of a slice's k-space, or None where nothing tells it."""
 
+    def read_whitening(self, index: int) -> ComplexArray | None:
+        """Return the (coil, coil) matrix that mixed a slice's coils as they were read; None where none did.
+
+        Maps of the coils as the file holds them become by it those of the coils of :meth:`read_slice`.
+        """
+
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where its image lies in the patient, or None where the file does not say."""
 

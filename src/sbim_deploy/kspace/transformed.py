@@ -139,6 +139,14 @@ class TransformedKspace(ABC):
             self._noise = (self.partitions.read_noise(self.partitions.n_slices // 2),)
         return self._noise[0]
 
+    def read_whitening(self, index: int) -> ComplexArray | None:
+        """Return the (coil, coil) matrix that mixed the coils of all slices alike, or None where none did.
+
+        Partitions of other dwell times have others, which differ by a factor.
+        """
+        self._check(index)
+        return self.partitions.read_whitening(self.partitions.n_slices // 2)
+
     @abstractmethod
     def geometry(self, index: int) -> SliceGeometry | None:
         """Return where the image of a slice lies in the patient, or None where the file does not say.

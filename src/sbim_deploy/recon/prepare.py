@@ -27,10 +27,11 @@ from sbim_deploy.mri.noise_level import NoiseEstimate, measure_noise
 from sbim_deploy.mri.noncartesian import Operator, Trajectory, make_operator
 from sbim_deploy.mri.volume_maps import in_phase_with
 from sbim_deploy.mri.whitening import mix_coils
-from sbim_deploy.recon.unlike_coils import noise_of_coils, shade_as_unmixed
+from sbim_deploy.recon.unlike_coils import mixing_of_given_maps, noise_of_coils, shade_as_unmixed
 from sbim_deploy.records import MAX_MAP_SETS, BoolArray, ComplexArray
 
 GIVEN, NOISE_READOUTS = "given", "noise readouts"
+GIVEN_AND_WHITENED = f"{GIVEN}, whitened as k-space"
 # Less noise than this share of the image's scale changes an image little if it was guessed too high.
 CONSPICUOUS_NOISE = 0.02
 LEAST_FILTERED = 4.0  # how many times less noise a receiver's filter lets through at the ends of a readout
@@ -138,6 +139,7 @@ def prepare_slice(
     map_sets: int = 1,
     check: Callable[[], None] = lambda: None,
     volume: OfVolume = OWN,
+    whitening: ComplexArray | None = None,
 ) -> SliceProblem:
     """Check a slice, whiten its coils, crop its readout oversampling, and find its maps, MVUE and scale.
 
@@ -157,6 +159,8 @@ def prepare_slice(
             view.
         check: called between the parts of the work, the steps of the maps among them; what it raises ends it.
         volume: what it shares with the other slices of a volume.
+        whitening: the (coil, coil) matrix that whitened the coils of k-space as it was read, or None;
+            ``maps`` are those of the coils before it.
 
     Raises:
         InputError: nothing was sampled, k-space is not what it must be, no maps and no calibration lines, or
@@ -184,8 +188,9 @@ def prepare_slice(
     check()
     crops_readout = _is_oversampled(kspace, mask, image_shape[0])
     grid = (image_shape[0] if crops_readout else kspace.shape[-2], kspace.shape[-1])
-    map_source = GIVEN
+    map_source = GIVEN if whitening is None else GIVEN_AND_WHITENED
     if maps is not None:
+        mixing = mixing_of_given_maps(whitening, mixing)
         maps = fit_maps(maps, (len(kspace), *grid), index)
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:

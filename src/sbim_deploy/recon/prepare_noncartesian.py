@@ -22,12 +22,13 @@ from sbim_deploy.mri.trajectories import grid_coverage, sample_areas
 from sbim_deploy.mri.whitening import mix_coils
 from sbim_deploy.recon.prepare import (
     GIVEN,
+    GIVEN_AND_WHITENED,
     SliceProblem,
     check_magnitude,
     fit_maps,
     guessed_noise,
 )
-from sbim_deploy.recon.unlike_coils import noise_of_coils, shade_as_unmixed
+from sbim_deploy.recon.unlike_coils import mixing_of_given_maps, noise_of_coils, shade_as_unmixed
 from sbim_deploy.records import BoolArray, ComplexArray, FloatArray
 from sbim_deploy.samplers.conjugate_gradient import solve_proximal
 
@@ -49,6 +50,7 @@ def prepare_trajectory_slice(
     map_method: str = AUTO,
     noise_source: str = GIVEN,
     check: Callable[[], None] = lambda: None,
+    whitening: ComplexArray | None = None,
 ) -> SliceProblem:
     """Check a slice, weigh its samples by the area that they count for, whiten its coils, and find its maps.
 
@@ -80,8 +82,9 @@ def prepare_trajectory_slice(
     if mixing is not None:
         kspace = mix_coils(mixing, kspace)
     check()
-    map_source = GIVEN
+    map_source = GIVEN if whitening is None else GIVEN_AND_WHITENED
     if maps is not None:
+        mixing = mixing_of_given_maps(whitening, mixing)
         maps = fit_maps(maps, (len(kspace), *image_shape), index)
         maps = maps if mixing is None else mix_coils(mixing, maps)
     else:

@@ -56,6 +56,26 @@ def noise_of_coils(measured: NoiseEstimate, given: float | None, given_source: s
     return CoilNoise(level, f"{measured.source}, coils whitened", mixing, faults)
 
 
+def mixing_of_given_maps(whitening: ComplexArray | None, mixing: ComplexArray | None) -> ComplexArray | None:
+    """Return the (coil, coil) matrix by which given maps become those of the coils that are solved with.
+
+    The coils were whitened by ``whitening`` as k-space was read, and mixed by ``mixing`` after that; None is
+    not at all. Of the first the matrix leaves a coil of median noise its power, so that the image is in units
+    of that coil's noise, as k-space is of its own coils', and the maps' root-sum-of-squares stays near 1.
+    """
+    if whitening is None:
+        return mixing
+    even: ComplexArray = np.float32(_median_noise(whitening)) * whitening
+    return even if mixing is None else mixing @ even
+
+
+def _median_noise(whitening: ComplexArray) -> float:
+    """Return the median of the noise of the coils that a matrix whitens; its rows of others are zero."""
+    kept = np.flatnonzero(whitening.any(axis=1))
+    colouring = np.linalg.inv(whitening[np.ix_(kept, kept)].astype(np.complex128))
+    return float(np.median(np.linalg.norm(colouring, axis=1)))
+
+
 def shade_as_unmixed(maps: ComplexArray, mixing: ComplexArray) -> ComplexArray:
     """Return maps of mixed coils so scaled that the unmixed coils' have a root-sum-of-squares of 1.
 

@@ -48,6 +48,9 @@ class VolumeSlices(Protocol):
     def read_noise(self, index: int) -> float | None:
         """Return the standard deviation of each part of k-space, or None where nothing tells it."""
 
+    def read_whitening(self, index: int) -> ComplexArray | None:
+        """Return the (coil, coil) matrix that mixed the coils as they were read; None where none did."""
+
 
 @dataclass(frozen=True, eq=False)
 class WholeVolume:
@@ -124,6 +127,7 @@ def survey_volume(
                 source,
                 map_sets,
                 volume=OfVolume(coil=coil, is_checked=index != brightest),
+                whitening=None if given is None else volume.read_whitening(index),
             )
         except InputError:
             if index == brightest:

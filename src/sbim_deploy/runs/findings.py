@@ -62,7 +62,7 @@ def facts(result: ResultFile) -> list[tuple[str, str]]:
 def warnings(made: Provenance) -> list[str]:
     """Return why images may be wrong, as sentences: those of slices, then those of the model."""
     found = slice_warnings(made)
-    if (made.samples or 1) > 1 and made.sources("maps") != GIVEN:
+    if (made.samples or 1) > 1 and not (made.sources("maps") or "").startswith(GIVEN):
         found.append("the standard deviation does not hold the error of the coil maps, which were estimated")
     return found + model_warnings(made.model.training_data)
 

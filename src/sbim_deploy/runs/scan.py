@@ -247,6 +247,7 @@ def read_problem(index: int, scan: Scan, tally: Tally) -> SliceProblem:
             source,
             scan.map_sets,
             volume=OWN if tally.volume is None else tally.volume.shared,
+            whitening=scan.kspace.read_whitening(index),
         )
         _tell_sampling(problem.mask, kspace, calibration, tally)
     tally.preparation_s += time.perf_counter() - before

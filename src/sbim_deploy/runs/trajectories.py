@@ -70,6 +70,7 @@ def read_along_trajectory(
         noise,
         map_method,
         noise_source,
+        whitening=source.read_whitening(index),
     )
 
 
