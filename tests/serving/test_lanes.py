@@ -92,7 +92,7 @@ class Lanes:
             if name.startswith("bad"):
                 raise SamplingError("diverged")
             image = np.zeros((2, 2), np.complex64)
-            return [SimpleNamespace(index=0, doubts=(), image=image, residual=0.1)]
+            return [SimpleNamespace(index=0, doubts=(), image=image, residual=0.1, prior_orientations=None)]
         finally:
             with self._changed:
                 del self.at_work[name]
