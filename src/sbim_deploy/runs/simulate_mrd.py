@@ -175,6 +175,8 @@ class Scanner:
         # Oversampling doubles the noise's variance. On a grid the transform's unit has that in it.
         spread = 1.0 if settings.trajectory is None else OVERSAMPLING**0.5
         self.unit = settings.noise * spread or 1.0
+        if settings.trajectory is not None:
+            self._places = simulated_trajectory(settings)
         self._sent = 0
         mask = sampled_lines(settings)[None]
         self._calibration = calibration_block(mask, (settings.size, settings.size))[1]
@@ -197,12 +199,12 @@ class Scanner:
 
     def samples_of(self, truth: Truth) -> ComplexArray:
         """Return the samples (coil, readout, sample) of a slice along the trajectory, without noise."""
-        samples = to_samples(truth.maps * truth.reference, simulated_trajectory(self._settings))
+        samples = to_samples(truth.maps * truth.reference, self._places)
         return (samples / np.float32(self.unit)).astype(np.complex64)
 
     def send_along(self, samples: ComplexArray, index: int, rng: np.random.Generator) -> None:
         """Send samples (coil, readout, sample) along the trajectory, with noise that ``rng`` draws."""
-        places = simulated_trajectory(self._settings) / self._settings.size
+        places = self._places / self._settings.size
         self._send_all([(line, samples[:, line], each) for line, each in enumerate(places)], index, rng)
 
     def _lines(self, truth: Truth) -> list[_Sent]:
