@@ -44,9 +44,9 @@ def find_delays(kspace: ComplexArray, places: FloatArray) -> list[Fault]:
 
 
 def readout_delays(kspace: ComplexArray, places: FloatArray) -> tuple[FloatArray, FloatArray] | None:
-    """Return (dx, dy, dxy) and their standard errors in cycles per field of view, or None if untold.
+    """Return (dx, dy, dxy) and their standard errors, in cycles per field of view, or None.
 
-    That is so where too few readouts go through the centre, or all go about the same way through it, as those
+    It is None where too few readouts go through the centre, or all go about the same way through it, as those
     that lie evenly over 180 degrees do.
     """
     shifts, directions = [], []
